@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import machine, place, start
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 
 PARTS = ("start", "worker", "jobs", "backlog", "observe", "outbox")
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     given = _read(arguments)
     print(f"Measured on: {machine.describe()}  ")
     print(f"Versions: {', '.join(f'{each} {version(each)}' for each in ('prefect', 'daybook'))}  ")
-    print(f"Begun: {SYSTEM.now():%Y-%m-%d %H:%M} UTC, load {_load()}\n", flush=True)
+    print(f"Begun: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}\n", flush=True)
     worse = list[str]()
     if "start" in given.only:
         print("## Start times of whole processes\n")
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
                     worse.append("it was ended before its end")
         else:
             print("workers are measured on Linux only: it is /proc that tells", file=sys.stderr)
-    print(f"\nEnded: {SYSTEM.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
+    print(f"\nEnded: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
     for line in worse:
         print(f"worse than wanted: {line}", file=sys.stderr)
     return 1 if worse else 0

@@ -64,7 +64,7 @@ class Measured:
 
 async def measure(place: Place, plan: Plan) -> Measured:
     """Prepare this Prefect as `daybook up` does, and measure both."""
-    await repository.load_door("blocks/__init__.py").register(place.client)
+    await repository.load_entry_point("blocks/__init__.py").register(place.client)
     await ours.ensure_pool(place.client)
     await documents.ensure_default(place.client)
     names = [f"backlog-{number}" for number in range(JOBS)]

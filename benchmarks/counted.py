@@ -1,8 +1,8 @@
 """Our Prefect server, counting the requests that it answers: ``python -m benchmarks.counted``.
 
-It is `daybook.operations.server`, with its arguments, and one counter around Prefect's application. GET
-`COUNTS` tells ``{"requests": n, "busy": n of 503, "paths": {"GET /api/…": n}}`` since its start.
-Requests with the header `MARK`, which are the benchmark's own, count as busy ones only.
+It is `daybook.operations.server`, with its arguments, and one counter around Prefect's application.
+GET `COUNTS` tells ``{"requests": n, "busy": n of 503, "paths": {"GET /api/…": n}}`` since its
+start. Requests with the header `MARK`, which are the benchmark's own, count as busy ones only.
 """
 
 from __future__ import annotations

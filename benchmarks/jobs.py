@@ -26,7 +26,7 @@ from benchmarks.place import Place, Spent, Worker
 from daybook import repository
 from daybook.agents import documents
 from daybook.api import jobs, runs
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store as stored
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RunRow
@@ -83,7 +83,7 @@ class Scheduled:
 
 async def measure(place: Place, plan: Plan) -> Measured:
     """Prepare this Prefect as `daybook up` does, and measure."""
-    await repository.load_door("blocks/__init__.py").register(place.client)
+    await repository.load_entry_point("blocks/__init__.py").register(place.client)
     await ours.ensure_pool(place.client)
     await documents.ensure_default(place.client)
     environment = ours.environment(place.home, place.here)
@@ -122,17 +122,17 @@ def _instant(text: str) -> float:
 
 
 async def _scheduled(place: Place, worker: Worker, lasts: timedelta) -> Scheduled:
-    begin = SYSTEM.now().replace(microsecond=0) + timedelta(seconds=2)
+    begin = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(seconds=2)
     for number in range(MANY):
         # An interval counts from when it was added.
         step = timedelta(seconds=number * EVERY / MANY)
-        await SYSTEM.wait_until(begin + step)
+        await SYSTEM_CLOCK.wait_until(begin + step)
         name = f"scheduled-{number + 1}"
         await jobs.add({"name": name, "prompt": "What is on today?", "every": f"{EVERY}s"})
-    first, before = SYSTEM.now() + LEAD, await place.spent(worker)
+    first, before = SYSTEM_CLOCK.now() + LEAD, await place.spent(worker)
     last = first + lasts
     _say(f"{MANY} jobs every {EVERY} s until {last:%H:%M:%S} UTC")
-    await SYSTEM.wait_until(last)
+    await SYSTEM_CLOCK.wait_until(last)
     spent = (await place.spent(worker)).since(before)
     await asyncio.sleep(LAST)
     return await _judged(place, first, last, spent)
@@ -145,7 +145,7 @@ async def _judged(place: Place, first: datetime, last: datetime, spent: Spent) -
     async with open_ledger() as ledger, ledger.read() as session:
         rows = (await session.execute(select(RunRow).where(col(RunRow.due) >= first))).scalars()
         by_due = {(each.job_id, each.due): each for each in rows}
-        every = await stored.every(session)
+        every = await stored.all_jobs(session)
     before_first = first - timedelta(microseconds=1)
     wanted = [
         (each.id, due) for each in every for due in between(each.job.schedule, before_first, last)
@@ -169,7 +169,7 @@ async def _waited(place: Place, run: RunRow) -> float:
     states.sort(key=lambda each: each.timestamp)
     waited = 0.0
     for state, after in pairwise(states):
-        if state.name == prefect_states.WAITING:
+        if state.name == prefect_states.WAITING_NAME:
             since = max(state.timestamp.timestamp(), run.due.timestamp())
             waited += max(0.0, after.timestamp.timestamp() - since)
     return waited

@@ -21,7 +21,7 @@ from benchmarks.place import Place
 from daybook import repository
 from daybook.jobs import store as stored
 from daybook.jobs.model import edit, new_job
-from daybook.keeper.observer import Observed, Observer
+from daybook.keeper.observer import Observation, Observer
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.operations import worker as ours
 from daybook.prefect import reconcile
@@ -51,7 +51,7 @@ class Look:
     server: float
     seconds: float
     requests: int
-    of: Observed
+    of: Observation
 
 
 @dataclass
@@ -72,13 +72,13 @@ async def measure(place: Place, plan: Plan) -> Measured:
     # Not the place's own, whose requests do not count.
     from prefect.client.orchestration import get_client
 
-    await repository.load_door("blocks/__init__.py").register(place.client)
+    await repository.load_entry_point("blocks/__init__.py").register(place.client)
     await ours.ensure_pool(place.client)
     async with open_ledger() as ledger, get_client() as client:
         names = await _add(ledger, plan.jobs)
         _say(f"observe: {len(names)} jobs go to Prefect")
         began = time.monotonic()
-        await reconcile.everything(ledger, place.client)
+        await reconcile.reconcile_all(ledger, place.client)
         deployed = time.monotonic() - began
         observer = Observer()
         await observer.look(ledger, client)  # the first one remembers
@@ -98,13 +98,13 @@ async def measure(place: Place, plan: Plan) -> Measured:
 async def _add(ledger: Ledger, many: int) -> list[str]:
     """Fill the ledger up to so many jobs; the names of those that were added."""
     async with ledger.write() as session:
-        there = len(await stored.every(session))
+        there = len(await stored.all_jobs(session))
         for number in range(many - there):
             name, now = f"observed-{number:04}", ledger.now()
             given = {"name": name, "prompt": "What is on today?", "cron": MONTHLY}
             job = new_job(now=now, timezone="UTC", **given)
             await stored.add(session, job, name, now)
-        return [each.job.name for each in await stored.every(session)]
+        return [each.job.name for each in await stored.all_jobs(session)]
 
 
 async def _look(place: Place, ledger: Ledger, client: PrefectClient, observer: Observer) -> Look:

@@ -50,20 +50,20 @@ class Measured:
 
 async def measure(client: PrefectClient, folder: Path, callbacks: int, turns: int) -> Measured:
     """``folder`` is empty; ``client`` is asked who signs."""
-    from daybook.delivery.dispatcher import AT_ONCE
+    from daybook.delivery.dispatcher import MAX_IN_FLIGHT
 
-    measured = Measured(callbacks, AT_ONCE)
+    measured = Measured(callbacks, MAX_IN_FLIGHT)
     async with _receiver() as address:
         for turn in range(turns):
             place = f"sqlite+aiosqlite:///{folder}/{turn}.db"
             measured.drained.append(callbacks / await _drained(place, client, address, callbacks))
-            measured.plain.append(callbacks / await _plain(address, callbacks, AT_ONCE))
+            measured.plain.append(callbacks / await _plain(address, callbacks, MAX_IN_FLIGHT))
     return measured
 
 
 async def _drained(place: str, client: PrefectClient, address: str, callbacks: int) -> float:
-    from daybook.delivery.dispatcher import drain
-    from daybook.delivery.outbox import lane_of_url
+    from daybook.delivery.dispatcher import dispatch
+    from daybook.delivery.outbox import queue_of_url
     from daybook.ledger.engine import Ledger
     from daybook.ledger.states import Delivery, Status
     from daybook.ledger.tables import OutboxRow, RunRow
@@ -91,7 +91,7 @@ async def _drained(place: str, client: PrefectClient, address: str, callbacks: i
                     purpose="callback",
                     event="completed",
                     run_id=f"{number:032x}",
-                    lane=lane_of_url(_to(address, number)),
+                    lane=queue_of_url(_to(address, number)),
                     address=_to(address, number),
                     body=_body(number),
                     next_at=now,
@@ -100,7 +100,7 @@ async def _drained(place: str, client: PrefectClient, address: str, callbacks: i
                 for number in range(callbacks)
             )
         began = time.perf_counter()
-        sent = await drain(ledger, client, "bench")
+        sent = await dispatch(ledger, client, "bench")
         seconds = time.perf_counter() - began
     assert sent.delivered == callbacks, sent
     return seconds

@@ -19,7 +19,7 @@ from benchmarks import counted, usage
 from daybook import repository
 from daybook.home import CLIENT_CREDENTIAL, Home
 from daybook.operations import server, worker
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import children
 from daybook.processes.children import Child
 
@@ -125,7 +125,7 @@ class Place:
     """A server that runs, and a client of it whose requests are not counted."""
 
     home: Home
-    here: PrefectHere
+    here: SelectedPrefect
     server: Child
     client: PrefectClient
 
@@ -141,7 +141,7 @@ class Place:
             environment=environment,
             log=log,
             folder=self.home.path,
-            grace=worker.GRACE,
+            grace=worker.GRACE_SECONDS,
         )
         try:
             async with asyncio.timeout(90.0):
@@ -193,9 +193,9 @@ async def opened(home: Home) -> AsyncIterator[Place]:
     )
     settings: dict[str, Any] = {"headers": {counted.MARK: "1"}}
     try:
-        await server.healthy(api_url, child=child)
+        await server.wait_until_healthy(api_url, child=child)
         async with get_client(httpx_settings=settings) as client:
-            here = PrefectHere(api_url, server.ui_url(port), child)
+            here = SelectedPrefect(api_url, server.ui_url(port), child)
             yield Place(home, here, child, client)
     finally:
         await child.terminate()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
@@ -97,7 +97,7 @@ def table(measured: list[Command]) -> str:
 
 async def _fill(home: Path) -> None:
     """Put jobs into the ledger, without Prefect: listing them needs none."""
-    now = SYSTEM.now()
+    now = SYSTEM_CLOCK.now()
     ledger = Ledger(f"sqlite+aiosqlite:///{home / 'ledger.db'}")
     async with ledger, ledger.write() as session:
         for number in range(JOBS):

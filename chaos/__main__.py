@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks import machine
 from benchmarks.figures import head, row
 from benchmarks.place import home as temporary
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.operations import server
 
@@ -90,7 +90,7 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
         try:
             await at.hire(given.workers, given.keepers, most=given.concurrency)
             async with Ledger(ledger_address) as ledger, get_client() as client:
-                await repository.load_door("blocks/__init__.py").register(client)
+                await repository.load_entry_point("blocks/__init__.py").register(client)
                 await worker.ensure_pool(client)
 
                 async def add(wanted: Wanted) -> Work:
@@ -99,7 +99,7 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
                 had_of_them = _killed_at_once if given.restart_after else _struck
                 storm = await had_of_them(given, seed, at, walk, add)
                 jobs, struck = storm.jobs, storm.struck
-                await SYSTEM.wait_until(jobs.end)
+                await SYSTEM_CLOCK.wait_until(jobs.end)
                 called.be_well()
                 _say("the storm is over")
                 settled, stood_still = await verdict.settled(ledger, jobs, given.concurrency)
@@ -135,9 +135,9 @@ async def _struck(given: argparse.Namespace, seed: int, at: Place, walk: Walk, a
     plan = faults.drawn(random.Random(seed), given.seconds, given.faults, given.longest_stop)
     many = max(1, round(given.rate * DUE_EVERY))
     lasts = many * ADDED_WITHIN + given.seconds + given.lead
-    end = SYSTEM.now().replace(microsecond=0) + timedelta(seconds=lasts)
+    end = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(seconds=lasts)
     jobs = await add(work.Wanted(end, many, edited=4 if given.edits else 0))
-    began = SYSTEM.now().timestamp()
+    began = SYSTEM_CLOCK.now().timestamp()
     _say(f"{many} jobs until {end:%H:%M:%S} UTC, {len(plan)} faults, seed {seed}")
     walking = asyncio.create_task(walk.go(at, jobs, began, given.seconds))
     struck = await faults.strike(at, plan, began)
@@ -152,7 +152,7 @@ async def _killed_at_once(
     from chaos import restarts, work
 
     many = given.concurrency  # so that no run waits for a slot
-    start = SYSTEM.now() + timedelta(seconds=many * ADDED_WITHIN)
+    start = SYSTEM_CLOCK.now() + timedelta(seconds=many * ADDED_WITHIN)
     restart = restarts.drawn(random.Random(seed), many, given.restart_after, start)
     jobs = await add(work.Wanted(restart.end, many, 0, restarts.NAPS, restart.schedules))
     _say(f"{many} jobs until {restart.end:%H:%M:%S} UTC, seed {seed}")
@@ -169,7 +169,7 @@ def _table(given: argparse.Namespace, seed: int, met: Met, found: Verdict, at: P
     lives = ", ".join(f"{name} {member.began}" for name, member in at.members.items())
     lines = [
         f"Measured on: {machine.describe()}  ",
-        f"Ended: {SYSTEM.now():%Y-%m-%d %H:%M} UTC, ledger: {at.ledger.partition(':')[0]}, "
+        f"Ended: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, ledger: {at.ledger.partition(':')[0]}, "
         f"seed: {seed}\n",
         head("what", "how many"),
         row("seconds", f"{given.seconds:g}"),

@@ -18,7 +18,7 @@ from prefect.client.orchestration import PrefectClient
 from chaos.place import Place
 from chaos.work import Work
 from daybook.api import jobs
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError
 from daybook.jobs import store as stored
 from daybook.ledger.engine import Ledger
@@ -42,7 +42,7 @@ class Walk:
         self._edited = work.edited
         for number in range(self._many):
             at = since + seconds * number / self._many
-            await asyncio.sleep(max(0.0, at - SYSTEM.now().timestamp()))
+            await asyncio.sleep(max(0.0, at - SYSTEM_CLOCK.now().timestamp()))
             had = await self._step(place)
             while not had:
                 await asyncio.sleep(AGAIN)
@@ -131,7 +131,7 @@ class Walk:
 
     async def _apart(self, ledger: Ledger, client: PrefectClient) -> list[str]:
         async with ledger.read() as session:
-            every = await stored.every(session)
+            every = await stored.all_jobs(session)
         apart = list[str]()
         for each in every:
             row = each.row

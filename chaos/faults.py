@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from chaos.place import Place, cut_ledger
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.processes import proc
 from daybook.processes.proc import Process
 
@@ -70,10 +70,10 @@ async def strike(place: Place, faults: Sequence[Fault], since: float) -> list[St
     """Have them all, each at its time after ``since`` (the epoch's seconds)."""
 
     async def one(fault: Fault) -> Struck:
-        await asyncio.sleep(max(0.0, since + fault.at - SYSTEM.now().timestamp()))
-        began = SYSTEM.now().timestamp()
+        await asyncio.sleep(max(0.0, since + fault.at - SYSTEM_CLOCK.now().timestamp()))
+        began = SYSTEM_CLOCK.now().timestamp()
         whom = await _had(place, fault)
-        return Struck(fault, began, SYSTEM.now().timestamp(), whom)
+        return Struck(fault, began, SYSTEM_CLOCK.now().timestamp(), whom)
 
     return list(await asyncio.gather(*(one(each) for each in faults)))
 
@@ -97,7 +97,7 @@ async def _had(place: Place, fault: Fault) -> str:
             return _killed([process] if process else [], "a parent")
         case ["kill", "a", "worker", "and", *_]:
             name, process = _member(place, "worker", fault.which)
-            return _killed(proc.family(process) if process else [], name)
+            return _killed(proc.process_tree(process) if process else [], name)
         case ["kill", *_, kind]:
             name, process = _member(place, kind, fault.which)
             return _killed([process] if process else [], name)
@@ -115,12 +115,12 @@ def _member(place: Place, kind: str, which: float) -> tuple[str, Process | None]
 
 def _parents(place: Place) -> list[Process]:
     workers = {child.pid for name in place.of("worker") if (child := place.alive(name))}
-    return [each for each in proc.living().values() if each.parent in workers]
+    return [each for each in proc.living_processes().values() if each.parent in workers]
 
 
 def _runs(place: Place) -> list[Process]:
     parents = {each.pid for each in _parents(place)}
-    return [each for each in proc.living().values() if each.parent in parents]
+    return [each for each in proc.living_processes().values() if each.parent in parents]
 
 
 def _chosen(those: list[Process], which: float) -> Process | None:

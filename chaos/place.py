@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from daybook.home import Home
 from daybook.operations import server, worker
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import children, proc
 from daybook.processes.children import Child
 
@@ -51,15 +51,15 @@ class Place:
         return server.api_url(self.port)
 
     @property
-    def here(self) -> PrefectHere:
-        return PrefectHere(self.api_url, server.ui_url(self.port))
+    def here(self) -> SelectedPrefect:
+        return SelectedPrefect(self.api_url, server.ui_url(self.port))
 
     async def hire(self, workers: int, keepers: int, *, most: int) -> None:
         """Begin all of it; the server first."""
         self._may_start.set()
         await self._begin("server", self._server)
         child = self.members["server"].child
-        await server.healthy(self.api_url, STARTED, child=child)
+        await server.wait_until_healthy(self.api_url, STARTED, child=child)
         for number in range(1, workers + 1):
             name = f"worker-{number}"
             command = worker.command(self.home, name=name, limit=most)
@@ -81,12 +81,12 @@ class Place:
         """SIGKILL everything at once; nothing is started before `start_all`."""
         self._may_start.clear()
         living = [child for name in self.members if (child := self.alive(name)) is not None]
-        await proc.kill([each for child in living for each in proc.family(child.process)])
+        await proc.kill([each for child in living for each in proc.process_tree(child.process)])
 
     async def start_all(self) -> None:
         """Start everything that `kill_all` killed; returns when the server answers."""
         self._may_start.set()
-        await server.healthy(self.api_url, STARTED)
+        await server.wait_until_healthy(self.api_url, STARTED)
 
     async def close(self) -> None:
         """End all of it, the server last."""
@@ -126,7 +126,7 @@ class Place:
                 environment=variables,
                 log=self.home.logs / f"{name}.log",
                 folder=self.home.path,
-                grace=worker.GRACE,
+                grace=worker.GRACE_SECONDS,
             )
 
         return start

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from chaos.faults import EVERYTHING, Fault, Struck
 from chaos.place import Place
 from chaos.work import Work, is_due
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.tables import RunRow
 
 FIRST = 40.0
@@ -78,14 +78,14 @@ class Restarted:
 
 async def strike(place: Place, restart: Restart) -> Restarted:
     """Kill everything at its moment, and start it again so long after."""
-    await SYSTEM.wait_until(restart.at)
-    began = SYSTEM.now().timestamp()
+    await SYSTEM_CLOCK.wait_until(restart.at)
+    began = SYSTEM_CLOCK.now().timestamp()
     await place.kill_all()
-    ended = SYSTEM.now().timestamp()
+    ended = SYSTEM_CLOCK.now().timestamp()
     await asyncio.sleep(max(0.0, began + restart.after - ended))
     await place.start_all()
     fault = Fault(0.0, EVERYTHING, 0.0, restart.after)
-    return Restarted(Struck(fault, began, ended, "everything"), SYSTEM.now())
+    return Restarted(Struck(fault, began, ended, "everything"), SYSTEM_CLOCK.now())
 
 
 def wrong(

@@ -1,7 +1,7 @@
-"""Daybook schedules the work of AI agents on Prefect and keeps the book of every due time.
+"""Daybook schedules the work of AI agents on Prefect and keeps a ledger of every due time.
 
-A program that has Daybook inside uses the names below: `docs/programs.md`. Each is imported when it
-is first named, so that `import daybook` costs next to nothing.
+Programs that embed Daybook use the names below: `docs/programs.md`. Each is imported at first use,
+so that `import daybook` is cheap.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "toolset",
 ]
 
-_WHERE = {
+_MODULES = {
     "Client": "daybook.api.client",
     "Recurring": "daybook.api.recurring",
     "Skill": "daybook.toolbox.agents_tools",
@@ -48,10 +48,10 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_WHERE[name]), name)
-    return found
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,8 @@
-"""What time it is. Pure functions take instants; a clock stands only at a process's edge.
+"""Clocks: the port `Clock` and the machine's clock.
 
-Instants are timezone-aware ``datetime`` in UTC. Due is judged by the ledger's clock
-(`daybook.ledger`); this one is for the waits of a process.
+Pure functions take instants; only the edge of a process reads a clock. Instants are timezone-aware
+``datetime`` in UTC. The ledger's clock (`daybook.ledger`) judges what is due; this clock is for the
+waits of a process.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time and waits for it."""
+    """A source of the current time that can also wait."""
 
     def now(self) -> datetime:
-        """This instant, in UTC."""
+        """Return the current instant in UTC."""
         ...
 
     async def wait_until(self, instant: datetime) -> None:
-        """Return at ``instant`` or later, never earlier; at once if it has passed."""
+        """Return at ``instant`` or later, never earlier; return at once if it has passed."""
         ...
 
 
@@ -31,9 +32,9 @@ class SystemClock:
     async def wait_until(self, instant: datetime) -> None:
         import asyncio
 
-        # A sleep may end a hair early, and the machine's clock may be set: look again each time.
-        while (left := (instant - self.now()).total_seconds()) > 0:
-            await asyncio.sleep(left)
+        # A sleep may end slightly early, and the clock may be set: check again after each one.
+        while (remaining := (instant - self.now()).total_seconds()) > 0:
+            await asyncio.sleep(remaining)
 
 
-SYSTEM = SystemClock()
+SYSTEM_CLOCK = SystemClock()

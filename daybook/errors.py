@@ -1,38 +1,38 @@
-"""Every error that Daybook raises, in one tree.
+"""All errors that Daybook raises, in one tree.
 
 ::
 
     DaybookError                 code, exit_code
-    ├── InvalidInput             2  names the field and what to write; nothing is stored
-    │   ├── UnknownName          2  an agent (tool, channel) that does not exist, with those that do
-    │   ├── OutgoingRefused      2  NonRetryable: an address that a job may not reach
-    │   └── Ambiguous            2  an id prefix that fits more than one
-    ├── NotFound                 3  the job or run that a command names
-    ├── NothingClaimable         3  no task for this session now, and why
-    ├── TokenRefused             2  a task run's token that is wrong, or over
-    ├── SchedulerStopped         1  a task scheduler that was stopped is not started again
+    ├── InvalidInput             2  names the field and the legal input; nothing is stored
+    │   ├── UnknownName          2  an agent (tool, channel) does not exist; lists the known ones
+    │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
+    │   └── Ambiguous            2  an id prefix fits more than one job or run
+    ├── NotFound                 3  the job or run that a command names does not exist
+    ├── NothingClaimable         3  no task for this task session now, with the reason
+    ├── TokenRefused             2  a task run's token is wrong or expired
+    ├── SchedulerStopped         1  a stopped task scheduler cannot be started again
     ├── Unreachable              4
     │   ├── PrefectUnreachable   4
-    │   │   └── PrefectRefused   4  it answers, and asks for another credential (401)
+    │   │   └── PrefectRefused   4  Prefect answers and asks for another credential (401)
     │   └── LedgerUnreachable    4
     │       └── LedgerReplaced   4  its file was deleted or replaced while it was in use
     ├── LedgerError              1
-    │   ├── LedgerNewer          2  the ledger was written by a newer program
-    │   ├── LedgerKeyMissing     1  this home has not the key of the ledger's encrypted copies
-    │   ├── CopyDamaged          1  one encrypted copy in the ledger is not what was written
-    │   ├── IllegalTransition    1  a step that `ledger.states` does not join
-    │   └── FenceRefused         1  a writer that lost its claim
-    ├── LeadLost                 1  another process leads the keepers by now
-    ├── Temporary                1  a tool cannot do it now; to be tried again
-    │   └── ToolUnreachable      1  the server of a tool cannot be reached, or started, now
-    └── AgentError               1  what the agent's side did wrong
-        ├── AgentMisconfigured   1  NonRetryable: the operator has to change something
-        ├── AgentFailed          1  it answered with a failure, or refused the request
-        ├── AgentTemporary       1  not now: limited, overloaded, cut off; to be tried again
+    │   ├── LedgerNewer          2  a newer program wrote the ledger
+    │   ├── LedgerKeyMissing     1  this home has no key for the ledger's encrypted copies
+    │   ├── CopyDamaged          1  an encrypted copy in the ledger was changed
+    │   ├── IllegalTransition    1  `ledger.states` does not allow this transition
+    │   └── FenceRefused         1  a writer lost its claim
+    ├── LeadershipLost           1  another process leads the keepers by now
+    ├── Temporary                1  a tool cannot do it now; retry later
+    │   └── ToolUnreachable      1  a tool's server cannot be reached or started now
+    └── AgentError               1  the agent failed
+        ├── AgentMisconfigured   1  NonRetryable: the operator has to change the agent
+        ├── AgentFailed          1  the agent reported a failure or refused the request
+        ├── AgentTemporary       1  rate-limited, overloaded or cut off; retry later
         └── AgentTimeout         1
 
-The arguments are the ids; the sentence is made in the class, so that it is the same wherever the
-error is raised. ``str(error)`` is what a person reads, ``error.code`` what a program compares.
+The arguments are the ids. The class makes the message, so it is the same wherever the error is
+raised. People read ``str(error)``, programs compare ``error.code``.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-LONGEST = 2_000
-"""Characters of an error in one line."""
+MAX_ERROR_LENGTH = 2_000
+"""Maximum number of characters of an error on one line."""
 
 
-def one_line(told: object, longest: int = LONGEST) -> str:
-    """Words that somebody else may have chosen, as a line of a log: neither forged nor long."""
+def one_line(told: object, longest: int = MAX_ERROR_LENGTH) -> str:
+    """Return text from an untrusted source as one short line, so it cannot forge log lines."""
     line = " ".join(str(told).split())
     return line if len(line) <= longest else line[:longest] + "…"
 
 
 class DaybookError(Exception):
-    """The root of the tree. ``exit_code`` is what the command line ends with."""
+    """Root of the tree. ``exit_code`` is the exit code of the command line."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
 
 
 class NonRetryable(Exception):
-    """Mixed into errors that trying again cannot mend, such as a wrong configuration."""
+    """Mixin for errors that a retry cannot fix, such as a wrong configuration."""
 
 
 class InvalidInput(DaybookError):
-    """Input that is not valid; nothing was stored.
+    """Invalid input; nothing was stored.
 
-    ``field`` is the name of the field as the user wrote it, ``problem`` what is wrong with it, and
-    ``hint`` what to write instead.
+    ``field`` is the field's name as the user wrote it, ``problem`` says what is wrong, and ``hint``
+    what to write instead.
     """
 
     code = "invalid_input"
@@ -86,15 +86,15 @@ class UnknownName(InvalidInput):
     def __init__(self, field: str, name: str, known: Iterable[str], mend: str = "") -> None:
         self.name = name
         self.known = sorted(known)
-        legal = "known: " + (", ".join(self.known) or "none")
-        super().__init__(field, f'unknown "{name}"', f"{legal}; {mend}" if mend else legal)
+        hint = "known: " + (", ".join(self.known) or "none")
+        super().__init__(field, f'unknown "{name}"', f"{hint}; {mend}" if mend else hint)
 
 
 class OutgoingRefused(NonRetryable, InvalidInput):
-    """An address that a job may not reach; nothing was sent to it.
+    """A job may not reach this address; nothing was sent to it.
 
-    ``address`` is scheme, host and port, and what the host's name means; ``rule`` is that of
-    `daybook.http.guard` which refused it.
+    ``address`` is scheme, host and port, with the addresses that the host resolves to; ``rule`` is
+    the rule of `daybook.http.guard` that refused it.
     """
 
     code = "outgoing_refused"
@@ -127,7 +127,7 @@ class NotFound(DaybookError):
 
 
 class NothingClaimable(DaybookError):
-    """There is no task run that this session may claim now; ``why`` says what keeps it."""
+    """This task session cannot claim a task run now; ``why`` gives the reason."""
 
     code = "nothing_claimable"
     exit_code = 3
@@ -138,7 +138,7 @@ class NothingClaimable(DaybookError):
 
 
 class TokenRefused(DaybookError):
-    """The token does not hold that task run, or no longer; nothing was changed."""
+    """The token does not hold that task run (any more); nothing was changed."""
 
     code = "token_refused"
     exit_code = 2
@@ -149,7 +149,7 @@ class TokenRefused(DaybookError):
 
 
 class SchedulerStopped(DaybookError):
-    """The task scheduler was stopped, and is asked to go on."""
+    """A stopped task scheduler was asked to start again."""
 
     code = "scheduler_stopped"
 
@@ -160,33 +160,33 @@ class SchedulerStopped(DaybookError):
 
 
 class Unreachable(DaybookError):
-    """Something that the command needs does not answer."""
+    """A service that the command needs does not answer."""
 
     code = "unreachable"
     exit_code = 4
 
 
 class PrefectUnreachable(Unreachable):
-    """``address`` is None when no Prefect is known at all."""
+    """Prefect does not answer. ``address`` is None if no Prefect server is known."""
 
     code = "prefect_unreachable"
 
     def __init__(self, address: str | None, why: str = "") -> None:
         self.address = address
-        because = f": {why}" if why else ""
+        reason = f": {why}" if why else ""
         if address is None:
-            told = f"no Prefect server is known{because}; start one with `daybook up`"
-            super().__init__(f"{told}, or set PREFECT_API_URL to the one that you have")
+            problem = f"no Prefect server is known{reason}; start one with `daybook up`"
+            super().__init__(f"{problem}, or set PREFECT_API_URL to the one that you have")
         else:
-            told = f"Prefect at {address} does not answer{because}; see that it runs"
-            super().__init__(f"{told}, or unset PREFECT_API_URL and `daybook up` starts one")
+            problem = f"Prefect at {address} does not answer{reason}; see that it runs"
+            super().__init__(f"{problem}, or unset PREFECT_API_URL and `daybook up` starts one")
 
 
 class PrefectRefused(PrefectUnreachable):
     """The Prefect server at ``address`` answered 401.
 
-    ``sent`` names the variable of the credential that was sent; empty if there was none. ``own``:
-    it is the server of this home's `daybook up`.
+    ``sent`` names the variable of the credential that was sent; empty if none was sent. ``own``
+    says that it is the server of this home's `daybook up`.
     """
 
     code = "prefect_refused"
@@ -194,17 +194,17 @@ class PrefectRefused(PrefectUnreachable):
     def __init__(self, address: str, sent: str = "", *, own: bool = False) -> None:
         super().__init__(address)
         self.sent = sent
-        what = f"the credential in {sent} is wrong" if sent else "no credential was sent"
+        problem = f"the credential in {sent} is wrong" if sent else "no credential was sent"
         if own:
             fix = 'use `eval "$(daybook env)"` in this shell'
         else:
             fix = "set PREFECT_API_AUTH_STRING to the user:password of that server"
             fix += ", or PREFECT_API_KEY for Prefect Cloud"
-        self.args = (f"Prefect at {address} denies access (401): {what}; {fix}",)
+        self.args = (f"Prefect at {address} denies access (401): {problem}; {fix}",)
 
 
 class LedgerUnreachable(Unreachable):
-    """``place`` is the ledger's address without its password."""
+    """The ledger cannot be reached. ``place`` is its address without the password."""
 
     code = "ledger_unreachable"
 
@@ -217,7 +217,7 @@ class LedgerUnreachable(Unreachable):
 
 
 class LedgerReplaced(LedgerUnreachable):
-    """The database of the open ledger was deleted or replaced. ``fix`` says what to do."""
+    """The open ledger's database was deleted or replaced. ``fix`` says what to do."""
 
     code = "ledger_replaced"
 
@@ -228,13 +228,13 @@ class LedgerReplaced(LedgerUnreachable):
 
 
 class LedgerError(DaybookError):
-    """The ledger refused a step."""
+    """The ledger refused an operation."""
 
     code = "ledger"
 
 
 class LedgerNewer(LedgerError):
-    """The ledger's schema is one that this program does not know."""
+    """This program does not know the ledger's schema."""
 
     code = "ledger_newer"
     exit_code = 2
@@ -247,9 +247,9 @@ class LedgerNewer(LedgerError):
 
 
 class LedgerKeyMissing(LedgerError):
-    """This home does not have the key of the ledger's encrypted copies; nothing was changed.
+    """This home has no key for the ledger's encrypted copies; nothing was changed.
 
-    ``why`` says what is wrong with the file of the key.
+    ``why`` says what is wrong with the key file.
     """
 
     code = "ledger_key_missing"
@@ -260,7 +260,7 @@ class LedgerKeyMissing(LedgerError):
 
 
 class CopyDamaged(LedgerError):
-    """An encrypted copy in the ledger was changed, or moved to another name."""
+    """An encrypted copy in the ledger was changed or moved to another name."""
 
     code = "copy_damaged"
 
@@ -269,7 +269,7 @@ class CopyDamaged(LedgerError):
 
 
 class IllegalTransition(LedgerError):
-    """A step between two run states that `ledger.states` does not join."""
+    """`ledger.states` does not allow this transition between two run states."""
 
     code = "illegal_transition"
 
@@ -279,7 +279,7 @@ class IllegalTransition(LedgerError):
 
 
 class FenceRefused(LedgerError):
-    """A writer that lost its claim; ``fence`` is what it held, ``current`` what is in force."""
+    """A writer lost its claim: ``fence`` is the writer's token, ``current`` the one in force."""
 
     code = "fence_refused"
 
@@ -290,8 +290,8 @@ class FenceRefused(LedgerError):
         )
 
 
-class LeadLost(DaybookError):
-    """Another process leads by now: nothing more is to be written."""
+class LeadershipLost(DaybookError):
+    """Another process leads by now; the caller must write nothing more."""
 
     code = "lead_lost"
 
@@ -300,9 +300,9 @@ class LeadLost(DaybookError):
 
 
 class Temporary(DaybookError):
-    """Not now: raised by a Python tool that did nothing and may be called again.
+    """A Python tool did nothing because of a temporary problem, and may be called again.
 
-    ``retry_after`` is how many seconds to wait at least, None when nobody knows.
+    ``retry_after`` is the minimum wait in seconds, None if unknown.
     """
 
     code = "temporary"
@@ -313,16 +313,16 @@ class Temporary(DaybookError):
 
 
 class ToolUnreachable(Temporary):
-    """The server of a tool cannot be reached, or started, now; nothing was called."""
+    """A tool's server cannot be reached or started now; nothing was called."""
 
     code = "tool_unreachable"
 
 
 class AgentError(DaybookError):
-    """The agent did not answer as it should.
+    """The agent failed.
 
-    ``usage`` is what the failed answer took all the same, as in `AgentReply`, where it is known.
-    ``final``: it may not be asked again, whatever the error is, as its tools may have had effects.
+    ``usage`` is the usage of the failed answer, as in `AgentReply`, if known. ``final`` forbids
+    every retry, whatever the error is, because the agent's tools may have had effects.
     """
 
     code = "agent"
@@ -331,13 +331,13 @@ class AgentError(DaybookError):
 
 
 class AgentMisconfigured(NonRetryable, AgentError):
-    """The operator has to change the agent; trying again cannot help."""
+    """The operator has to change the agent; a retry cannot help."""
 
     code = "agent_misconfigured"
 
 
 class AgentFailed(AgentError):
-    """The agent ran and reported failure; ``output`` is what it had said until then."""
+    """The agent ran and reported a failure; ``output`` is its output until then."""
 
     code = "agent_failed"
 
@@ -347,9 +347,9 @@ class AgentFailed(AgentError):
 
 
 class AgentTemporary(AgentError):
-    """The agent could not answer now and may be asked again; nothing that it started runs on.
+    """The agent could not answer now and may be called again; nothing that it started still runs.
 
-    ``retry_after`` is how many seconds the other side asked to wait, None when it named none.
+    ``retry_after`` is the wait in seconds that the other side asked for, None if it asked for none.
     """
 
     code = "agent_temporary"
@@ -360,9 +360,9 @@ class AgentTemporary(AgentError):
 
 
 class AgentTimeout(AgentError):
-    """The agent was ended because its time was up; nothing that it started runs on.
+    """The agent was ended at its timeout; nothing that it started still runs.
 
-    ``tool`` is the one that was being called meanwhile; empty where none was.
+    ``tool`` is the tool whose call was in progress; empty if there was none.
     """
 
     code = "agent_timeout"

@@ -1,4 +1,4 @@
-"""Job names: legal ones, the one a prompt gives, and the next that is free (requirement 10)."""
+"""Job names: validation, the default name from a prompt, and the next free name."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from collections.abc import Collection
 
 from daybook.errors import InvalidInput
 
-LONGEST = 100
-DEFAULT_LENGTH = 50
+MAX_NAME_LENGTH = 100
+MAX_DEFAULT_NAME_LENGTH = 50
 
 _ZWJ = "\u200d"
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 _INVISIBLE = (*_CONTROLS, "Cf", "Cn", "Zs", "Mn", "Me")
-"""Unicode categories of which no character is seen on its own."""
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and symbols that are shown as blanks."""
-_REORDERS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Unicode's `Bidi_Control`: with one, two different names can look the same."""
+"""Unicode categories whose characters are not visible on their own."""
+_BLANK_LOOKING = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that look like blanks."""
+_BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Unicode's `Bidi_Control`: with such a character, two different names can look the same."""
 
 
 def validate_name(name: str, *, stored: bool = False) -> str:
-    """The name without blanks around it.
+    """Return the name without surrounding blanks.
 
-    Raises `InvalidInput` for one that is blank or long, has a control character, or cannot be told
-    from another name by its looks. A ``stored`` name is not judged by its looks: a ledger can have
-    one from before that rule.
+    Raises `InvalidInput` if it is blank or too long, has a control character, or looks the same as
+    another name. The rules about looks do not apply to a ``stored`` name: a ledger can hold one
+    that is older than they are.
     """
     stripped = name.strip()
     if not stripped:
-        raise InvalidInput("name", "is blank", f"legal: 1 to {LONGEST} characters")
-    if len(stripped) > LONGEST:
-        raise InvalidInput("name", f"has {len(stripped)} characters", f"legal: 1 to {LONGEST}")
+        raise InvalidInput("name", "is blank", f"legal: 1 to {MAX_NAME_LENGTH} characters")
+    if len(stripped) > MAX_NAME_LENGTH:
+        raise InvalidInput(
+            "name", f"has {len(stripped)} characters", f"legal: 1 to {MAX_NAME_LENGTH}"
+        )
     if any(unicodedata.category(letter) in _CONTROLS for letter in stripped):
         raise InvalidInput("name", "has a line break or control character", "write it on one line")
     if stored:
         return stripped
-    if any(letter in _REORDERS for letter in stripped):
+    if any(letter in _BIDI_CONTROLS for letter in stripped):
         raise InvalidInput(
             "name", "has a character that changes the direction of text", "leave it out"
         )
@@ -46,40 +48,40 @@ def validate_name(name: str, *, stored: bool = False) -> str:
 
 
 def _is_visible(letter: str) -> bool:
-    return unicodedata.category(letter) not in _INVISIBLE and letter not in _BLANK
+    return unicodedata.category(letter) not in _INVISIBLE and letter not in _BLANK_LOOKING
 
 
 def default_name(prompt: str) -> str:
-    """The first 50 characters of the prompt, white space made single blanks.
+    """Return the first 50 characters of the prompt, with each white space as one blank.
 
-    Counted are code points; what a reader sees as one character (a letter with its accents, a
-    flag, an emoji joined of several) is kept whole or left out.
+    Characters are code points; a sequence that a reader sees as one character (a letter with its
+    accents, a flag, a joined emoji) is kept whole or left out.
     """
-    kept = "".join(
+    letters = "".join(
         " " if letter.isspace() else letter
         for letter in prompt
         if letter.isspace()
-        or (unicodedata.category(letter) not in _CONTROLS and letter not in _REORDERS)
+        or (unicodedata.category(letter) not in _CONTROLS and letter not in _BIDI_CONTROLS)
     )
-    name = cut(" ".join(kept.split()), DEFAULT_LENGTH)
+    name = truncate(" ".join(letters.split()), MAX_DEFAULT_NAME_LENGTH)
     return name if any(map(_is_visible, name)) else "job"
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:
-    """``wanted``, or with `-2`, `-3`, … when it is taken; at most 100 characters."""
+    """Return ``wanted``, with `-2`, `-3`, … if it is taken; at most 100 characters."""
     if wanted not in taken:
         return wanted
     number = 2
     while True:
-        tail = f"-{number}"
-        name = cut(wanted, LONGEST - len(tail)) + tail
+        suffix = f"-{number}"
+        name = truncate(wanted, MAX_NAME_LENGTH - len(suffix)) + suffix
         if name not in taken:
             return name
         number += 1
 
 
-def cut(text: str, length: int) -> str:
-    """The longest beginning of at most ``length`` code points that splits no character."""
+def truncate(text: str, length: int) -> str:
+    """Return the longest prefix of at most ``length`` code points without a split character."""
     if len(text) <= length:
         return text
     end = length
@@ -89,10 +91,10 @@ def cut(text: str, length: int) -> str:
 
 
 def _breaks_before(text: str, index: int) -> bool:
-    """Whether a reader sees a new character begin at ``index`` (0 < index < len).
+    """Return whether a reader sees a new character begin at ``index`` (0 < index < len).
 
-    The rules of Unicode's grapheme clusters (UAX 29) that occur in prompts: marks, joiners,
-    variation selectors, skin tones, keycaps, tags, flags, Hangul syllables.
+    Implements the rules of Unicode's grapheme clusters (UAX 29) that occur in prompts: marks,
+    joiners, variation selectors, skin tones, keycaps, tags, flags, Hangul syllables.
     """
     before, letter = text[index - 1], text[index]
     if _extends(letter) or before == _ZWJ or _joins_hangul(before, letter):
@@ -110,7 +112,7 @@ def _extends(letter: str) -> bool:
         letter == _ZWJ
         or unicodedata.category(letter) in ("Mn", "Me", "Mc")
         or "\U0001f3fb" <= letter <= "\U0001f3ff"  # skin tones
-        or "\U000e0020" <= letter <= "\U000e007f"  # tags, of the flags of regions
+        or "\U000e0020" <= letter <= "\U000e007f"  # tags, in the flags of regions
         or letter in "\u200c\uff9e\uff9f"
     )
 
@@ -132,12 +134,12 @@ def _joins_hangul(before: str, letter: str) -> bool:
     return False
 
 
-LONGEST_LINE = 200
-"""Characters of what is said on one line, such as why a job is off."""
+MAX_LINE_LENGTH = 200
+"""Maximum length of a one-line text, such as the reason why a job is disabled."""
 
 
-def checked_line(text: str, field: str, longest: int = LONGEST_LINE) -> str:
-    """``text``, without blanks around, if it is short and nothing in it breaks a line.
+def validate_line(text: str, field: str, longest: int = MAX_LINE_LENGTH) -> str:
+    """Return ``text`` without surrounding blanks, if it is short and has no line break.
 
     Raises `InvalidInput`.
     """

@@ -1,8 +1,8 @@
-"""Whose a job is, and for whom something is done (requirement 9).
+"""Owners of jobs, and the actor that a request is made for.
 
-An owner is `user` (the operator), `plugin` (a program's own), `file`, `prefect` (made there), or
-`agent:<id>`. What an agent owns stands under the operator's limits (`daybook.jobs.limits`) and the
-stricter rule of addresses; everything else is the operator's.
+An owner is `user` (the operator), `plugin` (a program's own), `file`, `prefect` (made in Prefect),
+or `agent:<id>`. An agent's jobs are subject to the operator's limits (`daybook.jobs.limits`) and
+the stricter address rule; the operator is responsible for all others.
 """
 
 from __future__ import annotations
@@ -13,57 +13,57 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from daybook.errors import InvalidInput
-from daybook.names import checked_line
+from daybook.names import validate_line
 
 USER = "user"
 PLUGIN = "plugin"
 FILE = "file"
 PREFECT = "prefect"
-BY_AGENT = "agent:"
-BY_MODELS = frozenset({"mcp", "run"})
-"""By what a model makes jobs: `Actor.via`, which a job keeps as `created_by`."""
-LONGEST = 100
+AGENT_PREFIX = "agent:"
+MODEL_INTERFACES = frozenset({"mcp", "run"})
+"""Ways by which a model makes jobs: values of `Actor.via`, which a job keeps as `created_by`."""
+MAX_OWNER_LENGTH = 100
 
 
 def is_agent(owner: str) -> bool:
-    """Whether an agent owns it."""
-    return owner.startswith(BY_AGENT)
+    """Return whether the owner is an agent."""
+    return owner.startswith(AGENT_PREFIX)
 
 
-def is_models(writer: str) -> bool:
-    """Whether a model wrote what ``writer`` wrote: a job's `created_by`, or `Actor.writer`."""
-    return is_agent(writer) or writer in BY_MODELS
+def is_model(writer: str) -> bool:
+    """Return whether the writer, a job's `created_by` or `Actor.writer`, is a model."""
+    return is_agent(writer) or writer in MODEL_INTERFACES
 
 
 def agent_id(owner: str) -> str:
-    """The id of the agent that owns it; empty where none does."""
-    return owner.removeprefix(BY_AGENT) if is_agent(owner) else ""
+    """Return the id of the agent that is the owner; empty if the owner is no agent."""
+    return owner.removeprefix(AGENT_PREFIX) if is_agent(owner) else ""
 
 
-def check(owner: str, field: str = "owner") -> str:
-    """``owner``, without blanks around, if it can own jobs. Raises `InvalidInput`."""
+def validate_owner(owner: str, field: str = "owner") -> str:
+    """Return ``owner`` without surrounding blanks, if it can own jobs. Raises `InvalidInput`."""
     owner = owner.strip()
     name = agent_id(owner)
-    if ":" in name:  # an agent's conversations are `<its name>:…`: it would have another's
+    if ":" in name:  # `<agent's name>:` is the prefix of its session keys
         raise InvalidInput(field, f"{owner!r} is not legal", "an agent's name has no colon")
     if owner in (USER, PLUGIN) or (name and name == name.strip() and name.isprintable()):
-        if len(owner) <= LONGEST:
+        if len(owner) <= MAX_OWNER_LENGTH:
             return owner
-        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
+        raise InvalidInput(field, "is too long", f"legal: at most {MAX_OWNER_LENGTH} characters")
     raise InvalidInput(field, f"{owner!r} is not legal", "legal: user, plugin, or agent:<its name>")
 
 
-def person(user_id: str) -> str:
-    """``user_id``, without blanks around, if it can be kept with jobs. Raises `InvalidInput`."""
-    return checked_line(user_id, "user_id", LONGEST)
+def validate_user_id(user_id: str) -> str:
+    """Return ``user_id`` without surrounding blanks, if it can be stored. Raises `InvalidInput`."""
+    return validate_line(user_id, "user_id", MAX_OWNER_LENGTH)
 
 
 @dataclass(frozen=True)
 class Actor:
-    """For whom something is done. ``via`` is by what: `cli`, `mcp`, `api`, or a run's tools, `run`.
+    """The party that a request is made for. ``via`` is the interface: `cli`, `mcp`, `api` or `run`.
 
-    ``user_id`` is the person whom an agent or a program serves, as that names them; empty where it
-    does not.
+    The interface `run` stands for the tools of a run. ``user_id`` is the person whom an agent or a
+    program serves, by its own name for that person; empty if it gives none.
     """
 
     owner: str = USER
@@ -76,21 +76,21 @@ class Actor:
 
     @property
     def writer(self) -> str:
-        """Who writes what it writes into a job: the agent, else by what."""
+        """The writer that a job records for this actor: the agent, else the interface."""
         return self.owner if self.is_agent else self.via
 
 
 _CURRENT: ContextVar[Actor] = ContextVar("daybook_actor", default=Actor())  # noqa: B039 - frozen
 
 
-def current() -> Actor:
-    """For whom this task works; the operator at the command line where nobody said otherwise."""
+def current_actor() -> Actor:
+    """Return the actor of this task; by default the operator at the command line."""
     return _CURRENT.get()
 
 
 @contextmanager
 def acting_as(actor: Actor) -> Iterator[Actor]:
-    """Work for ``actor`` inside, in this task and those it makes."""
+    """Work for ``actor`` inside this context, in this task and the tasks that it creates."""
     token = _CURRENT.set(actor)
     try:
         yield actor

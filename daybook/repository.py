@@ -1,7 +1,7 @@
-"""Where the doors are: `flows/`, `blocks/`, `deployments/` and `prefect.yaml`.
+"""Location of the Prefect entry points: `flows/`, `blocks/`, `deployments/` and `prefect.yaml`.
 
-Beside the package in a checkout, under `daybook/_repo/` in an installed wheel. No path of one
-machine is stored anywhere: each process asks here for its own.
+They are beside the package in a checkout, and under `daybook/_repo/` in an installed wheel. No
+machine-specific path is stored anywhere: each process asks this module for its own.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from types import ModuleType
 from daybook.errors import DaybookError
 
 _PACKAGE = Path(__file__).resolve().parent
-_MARKS = ("flows", "blocks/agents.py")
+_REQUIRED_FILES = ("flows", "blocks/agents.py")
 
 
 def root() -> Path:
-    """The repository root; raises `DaybookError` when the installation lacks it.
+    """Return the repository root; raises `DaybookError` if the installation lacks it.
 
-    The wheel's folder is looked at first: beside an installed package stand other people's.
+    The wheel's folder comes first: beside an installed package there are other projects' files.
     """
-    for place in (_PACKAGE / "_repo", _PACKAGE.parent):
-        if all((place / mark).exists() for mark in _MARKS):
-            return place
+    for folder in (_PACKAGE / "_repo", _PACKAGE.parent):
+        if all((folder / file).exists() for file in _REQUIRED_FILES):
+            return folder
     raise DaybookError(
         f"this installation of daybook has no flows: neither {_PACKAGE / '_repo'} nor "
-        f"{_PACKAGE.parent} holds {', '.join(_MARKS)}; install it again"
+        f"{_PACKAGE.parent} holds {', '.join(_REQUIRED_FILES)}; install it again"
     )
 
 
 def enter() -> dict[str, str]:
-    """The Prefect pull step of our deployments: stand in the root and import from it first.
+    """Change to the root and import from it first: the Prefect pull step of our deployments.
 
-    In a deployment: ``pull: [{"daybook.repository.enter": {}}]``. Answers the ``directory``, as
+    In a deployment: ``pull: [{"daybook.repository.enter": {}}]``. Returns the ``directory``, as
     Prefect's own `set_working_directory` does.
     """
-    place = str(root())
-    os.chdir(place)
-    sys.path[:] = [place, *(entry for entry in sys.path if entry != place)]
-    return {"directory": place}
+    directory = str(root())
+    os.chdir(directory)
+    sys.path[:] = [directory, *(entry for entry in sys.path if entry != directory)]
+    return {"directory": directory}
 
 
-def load_door(relative: str) -> ModuleType:
-    """Import a door's file by its path from the root, such as ``blocks/__init__.py``.
+def load_entry_point(relative: str) -> ModuleType:
+    """Import a Prefect entry point by its path from the root, such as ``blocks/__init__.py``.
 
-    A package of the same name elsewhere on the path is neither taken for ours nor replaced. A door
-    that is already loaded, under whatever name, is not loaded a second time, because Prefect warns
-    when a block class appears twice.
+    A package of the same name elsewhere on the path is neither used instead nor replaced. An entry
+    point that is already loaded, under any name, is not loaded a second time, because Prefect warns
+    if a block class is defined twice.
     """
     path = root() / relative
     for module in list(sys.modules.values()):
-        # Not getattr: some lazy modules import something when asked.
+        # Not getattr: some lazy modules import something on attribute access.
         if getattr(module, "__dict__", {}).get("__file__") == str(path):
             return module
     name = "daybook_door_" + re.sub(r"\W", "_", relative.removesuffix(".py"))

@@ -1,4 +1,4 @@
-"""What an operator can set: `DAYBOOK_…` variables, or `config.toml` in the home.
+"""Operator settings: `DAYBOOK_…` variables, or `config.toml` in the home.
 
 A variable wins over the file. `docs/settings.md` is generated from the fields below.
 """
@@ -32,12 +32,12 @@ _POSTGRESQL = re.compile(
 )
 
 
-LEGAL_SECRET = "legal is whsec_ and 24 to 64 bytes in base64, as Standard Webhooks have it"
-"""What a signing secret looks like; `signing_key` reads it."""
+SIGNING_SECRET_FORMAT = "legal is whsec_ and 24 to 64 bytes in base64, as Standard Webhooks have it"
+"""Format of a signing secret, for error messages; `signing_key` reads one."""
 
 
 def signing_key(secret: str) -> bytes:
-    """The key that a Standard Webhooks secret stands for; empty for what is none."""
+    """Return the key of a Standard Webhooks secret; empty if ``secret`` is not valid."""
     prefix, _, encoded = secret.partition("_")
     try:
         key = base64.b64decode(encoded, validate=True)
@@ -47,30 +47,30 @@ def signing_key(secret: str) -> bytes:
 
 
 def home_path() -> Path:
-    """The folder that holds everything of this Daybook: `DAYBOOK_HOME`, else `~/.daybook`."""
+    """This Daybook's data directory: `DAYBOOK_HOME`, else `~/.daybook`."""
     return Path(os.environ.get("DAYBOOK_HOME") or "~/.daybook").expanduser().absolute()
 
 
 def machine_timezone() -> str:
-    """The IANA name of this machine's zone; `UTC` where the machine does not tell one."""
+    """The IANA name of this machine's time zone; `UTC` if it is unknown."""
     import tzlocal
 
     name = tzlocal.get_localzone_name()
     return name or "UTC"
 
 
-def usual_limits() -> dict[str, Any]:
-    """Those of [limits.md](limits.md)."""
+def default_limits() -> dict[str, Any]:
+    """The defaults in [limits.md](limits.md)."""
     return {}
 
 
-def usual_tasks() -> dict[str, Any]:
-    """Those of [tasks.md](tasks.md)."""
+def default_tasks() -> dict[str, Any]:
+    """The defaults in [tasks.md](tasks.md)."""
     return {}
 
 
 class Settings(BaseSettings):
-    """One home's settings. Raises `InvalidInput`, through `load`, for a value that is not legal."""
+    """Settings of one home. `load` raises `InvalidInput` for an invalid value."""
 
     model_config = SettingsConfigDict(env_prefix="DAYBOOK_", extra="ignore")
 
@@ -127,12 +127,12 @@ class Settings(BaseSettings):
     )
 
     limits: dict[str, Any] = Field(
-        default_factory=usual_limits,
+        default_factory=default_limits,
         description="What agents' own jobs may do: a table, `[limits]` in `config.toml`, or JSON. "
         "[limits.md](limits.md) has its keys.",
     )
     tasks: dict[str, Any] = Field(
-        default_factory=usual_tasks,
+        default_factory=default_tasks,
         description="When a task that nobody claims is escalated, and where sessions are woken: a "
         "table, `[tasks]` in `config.toml`, or JSON. [tasks.md](tasks.md) has its keys.",
     )
@@ -171,7 +171,7 @@ class Settings(BaseSettings):
 
     @field_validator("timezone")
     @classmethod
-    def _known_zone(cls, value: str) -> str:
+    def _check_timezone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError) as error:
@@ -182,14 +182,14 @@ class Settings(BaseSettings):
 
     @field_validator("ledger_url")
     @classmethod
-    def _one_ledger_for_all(cls, value: str) -> str:
-        # A run's process changes its folder, and no other process sees what is in memory: each
-        # would have a ledger of its own.
+    def _check_ledger_url(cls, value: str) -> str:
+        # A relative path or an in-memory database would give each process its own ledger: a run's
+        # process changes its working directory, and no other process sees its memory.
         if not value or value.startswith("sqlite+aiosqlite:////"):
             return value
-        if found := _POSTGRESQL.match(value):
-            query = re.sub(r"([?&])sslmode=", r"\1ssl=", found["query"] or "")  # libpq's name of it
-            return f"postgresql+asyncpg://{found['place']}{query}"
+        if match := _POSTGRESQL.match(value):
+            query = re.sub(r"([?&])sslmode=", r"\1ssl=", match["query"] or "")  # libpq's name
+            return f"postgresql+asyncpg://{match['place']}{query}"
         raise ValueError(
             "legal is an absolute path, sqlite+aiosqlite:////path/ledger.db, or a database, "
             "postgresql://user@host/database"
@@ -197,19 +197,19 @@ class Settings(BaseSettings):
 
     @field_validator("webhook_secret")
     @classmethod
-    def _a_secret(cls, value: SecretStr) -> SecretStr:
+    def _check_secret(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value() and not signing_key(value.get_secret_value()):
-            raise ValueError(f"is none; {LEGAL_SECRET}")
+            raise ValueError(f"is none; {SIGNING_SECRET_FORMAT}")
         return value
 
     @field_validator("allowed_hosts")
     @classmethod
-    def _hosts(cls, value: str) -> str:
+    def _check_hosts(cls, value: str) -> str:
         for entry in filter(None, map(str.strip, value.split(","))):
             try:
                 ip_network(entry.removeprefix("[").removesuffix("]"))
             except ValueError:
-                # A name ends in a letter: 10.0.0.1/8 and 010.0.0.1 are meant as addresses.
+                # A host name ends in a letter: 10.0.0.1/8 and 010.0.0.1 are malformed addresses.
                 if not _NAME.match(entry) or len(entry) > 253:
                     raise ValueError(
                         f'"{entry}" is no host; legal are names, addresses and networks, without '
@@ -226,76 +226,76 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = InitSettingsSource(settings_cls, _of_file())
+        file = InitSettingsSource(settings_cls, _read_file())
         return (init_settings, env_settings, file)
 
     @property
     def max_of_class(self) -> dict[str, int]:
-        """The limits of those classes that have one."""
+        """Limits of the classes that have one."""
         limits = {
             "light": self.max_light,
             "medium": self.max_medium,
             "resource-intensive": self.max_resource_intensive,
         }
-        return {name: most for name, most in limits.items() if most}
+        return {name: limit for name, limit in limits.items() if limit}
 
     @property
     def ledger_address(self) -> str:
-        """The SQLAlchemy address that is in force."""
+        """The SQLAlchemy URL in use."""
         return self.ledger_url or f"sqlite+aiosqlite:///{self.home / 'ledger.db'}"
 
 
 def config_file() -> Path:
-    """The file in the home in which settings may stand; the environment wins."""
+    """Return the settings file in the home; environment variables win over it."""
     return home_path() / "config.toml"
 
 
 def load(**given: Any) -> Settings:
     """Read the settings of this process.
 
-    Raises `InvalidInput` naming the variable that is wrong, or the file and what is wrong in it.
+    Raises `InvalidInput` that names the invalid variable, or the file and its problem.
     """
     try:
         return Settings(**given)
-    except SettingsError as error:  # a variable that should hold JSON; its text is not repeated
+    except SettingsError as error:  # a variable that should hold JSON; do not repeat its text
         named = re.search(r'field "(\w+)"', str(error))
-        raise refused(named[1] if named else "settings", "is no JSON") from None
+        raise invalid_setting(named[1] if named else "settings", "is no JSON") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = "_".join(str(part) for part in first["loc"])
         problem = str(first["msg"]).removeprefix("Value error, ")
         if key in given:
             raise InvalidInput(f"DAYBOOK_{key.upper()}", problem) from error
-        raise refused(key, problem) from error
+        raise invalid_setting(key, problem) from error
 
 
-def refused(key: str, problem: str, legal: str = "") -> InvalidInput:
-    """What to raise for a setting that is wrong: it names the variable, or the file and the key."""
+def invalid_setting(key: str, problem: str, legal: str = "") -> InvalidInput:
+    """Return the error for an invalid setting: it names the variable, or the file and the key."""
     variable = f"DAYBOOK_{key.upper()}"
     if variable in os.environ:
         return InvalidInput(variable, problem, legal)
     return InvalidInput(str(config_file()), f"{key}: {problem}", legal)
 
 
-def _of_file() -> dict[str, Any]:
-    """What stands in the file; raises `InvalidInput` for what is no TOML and for unknown keys.
+def _read_file() -> dict[str, Any]:
+    """Read the settings file; raises `InvalidInput` for invalid TOML and unknown keys.
 
-    The home is not among its keys: the file lies in it.
+    The home is not among the keys, because the file lies in it.
     """
     file = config_file()
     try:
-        found = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except NotADirectoryError:  # the home is a file: `daybook doctor` tells of it
+    except NotADirectoryError:  # the home is a file: `daybook doctor` reports it
         return {}
     except OSError as error:
         raise InvalidInput(str(file), f"cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InvalidInput(str(file), f"is no TOML: {error}", 'such as timezone = "UTC"') from error
     legal = sorted(Settings.model_fields.keys() - {"home"})
-    if unknown := [key for key in found if key not in legal]:
+    if unknown := [key for key in values if key not in legal]:
         raise InvalidInput(
             str(file), f"unknown: {', '.join(unknown)}", f"legal: {', '.join(legal)}"
         )
-    return found
+    return values

@@ -11,10 +11,10 @@ from daybook.errors import AgentTimeout
 # --- time
 
 
-class MovedClock:
-    """A clock that stands still until a test moves it; give it to `Ledger` and to `carry_out`.
+class ManualClock:
+    """Clock that stands still until a test moves it; pass it to `Ledger` and to `carry_out`.
 
-    ``wait_until`` returns at once and has moved the clock there, so a test of waiting takes no
+    ``wait_until`` moves the clock to the instant and returns at once, so a test of waiting takes no
     time. ``waits`` holds the instants that were waited for. All instants are aware.
     """
 
@@ -26,11 +26,11 @@ class MovedClock:
         return self._now
 
     def move(self, by: timedelta) -> datetime:
-        """Move by so much, back if it is negative; returns the new time."""
+        """Move the clock by a duration, which may be negative; return the new time."""
         return self.set(self._now + by)
 
     def set(self, instant: datetime) -> datetime:
-        """Make it ``instant``; returns it in UTC."""
+        """Set the clock to ``instant``; return it in UTC."""
         self._now = instant.astimezone(UTC)
         return self._now
 
@@ -45,11 +45,11 @@ class MovedClock:
 
 
 class ScriptedAgent:
-    """Gives the answers that a test wrote, in their order, the last one again and again.
+    """Agent that gives a test's answers in order, and repeats the last one.
 
-    An answer is a text, a reply, or an error to raise. ``requests`` holds what it was asked. With
-    ``held=True`` each answer waits until the test sets ``release``; ``asked`` is set by the first
-    request, so that a test can wait for the moment at which the agent is acting.
+    An answer is a text, a reply, or an error to raise. ``requests`` holds the requests it received.
+    With ``held=True`` each answer waits until the test sets ``release``; the first request sets
+    ``asked``, so that a test can wait until the agent is working.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""How long the processes of Daybook wait for each other.
+"""Timings that Daybook's processes share: leases, check intervals and grace periods.
 
-A process reads its `Timing` once, when it starts, and the processes that it starts inherit it.
-Those that share a ledger have to agree on it: a lease that one of them renews is judged by another.
-So it is no setting of users. Only tests change it: they start processes with shorter times.
+A process reads its `Timing` once, when it starts, and passes it to the processes that it starts.
+All processes that share a ledger have to agree on it, because one judges the lease that another
+renews. So it is not a user setting. Only tests change it, to start processes with shorter times.
 """
 
 from __future__ import annotations
@@ -12,75 +12,82 @@ import os
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 
-VARIABLE = "_DAYBOOK_TIMING"
-"""The environment variable with what differs from the defaults: a JSON object of seconds."""
+TIMING_VARIABLE = "_DAYBOOK_TIMING"
+"""Environment variable with the values that differ from the defaults: a JSON object of seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Raises `ValueError` where one time contradicts another."""
+    """All timings; raises `ValueError` if one contradicts another."""
 
     # --- leases
 
     run_lease: timedelta = timedelta(seconds=60)
-    """A claim on a run expires so long after its last renewal. Who finds it expired notes that; if
-    it is still not renewed as long again after the note, its holder is lost."""
+    """How long a claim on a run is valid after its last renewal. A process that finds it expired
+    records that as a suspicion; if the claim is still not renewed one lease later, its holder is
+    lost.
+    """
     run_lease_renewal: timedelta = timedelta(seconds=20)
     run_lease_renewal_delay: timedelta = timedelta(seconds=5)
     """How late a renewal may come before it counts as missed."""
     leader_lease: timedelta = timedelta(seconds=30)
     leader_lease_renewal: timedelta = timedelta(seconds=10)
     delivery_lease: timedelta = timedelta(seconds=90)
-    """A claim on a message to be sent. Longer than the longest try: 10 s each to ask Prefect for
-    destinations and for a token, 45 s for the request, and its recording."""
+    """How long a claim on a message to be sent is valid. It is longer than the longest attempt: 10
+    s each to ask Prefect for destinations and for a token, 45 s for the request, and the time to
+    record the result.
+    """
     subscription_lease: timedelta = timedelta(seconds=60)
-    """A client of MCP counts as connected so long after the last renewal."""
+    """How long an MCP client counts as connected after its last renewal."""
     subscription_lease_renewal: timedelta = timedelta(seconds=20)
 
     # --- the worker
 
     poll: timedelta = timedelta(seconds=2)
-    """Between two questions to Prefect for runs."""
+    """Interval between two polls of Prefect for runs."""
     lease_check: timedelta = timedelta(seconds=1)
-    """Between two looks at whether the leases of the runs at work are to be renewed."""
+    """Interval between two checks whether leases of active runs need renewal."""
     cancel_check: timedelta = timedelta(seconds=5)
-    """Between two looks for cancellations of which no event was heard."""
+    """Interval between two polls for cancellations whose event was not received."""
     leftover_check: timedelta = timedelta(seconds=30)
-    """Between two looks for what a dead worker left started."""
+    """Interval between two checks for runs that a dead worker left started."""
     worker_signal: timedelta = timedelta(seconds=5)
-    """Between two messages of a worker to the parent of its processes, which so knows that it
-    lives. Silent for `run_lease`, it has lost its runs, and the parent ends them."""
+    """Interval between two messages by which a worker tells its parent process that it is alive. A
+    worker that is silent for `run_lease` has lost its runs, and the parent ends them.
+    """
     stop_grace: timedelta = timedelta(seconds=10)
-    """From SIGTERM to SIGKILL. An agent's program has half of it to end, then the flow."""
+    """From SIGTERM to SIGKILL. An agent's program gets the first half to end, then the flow."""
     shutdown_wait: timedelta = timedelta(seconds=10)
-    """For the runs at work to end by themselves when the worker is stopped."""
+    """How long active runs may take to end by themselves when the worker is stopped."""
     timeout_margin: timedelta = timedelta(seconds=15)
     """How much longer than its timeout an attempt may take before it is ended from outside: the
-    flow ends its attempts itself, and that takes its own grace."""
+    flow ends its own attempts, and that takes its own grace.
+    """
 
     # --- the keeper
 
     leader_check: timedelta = timedelta(seconds=5)
-    """Between two tries of a keeper to lead."""
+    """Interval between two attempts of a keeper to become leader."""
     runs_pass: timedelta = timedelta(seconds=5)
-    """Between two turns of the passes over runs, and of an audit that is not done."""
+    """Interval of the services that handle runs, and of an audit that is not complete."""
     jobs_pass: timedelta = timedelta(seconds=10)
-    """The same of those over jobs: an edit in Prefect is in the ledger so soon (requirement 52)."""
+    """Interval of the services that handle jobs: the ledger has an edit in Prefect this soon."""
     soonest_pass: timedelta = timedelta(seconds=1)
-    """Between two turns however many events come."""
+    """Minimum interval between two passes, however many events arrive."""
     alert_pass: timedelta = timedelta(seconds=30)
 
-    # --- when the keeper judges what another process left undone
+    # --- when the keeper takes over from another process
 
     start_limit: timedelta = timedelta(seconds=60)
-    """For whoever fetched a run to start it, from its scheduled time on."""
+    """How long after its scheduled time a process that fetched a run may take to start it."""
     entry_limit: timedelta = timedelta(minutes=5)
-    """For a flow that runs to ask the ledger for its claim."""
+    """How long a running flow may take to ask the ledger for its claim."""
     own_wait_limit: timedelta = timedelta(seconds=60)
-    """For a process that waits to go on by itself, after the end of its wait."""
+    """How long after the end of its wait a waiting process may take to go on by itself."""
     own_state_limit: timedelta = timedelta(seconds=15)
-    """For a flow to set its state in Prefect after it has written its outcome: before that it sends
-    what is to be sent (`runs.delivery.WITHIN`), and makes its artifact."""
+    """How long a flow may take to set its state in Prefect after it has recorded its outcome:
+    before that it sends its messages (`daybook.execution.delivery`) and makes its artifact.
+    """
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -98,35 +105,36 @@ class Timing:
 
     @property
     def run_lease_missed(self) -> timedelta:
-        """After the last renewal: its holder has missed the next one."""
+        """How long after the last renewal its holder has missed the next one."""
         return self.run_lease_renewal + self.run_lease_renewal_delay
 
     @property
     def rerun_stop(self) -> timedelta:
-        """After the last renewal a run with `on_lost: rerun` is stopped: its process group is dead
-        before another one may start.
+        """How long after the last renewal a run with `on_lost: rerun` is stopped.
+
+        Its process group is dead before another run may start.
         """
         return self.run_lease - 1.5 * self.stop_grace
 
     @property
     def leader_trust(self) -> timedelta:
-        """After the last renewal was sent, by its own clock, a leader stops to act as one."""
+        """How long after it sent its last renewal, by its own clock, a leader acts as leader."""
         return self.leader_lease * 14 / 15
 
     def environment(self) -> dict[str, str]:
-        """The variables with which a process starts with this timing."""
+        """Return the environment variables that give a process this timing."""
         changed = {
             name: value.total_seconds()
             for name, value in asdict(self).items()
             if value != getattr(Timing, name)
         }
-        return {VARIABLE: json.dumps(changed)}
+        return {TIMING_VARIABLE: json.dumps(changed)}
 
 
-def _of_this_process() -> Timing:
-    changed = json.loads(os.environ.get(VARIABLE) or "{}")
+def _from_environment() -> Timing:
+    changed = json.loads(os.environ.get(TIMING_VARIABLE) or "{}")
     return Timing(**{name: timedelta(seconds=number) for name, number in changed.items()})
 
 
-TIMING = _of_this_process()
-"""That of this process."""
+TIMING = _from_environment()
+"""This process's timing."""

@@ -1,9 +1,9 @@
-"""Carries an `InvalidInput` through pydantic and back, so that a user meets only `InvalidInput`.
+"""Conversion between `InvalidInput` and pydantic's errors, so that users only see `InvalidInput`.
 
-Pydantic's validators may raise ``ValueError`` and its own errors, nothing else that it understands.
-The models of this room raise a pydantic error which holds the refusal's words; whoever builds a
-model for a user does it inside `translated`, which gives the refusal back. So a model stays an
-ordinary pydantic model for Prefect's parameter validation, and no user reads pydantic's prose.
+A pydantic validator may raise ``ValueError`` and pydantic's own errors only. So Daybook's models
+raise a pydantic error that carries the `InvalidInput`, and code that builds a model from user input
+does so inside `raising_invalid_input`, which converts the error back. The models stay ordinary
+pydantic models for Prefect's parameter validation, and no user reads pydantic's messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from daybook.errors import InvalidInput
 
 
 def as_pydantic(error: InvalidInput) -> PydanticCustomError:
-    """The same refusal as an error that a pydantic validator may raise."""
+    """Return ``error`` as an error that a pydantic validator may raise."""
     return PydanticCustomError(
         "refused",
         "{told}",
@@ -29,8 +29,8 @@ def as_pydantic(error: InvalidInput) -> PydanticCustomError:
 
 
 @contextmanager
-def for_pydantic() -> Iterator[None]:
-    """Inside a validator: lets an `InvalidInput` out as the pydantic error that carries it."""
+def raising_pydantic_error() -> Iterator[None]:
+    """Inside a validator: convert an `InvalidInput` to the pydantic error that carries it."""
     try:
         yield
     except InvalidInput as error:
@@ -38,26 +38,26 @@ def for_pydantic() -> Iterator[None]:
 
 
 @contextmanager
-def translated(known: Iterable[str] = ()) -> Iterator[None]:
-    """Where a user's input becomes a model: lets a pydantic error out as the `InvalidInput` it is.
+def raising_invalid_input(known: Iterable[str] = ()) -> Iterator[None]:
+    """Around building a model from user input: convert a pydantic error to `InvalidInput`.
 
-    ``known`` are the fields to suggest when one is unknown.
+    ``known`` are the fields to suggest if one is unknown.
     """
     try:
         yield
     except ValidationError as error:
-        raise from_details(error.errors()[0], known) from None
+        raise from_pydantic(error.errors()[0], known) from None
 
 
-def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidInput:
-    """One of pydantic's errors as a refusal that names the field.
+def from_pydantic(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidInput:
+    """Return one of pydantic's errors as an `InvalidInput` that names the field.
 
-    If ``known`` maps names to a model's fields, a number out of range is refused with its range.
+    If ``known`` maps names to a model's fields, the error of a number out of range gives the range.
     """
     context: Mapping[str, object] = details.get("ctx", {})
     if details["type"] == "refused":
         return InvalidInput(str(context["field"]), str(context["problem"]), str(context["hint"]))
-    # The last that has a name: of one in a list it is the list that was given.
+    # The innermost name: for an item of a list, that of the list.
     field = next((each for each in reversed(details["loc"]) if isinstance(each, str)), "job")
     if details["type"] == "extra_forbidden":
         return unknown_field(field, known)
@@ -90,7 +90,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def unknown_field(field: str, known: Iterable[str]) -> InvalidInput:
-    """The refusal of a field that does not exist, with the nearest ones that do."""
+    """Return the error for a field that does not exist, with the nearest ones that do."""
     names = sorted(known)
     near = difflib.get_close_matches(field, names, n=3, cutoff=0.6)
     legal = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"

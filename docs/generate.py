@@ -170,12 +170,12 @@ are due; all others are `skipped`, `user jobs are switched off`. Runs started by
 
 def tasks() -> str:
     """The page of tasks as it is, with the table of `[tasks]` between its marks made anew."""
-    from daybook.tasks.model import Ladder
+    from daybook.tasks.model import EscalationPolicy
 
     page = (FOLDER / "tasks.md").read_text(encoding="utf-8")
-    plain = Ladder().model_dump()
+    plain = EscalationPolicy().model_dump()
     lines = ["| key | default | meaning |", "|---|---|---|"]
-    for name, field in Ladder.model_fields.items():
+    for name, field in EscalationPolicy.model_fields.items():
         value = plain[name]
         shown = json.dumps(to_text(value) if isinstance(value, timedelta) else value)
         lines.append(f"| `{name}` | `{shown}` | {_cell(field.description or '')} |")

@@ -15,7 +15,7 @@ from typing import Any
 
 from daybook import home
 
-home.enter()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import State
 from daybook import repository
 from daybook.agents.base import Tool
 from daybook.execution import conversation
-from daybook.execution.agent_request import ready, succeeded
+from daybook.execution.agent_request import prepare_request, success_outcome
 from daybook.execution.attempt import Act
 from daybook.execution.execute import carry_out
 from daybook.jobs.actions import AgentPrompt, OutputFormat, Session
@@ -31,10 +31,10 @@ from daybook.jobs.model import read_parameters
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome
-from daybook.prefect.reconcile import Reconciliation
+from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs.claim_requests import Granted
 
-repository.load_door("deployments/steps.py").make_pool_when_deploying()
+repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 # Not persisted: a run whose result Prefect keeps is not executed again by Retry. The full answer is
@@ -78,7 +78,7 @@ async def agent_prompt(
         "policy": policy.model_dump(mode="json"),
         "notify": notify.model_dump(mode="json"),
     }
-    return await carry_out("agent-prompt", parameters, _prepare, Reconciliation())
+    return await carry_out("agent-prompt", parameters, _prepare, PrefectReconciler())
 
 
 def _own() -> Sequence[Tool]:
@@ -92,7 +92,7 @@ async def _prepare(granted: Granted) -> Act:
     action, _, _ = read_parameters("agent-prompt", granted.parameters)
     assert isinstance(action, AgentPrompt)
     turn = conversation.turn(granted)
-    asking = await ready(
+    asking = await prepare_request(
         granted,
         action.agent,
         turn.prompt,
@@ -103,6 +103,6 @@ async def _prepare(granted: Granted) -> Act:
 
     async def ask() -> Outcome:
         answer = await asking.ask(action.output_format, action.output_schema)
-        return succeeded(answer, turn.prompt)
+        return success_outcome(answer, turn.prompt)
 
     return ask

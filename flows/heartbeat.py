@@ -21,7 +21,7 @@ from typing import Any
 
 from daybook import home
 
-home.enter()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -30,19 +30,19 @@ from daybook import repository
 from daybook.execution import heartbeat as beat
 from daybook.execution.attempt import Act
 from daybook.execution.execute import carry_out
-from daybook.jobs.actions import ORDERS, Heartbeat, Session
+from daybook.jobs.actions import DEFAULT_ORDERS_FILE, Heartbeat, Session
 from daybook.jobs.model import read_parameters
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
-from daybook.prefect.reconcile import Reconciliation
+from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs.claim_requests import Granted
 
-repository.load_door("deployments/steps.py").make_pool_when_deploying()
+repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 @flow(name="heartbeat", persist_result=False, retries=0)  # as flows/agent_prompt.py says
 async def heartbeat(
-    file: str = ORDERS,
+    file: str = DEFAULT_ORDERS_FILE,
     agent: str = "default",
     gate_agent: str = "",
     model: str = "",
@@ -76,15 +76,15 @@ async def heartbeat(
         "policy": policy.model_dump(mode="json"),
         "notify": notify.model_dump(mode="json"),
     }
-    return await carry_out("heartbeat", parameters, _prepare, Reconciliation(), gate=beat.gate)
+    return await carry_out("heartbeat", parameters, _prepare, PrefectReconciler(), gate=beat.check)
 
 
 async def _prepare(granted: Granted) -> Act:
     """The orders as the prompt of an agent; nothing of it has an effect."""
     action, _, _ = read_parameters("heartbeat", granted.parameters)
     assert isinstance(action, Heartbeat)
-    asked = {name: granted.parameters[name] for name in beat.ASKED}
+    asked = {name: granted.parameters[name] for name in beat.SHARED_PARAMETERS}
     asked["prompt"] = beat.prompt(action.file)
-    prepare = repository.load_door("flows/agent_prompt.py")._prepare
+    prepare = repository.load_entry_point("flows/agent_prompt.py")._prepare
     act: Act = await prepare(replace(granted, parameters=asked))
     return act

@@ -15,27 +15,27 @@ from typing import Any
 
 from daybook import home
 
-home.enter()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
 from daybook import repository
-from daybook.execution.attempt import Act, Tried, seconds_asked
+from daybook.execution.attempt import Act, AttemptResult, requested_delay
 from daybook.execution.execute import carry_out
 from daybook.execution.reachable import guard_of
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
-from daybook.prefect.reconcile import Reconciliation
-from daybook.resources.secrets import PrefectSecrets
+from daybook.prefect.reconcile import PrefectReconciler
+from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
 from daybook.tools import calls
 from daybook.tools.server_blocks import PrefectServers
 
-repository.load_door("deployments/steps.py").make_pool_when_deploying()
+repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 @flow(name="tool-call", persist_result=False, retries=0)  # as flows/agent_prompt.py says
@@ -60,7 +60,7 @@ async def tool_call(
         "policy": policy.model_dump(mode="json"),
         "notify": notify.model_dump(mode="json"),
     }
-    return await carry_out("tool-call", parameters, _prepare, Reconciliation())
+    return await carry_out("tool-call", parameters, _prepare, PrefectReconciler())
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class _Call:
     prepared: calls.Prepared
     policy: Policy
 
-    async def __call__(self) -> Tried:
+    async def __call__(self) -> AttemptResult:
         called = await calls.call(
             self.prepared,
             timeout=self.policy.timeout.total_seconds(),
             idempotent=self.policy.idempotent,
         )
-        return Tried(called.outcome, called.temporary, seconds_asked(called.retry_after))
+        return AttemptResult(called.outcome, called.temporary, requested_delay(called.retry_after))
 
     async def close(self) -> None:
         await self.prepared.close()
@@ -93,7 +93,7 @@ async def _prepare(granted: Granted) -> Act:
             action.params,
             granted.occurrence,
             PrefectServers(client),
-            PrefectSecrets(client),
+            PrefectSecretStore(client),
             guard,
         )
     return _Call(prepared, policy)

@@ -15,7 +15,7 @@ from typing import Any
 
 from daybook import home
 
-home.enter()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import State
 
 from daybook import repository
 from daybook.execution import webhook as request
-from daybook.execution.attempt import Act, Tried, seconds_asked
+from daybook.execution.attempt import Act, AttemptResult, requested_delay
 from daybook.execution.execute import carry_out
 from daybook.execution.reachable import guard_of
 from daybook.http.httpx_transport import HttpxTransport
@@ -31,11 +31,11 @@ from daybook.jobs.actions import Method, Webhook
 from daybook.jobs.model import read_parameters
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
-from daybook.prefect.reconcile import Reconciliation
-from daybook.resources.secrets import PrefectSecrets
+from daybook.prefect.reconcile import PrefectReconciler
+from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
 
-repository.load_door("deployments/steps.py").make_pool_when_deploying()
+repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 @flow(name="webhook", persist_result=False, retries=0)  # as flows/agent_prompt.py says
@@ -65,7 +65,7 @@ async def webhook(
         "policy": policy.model_dump(mode="json"),
         "notify": notify.model_dump(mode="json"),
     }
-    return await carry_out("webhook", parameters, _prepare, Reconciliation())
+    return await carry_out("webhook", parameters, _prepare, PrefectReconciler())
 
 
 async def _prepare(granted: Granted) -> Act:
@@ -74,15 +74,17 @@ async def _prepare(granted: Granted) -> Act:
     assert isinstance(action, Webhook)
     guard = guard_of(granted)
     async with get_client() as client:
-        prepared = await request.prepare(action, granted.occurrence, guard, PrefectSecrets(client))
+        prepared = await request.prepare(
+            action, granted.occurrence, guard, PrefectSecretStore(client)
+        )
 
-    async def send() -> Tried:
+    async def send() -> AttemptResult:
         sent = await request.send(
             prepared,
             HttpxTransport(guard),
             timeout=policy.timeout.total_seconds(),
             idempotent=policy.idempotent,
         )
-        return Tried(sent.outcome, sent.temporary, seconds_asked(sent.retry_after))
+        return AttemptResult(sent.outcome, sent.temporary, requested_delay(sent.retry_after))
 
     return send

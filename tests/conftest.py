@@ -92,7 +92,7 @@ def prefect_server() -> Iterator[PrefectServer]:
             child = await server.start(home, SESSION_PORT)
             costs.SERVERS.add(child.pid)
             try:
-                await server.healthy(address, 120.0, child=child)
+                await server.wait_until_healthy(address, 120.0, child=child)
             except BaseException:
                 await child.terminate()
                 raise

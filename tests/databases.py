@@ -38,7 +38,7 @@ URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://root@127.0.0.1:5432/te
 
 # A machine that is paused for half a minute cuts a write of this process off, as it should in the
 # product; to a test of something else it is nothing. Processes that a test begins keep the bound.
-postgresql.STANDS_STILL = timedelta(minutes=10)
+postgresql.IDLE_TRANSACTION_TIMEOUT = timedelta(minutes=10)
 
 # SQLAlchemy keeps what it has compiled per engine. Each test opens a ledger, so an engine, of its
 # own, and would compile all statements again: half of what it costs.

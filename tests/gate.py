@@ -9,7 +9,7 @@ from datetime import datetime
 
 import httpx
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 
 
 class Gate:
@@ -69,7 +69,7 @@ class Gate:
     def _note(self, data: bytes) -> None:
         words = data.partition(b"\r\n")[0].split()
         if len(words) == 3 and words[2].startswith(b"HTTP/"):
-            self.asked.append((SYSTEM.now(), words[0].decode(), words[1].decode()))
+            self.asked.append((SYSTEM_CLOCK.now(), words[0].decode(), words[1].decode()))
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from daybook.resources import encryption
 
 async def ledger_key(home: Home, barrier: Any) -> str:
     barrier.wait(60)
-    return encryption.read_or_make(home.ledger_key).id
+    return encryption.read_or_create_key(home.ledger_key).id
 
 
 async def signing_secret(home: Home, now: datetime, barrier: Any) -> str:

@@ -81,7 +81,7 @@ def _serve(listens: socket.socket) -> None:
     settings = _settings(os.environ)
     from daybook import home
 
-    home.enter()
+    home.configure_prefect()
     for package in (cli, api):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)

@@ -19,7 +19,7 @@ from typing import Any
 import httpcore
 import httpcore2
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 
 MEBIBYTE = 2**20
 
@@ -161,7 +161,7 @@ def drip(first: bytes) -> Handler:
         while True:
             writer.write(b"x")
             await writer.drain()
-            await SYSTEM.wait_until(SYSTEM.now() + timedelta(milliseconds=5))
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(milliseconds=5))
 
     return step
 

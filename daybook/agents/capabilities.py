@@ -10,12 +10,12 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from daybook.tasks import model
-from daybook.validation import for_pydantic
+from daybook.validation import raising_pydantic_error
 
 
 def _legal(value: list[str]) -> list[str]:
-    with for_pydantic():
-        return model.capabilities(value)
+    with raising_pydantic_error():
+        return model.check_capabilities(value)
 
 
 Capabilities = Annotated[

@@ -21,7 +21,7 @@ from daybook.agents import allowed, json_text, process, template
 from daybook.agents.base import AgentReply, AgentRequest, McpServers, refuse_model
 from daybook.agents.capabilities import Capabilities
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
-from daybook.http.secrets import Filled
+from daybook.http.secrets import FilledSecrets
 from daybook.processes import environment, locations
 
 _WHO = {"user": "User", "assistant": "Assistant"}
@@ -52,7 +52,7 @@ class CommandSettings(BaseModel):
         ),
     )
     environment: list[str] = Field(
-        default=list(environment.DEFAULT),  # a value, not a factory: the form shows it
+        default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
         title="Environment",
         description=(
             "Names of the worker's environment variables that the program sees; all others are "
@@ -159,7 +159,7 @@ class CommandAgent:
         self, request: AgentRequest, folder: str, variables: dict[str, str], config: str
     ) -> process.Ended:
         try:
-            program = locations.program(self.settings.command[0], folder, variables)
+            program = locations.find_program(self.settings.command[0], folder, variables)
         except ValueError as error:
             raise self._wrong(str(error)) from None
         arguments = template.fill(self.settings.command, _values(request) | {"mcp_config": config})
@@ -206,7 +206,7 @@ class CommandAgent:
         with ExitStack() as stack:
             try:
                 there = stack.enter_context(
-                    locations.folder(self.settings.work_dir, prefix="daybook-agent-")
+                    locations.run_folder(self.settings.work_dir, prefix="daybook-agent-")
                 )
             except ValueError as error:
                 raise self._wrong(str(error)) from None
@@ -220,7 +220,7 @@ class CommandAgent:
             return
         written = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
         # Not where the program runs: that folder may be the operator's, and others may read it.
-        with locations.fresh("daybook-mcp-") as own:
+        with locations.temporary_folder("daybook-mcp-") as own:
             path = os.path.join(own, "mcp.json")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(written)
@@ -246,13 +246,13 @@ class _Hidden:
     servers: McpServers = field(repr=False)
 
     def of_error(self, text: str) -> str:
-        text = environment.without_values(text, self.variables)
+        text = environment.redact_values(text, self.variables)
         return self.of_answer(text)
 
     def of_answer(self, text: str) -> str:
         # The variables of its servers are not all its own: what is no secret may be said.
-        text = environment.without_secrets(text, {**self.servers.variables, **self.variables})
-        return Filled(set(self.servers.secrets)).hide(text)
+        text = environment.redact_secrets(text, {**self.servers.variables, **self.variables})
+        return FilledSecrets(set(self.servers.secrets)).hide(text)
 
 
 def _values(request: AgentRequest) -> dict[str, str]:

@@ -97,9 +97,9 @@ async def add(
     if old and not replace:
         raise InvalidInput("name", f'"{name}" is taken', "choose another, or replace that agent")
     same = old is not None and old[0] == kind
-    await documents.keep(client, kind.block_type, name, data, replace=same)
+    await documents.save(client, kind.block_type, name, data, replace=same)
     if old and not same:  # only now, so that a failure above leaves it
-        await documents.forget(client, old[0].block_type, name)
+        await documents.remove(client, old[0].block_type, name)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
@@ -114,9 +114,9 @@ async def remove(client: PrefectClient, name: str) -> None:
         for lost in kinds.KINDS.values():
             if slug in ("", lost.slug):
                 with suppress(NotFound):
-                    return await documents.forget(client, lost.block_type, short)
+                    return await documents.remove(client, lost.block_type, short)
         raise NotFound("agent", name) from None
-    await documents.forget(client, kind.block_type, str(document.name))
+    await documents.remove(client, kind.block_type, str(document.name))
 
 
 async def describe(client: PrefectClient, name: str) -> dict[str, Any]:
@@ -169,7 +169,7 @@ async def _restored(client: PrefectClient) -> bool:
     `LedgerKeyMissing` if the ledger has one that cannot be decrypted here.
     """
     async with Ledger(load().ledger_address) as ledger:
-        report = await mirror.agree(ledger, client, kinds.TYPES, only=DEFAULT)
+        report = await mirror.reconcile(ledger, client, kinds.TYPES, only=DEFAULT)
     if report.locked:
         raise LedgerKeyMissing(report.key_problem)
     return bool(report.restored or report.failed)
@@ -189,7 +189,7 @@ async def _find(
     slug, _, name = ref.rpartition("/")
     asked = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
     read = (
-        documents.named(client, kind.block_type, name, include_secrets=secrets) for kind in asked
+        documents.find(client, kind.block_type, name, include_secrets=secrets) for kind in asked
     )
     found = zip(asked, await asyncio.gather(*read), strict=True)
     fits = [(kind, document) for kind, document in found if document is not None]
@@ -201,7 +201,7 @@ async def _find(
 
 
 async def _documents(client: PrefectClient, kind: kinds.Kind) -> list[BlockDocument]:
-    found = await documents.listed(client, kind.block_type)
+    found = await documents.list_if_registered(client, kind.block_type)
     if found is None:
         raise _unregistered(kind)
     return found

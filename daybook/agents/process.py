@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from daybook.processes import pipes
-from daybook.processes.ending import to_its_end
+from daybook.processes.ending import wait_shielded
 from daybook.processes.group import Group
 
 OUTPUT_LIMIT = 4 * 1024 * 1024
@@ -60,18 +60,18 @@ async def run(
     over = asyncio.Event()
     # A task of its own is not reached by the caller's cancellation, wherever that strikes.
     task = asyncio.create_task(_keep(group, over, stdin, seconds))
-    return await to_its_end(task, cancelled=over.set)
+    return await wait_shielded(task, cancelled=over.set)
 
 
 async def _keep(group: Group, over: asyncio.Event, stdin: bytes | None, seconds: float) -> Ended:
     """``over``: the caller was cancelled."""
-    output, errors = pipes.Head(OUTPUT_LIMIT), pipes.Tail(ERRORS_LIMIT)
-    feed = pipes.Feed()
+    output, errors = pipes.HeadPipe(OUTPUT_LIMIT), pipes.TailPipe(ERRORS_LIMIT)
+    feed = pipes.InputPipe()
     try:
         await pipes.connect(group.child, output, errors, feed, stdin or b"")
         timed_out = not await _exited(group, over, seconds)
         await group.end()
-        await pipes.drained((output, errors), _DRAIN)
+        await pipes.wait_drained((output, errors), _DRAIN)
     finally:
         group.kill()
         await pipes.close((output, errors, feed))

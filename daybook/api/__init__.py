@@ -1,10 +1,19 @@
-"""The verbs: what a person or a program can ask of Daybook, one module a noun.
+"""Operations of Daybook, one module per noun, and the public API for programs.
 
-Purpose: the command line, and later MCP and HTTP, call these and nothing else. Contract: a verb is
-an async function that takes plain values and gives plain JSON-ready dictionaries (their shapes are
-in `views`), or raises an error of `daybook.errors`. A change needs Prefect reachable and is refused
-before anything is written when it is not; what only reads the ledger works without Prefect.
+::
 
-Pitfalls: each verb imports only what it needs, so that `list` starts without Prefect and `next`
-without a database. Nothing is imported here.
+    command line, MCP, web, programs ──► Operations (this package) ──► ledger, Prefect
+
+    agents … views                           operations, and `views` of their results
+    client, sync_client, context             `Client`, `SyncClient`, `context`
+    recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
+
+Contract: an operation is an async function that takes plain values and returns plain JSON-ready
+dictionaries (`views` and `task_views` describe their shapes), or raises an error of
+`daybook.errors`. An operation that changes something in Prefect raises `PrefectUnreachable`, before
+it writes anything, if Prefect is not reachable. Operations that only read the ledger work without
+Prefect. Programs import the names of the last two lines from `daybook`.
+
+Pitfall: each operation imports only what it needs, so that `list` starts without Prefect and `next`
+without a database. For the same reason this file imports nothing.
 """

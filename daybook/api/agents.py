@@ -1,4 +1,4 @@
-"""What can be asked of agents: add, list, show, test, remove."""
+"""Operations on agents: add, list, show, test, remove."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TEST_PROMPT = "Say in one sentence that you are ready."
 async def add(
     name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False
 ) -> dict[str, Any]:
-    """Keep an agent as a Prefect block; ``kind`` is `offline`, `command` or `model`.
+    """Store an agent as a Prefect block; ``kind`` is `offline`, `command` or `model`.
 
-    With ``replace`` it takes the place of one of that name, whose key is forgotten with it. A
-    command is kept with the path of its program. The agent as in `show`, without its jobs, and with
-    ``notes``, what a person should know of it.
+    With ``replace`` it replaces the agent of that name, and that agent's key is deleted. A command
+    is stored with the full path of its program. Return the agent as `show` does, without its jobs,
+    and with ``notes``, hints for a person.
     """
     from daybook.agents import documents
     from daybook.prefect import client as prefect
@@ -36,18 +36,20 @@ async def add(
 
     settings, notes = _check(kind, fields), []
     if isinstance(settings, CommandSettings):
-        command, warning = locations.resolved(settings.command, settings.work_dir)
+        command, warning = locations.resolve_command(settings.command, settings.work_dir)
         fields = {**fields, "command": command}
         notes = [warning] if warning else []
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await _check_tools(settings, client)
         await documents.add(client, name, kind, fields, replace=replace)
         return await documents.describe(client, name) | {"notes": notes}
 
 
 async def list_agents() -> list[dict[str, Any]]:
-    """All agents by name: `{"name", "kind", "type", "settings", "problem"}`, without secrets."""
+    """Return all agents by name: `{"name", "kind", "type", "settings", "problem"}`, without
+    secrets.
+    """
     from daybook.agents import documents
     from daybook.prefect import client as prefect
 
@@ -57,7 +59,7 @@ async def list_agents() -> list[dict[str, Any]]:
 
 
 async def show(name: str) -> dict[str, Any]:
-    """One agent, with the names of the jobs that use it as `jobs`."""
+    """Return one agent, with the names of the jobs that use it as `jobs`."""
     from daybook.agents import documents
     from daybook.prefect import client as prefect
 
@@ -69,8 +71,8 @@ async def show(name: str) -> dict[str, Any]:
 async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> dict[str, Any]:
     """Ask the agent once, outside of any job.
 
-    `{"agent", "output", "cut", "result", "model", "usage"}`; ``cut`` as `AgentReply` has it. Raises
-    the `AgentError` that a run would fail with.
+    Return `{"agent", "output", "cut", "result", "model", "usage"}`; `AgentReply` describes ``cut``.
+    Raise the `AgentError` with which a run would fail.
     """
     from daybook.agents import documents
     from daybook.prefect import client as prefect
@@ -89,7 +91,7 @@ async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> d
 
 
 async def remove(name: str) -> None:
-    """Forget an agent; refused while jobs name it."""
+    """Delete an agent. Raise `InvalidInput` if jobs use it."""
     from daybook.agents import documents
     from daybook.prefect import client as prefect
 
@@ -99,12 +101,12 @@ async def remove(name: str) -> None:
             "agent", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
         )
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await documents.remove(client, name)
 
 
 async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
-    """Refuse tools of servers that are not there."""
+    """Refuse tools of servers that do not exist."""
     from daybook.execution import agent_tools, mcp_config
     from daybook.tools.server_blocks import PrefectServers
 
@@ -117,7 +119,7 @@ async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
 
 
 def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
-    """Refuse a provider that nobody knows, before anything is stored."""
+    """Refuse an unknown provider before anything is stored."""
     from daybook.agents import kinds
 
     settings = kinds.checked(kinds.named(kind), fields)
@@ -134,13 +136,15 @@ def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
 
 async def _users(name: str) -> list[str]:
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
+        stored = await store.all_jobs(session)
     return [
-        each.row.name for each in stored if any(_may_be(agent, name) for agent in each.job.agents())
+        each.row.name
+        for each in stored
+        if any(_may_match(agent, name) for agent in each.job.agents())
     ]
 
 
-def _may_be(one: str, other: str) -> bool:
-    """Whether two references, each a name or ``<slug>/<name>``, can mean the same agent."""
-    (slug, _, name), (other_slug, _, other_name) = one.rpartition("/"), other.rpartition("/")
+def _may_match(first: str, second: str) -> bool:
+    """Return whether two references, each a name or ``<slug>/<name>``, can mean the same agent."""
+    (slug, _, name), (other_slug, _, other_name) = first.rpartition("/"), second.rpartition("/")
     return name == other_name and (slug == other_slug or not (slug and other_slug))

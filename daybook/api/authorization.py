@@ -1,8 +1,8 @@
-"""What the one for whom a verb works may see and change (requirement 41).
+"""Access checks for jobs and runs: what the current actor may see and change.
 
-The operator, and a program of his, sees every job. An agent sees its own, and the runs of those; of
-any other one it is told what it would be told of one that there is not. What it may not do is
-logged, as `limit_refused`.
+The operator, and the operator's programs, see every job. An agent sees its own jobs and their runs;
+for any other job or run it gets the same error as for one that does not exist. Each refusal of an
+agent is logged as `limit_refused`.
 """
 
 from __future__ import annotations
@@ -20,102 +20,105 @@ from daybook.jobs import limits, store
 from daybook.jobs.model import Job
 from daybook.jobs.store import StoredJob
 from daybook.runs import history
-from daybook.runs.history import Run
+from daybook.runs.history import RunAndJob
 
 log = logging.getLogger(__name__)
 
 TRIGGERS = {"cli": "manual", "api": "api", "mcp": "mcp", "run": "mcp"}
-"""The trigger of a run that is asked for, by what asks for it; an agent's tools are one way."""
+"""The trigger of a requested run, by `Actor.via`. All ways of an agent's tools count as `mcp`."""
 
 
-def owner() -> str | None:
-    """Whose jobs are seen; None where all are."""
-    actor = owners.current()
-    its = limits.of_owner(actor.owner)
-    return None if its is None or its.all_jobs else actor.owner
+def visible_owner() -> str | None:
+    """Return the owner whose jobs the actor may see; None if it may see all."""
+    actor = owners.current_actor()
+    owner_limits = limits.load_limits(actor.owner)
+    return None if owner_limits is None or owner_limits.all_jobs else actor.owner
 
 
-def trigger() -> str:
-    """That of a run which is asked for now."""
-    return TRIGGERS.get(owners.current().via, "api")
+def current_trigger() -> str:
+    """Return the trigger of a run that the actor requests now."""
+    return TRIGGERS.get(owners.current_actor().via, "api")
 
 
-async def job(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:
-    """As `jobs.find`."""
-    with _looked_for("job", ref):
-        return await store.find(session, ref, archived=archived, owner=owner())
+async def find_job(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:
+    """Find a job as `store.find` does, among those that the actor may see."""
+    with _log_not_found("job", ref):
+        return await store.find(session, ref, archived=archived, owner=visible_owner())
 
 
-async def every(session: AsyncSession) -> list[StoredJob]:
-    """As `jobs.every`."""
-    whose = owner()
-    return [each for each in await store.every(session) if whose in (None, each.row.owner)]
+async def list_jobs(session: AsyncSession) -> list[StoredJob]:
+    """Return all jobs that the actor may see."""
+    whose = visible_owner()
+    return [each for each in await store.all_jobs(session) if whose in (None, each.row.owner)]
 
 
-async def run(session: AsyncSession, ref: str) -> Run:
-    """As `history.find`."""
-    with _looked_for("run", ref):
-        return await history.find(session, ref, owner=owner())
+async def find_run(session: AsyncSession, ref: str) -> RunAndJob:
+    """Find a run as `history.find` does, among those that the actor may see."""
+    with _log_not_found("run", ref):
+        return await history.find(session, ref, owner=visible_owner())
 
 
-async def live_run(session: AsyncSession, ref: str) -> Run:
-    """As `history.find_live`."""
-    with _looked_for("run", ref):
-        return await history.find_live(session, ref, owner=owner())
+async def find_live_run(session: AsyncSession, ref: str) -> RunAndJob:
+    """Find a live run as `history.find_live` does, among those that the actor may see."""
+    with _log_not_found("run", ref):
+        return await history.find_live(session, ref, owner=visible_owner())
 
 
-async def logged_run(session: AsyncSession, ref: str) -> Run:
-    """As `history.find_logged`."""
-    with _looked_for("run", ref):
-        return await history.find_logged(session, ref, owner=owner())
+async def find_logged_run(session: AsyncSession, ref: str) -> RunAndJob:
+    """Find a run as `history.find_logged` does, among those that the actor may see."""
+    with _log_not_found("run", ref):
+        return await history.find_logged(session, ref, owner=visible_owner())
 
 
-async def recent(session: AsyncSession, job_id: str | None, limit: int) -> list[Run]:
-    """As `history.recent`."""
-    return list(await history.recent(session, job_id, limit, owner=owner()))
+async def recent_runs(session: AsyncSession, job_id: str | None, limit: int) -> list[RunAndJob]:
+    """Return runs as `history.recent` does, of the jobs that the actor may see."""
+    return list(await history.recent(session, job_id, limit, owner=visible_owner()))
 
 
-def check(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
-    """Raise `InvalidInput` for a job of ``whose`` that is beyond its owner's limits.
+def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
+    """Raise `InvalidInput` if the job exceeds the limits of its owner ``whose``.
 
-    Or beyond those of the agent that works on it, where it ``changes`` what the job does.
+    If the actor ``changes`` what the job does, the actor's own limits apply as well.
     """
-    actor = owners.current().owner
+    actor = owners.current_actor().owner
     for each in filter(owners.is_agent, dict.fromkeys((whose, actor) if changes else (whose,))):
-        with telling(each, job.name):
-            limits.check(job, each, limits.of_owner(each), now)
+        with log_refusals(each, job.name):
+            limits.check(job, each, limits.load_limits(each), now)
 
 
-async def check_count(session: AsyncSession, whose: str, name: str) -> None:
-    """Raise `InvalidInput` if ``whose`` has as many jobs as it may; in the writing transaction."""
-    its = limits.of_owner(whose)
-    if its is None:
+async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:
+    """Raise `InvalidInput` if ``whose`` already has its maximum number of jobs.
+
+    Call it in the transaction that adds the job: only there is the answer final.
+    """
+    owner_limits = limits.load_limits(whose)
+    if owner_limits is None:
         return
-    with telling(whose, name):
-        if await store.count_of(session, whose) >= its.jobs:
-            most = f"{its.jobs} are the most that {whose} may have"
-            raise InvalidInput("jobs", most, "remove one first")
+    with log_refusals(whose, name):
+        if await store.count_owned(session, whose) >= owner_limits.jobs:
+            problem = f"{owner_limits.jobs} are the most that {whose} may have"
+            raise InvalidInput("jobs", problem, "remove one first")
 
 
 @contextmanager
-def telling(whose: str, name: str) -> Iterator[None]:
-    """Log what is refused inside to a job of an agent."""
+def log_refusals(whose: str, name: str) -> Iterator[None]:
+    """Log each `InvalidInput` raised inside, if ``whose`` is an agent."""
     try:
         yield
     except InvalidInput as error:
         if owners.is_agent(whose):
-            about = {"action": "limit_refused", "owner": whose, "job": name, "field": error.field}
-            log.warning('%s, job "%s": %s', whose, name, one_line(error), extra=about)
+            extra = {"action": "limit_refused", "owner": whose, "job": name, "field": error.field}
+            log.warning('%s, job "%s": %s', whose, name, one_line(error), extra=extra)
         raise
 
 
 @contextmanager
-def _looked_for(noun: str, ref: str) -> Iterator[None]:
+def _log_not_found(noun: str, ref: str) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
-        actor = owners.current()
+        actor = owners.current_actor()
         if actor.is_agent:
-            about = {"action": "limit_refused", "owner": actor.owner, noun: one_line(ref)}
-            log.warning("%s: %s among its own", actor.owner, one_line(error), extra=about)
+            extra = {"action": "limit_refused", "owner": actor.owner, noun: one_line(ref)}
+            log.warning("%s: %s among its own", actor.owner, one_line(error), extra=extra)
         raise

@@ -1,4 +1,4 @@
-"""Due times of the past, run by hand (requirement 25)."""
+"""Backfill: requested runs for past due times of a job."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ from daybook.runs import backfill
 from daybook.schedules import bounds
 from daybook.schedules.schedule import zone
 
-MOST = 1_000
-LEGAL = "write 2026-11-01, 2026-11-01T09:00, or the same with an offset"
+MAX_DUE_TIMES = 1_000
+TIME_HINT = "write 2026-11-01, 2026-11-01T09:00, or the same with an offset"
 
 
 async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> dict[str, Any]:
-    """Ask for the job's due times from ``start`` to ``end``, both included, as far as they passed.
+    """Request runs for the past due times of a job from ``start`` to ``end``, both inclusive.
 
-    Left out is what has succeeded, is under way, or was asked for by a backfill before. The answer
-    is `{"job", "dry_run", "asked", "left_out", "due": [{"utc", "local", "status"}, …]}`, where
-    `status` is what was known of that due time before, or None. A worker carries them out, one
-    after the other, behind all that is scheduled. Needs no Prefect. Raises `InvalidInput`.
+    Leave out due times whose run succeeded, is in progress, or was requested by an earlier
+    backfill. Return `{"job", "dry_run", "asked", "left_out", "due": [{"utc", "local", "status"},
+    …]}`, where `status` is the earlier status of that due time, or None. A worker executes the runs
+    one after the other, after all scheduled runs. Works without Prefect. Raise `InvalidInput`.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            stored = await authorization.job(session, ref)
-            if owners.current().is_agent:
+            stored = await authorization.find_job(session, ref)
+            if owners.current_actor().is_agent:
                 raise InvalidInput(
                     "backfill", "is the operator's to ask for", "trigger it in its place"
                 )
             if not stored.job.enabled:
                 raise InvalidInput("job", "is off, so nothing is run", f"`daybook resume {ref}`")
             due = _due_times(stored, start, end, ledger.now())
-            before = await backfill.known(session, stored.id, due)
-        wanted = sum(backfill.is_wanted(before.get(each)) for each in due)
-        asked = wanted if dry_run else await backfill.ask(ledger, stored, due)
+            statuses = await backfill.known_statuses(session, stored.id, due)
+        eligible = sum(backfill.needs_run(statuses.get(each)) for each in due)
+        requested = eligible if dry_run else await backfill.request_runs(ledger, stored, due)
     tz = zone(stored.job.schedule.timezone)
-    told = [
+    rows = [
         {
-            "utc": views.utc(each),
+            "utc": views.utc_text(each),
             "local": each.astimezone(tz).isoformat(),
-            "status": before.get(each),
+            "status": statuses.get(each),
         }
         for each in due
     ]
-    counts = {"asked": asked, "left_out": len(due) - asked}
-    return {"job": stored.row.name, "dry_run": dry_run, **counts, "due": told}
+    counts = {"asked": requested, "left_out": len(due) - requested}
+    return {"job": stored.row.name, "dry_run": dry_run, **counts, "due": rows}
 
 
 def _due_times(stored: StoredJob, start: str, end: str, now: datetime) -> list[datetime]:
     schedule, policy = stored.job.schedule, stored.job.policy
-    first = bounds.moment("start", start, schedule.timezone, LEGAL)
-    last = bounds.moment("end", end, schedule.timezone, LEGAL, last=True)
+    first = bounds.read_moment("start", start, schedule.timezone, TIME_HINT)
+    last = bounds.read_moment("end", end, schedule.timezone, TIME_HINT, last=True)
     if first is None or last is None:
-        raise InvalidInput("start" if first is None else "end", "is empty", LEGAL)
+        raise InvalidInput("start" if first is None else "end", "is empty", TIME_HINT)
     if first > now:
         raise InvalidInput("start", f'"{start}" has not passed yet', "what is to come is scheduled")
     if last < first:
         raise InvalidInput("end", f'"{end}" is before from, "{start}"')
     due = upcoming.between(schedule, policy, first - timedelta(seconds=1), min(last, now))
-    found = list(islice(due, MOST + 1))
-    if len(found) > MOST:
+    due_times = list(islice(due, MAX_DUE_TIMES + 1))
+    if len(due_times) > MAX_DUE_TIMES:
         raise InvalidInput(
-            "start", f"more than {MOST:,} due times lie there", "take a shorter range"
+            "start", f"more than {MAX_DUE_TIMES:,} due times lie there", "take a shorter range"
         )
-    return found
+    return due_times

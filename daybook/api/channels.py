@@ -1,4 +1,4 @@
-"""What can be asked of channels: list, add, test, remove. A URL goes in, and never comes out."""
+"""Operations on channels: list, add, test, remove. No result contains a channel's URL."""
 
 from __future__ import annotations
 
@@ -19,42 +19,43 @@ _SUBJECT = "Daybook: a test"
 
 
 async def list_channels() -> list[dict[str, Any]]:
-    """All channels: ``{"name", "kind", "chat_id", "limit", "problem", "jobs"}``.
+    """Return all channels: ``{"name", "kind", "chat_id", "limit", "problem", "jobs"}``.
 
-    ``kind`` is `inbox`, `file`, `console` or the slug of a block's type; ``chat_id`` whether a job
-    has to name one; ``limit`` how many characters a message may have there; ``problem`` what is
-    wrong with the block, or None; ``jobs`` the names of those that send there.
+    ``kind`` is `inbox`, `file`, `console` or the slug of the block's type; ``chat_id`` says whether
+    a job has to name a chat; ``limit`` is the maximum number of characters of a message;
+    ``problem`` is what is wrong with the block, or None; ``jobs`` are the names of the jobs that
+    send there.
     """
     from daybook.prefect import client as prefect
 
-    used = await _users()
+    users = await _users()
     async with prefect.connected() as client:
-        found = []
+        listed = []
         for name, kind in (await registry.names(client)).items():
-            about: dict[str, Any] = {"chat_id": False, "limit": None, "problem": None}
+            details: dict[str, Any] = {"chat_id": False, "limit": None, "problem": None}
             try:
                 channel = await registry.find(client, name)
-                about |= {"chat_id": channel.needs_chat_id, "limit": channel.limit}
+                details |= {"chat_id": channel.needs_chat_id, "limit": channel.limit}
             except InvalidInput as error:
-                about["problem"] = error.problem
+                details["problem"] = error.problem
             except NotDelivered as error:
-                about["problem"] = str(error)
-            found.append({"name": name, "kind": kind} | about | {"jobs": used.get(name, [])})
-        return found
+                details["problem"] = str(error)
+            listed.append({"name": name, "kind": kind} | details | {"jobs": users.get(name, [])})
+        return listed
 
 
 async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
-    """Keep a channel as a Prefect block: ``{"name", "kind", "chat_id", "limit"}``.
+    """Store a channel as a Prefect block: ``{"name", "kind", "chat_id", "limit"}``.
 
-    Raises `InvalidInput` (nothing is stored), whose words do not hold the URL.
+    Raise `InvalidInput` (nothing is stored); its text does not contain the URL.
     """
     from daybook.prefect import client as prefect
 
-    apprise.checked(name, url)
-    if name in registry.LOCAL:
+    apprise.validate(name, url)
+    if name in registry.BUILTIN:
         raise InvalidInput("name", f'"{name}" is a channel that is always there', "choose another")
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         known = await registry.names(client)
         if known.get(name, apprise.SLUG) != apprise.SLUG:
             raise InvalidInput(
@@ -65,19 +66,20 @@ async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
 
 
 async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str, Any]:
-    """Send one message there, now: ``{"channel", "seconds", "problem"}``.
+    """Send one message to the channel now: ``{"channel", "seconds", "problem"}``.
 
-    ``problem`` is None when it arrived. Raises `UnknownName`, and `InvalidInput` for a bad chat id.
+    ``problem`` is None if the message arrived. Raise `UnknownName`, and `InvalidInput` for an
+    invalid chat id.
     """
     from daybook.prefect import client as prefect
 
-    began, problem = time.monotonic(), None
+    started, problem = time.monotonic(), None
     async with prefect.connected() as client:
         await registry.check(client, name, chat_id)
         async with open_ledger() as ledger:
             if name == outbox.INBOX:
                 async with ledger.write() as session:
-                    await outbox.tell(
+                    await outbox.enqueue_message(
                         session,
                         key=f"test:{new_id()}",
                         purpose=outbox.ALERT,
@@ -96,23 +98,25 @@ async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str,
             await (await registry.find(client, name)).send(message)
         except NotDelivered as error:
             problem = str(error)
-    return {"channel": name, "seconds": round(time.monotonic() - began, 3), "problem": problem}
+    return {"channel": name, "seconds": round(time.monotonic() - started, 3), "problem": problem}
 
 
 async def remove(name: str) -> None:
-    """Forget a channel of ours; refused while jobs, or the operator's alerts, go there."""
+    """Delete a channel that `add` stored. Raise `InvalidInput` if jobs or the operator's alerts use
+    it.
+    """
     from daybook.prefect import client as prefect
 
-    if name in registry.LOCAL:
+    if name in registry.BUILTIN:
         raise InvalidInput("channel", f'"{name}" is always there', "jobs may simply not use it")
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         known = await registry.names(client)
-        # One that Prefect does not have may be in the ledger, to be restored.
+        # A channel that Prefect has lost may still be in the ledger, from which it is restored.
         kind = known.get(name) or known.get(f"{apprise.SLUG}/{name}") or apprise.SLUG
         if kind != apprise.SLUG:
-            told = f'"{name}" is a block of Prefect\'s ({kind})'
-            raise InvalidInput("channel", told, "delete it in Prefect: Blocks")
+            problem = f'"{name}" is a block of Prefect\'s ({kind})'
+            raise InvalidInput("channel", problem, "delete it in Prefect: Blocks")
         users = (await _users()).get(name, [])
         if settings.load().alert_channel == name:
             users.append("DAYBOOK_ALERT_CHANNEL")
@@ -124,11 +128,11 @@ async def remove(name: str) -> None:
 
 
 async def _users() -> dict[str, list[str]]:
-    """The names of the jobs that send to a channel, by the name that they give it."""
+    """Return the names of the jobs that use each channel, by the name that they give it."""
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
-    found: dict[str, list[str]] = {}
+        stored = await store.all_jobs(session)
+    users: dict[str, list[str]] = {}
     for each in stored:
         if each.job.notify.channel:
-            found.setdefault(each.job.notify.channel, []).append(each.row.name)
-    return found
+            users.setdefault(each.job.notify.channel, []).append(each.row.name)
+    return users

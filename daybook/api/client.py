@@ -1,4 +1,4 @@
-"""`daybook.Client`: jobs and runs, for a program that has an event loop."""
+"""`daybook.Client`: jobs and runs, for programs with an event loop."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from daybook.ledger.states import Status
 
 Json = dict[str, Any]
-Jsons = list[dict[str, Any]]  # inside of the class `list` is a verb
+JsonList = list[dict[str, Any]]  # inside the class `list` is a method
 
 
 class Client:
-    """Adds jobs, changes them, runs them, and reads what became of them.
+    """Client for jobs and runs: add, change and run jobs, and read their results.
 
-    It works with the home of `DAYBOOK_HOME`, whose `daybook up` carries the jobs out; what only
-    reads (`list`, `get`, `runs`, `run_of`, `next`) needs no Prefect. One client serves a whole
+    It works with the home of `DAYBOOK_HOME`, whose `daybook up` executes the jobs. Methods that
+    only read (`list`, `get`, `runs`, `run_of`, `next`) need no Prefect. One client serves a whole
     program, holds nothing open, and may be shared by tasks::
 
         client = daybook.Client()
@@ -29,17 +29,17 @@ class Client:
         run = await client.run(job["id"], wait=True)
         print(run["status"], run["output"])
 
-    With ``agent`` it works for that agent, with ``user`` for that person, as in `daybook.context`.
+    With ``agent`` it acts for that agent, with ``user`` for that person, as `daybook.context` does.
 
-    A job is named by its id, the unique beginning of it, or its name. What comes back are plain
-    dictionaries, those of the command line's `--json`. Every verb raises
-    `daybook.errors.InvalidInput` (naming the field, what is wrong with it and what is legal;
-    nothing was stored), `NotFound` for a job or run that is not there, `PrefectUnreachable` and
-    `LedgerUnreachable`; all of them are `DaybookError`. `SyncClient` is the same without `await`.
+    A job is named by its id, a unique id prefix, or its name. Results are plain dictionaries, those
+    of the command line's `--json`. Every method raises `daybook.errors.InvalidInput` (it names the
+    field, the problem and the legal values; nothing was stored), `NotFound` for a job or run that
+    does not exist, `PrefectUnreachable` and `LedgerUnreachable`; all of them are `DaybookError`.
+    `SyncClient` is the same without `await`.
     """
 
     def __init__(self, *, agent: str = "", user: str = "") -> None:
-        context.actor(agent, user)  # refused here, not at the first verb
+        context.actor_for(agent, user)  # raises here, not in the first call
         self._agent, self._user = agent, user
 
     # --- jobs
@@ -59,14 +59,14 @@ class Client:
         chat_id: str | None = None,
         **more: Any,
     ) -> Json:
-        """Add a job that asks an agent; the job, with `next_due` and `notes` for a person.
+        """Add a job that asks an agent. Return the job, with `next_due` and `notes` for a person.
 
         ``schedule`` is one text: a cron expression (`0 9 * * 1-5`, or six fields, seconds first),
-        `every 30m`, `in 30m`, `at 2027-01-15T14:30`, or `on demand`. Instead of it `cron`, `every`,
-        `at` or `on_demand=True` can be given. ``timezone`` is an IANA name; without it the
-        setting's. ``name`` comes from the prompt where it is not given. ``agent`` is the agent to
-        ask (by default the one of the context's name, if there is one, else `default`), ``model``
-        in place of its own, ``session`` `reuse`, `new` or `chat`; the answer goes to
+        `every 30m`, `in 30m`, `at 2027-01-15T14:30`, or `on demand`. `cron`, `every`, `at` or
+        `on_demand=True` can replace it. ``timezone`` is an IANA name (default: the setting).
+        ``name`` defaults to the beginning of the prompt. ``agent`` is the agent to ask (default:
+        the agent named like the one of the context, if it exists, else `default`), ``model``
+        overrides the agent's own, ``session`` is `reuse`, `new` or `chat`. The answer is sent to
         ``channel``, there to ``chat_id``. ``more`` are the other fields of a job: `timeout`,
         `retries`, `overlap`, `catch_up`, `on_complete`, `on_fail`, `metadata`, `tags`, ….
         """
@@ -87,7 +87,7 @@ class Client:
         name: str | None = None,
         **more: Any,
     ) -> Json:
-        """Add a job that calls an address; 2xx is success. The job, as `add` gives it.
+        """Add a job that calls an address; 2xx is success. Return the job, as `add` does.
 
         A header's value may hold `{{secret:name}}`, never a secret itself.
         """
@@ -105,7 +105,7 @@ class Client:
         name: str | None = None,
         **more: Any,
     ) -> Json:
-        """Add a job that calls a tool with exactly these params. The job, as `add` gives it.
+        """Add a job that calls a tool with exactly these params. Return the job, as `add` does.
 
         ``tool`` is the name of a Python tool (`daybook.tool`), `server.tool` of a saved server, or
         the address of an MCP server with the tool after `#`.
@@ -126,99 +126,103 @@ class Client:
         timezone: str | None = None,
         **more: Any,
     ) -> Json:
-        """Keep the job ``key`` of a plugin: add it, or change what differs. The job.
+        """Add the job ``key`` of a plugin, or change the fields that differ. Return the job.
 
-        Its tool is the plugin's registered callable, by default of the name ``plugin_id``; it is
-        called with the arguments `plugin_id`, `key`, `runtime_name` and `payload`, which is any
-        JSON, unchanged. What it raises is the run's error. The job's owner is `plugin`, so it fires
-        also where the setting `user_jobs` is off. A job that was paused stays so.
+        The job calls the plugin's registered tool, by default the one named ``plugin_id``, with the
+        arguments `plugin_id`, `key`, `runtime_name` and `payload`, which is any JSON, unchanged. An
+        exception of the tool is the run's error. The job's owner is `plugin`, so it runs even if
+        the setting `user_jobs` is off. A paused job stays paused.
         """
-        given = plugin_jobs.fields(plugin_id, key, runtime_name, payload, tool)
+        given = plugin_jobs.action_fields(plugin_id, key, runtime_name, payload, tool)
         given |= {"schedule": schedule, "timezone": timezone, **more}
-        with self._working():
-            return await plugin_jobs.keep(given)
+        with self._as_actor():
+            return await plugin_jobs.save(given)
 
-    async def list(self, status: str = "") -> Jsons:
-        """All jobs by name; with ``status`` `enabled` or `disabled` those, or those whose last run
-        ended so: `failed`, `succeeded`, ….
+    async def list(self, status: str = "") -> JsonList:
+        """Return all jobs by name.
+
+        ``status`` `enabled` or `disabled` selects those jobs; an outcome (`failed`, `succeeded`, …)
+        selects the jobs whose last run had it.
         """
         from daybook.api import jobs
 
-        wanted = _wanted(status)
-        with self._working():
-            return [each for each in await jobs.list_jobs() if wanted is None or wanted(each)]
+        matches = _status_filter(status)
+        with self._as_actor():
+            return [each for each in await jobs.list_jobs() if matches is None or matches(each)]
 
     async def get(self, job: str) -> Json:
-        """One job, with its `last_run` (or None), `next_run` (or None), and who is `told`."""
+        """Return one job, with `last_run` and `next_run` (each may be None), and its recipients,
+        `told`.
+        """
         from daybook.api import jobs
 
-        with self._working():
+        with self._as_actor():
             return await jobs.show(job)
 
     async def update(self, /, job: str, **changes: Any) -> Json:
-        """Change only these fields, those of `add`, `add_webhook` or `add_tool`. The job."""
+        """Change only these fields, those of `add`, `add_webhook` or `add_tool`. Return the job."""
         from daybook.api import jobs
 
-        with self._working():
+        with self._as_actor():
             return await jobs.edit_job(job, changes)
 
     async def pause(self, job: str, note: str = "") -> Json:
-        """Switch the job off; ``note`` says why. Twice is as once. The job."""
+        """Switch the job off; ``note`` says why. Idempotent. Return the job."""
         from daybook.api import jobs
 
-        with self._working():
+        with self._as_actor():
             return await jobs.pause(job, note)
 
     async def resume(self, job: str) -> Json:
-        """Switch the job on. Twice is as once. The job."""
+        """Switch the job on. Idempotent. Return the job."""
         from daybook.api import jobs
 
-        with self._working():
+        with self._as_actor():
             return await jobs.resume(job)
 
     async def remove(self, job: str) -> Json:
-        """Remove the job; its runs can still be read. The job as it was."""
+        """Remove the job; its runs stay readable. Return the job as it was."""
         from daybook.api import jobs
 
-        with self._working():
+        with self._as_actor():
             return await jobs.remove(job)
 
     # --- runs
 
     async def run(self, job: str, *, wait: bool = False, request_id: str | None = None) -> Json:
-        """Run the job now, also a paused one; the run, with ``wait`` when it has ended.
+        """Run the job now, even if it is paused. Return the run; with ``wait``, after it has ended.
 
-        The same ``request_id`` again is the same run, whatever happened in between.
+        A repeated ``request_id`` returns the same run, whatever happened in between.
         """
         from daybook.api import runs
 
-        with self._working():
+        with self._as_actor():
             return await runs.run(job, wait=wait, request_id=request_id)
 
-    async def runs(self, job: str | None = None, limit: int = 20) -> Jsons:
-        """The runs of a job, or of all, newest first."""
+    async def runs(self, job: str | None = None, limit: int = 20) -> JsonList:
+        """Return the runs of a job, or of all jobs, newest first."""
         from daybook.api import runs
 
-        with self._working():
+        with self._as_actor():
             return await runs.history(job, limit)
 
     async def run_of(self, run: str) -> Json:
-        """One run, by its id or the unique beginning of it.
+        """Return one run, by its id or a unique id prefix.
 
-        Among it `status` (`waiting`, `claimed`, `running`, or how it ended), `reason`, `output`,
-        `result`, `error`, `attempts`, `usage`, `delivery`, and `deliveries`: the callbacks,
-        messages and listeners that were told of it, each with what became of it.
+        Its keys include `status` (`waiting`, `claimed`, `running`, or the outcome), `reason`,
+        `output`, `result`, `error`, `attempts`, `usage`, `delivery`, and `deliveries`: the
+        callbacks, messages and listener calls about the run, each with its delivery status.
         """
         from daybook.api import runs
 
-        with self._working():
+        with self._as_actor():
             return await runs.show(run)
 
     async def cancel(self, run: str) -> Json:
-        """End a run, by its id, or that of the job that is at work now. The run."""
+        """Cancel a run, by its id, or the live run of a job. Return the run."""
         from daybook.api import runs
 
-        with self._working():
+        with self._as_actor():
             return await runs.cancel(run)
 
     async def next(
@@ -228,20 +232,20 @@ class Client:
         schedule: str = "",
         timezone: str | None = None,
         count: int = 5,
-    ) -> Jsons:
-        """The next due times of a job, or of a bare schedule: `[{"utc": …, "local": …}, …]`."""
+    ) -> JsonList:
+        """Return the next due times of a job or a bare schedule: `[{"utc": …, "local": …}, …]`."""
         from daybook.api import due
 
         if bool(job) is bool(schedule):
             raise InvalidInput("job and schedule", "one of these is given", "a job, or a schedule")
-        with self._working():
+        with self._as_actor():
             if schedule:
-                found = due.of_text(schedule, timezone, count)
+                upcoming = due.of_text(schedule, timezone, count)
             else:
-                found = await due.of_job(job, count=count)
-        return list(found["due"])
+                upcoming = await due.of_job(job, count=count)
+        return list(upcoming["due"])
 
-    # --- within
+    # --- internals
 
     async def _add(
         self, schedule: str | None, timezone: str | None, name: str | None, given: Json
@@ -249,28 +253,28 @@ class Client:
         from daybook.api import jobs
 
         given = {"schedule": schedule, "timezone": timezone, "name": name, **given}
-        with self._working():
+        with self._as_actor():
             return await jobs.add(given)
 
     @contextmanager
-    def _working(self) -> Iterator[None]:
+    def _as_actor(self) -> Iterator[None]:
         from daybook.prefect import address
 
-        address.prefect()
-        with owners.acting_as(context.actor(self._agent, self._user)):
+        address.use_current_server()
+        with owners.acting_as(context.actor_for(self._agent, self._user)):
             yield
 
 
-def _wanted(status: str) -> Any:
-    """Which jobs have that status; None: all."""
+def _status_filter(status: str) -> Any:
+    """Return a predicate for jobs with that status; None for all jobs."""
     if not status:
         return None
     if status in ("enabled", "disabled"):
         return lambda job: job["enabled"] is (status == "enabled")
     from daybook.ledger.states import TERMINAL
 
-    ended: set[Status] = set(TERMINAL)
-    if status not in ended:
-        legal = ", ".join(["enabled", "disabled", *sorted(ended)])
+    terminal: set[Status] = set(TERMINAL)
+    if status not in terminal:
+        legal = ", ".join(["enabled", "disabled", *sorted(terminal)])
         raise InvalidInput("status", f'"{status}" is none', f"legal: {legal}")
     return lambda job: job["last_status"] == status

@@ -1,4 +1,4 @@
-"""What was changed on both sides: showing it, and deciding it (requirement 52)."""
+"""Conflicts: list and decide fields that were changed in both the ledger and Prefect."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ Side = Literal["ledger", "prefect"]
 SIDES: tuple[Side, ...] = ("ledger", "prefect")
 
 
-async def conflicts() -> list[dict[str, Any]]:
-    """`{"job", "id", "at", "fields": {name: {"ledger", "prefect"}}}` for each job with one.
+async def list_conflicts() -> list[dict[str, Any]]:
+    """Return `{"job", "id", "at", "fields": {name: {"ledger", "prefect"}}}` for each job in
+    conflict.
 
-    ``ledger`` is the job as it is now, in the form in which Prefect holds it; ``prefect`` what lost
-    there at that time. Needs no Prefect.
+    ``ledger`` is the job's current value, in the form in which Prefect holds it; ``prefect`` is the
+    value that lost there at that time. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        found = [await store.get(session, each) for each in await records.in_conflict(session)]
-        return [_shown(ledger, each) for each in found if each is not None]
+        found = [await store.get(session, each) for each in await records.jobs_in_conflict(session)]
+        return [_view(ledger, each) for each in found if each is not None]
 
 
-def _shown(ledger: Ledger, stored: StoredJob) -> dict[str, Any]:
+def _view(ledger: Ledger, stored: StoredJob) -> dict[str, Any]:
     from daybook.prefect import projection
 
-    held = stored.row.conflict or {"at": None, "fields": {}}
-    ours = projection.of_job(stored, ledger.id).as_dict()
+    conflict = stored.row.conflict or {"at": None, "fields": {}}
+    ledger_fields = projection.of_job(stored, ledger.id).as_dict()
     return {
         "job": stored.row.name,
         "id": stored.id,
-        "at": held["at"],
+        "at": conflict["at"],
         "fields": {
-            name: {"ledger": ours[name], "prefect": theirs}
-            for name, theirs in held["fields"].items()
+            name: {"ledger": ledger_fields[name], "prefect": prefect_value}
+            for name, prefect_value in conflict["fields"].items()
         },
     }
 
 
-def side(given: str) -> Side:
-    """The side that is preferred. Raises `InvalidInput`."""
+def parse_side(given: str) -> Side:
+    """Return ``given`` as a `Side`. Raise `InvalidInput`."""
     for each in SIDES:
         if given == each:
             return each
@@ -54,31 +55,31 @@ def side(given: str) -> Side:
 async def decide(
     ledger: Ledger, prefer: Side, ref: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Decide the conflict of ``ref``, or all; the ledger has the result afterwards.
+    """Decide the conflict of ``ref``, or all conflicts; the ledger has the result afterwards.
 
-    Returns the names of the jobs whose conflict is decided, by their ids; and, by name, why others
-    are not: what Prefect held cannot be a job's. Of one that is named this is `InvalidInput`; so is
-    one without a conflict.
+    Return the names of the jobs whose conflict is decided, by id; and, by name, the reasons for the
+    others: the value in Prefect is not valid for a job. If ``ref`` is given, raise `InvalidInput`
+    for such a value, and for a job without a conflict.
     """
     from daybook.prefect import import_edits
 
     async with ledger.read() as session:
-        ids = await records.in_conflict(session)
+        ids = await records.jobs_in_conflict(session)
         named = await store.find(session, ref) if ref else None
-        names = {each.id: each.row.name for each in await store.every(session, ids)}
+        names = {each.id: each.row.name for each in await store.all_jobs(session, ids)}
     if named is not None:
         if named.id not in ids:
-            none = f"{named.row.name} has no conflict"
-            raise InvalidInput("JOB", none, "`daybook conflicts` lists them")
+            problem = f"{named.row.name} has no conflict"
+            raise InvalidInput("JOB", problem, "`daybook conflicts` lists them")
         ids = [named.id]
     decided, refused = dict[str, str](), dict[str, str]()
     for job_id in ids:
         try:
             if prefer == "prefect":
-                await import_edits.take_losing(ledger, job_id)
+                await import_edits.accept_prefect_values(ledger, job_id)
             else:
                 async with ledger.write() as session:
-                    await records.without_conflict(session, job_id)
+                    await records.clear_conflict(session, job_id)
             decided[job_id] = names[job_id]
         except InvalidInput as error:
             if named is not None:

@@ -1,4 +1,4 @@
-"""For whom a program works: `daybook.context`."""
+"""`daybook.context`: the agent and the person for whom a program acts."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ from daybook import owners
 from daybook.owners import Actor
 
 
-def actor(agent: str = "", user: str = "") -> Actor:
-    """For whom it is done, where these are given or not; what a program does comes by the API.
+def actor_for(agent: str = "", user: str = "") -> Actor:
+    """Return the current actor, with ``agent`` and ``user`` replaced if given.
 
-    Raises `InvalidInput` for a name that is not legal.
+    Its `via` is `api` instead of `cli`, because a program acts. Raise `InvalidInput` for an invalid
+    name.
     """
-    found = owners.current()
+    current = owners.current_actor()
     if agent:
-        found = replace(found, owner=owners.check(f"{owners.BY_AGENT}{agent}", "agent"))
+        current = replace(
+            current, owner=owners.validate_owner(f"{owners.AGENT_PREFIX}{agent}", "agent")
+        )
     if user:
-        found = replace(found, user_id=owners.person(user))
-    return replace(found, via="api") if found.via == "cli" else found
+        current = replace(current, user_id=owners.validate_user_id(user))
+    return replace(current, via="api") if current.via == "cli" else current
 
 
 @contextmanager
 def context(agent: str = "", user: str = "") -> Iterator[Actor]:
-    """Work for an agent, a person, or both, in all that is done with Daybook inside.
+    """Act for an agent, a person, or both, in all Daybook calls inside the block.
 
-    ``agent`` is the agent's id: jobs that are made inside are its own (`agent:<id>`), stand under
-    the operator's limits, and no others can be seen or changed. ``user`` is the id of the person
-    for whom it works, as your program has it; it is kept with each job. What is left out stays as
-    it is around::
+    ``agent`` is the agent's id: jobs added inside belong to it (`agent:<id>`) and are subject to
+    the operator's limits; no other jobs can be seen or changed. ``user`` is the id of the person
+    for whom the program acts, as the program names that person; it is stored with each job. An
+    omitted argument keeps its value from the enclosing context::
 
         with daybook.context(agent="researcher", user="u-17"):
             await daybook.Client().add("Read the news", schedule="0 8 * * *")
 
-    It holds for this task, those that it makes, and threads that are begun with its context.
-    Raises `InvalidInput` for a name that is not legal.
+    It applies to this task, to tasks created inside, and to threads started with this context.
+    Raise `InvalidInput` for an invalid name.
     """
-    with owners.acting_as(actor(agent, user)) as found:
-        yield found
+    with owners.acting_as(actor_for(agent, user)) as active:
+        yield active

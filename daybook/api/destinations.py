@@ -1,6 +1,6 @@
-"""What can be asked of the destinations of callbacks: add, list, rotate, test, remove.
+"""Operations on destinations of callbacks: add, list, rotate, test, remove.
 
-A secret is given once, by `add` and `rotate`, because its receiver checks signatures by it.
+Only `add` and `rotate` return a secret, once: the receiver needs it to verify signatures.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from daybook import home as homes
 from daybook import settings
 from daybook.api import views
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import backoff, destinations
 from daybook.delivery import home_secret as secrets
-from daybook.delivery.outbox import CALLBACK, lane_of_url
+from daybook.delivery.outbox import CALLBACK, queue_of_url
 from daybook.errors import InvalidInput, NotFound
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import Destination as Goes
+from daybook.http.secrets import SecretDestination as Goes
 from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Delivery
@@ -28,13 +28,13 @@ from daybook.resources import documents
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-TEST = {
+TEST_EVENT = {
     "version": 1,
     "event": "test",
     "corrects": None,
     "message": "This is a test of Daybook's callbacks; no run ended.",
 }
-"""The body of a test: what a callback's begins with."""
+"""The body of a test event: the first fields of a callback's body."""
 
 
 async def add(
@@ -42,29 +42,30 @@ async def add(
     *,
     name: str | None = None,
     token: str | None = None,
-    timeout: float = destinations.TIMEOUT,
-    tries: int = backoff.TRIES,
+    timeout: float = destinations.DEFAULT_TIMEOUT_SECONDS,
+    tries: int = backoff.DEFAULT_ATTEMPTS,
     secret: str | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Keep a destination; without a ``secret`` one is made, and ``name`` is made of the address.
+    """Store a destination. Without ``secret`` one is made; without ``name`` it is made from the
+    address.
 
-    With ``replace`` it takes the place of the one of that name, whose secret stays where none is
-    given. `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is there when
-    it was made, notes are what a person should know. Raises `InvalidInput`; nothing is changed
+    With ``replace`` it replaces the destination of that name and keeps its secret if none is given.
+    Return `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is None
+    unless it was made now, `notes` are hints for a person. Raise `InvalidInput`; nothing is changed
     then.
     """
     from daybook.prefect import client as prefect
 
     name = name or _name(url)
     async with prefect.connected() as client:
-        await prefect.answers(client)
-        kept = secret or (await _secret_of(client, name) if replace else None)
+        await prefect.check_connection(client)
+        known_secret = secret or (await _secret_of(client, name) if replace else None)
         made = await destinations.add(
             client,
             name,
             url,
-            secret=kept,
+            secret=known_secret,
             token=token or "",
             timeout=timeout,
             tries=tries,
@@ -77,105 +78,109 @@ async def add(
         "token": made.token,
         "timeout": made.timeout,
         "tries": made.tries,
-        "secret": None if kept else made.secret,
+        "secret": None if known_secret else made.secret,
         "notes": notes,
     }
 
 
 async def _secret_of(client: PrefectClient, name: str) -> str | None:
-    """The secret of the one of that name, which may have no second one that is valid."""
-    kept = await documents.named(client, destinations.TYPE, name, include_secrets=True)
-    if kept is None:
+    """Return the destination's secret; raise `InvalidInput` while its previous secret is still
+    valid.
+    """
+    document = await documents.find(client, destinations.TYPE, name, include_secrets=True)
+    if document is None:
         return None
     try:
-        found = destinations.build(name, dict(kept.data))
-    except InvalidInput:  # this mends it
-        secret = str(kept.data.get("secret"))
+        destination = destinations.build(name, dict(document.data))
+    except InvalidInput:  # the replacement fixes it
+        secret = str(document.data.get("secret"))
         return secret if settings.signing_key(secret) else None
-    secrets.refuse_third(found.secrets(SYSTEM.now()), secrets.OVERLAP)
-    return found.secret
+    secrets.check_rotation(destination.secrets(SYSTEM_CLOCK.now()), secrets.ROTATION_GRACE)
+    return destination.secret
 
 
 async def list_destinations() -> list[dict[str, Any]]:
-    """All destinations by name, without a secret.
+    """Return all destinations by name, without secrets.
 
     ``[{"name", "url", "token", "timeout", "tries", "rotating_until", "problem", "jobs"}]``:
-    `timeout` in seconds, `rotating_until` is how long the secret before signs as well, `jobs` are
-    the names of those that call it.
+    `timeout` is in seconds, `rotating_until` is the time until which the previous secret signs as
+    well, `jobs` are the names of the jobs that call it.
     """
     from daybook.prefect import client as prefect
 
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
+        stored = await store.all_jobs(session)
     async with prefect.connected() as client:
-        await prefect.answers(client)
-        known = await destinations.known(client)
-        found = await destinations.every(client, SYSTEM.now())
+        await prefect.check_connection(client)
+        known = await destinations.load_index(client)
+        listed = await destinations.list_destinations(client, SYSTEM_CLOCK.now())
     users: dict[str, list[str]] = {}
     for each in stored:
-        for name in {_name_of(known, url) for url in views.callbacks(each.job.notify)}:
+        for name in {_name_of(known, url) for url in views.callback_urls(each.job.notify)}:
             users.setdefault(name, []).append(each.row.name)
     return [
         each
         | {
-            "rotating_until": views.utc(each["rotating_until"]),
+            "rotating_until": views.utc_text(each["rotating_until"]),
             "jobs": users.get(each["name"], []),
         }
-        for each in found
+        for each in listed
     ]
 
 
-def home_secret() -> str:
-    """Where the secret stands that signs for the addresses without one of their own."""
+def home_secret_location() -> str:
+    """Return the place of the home's secret, which signs for addresses without a secret of their
+    own.
+    """
     if settings.load().webhook_secret.get_secret_value():
         return "DAYBOOK_WEBHOOK_SECRET"
-    return str(homes.here().webhook_secret)
+    return str(homes.current_home().webhook_secret)
 
 
 async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
-    """Give a destination, or the home where ``name`` is None, a new secret.
+    """Give a destination, or the home if ``name`` is None, a new secret.
 
-    `{"name", "secret", "rotating_until"}`: until then the old one signs as well, unless it ends
-    ``at_once``. Raises `NotFound`, and `InvalidInput` while an earlier rotation lasts.
+    Return `{"name", "secret", "rotating_until"}`: until then the old secret signs as well; with
+    ``at_once`` it ends now. Raise `NotFound`, and `InvalidInput` during an earlier rotation.
     """
     from daybook.prefect import client as prefect
 
-    now, keep = SYSTEM.now(), timedelta() if at_once else secrets.OVERLAP
+    now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else secrets.ROTATION_GRACE
     if name is None:
-        secret = secrets.rotate_default(homes.here(), now, keep=keep)
+        secret = secrets.rotate_default(homes.current_home(), now, keep=keep)
     else:
         async with prefect.connected() as client:
-            await prefect.answers(client)
+            await prefect.check_connection(client)
             secret = (await destinations.rotate(client, name, now, keep=keep)).secret
-    until = None if at_once else views.utc(now + keep)
+    until = None if at_once else views.utc_text(now + keep)
     return {"name": name, "secret": secret, "rotating_until": until}
 
 
 async def test(ref: str) -> dict[str, Any]:
-    """Send a signed event `test`, once: to a destination's own address, or to any.
+    """Send one signed `test` event, to a destination's address or to any address.
 
-    `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`: `id` is its `webhook-id`.
-    Raises `NotFound` for the name, `InvalidInput` for the address.
+    Return `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`; `id` is the
+    `webhook-id`. Raise `NotFound` for the name, `InvalidInput` for the address.
     """
-    from daybook.delivery.callbacks import Post
+    from daybook.delivery.callbacks import CallbackSender
     from daybook.prefect import client as prefect
 
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         url = ref if "://" in ref else await _url_of(client, ref)
         Guard.here(Rule.OPERATOR).check(url)
-        now = SYSTEM.now()
+        now = SYSTEM_CLOCK.now()
         row = OutboxRow(
             key="test",
             purpose=CALLBACK,
             event="test",
-            lane=lane_of_url(url),
+            lane=queue_of_url(url),
             address=url,
-            body=json.dumps(TEST),
+            body=json.dumps(TEST_EVENT),
             next_at=now,
             created_at=now,
         )
-        async with Post(client, SYSTEM.now) as post:
+        async with CallbackSender(client, SYSTEM_CLOCK.now) as post:
             tried = await post.send(row)
     return {
         "id": row.id,
@@ -189,59 +194,59 @@ async def test(ref: str) -> dict[str, Any]:
 
 
 async def remove(name: str) -> list[str]:
-    """Forget a destination; raises `NotFound`. Returns the jobs whose callbacks went by it."""
+    """Delete a destination; return the names of the jobs that used it. Raise `NotFound`."""
     from daybook.prefect import client as prefect
 
     users: list[str] = next(
         (each["jobs"] for each in await list_destinations() if each["name"] == name), []
     )
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await destinations.remove(client, name)
     return users
 
 
 async def _url_of(client: PrefectClient, name: str) -> str:
-    for each in await destinations.every(client, SYSTEM.now()):
+    for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
         if each["name"] == name:
             return str(each["url"])
     raise NotFound("destination", name)
 
 
-def _name_of(known: destinations.Known, url: str) -> str:
-    """The name of the address's destination; empty where there is none that can be used."""
+def _name_of(known: destinations.DestinationIndex, url: str) -> str:
+    """Return the name of the address's destination; empty if there is no usable one."""
     try:
-        found = known.of(url)
-    except InvalidInput:  # its problem is shown
+        destination = known.of(url)
+    except InvalidInput:  # `problem` reports it
         return ""
-    return found.name if found else ""
+    return destination.name if destination else ""
 
 
 def _name(url: str) -> str:
-    """Made of the address: `ops-example-org-hook`."""
+    """Make a name from the address, such as `ops-example-org-hook`."""
     from slugify import slugify
 
     return slugify(url.partition("://")[2].partition("?")[0], max_length=64) or "destination"
 
 
 async def _token_notes(client: PrefectClient, made: destinations.Destination) -> list[str]:
-    """What to do about a token that is not there, or not for that host."""
+    """Return hints for a token that does not exist or is not bound to the destination's host."""
     from daybook.resources import secrets as secret_blocks
 
     if not made.token:
         return []
-    goes = Goes.of_url(Guard(Rule.OPERATOR).check(made.url))
-    for each in await secret_blocks.every(client):
+    target = Goes.of_url(Guard(Rule.OPERATOR).check(made.url))
+    for each in await secret_blocks.list_secrets(client):
         if each["name"] == made.token:
-            if each["problem"] or goes.known_as.isdisjoint(each["hosts"]):
-                # All of its hosts: --replace forgets those that are not given again.
-                keep = _keep(made.token, [*each["hosts"], goes.shown], " --replace")
-                return [f"the secret {made.token} does not go to {goes.shown}; {keep} binds it"]
+            if each["problem"] or target.known_as.isdisjoint(each["hosts"]):
+                # All of its hosts: --replace removes those that are not given again.
+                fix = _add_secret_command(made.token, [*each["hosts"], target.shown], " --replace")
+                return [f"the secret {made.token} does not go to {target.shown}; {fix} binds it"]
             return []
-    keep = _keep(made.token, [goes.shown])
-    return [f"the secret {made.token} does not exist yet, so callbacks there fail; {keep} keeps it"]
+    fix = _add_secret_command(made.token, [target.shown])
+    return [f"the secret {made.token} does not exist yet, so callbacks there fail; {fix} keeps it"]
 
 
-def _keep(secret: str, hosts: list[str], more: str = "") -> str:
+def _add_secret_command(secret: str, hosts: list[str], more: str = "") -> str:
     bound = "".join(f" --host {each}" for each in hosts)
     return f"`daybook secrets add {secret}{bound}{more}`"

@@ -1,4 +1,4 @@
-"""The next due times, of a job or of a bare schedule (which needs no server and no ledger)."""
+"""The next due times of a job, or of a bare schedule (which needs no server and no ledger)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any
 
 from daybook.api import views
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
-from daybook.schedules.descriptions import in_words
+from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import Schedule, make, parse, zone
 
-MOST = 1_000
+MAX_COUNT = 1_000
 
 
 def of_schedule(
@@ -21,38 +21,43 @@ def of_schedule(
     at: str | None = None,
     timezone: str | None = None,
     after: str | None = None,
-    count: int = views.NEXT,
+    count: int = views.DUE_TIMES_SHOWN,
 ) -> dict[str, Any]:
-    """`{"schedule", "words", "due": [{"utc", "local"}, …]}` of a bare schedule.
+    """Return the next due times of a bare schedule: `{"schedule", "words", "due": [{"utc",
+    "local"}, …]}`.
 
-    An `every` counts from ``after``, else from now (requirement 4).
+    An interval (`every`) counts from ``after``, else from now.
     """
     name = timezone or _default_zone()
     start = _after(after, name)
-    now = start if every is not None else SYSTEM.now()
+    now = start if every is not None else SYSTEM_CLOCK.now()
     if at is not None and after is not None:
         now = min(start, now)
     schedule = make(cron=cron, every=every, at=at, timezone=name, now=now)
-    return _said(schedule, views.due(schedule, start, _legal(count)))
+    return _view(schedule, views.due(schedule, start, _valid_count(count)))
 
 
-def of_text(text: str, timezone: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
-    """The same of a schedule written as one text (`schedule.parse`), from now on."""
-    now = SYSTEM.now()
+def of_text(
+    text: str, timezone: str | None = None, count: int = views.DUE_TIMES_SHOWN
+) -> dict[str, Any]:
+    """Return the same, from now on, for a schedule written as one text (`schedule.parse`)."""
+    now = SYSTEM_CLOCK.now()
     schedule = parse(text, timezone=timezone or _default_zone(), now=now)
-    return _said(schedule, views.due(schedule, now, _legal(count)))
+    return _view(schedule, views.due(schedule, now, _valid_count(count)))
 
 
-async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
-    """The same of a stored job; a disabled one shows what it would be due."""
+async def of_job(
+    ref: str, *, after: str | None = None, count: int = views.DUE_TIMES_SHOWN
+) -> dict[str, Any]:
+    """Return the same for a stored job; for a disabled one, as if it were enabled."""
     from daybook.api import authorization
     from daybook.ledger.engine import open_ledger
 
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await authorization.job(session, ref)
+        stored = await authorization.find_job(session, ref)
     schedule = stored.job.schedule
     start = _after(after, schedule.timezone)
-    return _said(schedule, views.coming(stored, start, _legal(count)))
+    return _view(schedule, views.due_of_job(stored, start, _valid_count(count)))
 
 
 def _default_zone() -> str:
@@ -63,7 +68,7 @@ def _default_zone() -> str:
 
 def _after(text: str | None, timezone: str) -> datetime:
     if text is None:
-        return SYSTEM.now()
+        return SYSTEM_CLOCK.now()
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
@@ -72,11 +77,11 @@ def _after(text: str | None, timezone: str) -> datetime:
     return instant if instant.tzinfo else instant.replace(tzinfo=zone(timezone))
 
 
-def _legal(count: int) -> int:
-    if not 1 <= count <= MOST:
-        raise InvalidInput("count", f"{count} is not legal", f"legal: 1 to {MOST}")
+def _valid_count(count: int) -> int:
+    if not 1 <= count <= MAX_COUNT:
+        raise InvalidInput("count", f"{count} is not legal", f"legal: 1 to {MAX_COUNT}")
     return count
 
 
-def _said(schedule: Schedule, due: list[dict[str, str]]) -> dict[str, Any]:
-    return {"schedule": views.schedule(schedule), "words": in_words(schedule), "due": due}
+def _view(schedule: Schedule, due: list[dict[str, str]]) -> dict[str, Any]:
+    return {"schedule": views.schedule(schedule), "words": describe(schedule), "due": due}

@@ -1,4 +1,4 @@
-"""What can be asked of the inbox: what was told to it, and that it was read. Needs no Prefect."""
+"""Operations on the inbox: list and show messages, mark them as read. Works without Prefect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from daybook.api import views
 from daybook.api.callbacks import job_of
 from daybook.delivery import history
-from daybook.delivery.alerts import ALARMING
+from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.delivery.outbox import INBOX
 from daybook.errors import NotFound
 from daybook.jobs import store
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 
-async def messages(
+async def list_messages(
     job: str | None = None, *, unread_only: bool = True, limit: int = 20
 ) -> list[dict[str, Any]]:
-    """What is in the inbox, newest first, as in `show`; of one job, also a removed one, or of all.
+    """Return inbox messages as `show` does, newest first.
 
-    Raises `NotFound` for the job.
+    ``job`` selects those of one job, which may be a removed one. Raise `NotFound` for the job.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        of_job = (await store.find(session, job, archived=True)).id if job else None
-        found = await history.inbox(session, unread_only=unread_only, job_id=of_job, limit=limit)
-        return [_view(each, await job_of(session, each)) for each in found]
+        job_id = (await store.find(session, job, archived=True)).id if job else None
+        rows = await history.inbox(session, unread_only=unread_only, job_id=job_id, limit=limit)
+        return [_view(each, await job_of(session, each)) for each in rows]
 
 
 async def show(ref: str) -> dict[str, Any]:
-    """One message, whole; ``ref`` is its id or the unique beginning of it.
+    """Return one message in full; ``ref`` is its id or a unique id prefix.
 
     `{"id", "event", "alert", "job", "job_removed", "run_id", "subject", "text", "created_at",
-    "read_at"}`. Raises `NotFound`, `Ambiguous`. It stays unread.
+    "read_at"}`. Raise `NotFound`, `Ambiguous`. The message stays unread.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         row = await _find(session, ref)
@@ -44,14 +44,14 @@ async def show(ref: str) -> dict[str, Any]:
 
 
 async def mark_read(refs: Sequence[str] = ()) -> int:
-    """Mark messages as read, by id or its unique beginning; all of them without one.
+    """Mark messages as read, by id or unique id prefix; without ``refs`` all of them.
 
-    Returns how many were unread. Raises `NotFound`, `Ambiguous`, and marks none then.
+    Return how many were unread. Raise `NotFound`, `Ambiguous`; none is marked then.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            found = [await _find(session, ref) for ref in refs]
-        return await history.mark_read(ledger, [each.id for each in found] if refs else None)
+            rows = [await _find(session, ref) for ref in refs]
+        return await history.mark_read(ledger, [each.id for each in rows] if refs else None)
 
 
 async def _find(session: AsyncSession, ref: str) -> OutboxRow:
@@ -65,12 +65,12 @@ def _view(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
     return {
         "id": row.id,
         "event": row.event,
-        "alert": row.event in ALARMING,
+        "alert": row.event in ALERT_EVENTS,
         "job": job.name if job else None,
         "job_removed": bool(job and job.archived_at),
         "run_id": row.run_id,
         "subject": row.subject,
         "text": row.body,
-        "created_at": views.utc(row.created_at),
-        "read_at": views.utc(row.read_at),
+        "created_at": views.utc_text(row.created_at),
+        "read_at": views.utc_text(row.read_at),
     }

@@ -1,7 +1,7 @@
-"""What can be asked of jobs: add, list, show, edit, pause, resume, remove.
+"""Operations on jobs: add, list, show, edit, pause, resume, remove.
 
-For whom says `owners.current()`: it owns what it adds, and finds what `daybook.api.authorization` lets
-it see.
+They act for `owners.current_actor()`: it owns the jobs that it adds, and finds the jobs that
+`daybook.api.authorization` lets it see.
 """
 
 from __future__ import annotations
@@ -26,48 +26,54 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 Change = Callable[[StoredJob, Collection[str], datetime], Job]
-"""From the stored job, the other jobs' names and now to what the job is to be."""
+"""Takes the stored job, the other jobs' names and the current time; returns the changed job."""
 
-_GATES = ("gate_agent", "check", "policy")
-_ASKED = frozenset({"agent", "model", "url", "headers", "tool", "params", *_GATES})
-"""Fields about which somebody else is asked before they are stored."""
+_PRECONDITION_FIELDS = ("gate_agent", "check", "policy")
+_ACTION_FIELDS = frozenset(
+    {"agent", "model", "url", "headers", "tool", "params", *_PRECONDITION_FIELDS}
+)
+"""Fields that `preflight.check_action` checks before they are stored."""
 
-_TOLD = frozenset({"notify", "channel", "chat_id", "on_complete", "on_fail"})
-"""The same of who is told."""
+_NOTIFY_FIELDS = frozenset({"notify", "channel", "chat_id", "on_complete", "on_fail"})
+"""Fields that `preflight.check_notify` checks before they are stored."""
 
 
 async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Store a job and deploy it; ``fields`` are those of `daybook.jobs.model.new_job`.
 
-    A job of an agent that names no agent asks the one of its owner's name, if there is one, else
-    the default one. Returns it with ``notes``, what a person should know of it. Raises
-    `InvalidInput` (nothing is stored) and `PrefectUnreachable` (nothing is stored).
+    If an agent adds a job without naming an agent, the job asks the agent named like its owner, if
+    that exists, else the default one. Return the job with ``notes``, hints for a person. Raise
+    `InvalidInput` or `PrefectUnreachable`; nothing is stored then.
     """
     from daybook.prefect import client as prefect
 
-    actor, zone = owners.current(), settings.load().timezone
+    actor, zone = owners.current_actor(), settings.load().timezone
     async with open_ledger() as ledger:
-        # Refused for its fields before Prefect is asked anything.
+        # Invalid fields raise before the first request to Prefect.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
-        if own := _agent_of_owner(draft, fields, actor):
-            draft = new_job(now=ledger.now(), default_timezone=zone, **{**fields, "agent": own})
-        authorization.check(draft, actor.owner, ledger.now())
+        if own_agent := _agent_of_owner(draft, fields, actor):
+            draft = new_job(
+                now=ledger.now(), default_timezone=zone, **{**fields, "agent": own_agent}
+            )
+        authorization.check_limits(draft, actor.owner, ledger.now())
         async with ledger.read() as session:
-            await authorization.check_count(session, actor.owner, draft.name)
+            await authorization.check_job_count(session, actor.owner, draft.name)
         async with prefect.connected() as client:
-            if own and await preflight.has_agent(client, own):
-                fields = {**fields, "agent": own}
-            elif own:
+            if own_agent and await preflight.has_agent(client, own_agent):
+                fields = {**fields, "agent": own_agent}
+            elif own_agent:
                 draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
-                authorization.check(draft, actor.owner, ledger.now())
-            with authorization.telling(actor.owner, draft.name):
-                notes = await preflight.asked(client, draft, actor.owner)
-                await preflight.told(client, draft.notify, actor.owner)
+                authorization.check_limits(draft, actor.owner, ledger.now())
+            with authorization.log_refusals(actor.owner, draft.name):
+                notes = await preflight.check_action(client, draft, actor.owner)
+                await preflight.check_notify(client, draft.notify, actor.owner)
             async with ledger.write() as session:
-                await authorization.check_count(session, actor.owner, draft.name)
-                now, taken = ledger.now(), await store.names(session, actor.owner)
+                await authorization.check_job_count(session, actor.owner, draft.name)
+                now, taken = ledger.now(), await store.taken_names(session, actor.owner)
                 job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
-                slug = free_name(_slug(job.name, actor.owner), await store.slugs(session, job.kind))
+                slug = free_name(
+                    _slug(job.name, actor.owner), await store.taken_slugs(session, job.kind)
+                )
                 stored = await store.add(
                     session,
                     job,
@@ -81,28 +87,33 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
                 await _deploy(ledger, client, stored)
             except InvalidInput:
                 async with ledger.write() as session:
-                    await store.forget(session, stored.id)
+                    await store.undo_add(session, stored.id)
                 raise
         return await _view(ledger, stored.id) | {"notes": notes}
 
 
 async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
-    """Change only the fields given (requirement 14)."""
+    """Change only the given fields. Return the job."""
 
     def changed(stored: StoredJob, taken: Collection[str], now: datetime) -> Job:
         job = edit(stored.job, changes, now=now, taken=taken)
-        return job if "enabled" in changes else store.with_new_time(stored, job)
+        return job if "enabled" in changes else store.enable_again(stored, job)
 
-    asks, tells = not _ASKED.isdisjoint(changes), not _TOLD.isdisjoint(changes)
-    return await _change(ref, changed, asks=asks, tells=tells, judged="changed")
+    action_changes, notify_changes = (
+        not _ACTION_FIELDS.isdisjoint(changes),
+        not _NOTIFY_FIELDS.isdisjoint(changes),
+    )
+    return await _change(
+        ref, changed, check_action=action_changes, check_notify=notify_changes, limits="changed"
+    )
 
 
 async def pause(ref: str, note: str = "") -> dict[str, Any]:
-    """Switch the job off, with a note; idempotent: without one, why it is off already stays.
+    """Switch the job off, with a note. Idempotent: without a note, an earlier reason stays.
 
-    Raises `InvalidInput` for a note that is long, or more than a line.
+    Raise `InvalidInput` for a note that is too long or has more than one line.
     """
-    note = names.checked_line(note, "note")
+    note = names.validate_line(note, "note")
 
     def why(stored: StoredJob) -> str:
         if note:
@@ -113,71 +124,74 @@ async def pause(ref: str, note: str = "") -> dict[str, Any]:
 
 
 async def resume(ref: str) -> dict[str, Any]:
-    """Switch the job on, also when it is snoozed. One with nothing to come is refused."""
+    """Switch the job on and end a snooze. Raise `InvalidInput` if it has nothing left to run."""
 
     def on(stored: StoredJob, _: Collection[str], now: datetime) -> Job:
         schedule = stored.job.schedule
         if not stored.job.enabled and isinstance(schedule, At) and schedule.at <= now:
-            past = f"{views.utc(schedule.at)} has passed"
-            raise InvalidInput("at", past, f"`daybook edit {ref} --at …` gives a new time")
-        if not stored.job.enabled and store.all_done(stored.row, stored.job):
-            had = f"it has had its {stored.row.run_count}"
-            raise InvalidInput("max_runs", had, f"`daybook edit {ref} --max-runs …` gives it more")
+            problem = f"{views.utc_text(schedule.at)} has passed"
+            raise InvalidInput("at", problem, f"`daybook edit {ref} --at …` gives a new time")
+        if not stored.job.enabled and store.has_had_all_runs(stored.row, stored.job):
+            problem = f"it has had its {stored.row.run_count}"
+            raise InvalidInput(
+                "max_runs", problem, f"`daybook edit {ref} --max-runs …` gives it more"
+            )
         stored.row.snoozed_until = None
         return _switched(stored.job, on=True)
 
-    return await _change(ref, on, judged="as it is")
+    return await _change(ref, on, limits="as it is")
 
 
 async def remove(ref: str) -> dict[str, Any]:
-    """Archive the job and delete its deployment; its history stays. Returns it as it was."""
+    """Archive the job and delete its deployment; its history stays. Return the job as it was."""
     from daybook.prefect import client as prefect
-    from daybook.prefect.reconcile import Report, remove_left_over
+    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            await authorization.job(session, ref)
+            await authorization.find_job(session, ref)
         async with prefect.connected() as client:
-            await prefect.answers(client)
+            await prefect.check_connection(client)
             async with ledger.write() as session:
-                stored = await authorization.job(session, ref)
+                stored = await authorization.find_job(session, ref)
                 view = views.job(stored, ledger.now())
-                await outcomes.archive(session, stored, ledger.now())
-            # A crash from here on leaves the deployment to the next sync.
-            await remove_left_over(ledger, client, Report())
+                await outcomes.archive_job(session, stored, ledger.now())
+            # After a crash from here on, the next sync deletes the deployment.
+            await delete_leftover_deployments(ledger, client, ReconcileReport())
         return view
 
 
 async def list_jobs() -> list[dict[str, Any]]:
-    """All jobs, by name. Needs no Prefect."""
+    """Return all jobs by name. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
-        return [views.job(each, ledger.now()) for each in await authorization.every(session)]
+        return [views.job(each, ledger.now()) for each in await authorization.list_jobs(session)]
 
 
 async def show(ref: str) -> dict[str, Any]:
-    """One job as `add` gives it, with `last_run` (or None) and `next_run` (or None).
+    """Return one job as `add` does, with `last_run` and `next_run` (each may be None).
 
-    `told` says who is told of which event. A removed one can still be read; it has `removed_at`.
+    `told` maps each event to its recipients. A removed job can still be read; it has `removed_at`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await authorization.job(session, ref, archived=True)
+        stored = await authorization.find_job(session, ref, archived=True)
         recent = await history.recent(session, stored.id, 1)
         view = views.job(stored, ledger.now())
         view["last_run"] = views.run(*recent[0]) if recent else None
         view["next_run"] = view["next_due"][0] if view["next_due"] else None
-        return view | {"told": _told(stored)}
+        return view | {"told": _recipients(stored)}
 
 
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
-    """The name of the agent that owns the job, if the job asks an agent and ``fields`` name none;
-    else empty.
+    """Return the name of the agent that owns the job.
+
+    Return an empty text if the job asks no agent, or if ``fields`` name one.
     """
     asks = isinstance(job.action, AgentPrompt) and fields.get("agent") is None
     return owners.agent_id(actor.owner) if asks else ""
 
 
-def _told(stored: StoredJob) -> dict[str, list[str]]:
-    return views.told(stored.job.notify, settings.load().alert_channel)
+def _recipients(stored: StoredJob) -> dict[str, list[str]]:
+    return views.recipients(stored.job.notify, settings.load().alert_channel)
 
 
 def _switched(job: Job, *, on: bool) -> Job:
@@ -185,14 +199,14 @@ def _switched(job: Job, *, on: bool) -> Job:
 
 
 def _slug(name: str, owner: str) -> str:
-    """Return the wanted name of the deployment, for an agent's job with the agent's name before.
+    """Return the deployment's preferred name; an agent's job has the agent's name in front.
 
-    So a number at its end does not tell the agent that somebody else has a job of that name.
+    So a number at its end does not reveal to an agent that another owner has a job of that name.
     """
     from slugify import slugify
 
-    told = f"{owners.agent_id(owner)} {name}"
-    return slugify(told, max_length=60, word_boundary=True) or "job"
+    text = f"{owners.agent_id(owner)} {name}"
+    return slugify(text, max_length=60, word_boundary=True) or "job"
 
 
 async def _change(
@@ -200,70 +214,72 @@ async def _change(
     change: Change,
     *,
     why: Callable[[StoredJob], str] = lambda _: "",
-    asks: bool = False,
-    tells: bool = False,
-    judged: Literal["", "changed", "as it is"] = "",
+    check_action: bool = False,
+    check_notify: bool = False,
+    limits: Literal["", "changed", "as it is"] = "",
 ) -> dict[str, Any]:
     from daybook.prefect import client as prefect
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            draft = await authorization.job(session, ref)
-            others = (await store.names(session, draft.row.owner)) - {draft.row.name}
+            draft = await authorization.find_job(session, ref)
+            others = (await store.taken_names(session, draft.row.owner)) - {draft.row.name}
             drafted = change(draft, others, ledger.now())
         owner = draft.row.owner
-        if judged:
-            authorization.check(drafted, owner, ledger.now(), changes=judged == "changed")
+        if limits:
+            authorization.check_limits(drafted, owner, ledger.now(), changes=limits == "changed")
         async with prefect.connected() as client:
-            await prefect.answers(client)
-            with authorization.telling(owner, drafted.name):
-                notes = await preflight.asked(client, drafted, owner) if asks else []
-                if tells:
-                    await preflight.told(client, drafted.notify, owner)
+            await prefect.check_connection(client)
+            with authorization.log_refusals(owner, drafted.name):
+                notes = await preflight.check_action(client, drafted, owner) if check_action else []
+                if check_notify:
+                    await preflight.check_notify(client, drafted.notify, owner)
             async with ledger.write() as session:
-                old = await authorization.job(session, ref)
-                others = (await store.names(session, old.row.owner)) - {old.row.name}
+                old = await authorization.find_job(session, ref)
+                others = (await store.taken_names(session, old.row.owner)) - {old.row.name}
                 now = ledger.now()
                 job = change(old, others, now)
-                if judged:
-                    authorization.check(job, old.row.owner, now, changes=judged == "changed")
-                before = old.job
-                who = owners.current().writer
-                off = why(old)
-                new = await store.change(session, old, job, now, disabled_reason=off, writer=who)
+                if limits:
+                    authorization.check_limits(job, old.row.owner, now, changes=limits == "changed")
+                previous = old.job
+                writer = owners.current_actor().writer
+                reason = why(old)
+                new = await store.change(
+                    session, old, job, now, disabled_reason=reason, writer=writer
+                )
             if new.row.sync_pending:
                 try:
                     await _deploy(ledger, client, new)
                 except InvalidInput:
                     async with ledger.write() as session:
                         newest = await store.find(session, new.id)
-                        back = await store.change(session, newest, before, ledger.now())
-                        back.revision.written_by = dict(old.revision.written_by)
-                        session.add(back.revision)
+                        restored = await store.change(session, newest, previous, ledger.now())
+                        restored.revision.written_by = dict(old.revision.written_by)
+                        session.add(restored.revision)
                     raise
         return await _view(ledger, new.id) | {"notes": notes}
 
 
 async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> None:
-    """Bring the job to Prefect; raises `InvalidInput` when Prefect does not take it."""
+    """Deploy the job to Prefect; raise `InvalidInput` if Prefect rejects it."""
     from prefect.exceptions import PrefectHTTPStatusError
 
     from daybook.prefect import client as prefect
     from daybook.prefect import deployment
-    from daybook.prefect.reconcile import Report, bring
+    from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 
     try:
-        known = stored.row.deployment_id
-        found = await deployment.read(client, known) if known else None
-        await bring(ledger, client, stored, found, Report())
+        deployment_id = stored.row.deployment_id
+        existing = await deployment.read(client, deployment_id) if deployment_id else None
+        await reconcile_job(ledger, client, stored, existing, ReconcileReport())
     except PrefectHTTPStatusError as error:
         if error.response.status_code in {409, 422}:
             raise InvalidInput(
-                "job", f"Prefect does not take it: {prefect.refusal(error)}"
+                "job", f"Prefect does not take it: {prefect.describe_refusal(error)}"
             ) from error
         raise
     except PrefectUnreachable:
-        # It is stored, and marked as pending: the answer says so, the next sync brings it.
+        # The job is stored and marked as pending; the result says so, and the next sync deploys it.
         return
 
 
@@ -271,4 +287,4 @@ async def _view(ledger: Ledger, job_id: str) -> dict[str, Any]:
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
     assert stored is not None
-    return views.job(stored, ledger.now()) | {"told": _told(stored)}
+    return views.job(stored, ledger.now()) | {"told": _recipients(stored)}

@@ -1,4 +1,4 @@
-"""Jobs as they are written in a file (`docs/design.md`, "A jobs file")."""
+"""Reader of jobs files (`docs/design.md`, "A jobs file")."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from daybook.errors import InvalidInput
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The jobs of a file, each as the flat fields of `daybook.jobs.model.new_job`.
+    """Return the jobs of a file, each as the flat fields of `daybook.jobs.model.new_job`.
 
-    Raises `InvalidInput` for a file that is no jobs file; the fields are judged by `new_job`.
+    Raise `InvalidInput` if the file is not a jobs file; `new_job` checks the fields.
     """
     import yaml
 

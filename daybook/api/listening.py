@@ -1,7 +1,8 @@
-"""`daybook.listening`: a program has its own listeners called, wherever the runs are.
+"""`daybook.listening`: calls a program's own listeners, wherever the runs execute.
 
-They are announced in the ledger, so every outcome is written down for them from then on; those of
-the time in which the program did not run come when it runs again, if that was within a day.
+The listeners are announced in the ledger, so every later outcome is stored for them. Outcomes from
+a time when the program was not running arrive when it runs again, if it was away for less than a
+day.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from typing import Self
 import anyio
 
 from daybook import registry
-from daybook.api.sync_wrapper import Faces
+from daybook.api.sync_wrapper import SyncWrapper
 from daybook.delivery import listeners
-from daybook.delivery.listener_calls import listen
+from daybook.delivery.listener_calls import call_listeners
 from daybook.errors import InvalidInput, Unreachable
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.tables import new_id
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.5
-"""Seconds between two looks."""
-AWAY = 5.0
-"""The same while the ledger is not to be reached."""
-ANNOUNCED = 3600.0
-"""Seconds for which what was announced is left at that."""
-LAST = 5.0
-"""Seconds in which, at the end, what is being told and what is due by then are still told."""
+POLL_INTERVAL_SECONDS = 0.5
+"""Interval between two polls of the outbox."""
+ERROR_DELAY_SECONDS = 5.0
+"""Delay before the next poll after an error, such as an unreachable ledger."""
+ANNOUNCE_INTERVAL_SECONDS = 3600.0
+"""Interval between two announcements of the same listeners."""
+SHUTDOWN_TIMEOUT_SECONDS = 5.0
+"""Time at the end of the block for listener calls in progress and those that are due by then."""
 
 
-class Listening(Faces):
-    """See `listening`."""
+class Listening(SyncWrapper):
+    """The context manager that `listening` returns."""
 
     def __init__(self) -> None:
-        self._names = registry.here(registry.LISTENERS)
+        self._names = registry.known_names(registry.LISTENERS)
         if not self._names:
             raise InvalidInput(
                 "listener", "none is registered", "write @daybook.listener above one"
@@ -56,8 +57,8 @@ class Listening(Faces):
             self._ledger = await stack.enter_async_context(open_ledger())
             await listeners.announce(self._ledger, self._names)
             self._resources = stack.pop_all()
-        self._ending = asyncio.Event()
-        self._task = asyncio.create_task(self._go_on(self._ledger))
+        self._stopping = asyncio.Event()
+        self._task = asyncio.create_task(self._poll(self._ledger))
         return self
 
     async def __aexit__(
@@ -67,38 +68,38 @@ class Listening(Faces):
         trace: TracebackType | None,
     ) -> None:
         assert self._ledger is not None and self._task is not None
-        self._ending.set()
+        self._stopping.set()
         with anyio.CancelScope(shield=True), suppress(TimeoutError, Unreachable):
-            async with self._resources, asyncio.timeout(LAST):
+            async with self._resources, asyncio.timeout(SHUTDOWN_TIMEOUT_SECONDS):
                 await asyncio.gather(self._task, return_exceptions=True)
                 if error is None:
-                    await self._tell(self._ledger)
+                    await self._deliver(self._ledger)
 
-    async def _go_on(self, ledger: Ledger) -> None:
+    async def _poll(self, ledger: Ledger) -> None:
         announced = time.monotonic()
-        while not self._ending.is_set():
-            rest = LOOK
+        while not self._stopping.is_set():
+            delay = POLL_INTERVAL_SECONDS
             try:
-                if time.monotonic() - announced > ANNOUNCED:
+                if time.monotonic() - announced > ANNOUNCE_INTERVAL_SECONDS:
                     await listeners.announce(ledger, self._names)
                     announced = time.monotonic()
-                await self._tell(ledger)
+                await self._deliver(ledger)
             except Unreachable as error:
                 log.warning("not told yet: %s", error, extra={"action": "listening_away"})
-                rest = AWAY
+                delay = ERROR_DELAY_SECONDS
             except Exception:
                 log.exception("not told yet", extra={"action": "listening_failed"})
-                rest = AWAY
+                delay = ERROR_DELAY_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(rest):
-                    await self._ending.wait()
+                async with asyncio.timeout(delay):
+                    await self._stopping.wait()
 
-    async def _tell(self, ledger: Ledger) -> None:
-        await listen(ledger, self._holder, self._names, at_home=True)
+    async def _deliver(self, ledger: Ledger) -> None:
+        await call_listeners(ledger, self._holder, self._names, at_home=True)
 
 
 def listening() -> Listening:
-    """Have the listeners of this program called, of all runs of the home, while a block lasts::
+    """Call this program's listeners, for all runs of the home, while a block lasts::
 
         @daybook.listener
         async def show(run: dict[str, Any]) -> None:
@@ -107,10 +108,10 @@ def listening() -> Listening:
         async with daybook.listening():
             await serve()
 
-    An `async def` is called in this loop (of a `with`: in one of its own, in a thread), any other
-    in a thread. From the first time on no outcome is lost to them while the program is away, for up
-    to a day. The block's end waits for one that is being told, for `LAST` seconds at most. Those
-    that are to be called by `daybook up` itself stand in a module of the setting `plugins` instead.
-    Raises `InvalidInput` where none is registered, `LedgerUnreachable`.
+    An `async def` is called in this loop (with `with`: in a separate loop, in a thread), any other
+    function in a thread. From the first time on, no outcome is lost while the program is away for
+    up to a day. The end of the block waits for a call in progress, for `SHUTDOWN_TIMEOUT_SECONDS`
+    at most. Listeners that `daybook up` itself should call belong in a module of the setting
+    `plugins`. Raise `InvalidInput` if no listener is registered, and `LedgerUnreachable`.
     """
     return Listening()

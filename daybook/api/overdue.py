@@ -1,4 +1,4 @@
-"""Why something is late, in words (requirement 59)."""
+"""Reasons why a run is overdue, as sentences."""
 
 from __future__ import annotations
 
@@ -11,40 +11,44 @@ from daybook.api import views
 from daybook.keeper import leadership
 from daybook.runs import slots
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from daybook.keeper.leadership import Leader
-    from daybook.prefect.work_pool import Pool
+    from daybook.prefect.work_pool import WorkPool
 
-FAR = timedelta(seconds=1)
-"""How far a clock may be off (`docs/promise.md` 16)."""
-UNSEEN = timedelta(minutes=10)
-"""After so long without an observation of Prefect it is told of; a pass takes its time."""
-LEAD = "keeper"
-"""The name of its lead: `daybook.keeper.leader`, which imports Prefect."""
+MAX_CLOCK_SKEW = timedelta(seconds=1)
+"""Maximum clock skew before it is reported as a problem (`docs/promise.md` 16)."""
+MAX_OBSERVATION_AGE = timedelta(minutes=10)
+"""Maximum age of the last observation of Prefect; one observation takes its time."""
+LEADERSHIP_NAME = "keeper"
+"""The name under which keepers elect a leader. `daybook.keeper.leader` has it too, but imports
+Prefect.
+"""
 NO_KEEPER = "no keeper leads, so nothing is observed, audited or carried on"
 
 
 @dataclass(frozen=True)
-class Known:
-    """What may keep a run from its time. ``away`` says why Prefect does not answer; ``pool`` is
-    None then. ``prefect_ahead`` and ``ledger_ahead`` are how far those clocks are ahead of this
-    machine's. ``unwritable`` says why the ledger cannot be written.
+class DelayFacts:
+    """The facts that can explain a delay.
+
+    If Prefect does not answer, ``away`` says why and ``pool`` is None. ``prefect_ahead`` and
+    ``ledger_ahead`` say how far those clocks are ahead of this machine's. ``unwritable`` says why
+    the ledger cannot be written.
     """
 
     now: datetime
     away: str = ""
-    pool: Pool | None = None
+    pool: WorkPool | None = None
     prefect_ahead: timedelta = timedelta(0)
     ledger_ahead: timedelta = timedelta(0)
     leader: Leader | None = None
     unwritable: str = ""
 
 
-def why(each: Overdue, known: Known) -> str:
-    """What keeps this due time, the nearest cause first."""
+def delay_reason(each: Overdue, known: DelayFacts) -> str:
+    """Return the reason for the delay of this due time; the nearest cause comes first."""
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP, slots.HOLDER):
         return f"it waits: {row.reason}"
@@ -58,42 +62,43 @@ def why(each: Overdue, known: Known) -> str:
         return f"it waits: {row.reason}"
     if each.stored.row.sync_pending:
         return "the job is not in Prefect yet"
-    nobody = "nobody came for it" if each.missed else "nobody has come for it, as yet"
-    return "; ".join(filter(None, (clocks(known), keeper(known)))) or nobody
+    unclaimed = "nobody came for it" if each.missed else "nobody has come for it, as yet"
+    return "; ".join(filter(None, (clock_problem(known), keeper_problem(known)))) or unclaimed
 
 
-def clocks(known: Known) -> str:
-    """That a clock is off, in words; empty when none is."""
-    off = {"Prefect's": known.prefect_ahead, "the ledger's": known.ledger_ahead}
-    told = [
-        f"{whose} clock is {abs(by).total_seconds():.1f} s {'ahead' if by > FAR else 'behind'}"
-        for whose, by in off.items()
-        if abs(by) > FAR
+def clock_problem(known: DelayFacts) -> str:
+    """Report a clock that is off; empty if none is."""
+    skews = {"Prefect's": known.prefect_ahead, "the ledger's": known.ledger_ahead}
+    problems = [
+        f"{whose} clock is {abs(by).total_seconds():.1f} s "
+        f"{'ahead' if by > MAX_CLOCK_SKEW else 'behind'}"
+        for whose, by in skews.items()
+        if abs(by) > MAX_CLOCK_SKEW
     ]
-    return ", ".join(told)
+    return ", ".join(problems)
 
 
-def keeper(known: Known) -> str:
-    """That nobody leads, or that Prefect was not observed for long; empty when all is well.
+def keeper_problem(known: DelayFacts) -> str:
+    """Report that no keeper leads or that the last observation is too old; empty if all is well.
 
-    One that ended or was killed is followed within a lease.
+    A leader that ended or was killed is replaced within a lease, so only a longer absence counts.
     """
     leader = known.leader
     if leader is None or leader.until + TIMING.leader_lease < known.now:
-        return cannot_write(known.unwritable) if known.unwritable else NO_KEEPER
-    seen = observed_at(leader)
-    if seen is not None and known.now - seen > UNSEEN:
-        return f"Prefect was last observed {span(known.now - seen)} ago"
+        return ledger_write_problem(known.unwritable) if known.unwritable else NO_KEEPER
+    observed = observed_at(leader)
+    if observed is not None and known.now - observed > MAX_OBSERVATION_AGE:
+        return f"Prefect was last observed {duration_in_words(known.now - observed)} ago"
     return ""
 
 
-def cannot_write(why: str) -> str:
-    """That the ledger cannot be written, why, what comes of it, and what to do."""
-    return f"the ledger cannot be written ({why}), so no keeper leads; {to_write(why)}"
+def ledger_write_problem(why: str) -> str:
+    """Report that the ledger cannot be written, why, the consequence, and the fix."""
+    return f"the ledger cannot be written ({why}), so no keeper leads; {ledger_write_fix(why)}"
 
 
-def to_write(why: str) -> str:
-    """What to do about a ledger that cannot be written."""
+def ledger_write_fix(why: str) -> str:
+    """Return the fix for a ledger that cannot be written."""
     if "full" in why or "no space" in why.lower():
         return "free space on its disk"
     if "locked" in why:
@@ -102,44 +107,45 @@ def to_write(why: str) -> str:
 
 
 def observed_at(leader: Leader) -> datetime | None:
-    """When the last complete look at Prefect began, as this leader told it."""
-    told = leader.note.get("observed_at")
-    return None if told is None else datetime.fromisoformat(told)
+    """Return when the last complete observation of Prefect began, by this leader's last note."""
+    noted = leader.note.get("observed_at")
+    return None if noted is None else datetime.fromisoformat(noted)
 
 
-def as_view(leader: Leader | None, now: datetime) -> dict[str, Any]:
-    """`{"running", "holder", "until", "observed_at", "passes"}`; what it told is its last word.
+def keeper_view(leader: Leader | None, now: datetime) -> dict[str, Any]:
+    """Return `{"running", "holder", "until", "observed_at", "passes"}`, from the leader's last
+    note.
 
-    ``passes`` holds for each `{"at", "seconds", "cpu_seconds", "requests", "error"}`.
+    ``passes`` has `{"at", "seconds", "cpu_seconds", "requests", "error"}` for each service.
     """
     if leader is None:
         leader = leadership.Leader("", now, {})
     return {
         "running": leader.leads(now),
         "holder": leader.holder,
-        "until": views.utc(leader.until) if leader.holder else None,
-        "observed_at": views.utc(observed_at(leader)),
+        "until": views.utc_text(leader.until) if leader.holder else None,
+        "observed_at": views.utc_text(observed_at(leader)),
         "passes": leader.note.get("passes", {}),
     }
 
 
-def told(found: Sequence[Overdue], known: Known) -> list[dict[str, Any]]:
-    """`{"job", "due", "late_seconds", "run", "missed", "why"}` for each."""
+def overdue_views(found: Sequence[Overdue], known: DelayFacts) -> list[dict[str, Any]]:
+    """Return `{"job", "due", "late_seconds", "run", "missed", "why"}` for each overdue run."""
     return [
         {
             "job": each.stored.row.name,
-            "due": views.utc(each.due),
+            "due": views.utc_text(each.due),
             "late_seconds": round((known.now - each.due).total_seconds(), 1),
             "run": None if each.run is None else each.run.id,
             "missed": each.missed,
-            "why": why(each, known),
+            "why": delay_reason(each, known),
         }
         for each in found
     ]
 
 
-def in_words(late: dict[str, Any]) -> str:
-    """One of `told`, as a sentence."""
-    by = span(timedelta(seconds=late["late_seconds"]))
+def as_sentence(late: dict[str, Any]) -> str:
+    """Return one item of `overdue_views` as a sentence."""
+    by = duration_in_words(timedelta(seconds=late["late_seconds"]))
     what = "was missed" if late["missed"] else "has not begun"
     return f"{late['job']} was due at {late['due']}, {by} ago, and {what}: {late['why']}"

@@ -1,10 +1,10 @@
-"""Jobs of a plugin (requirement 8): kept by plugin and key, and called as the plugin wants.
+"""Jobs of a plugin: identified by plugin and key, and calling the plugin's tool.
 
 ::
 
-    keep ─► there is one of this plugin and key     what differs is changed
-         └► there is none                           added; of two that add at once one is second,
-                                                    and changes what the first has added
+    save ─► the plugin has a job of this key       change the fields that differ
+         └► it has none                            add it; of two concurrent adds the second
+                                                   changes the job that the first one added
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.names import LONGEST, cut
+from daybook.names import MAX_NAME_LENGTH, truncate
 
 PARAMS = ("plugin_id", "key", "runtime_name", "payload")
-"""The arguments of a plugin's callable."""
+"""The arguments of a plugin's tool."""
 
-_WHICH = ("plugin_id", "key")
+_IDENTITY = ("plugin_id", "key")
 
 
-def fields(
+def action_fields(
     plugin_id: str, key: str, runtime_name: str, payload: Any, tool: str = ""
 ) -> dict[str, Any]:
-    """What the job does; raises `InvalidInput` for a blank plugin or key."""
+    """Return the action fields of the job. Raise `InvalidInput` for a blank plugin or key."""
     for field, value in (("plugin_id", plugin_id), ("key", key)):
         if not value.strip():
             raise InvalidInput(field, "is blank", "write the name by which the job is known")
@@ -36,39 +36,40 @@ def fields(
     }
 
 
-async def keep(given: dict[str, Any]) -> dict[str, Any]:
-    """The plugin's job, as it is then. Raises `InvalidInput`, also where it is done for an agent:
-    what a plugin owns has no limits.
+async def save(given: dict[str, Any]) -> dict[str, Any]:
+    """Add or change the plugin's job; return it.
+
+    Raise `InvalidInput`, also if the actor is an agent: a plugin's jobs have no limits.
     """
     from daybook.api import jobs
 
-    if owners.current().is_agent:
+    if owners.current_actor().is_agent:
         raise InvalidInput(
             "agent", "has no plugin's jobs", "keep them outside of the agent's context"
         )
-    actor = replace(owners.current(), owner=owners.PLUGIN)
+    actor = replace(owners.current_actor(), owner=owners.PLUGIN)
     with owners.acting_as(actor):
-        found = await _found(given["params"])
-        if found is None:
+        existing = await _find(given["params"])
+        if existing is None:
             try:
                 return await jobs.add({"name": _name(given["params"]), **given})
             except InvalidInput as error:
-                found = await _found(given["params"]) if error.field == "name" else None
-                if found is None:
+                existing = await _find(given["params"]) if error.field == "name" else None
+                if existing is None:
                     raise
-        return await jobs.edit_job(found["id"], given)
+        return await jobs.edit_job(existing["id"], given)
 
 
-async def _found(params: dict[str, Any]) -> dict[str, Any] | None:
+async def _find(params: dict[str, Any]) -> dict[str, Any] | None:
     from daybook.api import jobs
 
-    which = [params[name] for name in _WHICH]
+    identity = [params[name] for name in _IDENTITY]
     for each in await jobs.list_jobs():
         of_plugin = each["owner"] == owners.PLUGIN and each["kind"] == "tool-call"
-        if of_plugin and [each["params"].get(name) for name in _WHICH] == which:
+        if of_plugin and [each["params"].get(name) for name in _IDENTITY] == identity:
             return each
     return None
 
 
 def _name(params: dict[str, Any]) -> str:
-    return cut(" ".join(f"{params['plugin_id']}: {params['key']}".split()), LONGEST)
+    return truncate(" ".join(f"{params['plugin_id']}: {params['key']}".split()), MAX_NAME_LENGTH)

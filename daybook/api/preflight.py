@@ -1,4 +1,6 @@
-"""What somebody else is asked about before a job is stored: addresses, agents, tools, channels."""
+"""Checks that need an external system, run before a job is stored: addresses, agents, tools,
+channels.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,13 @@ if TYPE_CHECKING:
     from daybook.http.guard import Guard
 
 
-async def asked(client: PrefectClient, job: Job, owner: str) -> list[str]:
-    """Refuse an address, an agent, a tool that cannot be asked so; what a person should know."""
-    notes = await _does(client, job.action, owner)
-    return notes + await _gate(client, job.policy.check, owner)
+async def check_action(client: PrefectClient, job: Job, owner: str) -> list[str]:
+    """Refuse an address, agent or tool that the job could not use. Return hints for a person."""
+    notes = await _check_target(client, job.action, owner)
+    return notes + await _check_precondition(client, job.policy.check, owner)
 
 
-async def _does(client: PrefectClient, action: Action, owner: str) -> list[str]:
+async def _check_target(client: PrefectClient, action: Action, owner: str) -> list[str]:
     match action:
         case Webhook():
             from daybook.execution import webhook
@@ -32,33 +34,33 @@ async def _does(client: PrefectClient, action: Action, owner: str) -> list[str]:
             webhook.check(action, _guard(owner))
             return await _missing_secrets(client, action.headers)
         case ToolCall():
-            notes = await _tool_can_be_called(client, action, owner)
+            notes = await _check_tool(client, action, owner)
             return notes + await _missing_secrets(client, action.params)
         case AgentPrompt():
-            await _agent_can_be_asked(client, action)
+            await _check_agent(client, action)
             return []
         case Heartbeat():
-            await _agent_can_be_asked(client, action)
+            await _check_agent(client, action)
             if action.gate_agent:
-                await _agent_is_there(client, action.gate_agent, "gate_agent")
+                await _require_agent(client, action.gate_agent, "gate_agent")
             return []
 
 
-async def _gate(client: PrefectClient, check: Check, owner: str) -> list[str]:
-    """The same of what a job's check asks; a refusal names the check."""
+async def _check_precondition(client: PrefectClient, check: Check, owner: str) -> list[str]:
+    """Check the precondition (`policy.check`) in the same way; an error names the field `check`."""
     try:
         if check.agent:
-            await _agent_is_there(client, check.agent, "agent")
+            await _require_agent(client, check.agent, "agent")
         if check.tool:
-            asked = ToolCall(tool=check.tool, params=check.params)
-            return await _does(client, asked, owner)
+            call = ToolCall(tool=check.tool, params=check.params)
+            return await _check_target(client, call, owner)
     except InvalidInput as error:
         raise InvalidInput("check", f"{error.field}: {error.problem}", error.hint) from None
     return []
 
 
-async def told(client: PrefectClient, notify: Notify, owner: str) -> None:
-    """Refuse a channel or an address that nothing of a job of ``owner`` could ever reach."""
+async def check_notify(client: PrefectClient, notify: Notify, owner: str) -> None:
+    """Refuse a channel or an address that a job of ``owner`` could never use."""
     from daybook.delivery import channels
 
     guard = _guard(owner)
@@ -69,10 +71,10 @@ async def told(client: PrefectClient, notify: Notify, owner: str) -> None:
             except InvalidInput as error:
                 raise InvalidInput(field, error.problem, error.hint) from None
     if notify.channel:
-        await channels.check(client, notify.channel, notify.chat_id, owner=_whose(owner))
+        await channels.check(client, notify.channel, notify.chat_id, owner=_judged_owner(owner))
 
 
-async def _tool_can_be_called(client: PrefectClient, action: ToolCall, owner: str) -> list[str]:
+async def _check_tool(client: PrefectClient, action: ToolCall, owner: str) -> list[str]:
     from daybook.http import secrets
     from daybook.tools import catalog
     from daybook.tools.base import ToolUnreachable
@@ -80,22 +82,22 @@ async def _tool_can_be_called(client: PrefectClient, action: ToolCall, owner: st
 
     secrets.refuse_literal_params(action.params)
     try:
-        found = await catalog.find(action.tool, PrefectServers(client), _guard(owner))
+        tool = await catalog.find(action.tool, PrefectServers(client), _guard(owner))
     except ToolUnreachable as error:
         return [f"{error}; so tool and parameters are checked when it is called"]
-    catalog.check_params(found, action.params)
+    catalog.check_params(tool, action.params)
     return []
 
 
 async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
-    """What to do about secrets that a job names and that nobody has kept yet."""
+    """Return hints for secrets that a job names and that do not exist yet."""
     from daybook.http import secrets
     from daybook.resources import secrets as secret_blocks
 
-    named = secrets.referred(named_in)
+    named = secrets.referenced_names(named_in)
     if not named:
         return []
-    known = {each["name"] for each in await secret_blocks.every(client)}
+    known = {each["name"] for each in await secret_blocks.list_secrets(client)}
     return [
         f"the secret {name} does not exist yet, and without it the job fails; "
         f"`daybook secrets add {name}` keeps it"
@@ -104,13 +106,13 @@ async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
 
 
 async def has_agent(client: PrefectClient, name: str) -> bool:
-    """Return whether there is an agent of this name."""
+    """Return whether an agent of this name exists."""
     from daybook.agents import documents
 
     return name in await documents.names(client)
 
 
-async def _agent_is_there(client: PrefectClient, name: str, field: str) -> None:
+async def _require_agent(client: PrefectClient, name: str, field: str) -> None:
     from daybook.agents import documents
 
     known = await documents.names(client)
@@ -118,10 +120,10 @@ async def _agent_is_there(client: PrefectClient, name: str, field: str) -> None:
         raise UnknownName(field, name, known)
 
 
-async def _agent_can_be_asked(client: PrefectClient, action: AgentPrompt | Heartbeat) -> None:
+async def _check_agent(client: PrefectClient, action: AgentPrompt | Heartbeat) -> None:
     from daybook.agents import documents, kinds
 
-    await _agent_is_there(client, action.agent, "agent")
+    await _require_agent(client, action.agent, "agent")
     if not action.model:
         return
     try:
@@ -130,17 +132,19 @@ async def _agent_can_be_asked(client: PrefectClient, action: AgentPrompt | Heart
         raise InvalidInput("model", str(error)) from None
 
 
-def _whose(owner: str) -> str:
-    """By whose rules it is judged: an agent's own also where it changes another's job."""
-    actor = owners.current()
+def _judged_owner(owner: str) -> str:
+    """Return the owner whose rules apply: an agent's own, even for another owner's job."""
+    actor = owners.current_actor()
     return actor.owner if actor.is_agent else owner
 
 
 def _guard(owner: str) -> Guard:
-    """The strict one judges what an agent owns, and what a model writes, whoever owns it; the hosts
-    are those of its limits, as at the run.
+    """Return the guard of the owner whose rules apply.
+
+    It is strict for what an agent owns, and for what a model writes, whoever owns it; the allowed
+    hosts are those of the owner's limits, as in the run.
     """
     from daybook.http.guard import Guard, Rule
 
-    whose = _whose(owner)
-    return Guard.here(Rule.of(whose, owners.current().via), limits.of_owner(whose))
+    whose = _judged_owner(owner)
+    return Guard.here(Rule.of(whose, owners.current_actor().via), limits.load_limits(whose))

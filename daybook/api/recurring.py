@@ -1,13 +1,13 @@
-"""`daybook.Recurring`: tasks that nobody stores, in a program that runs anyway.
+"""`daybook.Recurring`: recurring calls inside a running program, stored nowhere.
 
 ::
 
-    due ─► call ─► the next due time after now        its phase is kept, and what passed meanwhile
-     ▲              │                                 is left out: no call overlaps the one before
+    due ─► call ─► the next due time after now        keeps its phase and drops due times that
+     ▲              │                                 passed meanwhile: calls never overlap
      └──────────────┘
 
-No ledger and no Prefect take part: what was due while the program did not run is not known by
-anyone. A job of `daybook.Client` is for what has to be.
+It uses neither ledger nor Prefect: due times while the program is not running are lost. Use a job
+of `daybook.Client` for calls that must not be lost.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from typing import Any, Self
 import anyio.to_thread
 
 from daybook import registry, settings
-from daybook.api.sync_wrapper import Faces
-from daybook.clock import SYSTEM, Clock
-from daybook.processes.ending import to_its_end
+from daybook.api.sync_wrapper import SyncWrapper
+from daybook.clock import SYSTEM_CLOCK, Clock
+from daybook.processes.ending import wait_shielded
 from daybook.schedules.due import next_due
 from daybook.schedules.schedule import Cron, Every, Schedule, make
 
 log = logging.getLogger(__name__)
 
-STEP = timedelta(seconds=1)
-"""By so much a clock may be set back without a due time coming twice."""
+CLOCK_SETBACK_GRACE = timedelta(seconds=1)
+"""A clock may be set back by less than this without repeating a due time."""
 
 OnError = Callable[[str, BaseException], Any]
 
 
 @dataclass(eq=False)
-class Task:
-    """One task. ``calls`` is how often it was called, ``errors`` how often it failed."""
+class RecurringTask:
+    """One recurring call. ``calls`` counts its calls, ``errors`` those that failed."""
 
     name: str
     schedule: Schedule
@@ -51,50 +51,50 @@ class Task:
     _end: Callable[[], object] = field(default=lambda: None, repr=False)
 
     def cancel(self) -> None:
-        """Call it no more; one that is at work and is an `async def` is ended."""
+        """Stop calling it; an `async def` in progress is cancelled."""
         self._end()
 
 
-class Recurring(Faces):
-    """Calls functions again and again, for as long as a block lasts. Nothing is stored::
+class Recurring(SyncWrapper):
+    """Calls functions repeatedly while a block lasts. Nothing is stored::
 
         async with daybook.Recurring() as tasks:
             tasks.every("30s", refresh)
             tasks.cron("0 9 * * 1-5", greet, timezone="Europe/Berlin")
             await serve()
 
-    In a program without a loop it is `with`, and `tasks.wait()` waits until it is interrupted. A
-    function takes no arguments. An `async def` is called in this loop (of a `with`: in one of its
-    own, in a thread), any other in a thread. What it raises is logged, told to ``on_error`` with
-    the task's name, and ends nothing. At the block's end what is an `async def` is cancelled, and
-    what runs in a thread is waited for.
+    A program without a loop uses `with`; `tasks.wait()` then waits until the program is
+    interrupted. A function takes no arguments. An `async def` is called in this loop (with `with`:
+    in a separate loop, in a thread), any other function in a thread. An exception of a function is
+    logged and reported to ``on_error`` with the task's name; the calls go on. The end of the block
+    cancels an `async def` and waits for a function in a thread.
     """
 
-    def __init__(self, *, on_error: OnError | None = None, clock: Clock = SYSTEM) -> None:
+    def __init__(self, *, on_error: OnError | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self._on_error, self._clock = on_error, clock
-        self._tasks: list[Task] = []
-        self._running: dict[Task, asyncio.Task[None]] = {}
+        self._tasks: list[RecurringTask] = []
+        self._running: dict[RecurringTask, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = threading.Event()
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
-        """All that were added and not cancelled."""
+    def tasks(self) -> tuple[RecurringTask, ...]:
+        """Return the tasks that were added and not cancelled."""
         return tuple(self._tasks)
 
-    def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> Task:
-        """Call it every `30s`, `10m`, `1h30m`, …; for the first time after one of these.
+    def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> RecurringTask:
+        """Call it every `30s`, `10m`, `1h30m`, …; the first time after one interval.
 
-        Raises `InvalidInput` for what is no duration of whole seconds.
+        Raise `InvalidInput` for a text that is not a duration of whole seconds.
         """
         return self._add(make(every=every, timezone="UTC", now=self._clock.now()), function, name)
 
     def cron(
         self, cron: str, function: Callable[[], Any], *, timezone: str = "", name: str = ""
-    ) -> Task:
-        """Call it at the times of a cron expression, of five fields or six (seconds first).
+    ) -> RecurringTask:
+        """Call it at the times of a cron expression of five fields, or six (seconds first).
 
-        ``timezone`` is an IANA name; without it the setting's. Raises `InvalidInput`.
+        ``timezone`` is an IANA name (default: the setting). Raise `InvalidInput`.
         """
         zone = timezone or settings.load().timezone
         return self._add(make(cron=cron, timezone=zone, now=self._clock.now()), function, name)
@@ -107,7 +107,7 @@ class Recurring(Faces):
         self._loop = asyncio.get_running_loop()
         self._closed.clear()
         for task in self._tasks:
-            self._begin(task)
+            self._start(task)
         return self
 
     async def __aexit__(
@@ -123,56 +123,62 @@ class Recurring(Faces):
         await asyncio.gather(*running, return_exceptions=True)
         self._closed.set()
 
-    def _add(self, schedule: Schedule, function: Callable[[], Any], name: str) -> Task:
-        task = Task(name or registry.own_name(inspect.unwrap(function)), schedule, function)
+    def _add(self, schedule: Schedule, function: Callable[[], Any], name: str) -> RecurringTask:
+        task = RecurringTask(
+            name or registry.qualified_name(inspect.unwrap(function)), schedule, function
+        )
         task._end = lambda: self._in_loop(self._stop, task)
         self._tasks.append(task)
-        self._in_loop(self._begin, task)
+        self._in_loop(self._start, task)
         return task
 
-    def _in_loop(self, do: Callable[[Task], None], task: Task) -> None:
-        """At once in the loop's own thread; else soon. Before the block and after it: at once."""
+    def _in_loop(self, callback: Callable[[RecurringTask], None], task: RecurringTask) -> None:
+        """Call it at once in the loop's own thread, soon from another thread.
+
+        Outside of the block there is no loop: a stop takes effect at once, a start is left to the
+        block.
+        """
         loop = self._loop
         if loop is None:
-            if do == self._stop:
+            if callback == self._stop:
                 self._stop(task)
             return
         try:
-            here = asyncio.get_running_loop()
+            current_loop = asyncio.get_running_loop()
         except RuntimeError:
-            here = None
-        if here is loop:
-            do(task)
+            current_loop = None
+        if current_loop is loop:
+            callback(task)
         else:
-            loop.call_soon_threadsafe(do, task)
+            loop.call_soon_threadsafe(callback, task)
 
-    def _begin(self, task: Task) -> None:
+    def _start(self, task: RecurringTask) -> None:
         if task not in self._running and task in self._tasks:
-            self._running[task] = asyncio.create_task(self._go_on(task), name=task.name)
+            self._running[task] = asyncio.create_task(self._run_schedule(task), name=task.name)
             self._running[task].add_done_callback(lambda _: self._running.pop(task, None))
 
-    def _stop(self, task: Task) -> None:
+    def _stop(self, task: RecurringTask) -> None:
         if task in self._tasks:
             self._tasks.remove(task)
         if running := self._running.get(task):
             running.cancel()
 
-    async def _go_on(self, task: Task) -> None:
+    async def _run_schedule(self, task: RecurringTask) -> None:
         assert isinstance(task.schedule, Cron | Every)
         due = next_due(task.schedule, self._clock.now())
         while due is not None:
             await self._clock.wait_until(due)
             await self._call(task)
             now = self._clock.now()
-            due = next_due(task.schedule, due if due - STEP < now < due else now)
+            due = next_due(task.schedule, due if due - CLOCK_SETBACK_GRACE < now < due else now)
 
-    async def _call(self, task: Task) -> None:
+    async def _call(self, task: RecurringTask) -> None:
         task.calls += 1
         try:
             if registry.is_async(task.function):
                 await task.function()
             else:
-                await to_its_end(asyncio.create_task(anyio.to_thread.run_sync(task.function)))
+                await wait_shielded(asyncio.create_task(anyio.to_thread.run_sync(task.function)))
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is None or current.cancelling():
@@ -181,13 +187,13 @@ class Recurring(Faces):
         except Exception as error:
             await self._failed(task, error)
 
-    async def _failed(self, task: Task, error: BaseException) -> None:
+    async def _failed(self, task: RecurringTask, error: BaseException) -> None:
         task.errors += 1
         log.error("%s failed", task.name, exc_info=error, extra={"action": "recurring_failed"})
         if self._on_error is None:
             return
         try:
-            if inspect.isawaitable(found := self._on_error(task.name, error)):
-                await found
+            if inspect.isawaitable(result := self._on_error(task.name, error)):
+                await result
         except Exception:
             log.exception("on_error failed", extra={"action": "recurring_failed"})

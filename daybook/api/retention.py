@@ -1,4 +1,4 @@
-"""Letting go of the past by hand (requirement 19); the keeper does it each hour."""
+"""Retention by hand; the keeper applies it each hour."""
 
 from __future__ import annotations
 
@@ -13,48 +13,51 @@ from daybook.schedules import durations
 
 
 async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> dict[str, Any]:
-    """Let go of what the settings keep no longer, until nothing of it is left.
+    """Delete the history that the settings no longer keep, until none of it is left.
 
-    ``disabled_for``, such as `90d`, first removes the jobs that are off and were neither switched
-    nor edited for so long, as `jobs.remove` does; only that needs Prefect. With ``dry_run`` only
-    those are named. Returns `{"removed", "runs", "messages", "tasks", "jobs", "dry_run"}`: the
-    names of the jobs that were removed, how many runs, messages and runs of tasks went, and the
-    names of the jobs of which nothing was left. Raises `InvalidInput`.
+    ``disabled_for``, such as `90d`, first removes jobs that have been disabled, and neither
+    switched nor edited, for that long, as `jobs.remove` does; only that needs Prefect. With
+    ``dry_run``, only list those jobs and delete nothing. Return `{"removed", "runs", "messages",
+    "tasks", "jobs", "dry_run"}`: the names of the removed jobs, the numbers of deleted runs,
+    messages and task runs, and the names of the archived jobs that were deleted with their last
+    run. Raise `InvalidInput`.
     """
     age = durations.parse(disabled_for, "disabled_for") if disabled_for is not None else None
     async with open_ledger() as ledger:
         removed = [] if age is None else await _remove(ledger, age, dry_run=dry_run)
-        done = keeper.Pruned(left=not dry_run)
-        while done.left:
-            some = await keeper.prune(ledger)
-            done.runs, done.messages = done.runs + some.runs, done.messages + some.messages
-            done.tasks += some.tasks
-            done.jobs, done.left = [*done.jobs, *some.jobs], some.left
+        total = keeper.PruneReport(left=not dry_run)
+        while total.left:
+            batch = await keeper.prune(ledger)
+            total.runs, total.messages = total.runs + batch.runs, total.messages + batch.messages
+            total.tasks += batch.tasks
+            total.jobs, total.left = [*total.jobs, *batch.jobs], batch.left
     return {
         "removed": removed,
-        "runs": done.runs,
-        "messages": done.messages,
-        "tasks": done.tasks,
-        "jobs": done.jobs,
+        "runs": total.runs,
+        "messages": total.messages,
+        "tasks": total.tasks,
+        "jobs": total.jobs,
         "dry_run": dry_run,
     }
 
 
 async def _remove(ledger: Ledger, age: timedelta, *, dry_run: bool) -> list[str]:
-    """Archive the jobs that were off for so long and delete their deployments; their names."""
+    """Archive the jobs that were disabled for ``age`` and delete their deployments; return their
+    names.
+    """
     from daybook.prefect import client as prefect
-    from daybook.prefect.reconcile import Report, remove_left_over
+    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
     if dry_run:
         async with ledger.read() as session:
-            found = await book.off_since(session, ledger.now() - age)
-        return [each.row.name for each in found]
+            stored = await book.disabled_since(session, ledger.now() - age)
+        return [each.row.name for each in stored]
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         async with ledger.write() as session:
-            found = await book.off_since(session, ledger.now() - age)
-            for each in found:
-                await outcomes.archive(session, each, ledger.now())
-        # A crash from here on leaves the deployments to the next sync.
-        await remove_left_over(ledger, client, Report())
-    return [each.row.name for each in found]
+            stored = await book.disabled_since(session, ledger.now() - age)
+            for each in stored:
+                await outcomes.archive_job(session, each, ledger.now())
+        # After a crash from here on, the next sync deletes the deployments.
+        await delete_leftover_deployments(ledger, client, ReconcileReport())
+    return [each.row.name for each in stored]

@@ -1,4 +1,4 @@
-"""What can be asked of runs: run now, history, logs, cancel."""
+"""Operations on runs: run now, history, logs, cancel."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
     from sqlalchemy.ext.asyncio import AsyncSession
 
-LOOK = 0.2
-"""Seconds between two looks at the ledger while a run is waited for."""
-LOOK_AT_PREFECT = 10
-"""Every so many looks Prefect is asked whether the run ended there before it began here."""
-TOLD_WITHIN = 5.0
-"""Seconds that whoever waits for a run waits, after its end, for what is told of it."""
+POLL_INTERVAL_SECONDS = 0.2
+"""Interval between two polls of the ledger while waiting for a run."""
+POLLS_PER_PREFECT_REQUEST = 10
+"""After this many polls, ask Prefect whether the run ended there before it began here."""
+DELIVERY_TIMEOUT_SECONDS = 5.0
+"""Maximum time to wait, after the end of a run, for the deliveries about it."""
 
 
-class WaitTalk(Protocol):
-    """What whoever waits for a run is told meanwhile."""
+class WaitObserver(Protocol):
+    """Receives the progress of a run while a caller waits for it."""
 
     def asked(self) -> None:
-        """The run has been asked for: it goes on without whoever waits."""
+        """The run has been requested: it continues even if the caller stops waiting."""
         ...
 
     def held_up(self, why: str) -> None:
-        """It has not begun, and this is why; each reason comes once."""
+        """The run has not begun, for this reason; each reason is reported once."""
         ...
 
 
@@ -51,54 +51,54 @@ async def run(
     wait: bool = False,
     request_id: str | None = None,
     trigger: str | None = None,
-    talk: WaitTalk | None = None,
+    talk: WaitObserver | None = None,
 ) -> dict[str, Any]:
-    """Run a job now, also a disabled one (requirement 24); returns the run.
+    """Run a job now, even if it is disabled; return the run.
 
-    The same ``request_id`` again is the same run. With ``wait`` it is returned when it has ended,
-    or when Prefect ended it before it began; else as it was asked for. What is told of it is given
-    a moment to arrive, so that its `delivery` is not always `pending`. ``trigger`` is told by who
-    asks, unless it is given.
+    A repeated ``request_id`` returns the same run. With ``wait``, return the run when it has ended,
+    or when Prefect ended it before it began; else return it as requested. After its end, wait up to
+    `DELIVERY_TIMEOUT_SECONDS` for its deliveries, so that its `delivery` is not always `pending`.
+    ``trigger`` defaults to `authorization.current_trigger`.
     """
     from daybook.prefect import client as prefect
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            stored = await authorization.job(session, ref)
+            stored = await authorization.find_job(session, ref)
         async with prefect.connected() as client:
-            await prefect.answers(client)
-            trigger = trigger or authorization.trigger()
+            await prefect.check_connection(client)
+            trigger = trigger or authorization.current_trigger()
             row = await claims.request(ledger, stored, request_id or new_id(), trigger)
             if row.state is Status.WAITING and row.flow_run_id is None:
                 await _start(ledger, client, stored, row)
             if wait:
                 if talk is not None:
                     talk.asked()
-                await _ended(ledger, client, row.id, talk)
+                await _wait_for_end(ledger, client, row.id, talk)
                 await _tried(ledger, row.id)
         return await _view(ledger, row.id)
 
 
 async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-    """Runs, newest first; of one job, also a removed one, or of all. Needs no Prefect.
+    """Return runs, newest first; of one job (which may be a removed one) or of all.
 
-    Each has, beside the fields of `views.run`, ``alert``: the delivery of its alert to the
-    operator, or None.
+    In addition to the fields of `views.run` each has ``alert``: the delivery of its alert to the
+    operator, or None. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        of_job = None if ref is None else await authorization.job(session, ref, archived=True)
-        found = await authorization.recent(session, of_job.id if of_job else None, limit)
-        alerts = await deliveries.alerts(session, [row.id for row, _ in found])
-        return [views.run(row, job) | {"alert": alerts.get(row.id)} for row, job in found]
+        stored = None if ref is None else await authorization.find_job(session, ref, archived=True)
+        runs = await authorization.recent_runs(session, stored.id if stored else None, limit)
+        alerts = await deliveries.alert_statuses(session, [row.id for row, _ in runs])
+        return [views.run(row, job) | {"alert": alerts.get(row.id)} for row, job in runs]
 
 
 async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
-    """End a run, by id, unique id prefix, or the job whose live run it is; returns the run.
+    """Cancel a run, by id, unique id prefix, or the job whose live run it is; return the run.
 
-    One that waits is cancelled here and now. One at work is ended by its worker, with all that it
-    began, which is waited for at most ``within`` seconds; the run that comes back may be live yet.
-    Raises `NotFound`, `Ambiguous`, `InvalidInput` for one that has ended, `PrefectUnreachable`
-    where a worker has to be told.
+    A waiting run is cancelled immediately. A run in progress is ended by its worker, with all its
+    child processes; wait for that at most ``within`` seconds, so the returned run may still be
+    live. Raise `NotFound`, `Ambiguous`, `InvalidInput` for a run that has ended,
+    `PrefectUnreachable` if a worker has to be notified.
     """
     from prefect.states import Cancelling
 
@@ -107,44 +107,45 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            found, _ = await authorization.live_run(session, ref)
-        if found.state in TERMINAL - {Status.CANCELLED}:
+            live, _ = await authorization.find_live_run(session, ref)
+        if live.state in TERMINAL - {Status.CANCELLED}:
             raise InvalidInput(
-                "run", f"{found.id[:8]} has ended: {found.status}", "nothing to cancel"
+                "run", f"{live.id[:8]} has ended: {live.status}", "nothing to cancel"
             )
-        row = await claims.cancel(ledger, found.id)
+        row = await claims.cancel(ledger, live.id)
         async with prefect.connected() as client:
             if row.state is Status.CANCELLED:
-                await state_mirror.now(ledger, client, row.id)
+                await state_mirror.mirror_run(ledger, client, row.id)
             elif row.flow_run_id is not None:
                 await client.set_flow_run_state(UUID(row.flow_run_id), Cancelling())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(within):
-                        await _ended(ledger, client, row.id)
+                        await _wait_for_end(ledger, client, row.id)
         return await _view(ledger, row.id)
 
 
 async def show(ref: str) -> dict[str, Any]:
-    """One run, by id or unique id prefix, with `deliveries`: what is told of it.
+    """Return one run, by id or unique id prefix, with `deliveries`: the deliveries about it.
 
-    Needs no Prefect.
+    Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        return await _whole(session, *await authorization.run(session, ref))
+        return await _full_view(session, *await authorization.find_run(session, ref))
 
 
-async def logged(ref: str) -> dict[str, Any]:
-    """The run whose log `logs` gives. Needs no Prefect."""
+async def find_logged(ref: str) -> dict[str, Any]:
+    """Return the run whose log `logs` returns. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
-        return views.run(*await authorization.logged_run(session, ref))
+        return views.run(*await authorization.find_logged_run(session, ref))
 
 
 def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
-    """What a run logged in Prefect, oldest first: `{"at", "level", "message"}`.
+    """Return what a run logged in Prefect, oldest first: `{"at", "level", "message"}`.
 
-    ``ref`` is a run, or a job, also a removed one, whose last run that Prefect knows is meant.
+    ``ref`` is a run, or a job (which may be a removed one), of which the last run that Prefect
+    knows is meant.
     """
-    return _logs(ref, owners.current())  # of who asks, not of who reads
+    return _logs(ref, owners.current_actor())  # the actor of the call, not of the iteration
 
 
 async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
@@ -155,7 +156,7 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
 
     async with open_ledger() as ledger, ledger.read() as session:
         with owners.acting_as(actor):
-            row, _ = await authorization.logged_run(session, ref)
+            row, _ = await authorization.find_logged_run(session, ref)
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(row.flow_run_id)]))
     page, offset = 200, 0
     async with prefect.connected() as client:
@@ -165,7 +166,7 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
             )
             for each in found:
                 yield {
-                    "at": views.utc(each.timestamp),
+                    "at": views.utc_text(each.timestamp),
                     "level": each.level,
                     "message": each.message,
                 }
@@ -178,9 +179,9 @@ async def _start(
     ledger: Ledger, client: PrefectClient, stored: store.StoredJob, row: RunRow
 ) -> None:
     from daybook.prefect import deployment, run_names
-    from daybook.prefect.reconcile import Report, bring
+    from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 
-    # The key makes a second try after a crash give the same Prefect run.
+    # With this key, a second try after a crash returns the same Prefect run.
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
     name = run_names.of_row(stored, row)
     known, flow_run_id = stored.row.deployment_id, None
@@ -188,72 +189,72 @@ async def _start(
         flow_run_id = await deployment.start_run(client, known, key, row.parameters, name)
     if flow_run_id is None:  # not in Prefect yet, or deleted there
         found = await deployment.read(client, known) if known else None
-        await bring(ledger, client, stored, found, Report(), needed=True)
+        await reconcile_job(ledger, client, stored, found, ReconcileReport(), needed=True)
         async with ledger.read() as session:
-            made = str((await store.find(session, stored.id)).row.deployment_id)
-        flow_run_id = await deployment.start_run(client, made, key, row.parameters, name)
+            created = str((await store.find(session, stored.id)).row.deployment_id)
+        flow_run_id = await deployment.start_run(client, created, key, row.parameters, name)
     if flow_run_id is not None:
-        await claims.carried_by(ledger, row, flow_run_id)
+        await claims.link_prefect_run(ledger, row, flow_run_id)
 
 
-async def _ended(
-    ledger: Ledger, client: PrefectClient, run_id: str, talk: WaitTalk | None = None
+async def _wait_for_end(
+    ledger: Ledger, client: PrefectClient, run_id: str, talk: WaitObserver | None = None
 ) -> None:
-    looks, before, told = 0, None, set[str]()
+    polls, previous_state, reported = 0, None, set[str]()
     while True:
         async with ledger.read() as session:
             row = await session.get(RunRow, run_id)
         assert row is not None
         if row.state not in LIVE:
             return
-        looks += 1
-        if looks % LOOK_AT_PREFECT == 0 and row.flow_run_id:
+        polls += 1
+        if polls % POLLS_PER_PREFECT_REQUEST == 0 and row.flow_run_id:
             state = (await client.read_flow_run(UUID(row.flow_run_id))).state
-            if state is not None and state.is_final() and before is row.state:
+            if state is not None and state.is_final() and previous_state is row.state:
                 return  # its process is gone, before its claim or in the middle
-            before = row.state
+            previous_state = row.state
             if talk is not None and row.state is Status.WAITING:
-                why = await _held_up(ledger, client, row, state)
-                if why and why not in told:
-                    told.add(why)
+                why = await _waiting_reason(ledger, client, row, state)
+                if why and why not in reported:
+                    reported.add(why)
                     talk.held_up(why)
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
-async def _held_up(
+async def _waiting_reason(
     ledger: Ledger, client: PrefectClient, row: RunRow, state: State[Any] | None
 ) -> str:
-    """Why a waiting run does not begin, as far as it can be known; else empty."""
+    """Return why a waiting run does not begin, if that can be known; else empty."""
     from daybook.prefect import work_pool
-    from daybook.prefect.states import WAITING
+    from daybook.prefect.states import WAITING_NAME
 
-    there = await work_pool.read(client, ledger.id)
-    if there.idle:
-        return f"{there.idle}; `daybook up` starts one"
+    pool = await work_pool.read(client, ledger.id)
+    if pool.idle:
+        return f"{pool.idle}; `daybook up` starts one"
     if row.until is not None and row.until > ledger.now():
         return row.reason
-    # Set back by a worker of Prefect's own, which the ledger has not heard of.
-    return (state.message or "") if state is not None and state.name == WAITING else ""
+    # One of Prefect's own workers set the run back, which the ledger does not know.
+    return (state.message or "") if state is not None and state.name == WAITING_NAME else ""
 
 
 async def _view(ledger: Ledger, run_id: str) -> dict[str, Any]:
     async with ledger.read() as session:
-        return await _whole(session, *await past.find(session, run_id))
+        return await _full_view(session, *await past.find(session, run_id))
 
 
-async def _whole(session: AsyncSession, row: RunRow, job: JobRow | None) -> dict[str, Any]:
-    told = await deliveries.of_run(session, row.id)
-    alerts = await deliveries.alerts(session, [row.id])
+async def _full_view(session: AsyncSession, row: RunRow, job: JobRow | None) -> dict[str, Any]:
+    rows = await deliveries.list_for_run(session, row.id)
+    alerts = await deliveries.alert_statuses(session, [row.id])
     view = views.run(row, job) | {"alert": alerts.get(row.id)}
-    return view | {"deliveries": [views.delivery(each, job) for each in told]}
+    return view | {"deliveries": [views.delivery(each, job) for each in rows]}
 
 
 async def _tried(ledger: Ledger, run_id: str) -> None:
-    """Wait until what may be told of a run by now was tried once; not for long."""
+    """Wait, for a limited time, until each due delivery about the run has been tried once."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(TOLD_WITHIN):
+        async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
             while True:
                 async with ledger.read() as session:
-                    if not await deliveries.untried(session, run_id, ledger.now()):
+                    if not await deliveries.has_untried(session, run_id, ledger.now()):
                         return
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(POLL_INTERVAL_SECONDS)

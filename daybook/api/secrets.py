@@ -1,4 +1,4 @@
-"""What can be asked of secrets: add, list, remove. A value goes in, and never comes out."""
+"""Operations on secrets: add, list, remove. No result contains a secret's value."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ if TYPE_CHECKING:
 async def add(
     name: str, value: str, hosts: Sequence[str], *, replace: bool = False
 ) -> dict[str, Any]:
-    """Keep a secret as a Prefect block: `{"name", "hosts"}`, the hosts as they are compared.
+    """Store a secret as a Prefect block: `{"name", "hosts"}`, the hosts in the form used for
+    comparison.
 
-    Raises `InvalidInput` (nothing is stored), whose words do not hold the value.
+    Raise `InvalidInput` (nothing is stored); its text does not contain the value.
     """
     from daybook.prefect import client as prefect
     from daybook.resources import documents
     from daybook.resources import secrets as secret_blocks
 
     documents.check_name(secret_blocks.TYPE, name)
-    kept = secret_blocks.checked(value, hosts)
+    secret = secret_blocks.validate(value, hosts)
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await secret_blocks.add(client, name, value, hosts, replace=replace)
-    return {"name": name, "hosts": kept.hosts}
+    return {"name": name, "hosts": secret.hosts}
 
 
 async def list_secrets() -> list[dict[str, Any]]:
-    """All secrets by name: `{"name", "hosts", "problem", "jobs", "servers", "destinations"}`.
+    """Return all secrets by name: `{"name", "hosts", "problem", "jobs", "servers",
+    "destinations"}`.
 
-    The last three are the names of those that refer to it; of destinations, whose token it is.
+    The last three are the names of those that refer to it; a destination does so by its token.
     """
     from daybook.prefect import client as prefect
     from daybook.resources import secrets as secret_blocks
@@ -51,17 +53,19 @@ async def list_secrets() -> list[dict[str, Any]]:
                 "servers": servers_of.get(each["name"], []),
                 "destinations": tokens_of.get(each["name"], []),
             }
-            for each in await secret_blocks.every(client)
+            for each in await secret_blocks.list_secrets(client)
         ]
 
 
 async def remove(name: str) -> None:
-    """Forget a secret; refused while jobs, saved tool servers or destinations refer to it."""
+    """Delete a secret. Raise `InvalidInput` if jobs, saved tool servers or destinations refer to
+    it.
+    """
     from daybook.prefect import client as prefect
     from daybook.resources import secrets as secret_blocks
 
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         users = (await _jobs()).get(name, [])
         users += [f"the tool server {each}" for each in (await _servers(client)).get(name, [])]
         users += [f"the destination {each}" for each in (await _tokens(client)).get(name, [])]
@@ -73,15 +77,17 @@ async def remove(name: str) -> None:
 
 
 async def _jobs() -> dict[str, list[str]]:
-    """The names of the jobs that refer to a secret, by its name."""
+    """Return the names of the jobs that refer to each secret, by the secret's name."""
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
-    does = [(each.row.name, each.job.action.model_dump(mode="json")) for each in stored]
-    return _by_secret((name, [it.get("headers"), it.get("params")]) for name, it in does)
+        stored = await store.all_jobs(session)
+    actions = [(each.row.name, each.job.action.model_dump(mode="json")) for each in stored]
+    return _by_secret(
+        (name, [action.get("headers"), action.get("params")]) for name, action in actions
+    )
 
 
 async def _servers(client: PrefectClient) -> dict[str, list[str]]:
-    """The names of the saved tool servers that refer to a secret, by its name."""
+    """Return the names of the tool servers that refer to each secret, by the secret's name."""
     from daybook.tools.server_blocks import PrefectServers
 
     saved = await PrefectServers(client).every()
@@ -89,19 +95,19 @@ async def _servers(client: PrefectClient) -> dict[str, list[str]]:
 
 
 async def _tokens(client: PrefectClient) -> dict[str, list[str]]:
-    """The names of the destinations whose token a secret is, by its name."""
-    from daybook.clock import SYSTEM
+    """Return the names of the destinations whose token each secret is, by the secret's name."""
+    from daybook.clock import SYSTEM_CLOCK
     from daybook.delivery import destinations
 
-    found: dict[str, list[str]] = {}
-    for each in await destinations.every(client, SYSTEM.now()):
-        found.setdefault(each["token"], []).append(each["name"])
-    return found
+    users: dict[str, list[str]] = {}
+    for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
+        users.setdefault(each["token"], []).append(each["name"])
+    return users
 
 
 def _by_secret(users: Iterable[tuple[str, Any]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    users_of: dict[str, list[str]] = {}
     for user, fields in users:
-        for name in secrets.referred(fields):
-            found.setdefault(name, []).append(user)
-    return found
+        for name in secrets.referenced_names(fields):
+            users_of.setdefault(name, []).append(user)
+    return users_of

@@ -1,4 +1,4 @@
-"""What can be asked of conversations: which there are, and what was said. Needs no Prefect."""
+"""Operations on sessions (conversations): list and show. Works without Prefect."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from daybook.api import views
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import MessageRow
 from daybook.runs import sessions
-from daybook.runs.sessions import Listed
+from daybook.runs.sessions import SessionSummary
 
 
 async def list_sessions(limit: int = 20) -> list[dict[str, Any]]:
-    """Conversations, the last used first.
+    """Return conversations, the most recently used first.
 
-    `{"id", "agent", "job", "messages", "created_at", "last_used_at"}`; `job` is None where several
-    jobs share one, and for runs of no job.
+    `{"id", "agent", "job", "messages", "created_at", "last_used_at"}`; `job` is None if several
+    jobs share the conversation, and for runs without a job.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         return [_view(each) for each in await sessions.recent(session, limit)]
 
 
 async def show(ref: str, limit: int = 20) -> dict[str, Any]:
-    """One conversation with its last ``limit`` messages under `history`, oldest first.
+    """Return one conversation with its last ``limit`` messages under `history`, oldest first.
 
-    ``ref`` is its id, the unique beginning of it, its key, or a job, whose conversation is meant.
-    A message is `{"number", "role", "content", "source", "run_id", "at"}`. Raises `NotFound`,
-    `Ambiguous`.
+    ``ref`` is its id, a unique id prefix, its key, or the job that it belongs to. A message is
+    `{"number", "role", "content", "source", "run_id", "at"}`. Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        found = await sessions.find(session, ref)
-        messages = await sessions.history(session, found.row.id, limit)
-        return _view(found) | {"history": [_message(each) for each in messages]}
+        listed = await sessions.find(session, ref)
+        messages = await sessions.history(session, listed.row.id, limit)
+        return _view(listed) | {"history": [_message(each) for each in messages]}
 
 
-def _view(listed: Listed) -> dict[str, Any]:
+def _view(listed: SessionSummary) -> dict[str, Any]:
     return {
         "id": listed.row.id,
         "agent": listed.row.agent,
         "job": listed.job,
         "messages": listed.messages,
-        "created_at": views.utc(listed.row.created_at),
-        "last_used_at": views.utc(listed.row.updated_at),
+        "created_at": views.utc_text(listed.row.created_at),
+        "last_used_at": views.utc_text(listed.row.updated_at),
     }
 
 
@@ -52,5 +51,5 @@ def _message(row: MessageRow) -> dict[str, Any]:
         "content": row.content,
         "source": row.source,
         "run_id": row.run_id,
-        "at": views.utc(row.at),
+        "at": views.utc_text(row.at),
     }

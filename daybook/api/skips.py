@@ -1,6 +1,7 @@
-"""Putting due times off by hand: skip the next one, or all before an instant (requirement 61).
+"""Manual skips: skip the next due time of a job, or all due times before an instant (snooze).
 
-They stay due: each gets its row, `skipped`, at its claim. Needs no Prefect.
+Skipped due times stay due: each gets a row with the outcome `skipped` at its claim. Works without
+Prefect.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from daybook.schedules import schedule
 
 
 async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
-    """Skip the job's next due time; the same again changes nothing. Returns the job.
+    """Skip the job's next due time; a repeated call changes nothing. Return the job.
 
-    With ``undo`` no due time is skipped any more. Raises `InvalidInput` for a job that is not due.
+    With ``undo``, skip no due time any more. Raise `InvalidInput` for a job that has no next due
+    time.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:
@@ -29,7 +31,9 @@ async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
         if undo:
             to_come = []
         else:
-            following = upcoming.next_due(job.schedule, job.policy, max(now, _awake(stored, now)))
+            following = upcoming.next_due(
+                job.schedule, job.policy, max(now, _snooze_end(stored, now))
+            )
             if not job.enabled:
                 raise InvalidInput(
                     "job", "is off, so nothing is skipped", f"`daybook resume {ref}`"
@@ -43,9 +47,9 @@ async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
 
 
 async def snooze(ref: str, until: str | None) -> dict[str, Any]:
-    """Skip all due times before ``until``, an RFC 3339 time or `in 2h`; None: none any more.
+    """Skip all due times before ``until``, an RFC 3339 time or `in 2h`; None ends the snooze.
 
-    One that is due exactly then runs. Returns the job. Raises `InvalidInput`.
+    A due time exactly at ``until`` runs. Return the job. Raise `InvalidInput`.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:
@@ -53,26 +57,26 @@ async def snooze(ref: str, until: str | None) -> dict[str, Any]:
             stored.row.snoozed_until = None
             return
         try:
-            made = schedule.make(at=until, timezone=stored.job.schedule.timezone, now=now)
+            moment = schedule.make(at=until, timezone=stored.job.schedule.timezone, now=now)
         except InvalidInput as error:
             legal = "write 2027-01-15T09:00, or in 2h"
             raise InvalidInput("until", error.problem, legal) from error
-        assert isinstance(made, schedule.At)
-        stored.row.snoozed_until = made.at
+        assert isinstance(moment, schedule.At)
+        stored.row.snoozed_until = moment.at
 
     return await _changed(ref, change)
 
 
-def _awake(stored: StoredJob, now: datetime) -> datetime:
-    """From when on something is due that is not snoozed."""
+def _snooze_end(stored: StoredJob, now: datetime) -> datetime:
+    """Return the instant after which due times are not snoozed."""
     until = stored.row.snoozed_until
-    return now if until is None else until - views.TICK
+    return now if until is None else until - views.ONE_MICROSECOND
 
 
 async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> dict[str, Any]:
     async with open_ledger() as ledger:
         async with ledger.write() as session:
-            stored = await authorization.job(session, ref)
+            stored = await authorization.find_job(session, ref)
             change(stored, ledger.now())
             session.add(stored.row)
         return views.job(stored, ledger.now())

@@ -1,4 +1,4 @@
-"""Bringing the ledger and Prefect into agreement, when asked."""
+"""Reconciliation of the ledger and Prefect on request."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from daybook.errors import InvalidInput
 from daybook.ledger.engine import open_ledger
 
 if TYPE_CHECKING:
-    from daybook.prefect.report import Report
+    from daybook.prefect.report import ReconcileReport
 
 
 async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, Any]:
-    """Compare all jobs both ways; what was done, by their names (`daybook.prefect.report.Report`).
+    """Reconcile all jobs in both directions; return the changes by job name, as `report_view` does.
 
-    `writes` is how many deployments were written; a second time it is 0. With ``prefer``, `ledger`
-    or `prefect`, the conflicts that there are then are decided for that side, or only that of the
-    job ``ref``: `decided` are their names then. Raises `InvalidInput`.
+    `writes` is the number of deployments written; on a second call it is 0. With ``prefer``,
+    `ledger` or `prefect`, decide the remaining conflicts for that side, or only the conflict of the
+    job ``ref``: `decided` has their names. Raise `InvalidInput`.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect import reconcile
@@ -26,22 +26,22 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, A
         raise InvalidInput(
             "JOB", "is named to decide its conflict", "give --prefer ledger or prefect"
         )
-    side = conflicts.side(prefer) if prefer is not None else None
+    side = conflicts.parse_side(prefer) if prefer is not None else None
     async with open_ledger() as ledger, prefect.connected() as client:
-        await prefect.answers(client)
-        report = await reconcile.everything(ledger, client)
+        await prefect.check_connection(client)
+        report = await reconcile.reconcile_all(ledger, client)
         if side is None:
-            return plain(report)
+            return report_view(report)
         decided, refused = await conflicts.decide(ledger, side, ref)
         if side == "prefect":
             for job_id in decided:
-                await reconcile.again(ledger, client, job_id, report)
+                await reconcile.reconcile_changed_job(ledger, client, job_id, report)
     names = list(decided.values())
-    return plain(report) | {"decided": names, "refused": report.refused | refused}
+    return report_view(report) | {"decided": names, "refused": report.refused | refused}
 
 
-def plain(report: Report) -> dict[str, Any]:
-    """What a sync did, as a plain dictionary."""
+def report_view(report: ReconcileReport) -> dict[str, Any]:
+    """Return a report as a plain dictionary."""
     return {
         "created": report.created,
         "updated": report.updated,

@@ -1,7 +1,7 @@
-"""`daybook.SyncClient`: the client for a program without an event loop.
+"""`daybook.SyncClient`: the client for programs without an event loop.
 
-Each verb is the one of `Client`, run to its end: there is one text of what it does, and one of what
-it says.
+Each method calls the method of `Client` and blocks until it has finished. It has the same docstring
+and returns the same results.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def to_its_end(work: Coroutine[Any, Any, R]) -> R:
-    """What ``work`` gives, in a loop of its own.
+def run_blocking(work: Coroutine[Any, Any, R]) -> R:
+    """Run ``work`` in an event loop of its own; return its result.
 
-    Where this thread has one that runs, as in a notebook, it is in a thread of its own.
+    If a loop runs in this thread already, as in a notebook, use a thread of its own.
     """
     # Not inside an `except`: every error of `work` would be chained to the one handled there.
     if not _has_loop():
@@ -44,18 +44,18 @@ def _has_loop() -> bool:
 def _sync(
     verb: Callable[Concatenate[Client, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[SyncClient, P], R]:
-    def done(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return to_its_end(verb(self.client, *args, **kwargs))
+            return run_blocking(verb(self.client, *args, **kwargs))
         except DaybookError as error:
-            raise error from None  # its words say what led to it
+            raise error from None  # its text includes the cause
 
-    update_wrapper(done, verb)
-    return done
+    update_wrapper(call, verb)
+    return call
 
 
 class SyncClient:
-    """`Client` without `await`: the same verbs, arguments, answers and errors::
+    """`Client` without `await`: the same methods, arguments, results and errors::
 
     client = daybook.SyncClient()
     job = client.add("Summarise open pull requests", schedule="0 9 * * 1-5")

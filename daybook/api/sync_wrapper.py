@@ -1,4 +1,4 @@
-"""One thing for programs with an event loop and without: `async with` and `with`."""
+"""Base class for objects that work with `async with` and `with`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Self
 from anyio.from_thread import start_blocking_portal
 
 
-class Faces(ABC):
-    """What has `__aenter__` and `__aexit__`; in a `with` these are done by a loop in a thread."""
+class SyncWrapper(ABC):
+    """Adds `with` to a class that has `__aenter__` and `__aexit__`.
+
+    In a `with`, an event loop in a thread of its own runs them.
+    """
 
     _stack: ExitStack | None = None
 

@@ -1,6 +1,6 @@
-"""The scheduler of tasks: how it is, pause, resume, drain, what waits, a cycle on demand, rebuild.
+"""Operations on the task scheduler: status, pause, resume, drain, backlog, cycle, rebuild.
 
-It never claims. The keeper carries out its cycles; here is what the operator asks of it.
+The scheduler never claims. The keeper runs its cycles; these operations are for the operator.
 """
 
 from __future__ import annotations
@@ -17,160 +17,166 @@ from daybook.api import task_views as views
 from daybook.errors import InvalidInput
 from daybook.keeper import leadership
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.ledger.run_json import utc
+from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import escalation, matching, queue, sessions, statistics
 from daybook.tasks import pause as switch
 from daybook.tasks import views as figures
-from daybook.tasks.matching import Candidate, Wanted
-from daybook.tasks.model import PRIORITIES, without_tokens
-from daybook.tasks.notifier import Starving
-from daybook.tasks.pause import Switch
+from daybook.tasks.matching import Candidate, RunRequirements
+from daybook.tasks.model import PRIORITIES, redact_tokens
+from daybook.tasks.notifier import StarvingRun
+from daybook.tasks.pause import PauseState
 from daybook.tasks.states import Status
-from daybook.tasks.views import Figures
-from daybook.tasks.worker_requests import Capable
+from daybook.tasks.views import TaskCounts
+from daybook.tasks.worker_requests import AgentCapabilities
 
-LOOKS = 0.5
-"""Seconds between two looks whether all have ended."""
+POLL_INTERVAL_SECONDS = 0.5
+"""Interval between two checks whether all held runs have ended."""
 
-Told = Callable[[list[dict[str, Any]]], None]
+OnChange = Callable[[list[dict[str, Any]]], None]
 
 
 async def status() -> dict[str, Any]:
-    """`{"switch", "runs", "tasks", "statistics", "problems"}`.
+    """Return `{"switch", "runs", "tasks", "statistics", "problems"}`.
 
-    `runs` is whether a keeper leads, which carries out the cycles; `tasks` is as `as_view` has it,
-    `statistics` what the cycles did, with the last report.
+    `runs` is whether a keeper leads, and so runs the cycles; `tasks` is as in `as_view`;
+    `statistics` are the counts of all cycles, with the last report.
     """
     async with open_ledger() as ledger:
-        leader = await leadership.read(ledger, overdue.LEAD)
+        leader = await leadership.read(ledger, overdue.LEADERSHIP_NAME)
         async with ledger.read() as session:
             now = ledger.now()
-            found = await figures.read(session, now)
-            told = await statistics.read(session)
-    if last := told["last_cycle"]:
-        told["last_cycle"] = last | {"at": utc(datetime.fromisoformat(last["at"]))}
+            snapshot = await figures.read_counts(session, now)
+            counts = await statistics.read(session)
+    if last := counts["last_cycle"]:
+        counts["last_cycle"] = last | {"at": utc_text(datetime.fromisoformat(last["at"]))}
     return {
-        "switch": _switch(found.switch),
+        "switch": _switch_view(snapshot.switch),
         "runs": leader is not None and leader.leads(now),
-        "tasks": as_view(found, now),
-        "statistics": told,
-        "problems": [str(each) for each in illegal() + problems(found, now)],
+        "tasks": as_view(snapshot, now),
+        "statistics": counts,
+        "problems": [str(each) for each in settings_problems() + problems(snapshot, now)],
     }
 
 
 async def pause(reason: str = "") -> dict[str, Any]:
-    """Nobody is woken and nothing claimed until `resume`: `{"paused", "reason", "at", "actor"}`."""
+    """Wake no session and allow no claim until `resume`: `{"paused", "reason", "at", "actor"}`."""
     async with open_ledger() as ledger:
-        return _switch(await switch.pause(ledger, without_tokens(reason)))
+        return _switch_view(await switch.pause(ledger, redact_tokens(reason)))
 
 
 async def resume() -> dict[str, Any]:
-    """Go on; also where the flag could not be read."""
+    """End the pause, even if its flag cannot be read."""
     async with open_ledger() as ledger:
-        return _switch(await switch.resume(ledger))
+        return _switch_view(await switch.resume(ledger))
 
 
 async def drain(
-    timeout: timedelta | str | None = None, reason: str = "", told: Told | None = None
+    timeout: timedelta | str | None = None, reason: str = "", told: OnChange | None = None
 ) -> dict[str, Any]:
-    """Pause, and wait until no session holds a run; for ever without ``timeout``.
+    """Pause, and wait until no session holds a run; without ``timeout``, wait without limit.
 
-    `{"drained", "waited_seconds", "left"}`: ``left`` are the runs that are held at the end, as
-    ``told`` is given them whenever they change. A scheduler that is paused already keeps its
-    reason. Raises `InvalidInput`.
+    Return `{"drained", "waited_seconds", "left"}`: ``left`` are the runs still held at the end.
+    ``told`` is called with the held runs whenever they change. A scheduler that is paused already
+    keeps its reason. Raise `InvalidInput`.
     """
     if isinstance(timeout, str):
         timeout = durations.parse(timeout, "timeout")
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            before = await switch.read(session)
-        if not before.paused or reason:
-            await switch.pause(ledger, without_tokens(reason) or "draining")
-        begun, left = time.monotonic(), await _held(ledger)
-        shown: list[str] = []
+            current = await switch.read(session)
+        if not current.paused or reason:
+            await switch.pause(ledger, redact_tokens(reason) or "draining")
+        started, left = time.monotonic(), await _held_runs(ledger)
+        reported: list[str] = []
         while left:
-            if told and (ids := [each["run_id"] for each in left]) != shown:
+            if told and (ids := [each["run_id"] for each in left]) != reported:
                 told(left)
-                shown = ids
-            waited = time.monotonic() - begun
+                reported = ids
+            waited = time.monotonic() - started
             if timeout is not None and waited >= timeout.total_seconds():
                 break
-            rest = LOOKS if timeout is None else timeout.total_seconds() - waited
-            await asyncio.sleep(min(LOOKS, rest))
-            left = await _held(ledger)
-    waited = round(time.monotonic() - begun, 3)
+            remaining = (
+                POLL_INTERVAL_SECONDS if timeout is None else timeout.total_seconds() - waited
+            )
+            await asyncio.sleep(min(POLL_INTERVAL_SECONDS, remaining))
+            left = await _held_runs(ledger)
+    waited = round(time.monotonic() - started, 3)
     return {"drained": not left, "waited_seconds": waited, "left": left}
 
 
 async def backlog(limit: int = 50) -> dict[str, Any]:
-    """What is queued: `{"pending", "oldest_seconds", "by_priority", "starving", "paused", "reason",
-    "at", "actor", "runs"}`, where `at` and `actor` are of a pause that is.
+    """Return the queued runs: `{"pending", "oldest_seconds", "by_priority", "starving", "paused",
+    "reason", "at", "actor", "runs"}`, where `at` and `actor` describe a current pause.
 
-    ``runs`` are the first ``limit``, in the order in which they are claimed, each with `why`
-    nobody has it yet.
+    ``runs`` are the first ``limit`` runs in the order of claims, each with `why` it is not claimed
+    yet.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        found, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
-        there = await figures.there(session, now)
-        listed = await sessions.every(session)
-        switched = await switch.read(session)
-    hook = tasks.hooked()
-    woken = {each.name for each in listed if hook or views.session(each, now)["connected"]}
-    oldest = min((run.queued_at for _, run in found), default=None)
+        queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
+        candidates = await figures.live_candidates(session, now)
+        listed_sessions = await sessions.visible_sessions(session)
+        current_switch = await switch.read(session)
+    hook = tasks.has_wake_webhook()
+    woken = {each.name for each in listed_sessions if hook or views.session(each, now)["connected"]}
+    oldest = min((run.queued_at for _, run in queued), default=None)
     return {
-        "pending": len(found),
+        "pending": len(queued),
         "oldest_seconds": None if oldest is None else _seconds(now - oldest),
         "by_priority": {
-            word: sum(task.priority == place for task, _ in found)
-            for place, word in enumerate(PRIORITIES)
+            word: sum(task.priority == rank for task, _ in queued)
+            for rank, word in enumerate(PRIORITIES)
         },
-        "starving": sum(run.starved_cycles > 0 for _, run in found),
-        **_switch(switched if switched.paused else Switch()),
+        "starving": sum(run.starved_cycles > 0 for _, run in queued),
+        **_switch_view(current_switch if current_switch.paused else PauseState()),
         "runs": [
             {
                 "run_id": run.id,
                 "task_id": task.id,
                 "title": task.title,
                 "priority": PRIORITIES[task.priority],
-                "queued_at": utc(run.queued_at),
+                "queued_at": utc_text(run.queued_at),
                 "queued_seconds": _seconds(now - run.queued_at),
                 "starved_cycles": run.starved_cycles,
                 "steps": list(run.tiers),
                 "attention": run.attention,
-                "why": _why(Wanted.of(task, run), there, woken, now),
+                "why": _why(RunRequirements.of(task, run), candidates, woken, now),
             }
-            for task, run in found[:limit]
+            for task, run in queued[:limit]
         ],
     }
 
 
 async def cycle() -> dict[str, Any]:
-    """Do one cycle here and now, beside the keeper's: `daybook.tasks.statistics.Report` as JSON.
+    """Run one cycle in this process, in addition to the keeper's; return its report as JSON.
 
-    Prefect is asked only where a worker is to be spawned, or told that a run starves; without it
-    those steps are owed. Raises `InvalidInput` for `[tasks]`.
+    The report is a `daybook.tasks.statistics.CycleReport`. Prefect is used only to spawn a worker
+    or to report a starving run; if it is not reachable, a later cycle does those steps. Raise
+    `InvalidInput` for `[tasks]`.
     """
     from daybook.tasks import cycle as cycles
 
     async with open_ledger() as ledger:
         report = await cycles.cycle(
-            ledger, ladder=escalation.here(), sink=_tell_prefect, capabilities_of=_capabilities
+            ledger,
+            ladder=escalation.load_policy(),
+            sink=_notify_prefect,
+            capabilities_of=_capabilities,
         )
-        return report.as_json() | {"at": utc(report.at)}
+        return report.as_json() | {"at": utc_text(report.at)}
 
 
-async def _tell_prefect(starving: Starving) -> None:
+async def _notify_prefect(starving: StarvingRun) -> None:
     from daybook.prefect import client as prefect
     from daybook.tasks import notifier
 
     async with prefect.connected() as client:
-        await notifier.of_prefect(client)(starving)
+        await notifier.prefect_notifier(client)(starving)
 
 
-async def _capabilities() -> Capable:
+async def _capabilities() -> AgentCapabilities:
     from daybook.agents import documents
     from daybook.prefect import client as prefect
 
@@ -179,18 +185,19 @@ async def _capabilities() -> Capable:
 
 
 async def rebuild() -> dict[str, Any]:
-    """Forget who was woken a moment ago, so that all may be woken anew; what the ladder has counted
-    and done is kept. Gives the statistics.
+    """Forget the recent wakes, so that every session may be woken again. Return the statistics.
+
+    The counts and completed steps of the escalation policy stay.
     """
     async with open_ledger() as ledger:
         return await statistics.rebuild(ledger)
 
 
-def as_view(found: Figures, now: datetime) -> dict[str, Any]:
-    """`{"queued", "claimed", "needs_attention", "oldest_seconds", "starving", "attention", "free",
-    "busy", "paused"}`.
+def as_view(found: TaskCounts, now: datetime) -> dict[str, Any]:
+    """Return `{"queued", "claimed", "needs_attention", "oldest_seconds", "starving", "attention",
+    "free", "busy", "paused"}`.
 
-    `attention` are all runs that somebody should see to, `free` the sessions that could claim now.
+    `attention` counts all runs that need an operator, `free` the sessions that could claim now.
     """
     oldest = found.oldest
     return {str(status): count for status, count in found.live.items()} | {
@@ -204,8 +211,8 @@ def as_view(found: Figures, now: datetime) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """What somebody should see to, and the command that ``does`` something about it."""
+class TaskProblem:
+    """A problem (``what``) for an operator, and a ``command`` with what it ``does`` about it."""
 
     what: str
     command: str
@@ -215,67 +222,71 @@ class Wrong:
         return f"{self.what}; `{self.command}` {self.does}"
 
 
-def illegal() -> list[Wrong]:
-    """That `[tasks]` in the settings is not legal; a keeper that runs goes on with what it had."""
+def settings_problems() -> list[TaskProblem]:
+    """Return problems of `[tasks]` in the settings; a running keeper keeps its earlier values."""
     try:
-        escalation.here()
+        escalation.load_policy()
     except InvalidInput as error:
         return [
-            Wrong(f"the thresholds of tasks are refused: {error}", "daybook doctor", "says more")
+            TaskProblem(
+                f"the thresholds of tasks are refused: {error}", "daybook doctor", "says more"
+            )
         ]
     return []
 
 
-def problems(found: Figures, now: datetime) -> list[Wrong]:
-    """What somebody should see to."""
-    said = []
+def problems(found: TaskCounts, now: datetime) -> list[TaskProblem]:
+    """Return the problems that need an operator."""
+    listed = []
     switched = found.switch
     if switched.paused:
         is_ = "has been paused" if switched.at else "is paused"
-        since = f" for {span(now - switched.at)}" if switched.at else ""
+        since = f" for {duration_in_words(now - switched.at)}" if switched.at else ""
         why = f": {switched.reason}" if switched.reason else ""
         what = f"the task scheduler {is_}{since}{why}"
-        said.append(Wrong(what, "daybook task scheduler resume", "lets it go on"))
+        listed.append(TaskProblem(what, "daybook task scheduler resume", "lets it go on"))
     if count := found.attention:
         what = "a task needs attention" if count == 1 else f"{count:,} tasks need attention"
-        said.append(Wrong(what, "daybook task list", "says why"))
+        listed.append(TaskProblem(what, "daybook task list", "says why"))
     if count := found.starving:
-        one = "a task starves: nobody claims it"
-        what = one if count == 1 else f"{count:,} tasks starve: nobody claims them"
-        said.append(Wrong(what, "daybook task scheduler backlog", "says why"))
-    return said
+        text = "a task starves: nobody claims it"
+        what = text if count == 1 else f"{count:,} tasks starve: nobody claims them"
+        listed.append(TaskProblem(what, "daybook task scheduler backlog", "says why"))
+    return listed
 
 
-def _why(wanted: Wanted, there: Sequence[Candidate], woken: Collection[str], now: datetime) -> str:
-    """Why nobody has it, and whether anybody of those who could is told."""
-    why = figures.why_waiting(wanted, there, now)
-    free = {each.name for each in there if not matching.verdict(wanted, each, now)}
+def _why(
+    wanted: RunRequirements, candidates: Sequence[Candidate], woken: Collection[str], now: datetime
+) -> str:
+    """Return why the run is not claimed, and if no session that fits can be woken."""
+    why = figures.why_waiting(wanted, candidates, now)
+    free = {each.name for each in candidates if not matching.refusal_reason(wanted, each, now)}
     return f"{why}, but cannot be woken" if free and free.isdisjoint(woken) else why
 
 
-async def _held(ledger: Ledger) -> list[dict[str, Any]]:
-    """The runs that sessions hold: `{"run_id", "title", "session", "lease_until"}`."""
+async def _held_runs(ledger: Ledger) -> list[dict[str, Any]]:
+    """Return the runs that sessions hold: `{"run_id", "title", "session", "lease_until"}`."""
     async with ledger.read() as session:
-        held = []
-        for run_id in await switch.holding(session, ledger.now()):
+        listed = []
+        for run_id in await switch.claimed_run_ids(session, ledger.now()):
             run = await session.get_one(TaskRunRow, run_id)
-            if run.session_id is None:  # it has ended meanwhile
+            if run.session_id is None:  # it ended in the meantime
                 continue
             task = await session.get_one(TaskRow, run.task_id)
-            of = await session.get(TaskSessionRow, run.session_id)
-            held.append(
+            holder = await session.get(TaskSessionRow, run.session_id)
+            listed.append(
                 {
                     "run_id": run.id,
                     "title": task.title,
-                    "session": of.name if of else None,
-                    "lease_until": utc(run.lease_until),
+                    "session": holder.name if holder else None,
+                    "lease_until": utc_text(run.lease_until),
                 }
             )
-        return held
+        return listed
 
 
-def _switch(found: Switch) -> dict[str, Any]:
-    return found.as_json() | {"at": utc(found.at)}
+def _switch_view(found: PauseState) -> dict[str, Any]:
+    return found.as_json() | {"at": utc_text(found.at)}
 
 
 def _seconds(length: timedelta) -> float:

@@ -1,6 +1,6 @@
 """Tasks, their runs and sessions as plain dictionaries: the shapes that `--json` prints.
 
-Instants are RFC 3339 texts in UTC, lengths of time seconds. A token is in none of them.
+Instants are RFC 3339 texts in UTC, durations are seconds. No view contains a token.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from daybook.ledger.run_json import utc
+from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks.model import PRIORITIES
 from daybook.tasks.states import Status
 
 
 def task(row: TaskRow) -> dict[str, Any]:
-    """What is to be done, and who may do it."""
+    """Return a task: what to do, and which sessions may do it."""
     return {
         "id": row.id,
         "title": row.title,
@@ -30,16 +30,17 @@ def task(row: TaskRow) -> dict[str, Any]:
         "paused": row.paused,
         "paused_reason": row.paused_reason,
         "created_by": row.created_by,
-        "created_at": utc(row.created_at),
+        "created_at": utc_text(row.created_at),
     }
 
 
 def run(row: TaskRunRow, now: datetime, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """One try at a task.
+    """Return one run of a task.
 
-    `session` is the name of the one that holds it, of those in ``names`` (by id), else None;
-    `queued_seconds` is for how long it waits, None where it does not. `steps` are those of the
-    ladder that were taken. A run whose lease is over is claimed until the sweep takes it back.
+    `session` is the name of the session that holds it, from ``names`` (by id), else None;
+    `queued_seconds` is its waiting time, None if it does not wait; `steps` are the completed steps
+    of the escalation policy. A run with an expired lease is still claimed until lease expiry
+    requeues it.
     """
     queued = row.status == Status.QUEUED
     return {
@@ -47,14 +48,14 @@ def run(row: TaskRunRow, now: datetime, names: Mapping[str, str] | None = None) 
         "task_id": row.task_id,
         "number": row.number,
         "status": str(row.status),
-        "created_at": utc(row.created_at),
-        "queued_at": utc(row.queued_at),
+        "created_at": utc_text(row.created_at),
+        "queued_at": utc_text(row.queued_at),
         "queued_seconds": max(0.0, (now - row.queued_at).total_seconds()) if queued else None,
-        "claimed_at": utc(row.claimed_at),
+        "claimed_at": utc_text(row.claimed_at),
         "session": (names or {}).get(row.session_id or ""),
-        "lease_until": utc(row.lease_until),
+        "lease_until": utc_text(row.lease_until),
         "lease_over": row.lease_until is not None and row.lease_until <= now,
-        "finished_at": utc(row.finished_at),
+        "finished_at": utc_text(row.finished_at),
         "done_by": row.done_by,
         "output": row.output,
         "error": row.error,
@@ -66,19 +67,19 @@ def run(row: TaskRunRow, now: datetime, names: Mapping[str, str] | None = None) 
     }
 
 
-def both(
+def task_with_run(
     of: TaskRow, newest: TaskRunRow, now: datetime, names: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """A task with its newest run as `run`; that one's id and status stand beside the task's id."""
+    """Return a task with its newest run as `run`; that run's id and status follow the task's id."""
     plain = task(of)
     head = {"id": plain.pop("id"), "run_id": newest.id, "status": str(newest.status)}
     return head | plain | {"run": run(newest, now, names)}
 
 
 def event(row: TaskEventRow) -> dict[str, Any]:
-    """What happened to a run: who did it, of which session, and why."""
+    """Return an event of a run: its actor, its session, and its reason."""
     return {
-        "at": utc(row.at),
+        "at": utc_text(row.at),
         "run_id": row.run_id,
         "event": row.event,
         "actor": row.actor,
@@ -90,10 +91,10 @@ def event(row: TaskEventRow) -> dict[str, Any]:
 def session(
     row: TaskSessionRow, now: datetime, holds: str | None = None, *, hook: bool = False
 ) -> dict[str, Any]:
-    """A live agent that claims tasks; ``holds`` is the id of the run that it has.
+    """Return a task session; ``holds`` is the id of the run that it holds.
 
-    `woken_by` is `stream` where a client is connected, else `webhook` where there is a ``hook``;
-    None: it has to ask.
+    `woken_by` is `stream` if a client is connected, else `webhook` if there is a ``hook``, else
+    None: then the session has to poll.
     """
     connected = row.connected_until is not None and row.connected_until > now
     return {
@@ -108,9 +109,9 @@ def session(
         "prompting": row.prompting,
         "run_id": holds,
         "owner": row.owner,
-        "idle_since": utc(row.idle_since),
-        "registered_at": utc(row.registered_at),
-        "expires_at": utc(row.expires_at),
+        "idle_since": utc_text(row.idle_since),
+        "registered_at": utc_text(row.registered_at),
+        "expires_at": utc_text(row.expires_at),
         "expired": row.expires_at <= now,
         "connected": connected,
         "woken_by": "stream" if connected else "webhook" if hook else None,

@@ -1,4 +1,4 @@
-"""Waiting for something that a task session may claim, without writing anything meanwhile."""
+"""Waits until a task session may claim a run, without writing to the ledger."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import asyncio
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.tasks import claims, sessions
 
-LOOK = 1.0
-"""Seconds between two looks."""
+POLL_INTERVAL_SECONDS = 1.0
+"""Interval between two polls."""
 
 
-async def waits(name: str) -> bool:
-    """Whether a claim of the session of this name would get a run now. Raises `NotFound`."""
+async def is_claimable(name: str) -> bool:
+    """Return whether the session of this name could claim a run now. Raise `NotFound`."""
     async with open_ledger() as ledger:
         return await _waits(ledger, name)
 
 
-async def until_claimable(name: str, seconds: float) -> bool:
-    """Wait until something is claimable for the session, at most so long; whether anything is.
+async def wait_until_claimable(name: str, seconds: float) -> bool:
+    """Wait at most ``seconds`` until the session can claim a run; return whether it can.
 
-    Another session may be faster all the same. Raises `NotFound`.
+    Another session may still claim the run first. Raise `NotFound`.
     """
     loop = asyncio.get_running_loop()
-    ends = loop.time() + seconds
+    deadline = loop.time() + seconds
     async with open_ledger() as ledger:
         while not await _waits(ledger, name):
-            left = ends - loop.time()
+            left = deadline - loop.time()
             if left <= 0:
                 return False
-            await asyncio.sleep(min(LOOK, left))
+            await asyncio.sleep(min(POLL_INTERVAL_SECONDS, left))
         return True
 
 
 async def _waits(ledger: Ledger, name: str) -> bool:
     async with ledger.read() as session:
         row = await sessions.find(session, name)
-        return await claims.waits(session, row, ledger.now())
+        return await claims.is_run_available(session, row, ledger.now())

@@ -1,8 +1,8 @@
-"""Tasks for idle sessions: add, list, show, change; sessions; claims and what becomes of them.
+"""Operations on tasks: add, list, show, change; on task sessions; claims and their ends.
 
-The only way in for the command line, MCP and programs; the scheduler's verbs are in
-`service.task_scheduler`. Whoever acts is `owners.current`. Needs no Prefect. What is said of a run
-is kept without the token of a claim in it.
+The command line, MCP and programs use only these; `daybook.api.task_scheduler` has the operations
+on the scheduler. They act for `owners.current_actor()` and work without Prefect. A claim's token is
+removed from every text that is stored with a run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from daybook import settings
 from daybook.api import task_views as views
 from daybook.errors import InvalidInput
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.ledger.run_json import utc
+from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import claims, queue, sessions
 from daybook.tasks import model as spec
@@ -33,16 +33,16 @@ async def add(
     *,
     instructions: str = "",
     priority: str = spec.MEDIUM,
-    owner: str = spec.ANYONE,
+    owner: str = spec.ANY_SESSION,
     workspace: str = "",
     channel: str = "",
     capabilities: Iterable[str] = (),
     preferred: Iterable[str] = (),
     paused: bool = False,
 ) -> dict[str, Any]:
-    """Queue a task, with its first run. Raises `InvalidInput`.
+    """Queue a task, with its first run. Raise `InvalidInput`.
 
-    `{"id", "run_id", "status", "title", …, "run"}`, as `task_views.both` has it.
+    Return `{"id", "run_id", "status", "title", …, "run"}`, as `task_views.task_with_run` does.
     """
     async with open_ledger() as ledger:
         row, run = await queue.add(
@@ -57,34 +57,35 @@ async def add(
             preferred=list(preferred),
             paused=paused,
         )
-        return views.both(row, run, ledger.now())
+        return views.task_with_run(row, run, ledger.now())
 
 
 async def list_tasks(status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
-    """Tasks, each with its newest run: those that are live as they will be claimed, then those
-    that have ended, the newest first. Only those of ``status`` where it is given; else
-    `InvalidInput`.
+    """Return tasks, each with its newest run: live ones in the order of claims, then ended ones,
+    newest first.
+
+    ``status`` selects tasks of that status; raise `InvalidInput` for an unknown one.
     """
     legal = tuple(str(each) for each in Status)
     if status is not None and status not in legal:
         raise InvalidInput("status", f'"{status}" is not legal', f"legal: {', '.join(legal)}")
     async with open_ledger() as ledger, ledger.read() as session:
-        which = None if status is None else Status(status)
-        found = await figures.listed(session, which, limit)
-        names, now = await _names(session, [run for _, run in found]), ledger.now()
-        return [views.both(task, run, now, names) for task, run in found]
+        selected = None if status is None else Status(status)
+        listed = await figures.list_tasks(session, selected, limit)
+        names, now = await _names(session, [run for _, run in listed]), ledger.now()
+        return [views.task_with_run(task, run, now, names) for task, run in listed]
 
 
 async def show(ref: str) -> dict[str, Any]:
-    """One task, all its `runs`, the newest first, and under `history` what happened to them.
+    """Return one task, all its `runs`, newest first, and their events as `history`.
 
-    ``ref`` is the id of the task or of a run, the unique beginning of one, or the title. Raises
+    ``ref`` is the id of the task or of a run, a unique prefix of one, or the title. Raise
     `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         task, newest = await queue.find(session, ref)
-        wanted = select(TaskRunRow).where(col(TaskRunRow.task_id) == task.id)
-        ordered = wanted.order_by(col(TaskRunRow.number).desc())
+        query = select(TaskRunRow).where(col(TaskRunRow.task_id) == task.id)
+        ordered = query.order_by(col(TaskRunRow.number).desc())
         runs = list((await session.execute(ordered)).scalars())
         names, now = await _names(session, runs), ledger.now()
         history = [
@@ -92,47 +93,48 @@ async def show(ref: str) -> dict[str, Any]:
             for run in reversed(runs)
             for each in await queue.events(session, run.id)
         ]
-        return views.both(task, newest, now, names) | {
+        return views.task_with_run(task, newest, now, names) | {
             "runs": [views.run(each, now, names) for each in runs],
             "history": history,
         }
 
 
 async def pause(ref: str, reason: str = "") -> dict[str, Any]:
-    """Let nobody claim a task until `resume`; who holds it goes on. Gives the task."""
+    """Allow no claim of a task until `resume`; its holder continues. Return the task."""
     async with open_ledger() as ledger:
-        await queue.pause(ledger, ref, spec.without_tokens(reason))
-        return await _brief(ledger, ref)
+        await queue.pause(ledger, ref, spec.redact_tokens(reason))
+        return await _read_task(ledger, ref)
 
 
 async def resume(ref: str) -> dict[str, Any]:
-    """Let a paused task be claimed again. Gives the task."""
+    """Allow claims of a paused task again. Return the task."""
     async with open_ledger() as ledger:
         await queue.resume(ledger, ref)
-        return await _brief(ledger, ref)
+        return await _read_task(ledger, ref)
 
 
 async def retry(ref: str) -> dict[str, Any]:
-    """Queue another run of a task that failed or was cancelled. Raises `InvalidInput` after the
-    10th.
+    """Queue another run of a task that failed or was cancelled; return the task.
+
+    Raise `InvalidInput` after the 10th.
     """
     async with open_ledger() as ledger:
         run = await queue.retry(ledger, ref)
-        return await _brief(ledger, run.id)
+        return await _read_task(ledger, run.id)
 
 
 async def recover(ref: str, reason: str = "") -> dict[str, Any]:
-    """Take a run from whoever holds it, or that needs attention, and queue it again."""
+    """Queue a run again that a session holds or that needs attention. Return the task."""
     async with open_ledger() as ledger:
-        await queue.recover(ledger, ref, spec.without_tokens(reason))
-        return await _brief(ledger, ref)
+        await queue.recover(ledger, ref, spec.redact_tokens(reason))
+        return await _read_task(ledger, ref)
 
 
 async def cancel(ref: str, reason: str = "") -> dict[str, Any]:
-    """End a run that has not ended; whoever holds it is refused from now on."""
+    """End a run that has not ended; later calls with its token are refused. Return the task."""
     async with open_ledger() as ledger:
-        await queue.cancel(ledger, ref, spec.without_tokens(reason))
-        return await _brief(ledger, ref)
+        await queue.cancel(ledger, ref, spec.redact_tokens(reason))
+        return await _read_task(ledger, ref)
 
 
 # --- claims
@@ -142,44 +144,45 @@ async def next_run(session: str, lease: timedelta | str | None = None) -> dict[s
     """Claim the first run that fits the session of this name: `{"run_id", "token", "lease_until",
     "task"}`.
 
-    The token is told here alone. Raises `NothingClaimable`, saying why, `NotFound`, `InvalidInput`.
+    Only this call returns the token. Raise `NothingClaimable` with the reason, `NotFound`,
+    `InvalidInput`.
     """
     async with open_ledger() as ledger:
-        claimed = await claims.claim(ledger, session, spec.lease(lease))
+        claimed = await claims.claim(ledger, session, spec.lease_duration(lease))
         return {
             "run_id": claimed.run.id,
             "token": claimed.token,
-            "lease_until": utc(claimed.run.lease_until),
+            "lease_until": utc_text(claimed.run.lease_until),
             "task": views.task(claimed.task),
         }
 
 
 async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) -> dict[str, Any]:
-    """Hold a run longer: its lease, or this one, begins anew now. Raises `TokenRefused`."""
-    length = None if lease is None else spec.lease(lease)
+    """Renew the lease of a run from now, with its own length or ``lease``. Raise `TokenRefused`."""
+    length = None if lease is None else spec.lease_duration(lease)
     async with open_ledger() as ledger:
-        return await _run(ledger, await claims.heartbeat(ledger, run, token, length))
+        return await _read_run(ledger, await claims.heartbeat(ledger, run, token, length))
 
 
 async def complete(run: str, token: str, output: str = "") -> dict[str, Any]:
-    """It is done; ``output`` is kept with it. Raises `TokenRefused`, `InvalidInput`."""
-    said = spec.without_tokens(spec.text(output, "output"))
+    """Record that the task is done, with its ``output``. Raise `TokenRefused`, `InvalidInput`."""
+    text = spec.redact_tokens(spec.check_text(output, "output"))
     async with open_ledger() as ledger:
-        return await _run(ledger, await claims.complete(ledger, run, token, said))
+        return await _read_run(ledger, await claims.complete(ledger, run, token, text))
 
 
 async def fail(run: str, token: str, error: str) -> dict[str, Any]:
-    """It could not be done, and why. Raises `TokenRefused`, `InvalidInput`."""
-    said = spec.without_tokens(spec.text(error, "error"))
+    """Record that the task could not be done, and why. Raise `TokenRefused`, `InvalidInput`."""
+    text = spec.redact_tokens(spec.check_text(error, "error"))
     async with open_ledger() as ledger:
-        return await _run(ledger, await claims.fail(ledger, run, token, said))
+        return await _read_run(ledger, await claims.fail(ledger, run, token, text))
 
 
 async def release(run: str, token: str, reason: str = "") -> dict[str, Any]:
-    """Give it back to the queue, at its old place. Raises `TokenRefused`, `InvalidInput`."""
-    said = spec.without_tokens(reason)
+    """Return the run to the queue, at its old place. Raise `TokenRefused`, `InvalidInput`."""
+    text = spec.redact_tokens(reason)
     async with open_ledger() as ledger:
-        return await _run(ledger, await claims.release(ledger, run, token, said))
+        return await _read_run(ledger, await claims.release(ledger, run, token, text))
 
 
 # --- sessions
@@ -194,9 +197,9 @@ async def register(
     channel: str = "",
     capabilities: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Say that an agent is there for tasks: idle, not prompting, until it is silent for long.
+    """Register a session for tasks: idle, not prompting, until it expires from silence.
 
-    The same name again by the same owner replaces what was said before. Raises `InvalidInput`.
+    The same owner's second registration of a name replaces the first. Raise `InvalidInput`.
     """
     async with open_ledger() as ledger:
         row = await sessions.register(
@@ -208,88 +211,90 @@ async def register(
             channel=channel,
             capabilities=list(capabilities),
         )
-        return await _session(ledger, row)
+        return await _read_session(ledger, row)
 
 
 async def report(
     name: str, *, state: str | None = None, prompting: bool | None = None
 ) -> dict[str, Any]:
-    """Say how a session is: `idle` or `active`, and whether it waits for a person to answer.
+    """Report a session's state: `idle` or `active`, and whether it waits for a person to answer.
 
-    What is None is as before. Raises `InvalidInput`, `NotFound`.
+    An argument that is None stays as it was. Raise `InvalidInput`, `NotFound`.
     """
     async with open_ledger() as ledger:
         row = await sessions.report(ledger, name, state=state, prompting=prompting)
-        return await _session(ledger, row)
+        return await _read_session(ledger, row)
 
 
 async def list_sessions() -> list[dict[str, Any]]:
-    """The sessions that are registered, by name; one that was silent for long says `expired`."""
+    """Return the registered sessions by name; one that was silent for too long is `expired`."""
     async with open_ledger() as ledger, ledger.read() as session:
-        rows, now = await sessions.every(session), ledger.now()
-        held = await _held(session)
-        hook = hooked()
+        rows, now = await sessions.visible_sessions(session), ledger.now()
+        held = await _held_runs(session)
+        hook = has_wake_webhook()
         return [views.session(each, now, held.get(each.id), hook=hook) for each in rows]
 
 
 async def find_session(name: str) -> dict[str, Any]:
-    """The session of this name. Raises `NotFound`, also for another's."""
+    """Return the session of this name. Raise `NotFound`, also for another owner's session."""
     async with open_ledger() as ledger, ledger.read() as session:
-        return await _as_shown(session, await sessions.find(session, name), ledger.now())
+        return await _session_view(session, await sessions.find(session, name), ledger.now())
 
 
 async def remove_session(name: str) -> dict[str, Any]:
-    """Forget a session; a run that it holds is queued again. Gives what it was."""
+    """Remove a session; a run that it holds is queued again. Return the session as it was."""
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            gone = await _as_shown(session, await sessions.find(session, name), ledger.now())
+            removed = await _session_view(session, await sessions.find(session, name), ledger.now())
         await sessions.remove(ledger, name)
-        return gone
+        return removed
 
 
-def hooked() -> bool:
-    """Whether a webhook wakes the sessions to which no MCP server is connected."""
+def has_wake_webhook() -> bool:
+    """Return whether a webhook wakes the sessions that have no MCP connection."""
     return bool(settings.load().tasks.get("wake_url"))
 
 
-# --- as they are shown
+# --- views
 
 
-async def _brief(ledger: Ledger, ref: str) -> dict[str, Any]:
+async def _read_task(ledger: Ledger, ref: str) -> dict[str, Any]:
     async with ledger.read() as session:
         task, run = await queue.find(session, ref)
-        return views.both(task, run, ledger.now(), await _names(session, [run]))
+        return views.task_with_run(task, run, ledger.now(), await _names(session, [run]))
 
 
-async def _run(ledger: Ledger, row: TaskRunRow) -> dict[str, Any]:
+async def _read_run(ledger: Ledger, row: TaskRunRow) -> dict[str, Any]:
     async with ledger.read() as session:
         task = await session.get_one(TaskRow, row.task_id)
         names = await _names(session, [row])
         return views.run(row, ledger.now(), names) | {"title": task.title}
 
 
-async def _session(ledger: Ledger, row: TaskSessionRow) -> dict[str, Any]:
+async def _read_session(ledger: Ledger, row: TaskSessionRow) -> dict[str, Any]:
     async with ledger.read() as session:
-        return await _as_shown(session, row, ledger.now())
+        return await _session_view(session, row, ledger.now())
 
 
-async def _as_shown(session: AsyncSession, row: TaskSessionRow, now: datetime) -> dict[str, Any]:
-    held = await sessions.held_by(session, row)
-    return views.session(row, now, None if held is None else held.id, hook=hooked())
+async def _session_view(
+    session: AsyncSession, row: TaskSessionRow, now: datetime
+) -> dict[str, Any]:
+    held = await sessions.held_run(session, row)
+    return views.session(row, now, None if held is None else held.id, hook=has_wake_webhook())
 
 
 async def _names(session: AsyncSession, runs: Iterable[TaskRunRow]) -> dict[str, str]:
-    """The names of the sessions that hold these runs, by id."""
+    """Return the names of the sessions that hold these runs, by id."""
     ids = {each.session_id for each in runs if each.session_id}
     if not ids:
         return {}
-    wanted = select(TaskSessionRow.id, TaskSessionRow.name).where(col(TaskSessionRow.id).in_(ids))
-    return {key: name for key, name in (await session.execute(wanted)).all()}
+    query = select(TaskSessionRow.id, TaskSessionRow.name).where(col(TaskSessionRow.id).in_(ids))
+    return {key: name for key, name in (await session.execute(query)).all()}
 
 
-async def _held(session: AsyncSession) -> dict[str, str]:
-    """Which run each session holds, by the session's id."""
-    wanted = select(TaskRunRow.session_id, TaskRunRow.id).where(
+async def _held_runs(session: AsyncSession) -> dict[str, str]:
+    """Return the run that each session holds, by the session's id."""
+    query = select(TaskRunRow.session_id, TaskRunRow.id).where(
         col(TaskRunRow.session_id).is_not(None)
     )
-    return {str(key): run for key, run in (await session.execute(wanted)).all()}
+    return {str(key): run for key, run in (await session.execute(query)).all()}

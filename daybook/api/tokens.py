@@ -1,6 +1,6 @@
-"""Tokens, which let MCP clients in over HTTP: add, list, remove; and whom one lets in as whom.
+"""Operations on tokens, which let MCP clients in over HTTP: add, list, remove, authenticate.
 
-The token is told once, by `add`.
+Only `add` returns the token itself.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from daybook.names import validate_name
 from daybook.owners import Actor
 
 PREFIX = "db_"
-"""How each token begins, so that a search for secrets finds it where it does not belong."""
+"""The beginning of each token, by which secret scanners can find a leaked one."""
 
-BITS = 256
+TOKEN_BITS = 256
 
 
 async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[str, Any]:
-    """Make a token whose bearer works for ``owner``, and for the person ``user_id`` there.
+    """Make a token whose bearer acts for ``owner``, and there for the person ``user_id``.
 
-    `{"id", "name", "owner", "user_id", "created_at", "used_at", "token"}`. Raises `InvalidInput`.
+    Return `{"id", "name", "owner", "user_id", "created_at", "used_at", "token"}`. Raise
+    `InvalidInput`.
     """
-    owner, token = owners.check(owner), PREFIX + secrets.token_urlsafe(BITS // 8)
-    name, user_id = None if name is None else validate_name(name), owners.person(user_id)
+    owner, token = owners.validate_owner(owner), PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
+    name, user_id = None if name is None else validate_name(name), owners.validate_user_id(user_id)
     async with open_ledger() as ledger, ledger.write() as session:
         row = await tokens.add(
             session, token, owner=owner, user_id=user_id, name=name, now=ledger.now()
@@ -39,27 +40,29 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[st
 
 
 async def list_tokens() -> list[dict[str, Any]]:
-    """All tokens by name, as `add` gives them, without the token itself."""
+    """Return all tokens by name, as `add` does, without the token itself."""
     async with open_ledger() as ledger, ledger.read() as session:
         return [_view(row) for row in await tokens.every(session)]
 
 
 async def remove(ref: str) -> dict[str, Any]:
-    """Forget a token, by name or beginning of its id: its bearer is not let in any more."""
+    """Delete a token, by name or id prefix: its bearer is refused from now on."""
     async with open_ledger() as ledger, ledger.write() as session:
         return _view(await tokens.remove(session, ref))
 
 
-async def bearer(ledger: Ledger, token: str) -> Actor | None:
-    """For whom the bearer of ``token`` works; None for nobody. Raises `LedgerUnreachable`."""
+async def authenticate(ledger: Ledger, token: str) -> Actor | None:
+    """Return the actor of the bearer of ``token``; None for an unknown token. Raise
+    `LedgerUnreachable`.
+    """
     async with ledger.read() as session:
-        row = await tokens.of(session, token)
+        row = await tokens.find(session, token)
     if row is None:
         return None
-    if tokens.to_note(row, now := ledger.now()):
-        with suppress(LedgerUnreachable):  # nobody is kept out because others write
+    if tokens.is_use_due(row, now := ledger.now()):
+        with suppress(LedgerUnreachable):  # a busy ledger must not refuse a valid token
             async with ledger.write() as session:
-                await tokens.note(session, row.id, now)
+                await tokens.record_use(session, row.id, now)
     return Actor(row.owner, row.user_id, via="mcp")
 
 
@@ -69,6 +72,6 @@ def _view(row: TokenRow) -> dict[str, Any]:
         "name": row.name,
         "owner": row.owner,
         "user_id": row.user_id,
-        "created_at": views.utc(row.created_at),
-        "used_at": views.utc(row.used_at),
+        "created_at": views.utc_text(row.created_at),
+        "used_at": views.utc_text(row.used_at),
     }

@@ -1,4 +1,4 @@
-"""What can be asked of tools and of the servers that have them."""
+"""Operations on tools and tool servers: list, show, call, test, add, remove."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ if TYPE_CHECKING:
 
 
 async def list_tools() -> dict[str, Any]:
-    """Every tool that can be called here.
+    """Return every tool that can be called here.
 
     ``{"tools": [{"name", "description", "schema", "source"}], "absent": {name: why}}``, where
-    ``absent`` has the servers, and the Python tools, that could not be asked.
+    ``absent`` has the servers and Python tools that could not be listed.
     """
     async with _servers() as servers:
-        found, absent = await catalog.listed(servers)
-    return {"tools": [_shown(each) for each in found], "absent": absent}
+        tools, absent = await catalog.listed(servers)
+    return {"tools": [_tool_view(each) for each in tools], "absent": absent}
 
 
 async def show(name: str) -> dict[str, Any]:
-    """One tool as in `list_tools`, or a saved server: ``{"name", "settings", "problem"}``.
+    """Return one tool as in `list_tools`, or a saved server: ``{"name", "settings", "problem"}``.
 
-    Both with the names of the jobs that use it as ``jobs``, a server with those of its tools as
-    ``tools``, which is None where it could not be asked.
+    Both have the names of the jobs that use them as ``jobs``; a server has the names of its tools
+    as ``tools``, which is None if it could not be reached.
     """
     async with _servers() as servers:
         if name in await servers.names():
-            found = await servers.describe(name)
+            server = await servers.describe(name)
             try:
                 tools = [each.name for each in await catalog.of_server(name, servers)]
             except DaybookError as error:
-                found |= {"tools": None, "problem": found["problem"] or str(error)}
+                server |= {"tools": None, "problem": server["problem"] or str(error)}
             else:
-                found |= {"tools": tools}
-            return found | {"jobs": await _users(name)}
+                server |= {"tools": tools}
+            return server | {"jobs": await _users(name)}
         tool = await catalog.find(name, servers, Guard.here(Rule.OPERATOR))
-    return _shown(tool) | {"jobs": await _users_of_tool(name)}
+    return _tool_view(tool) | {"jobs": await _users_of_tool(name)}
 
 
 async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> dict[str, Any]:
-    """Call a tool once, here and now, outside of any job; ``timeout`` in seconds.
+    """Call a tool once, in this process, outside of any job; ``timeout`` in seconds.
 
-    ``{"tool", "status", "output", "result", "reason", "error"}``. Raises `InvalidInput`, also for
-    what no job could have for its params.
+    Return ``{"tool", "status", "output", "result", "reason", "error"}``. Raise `InvalidInput`, also
+    for params that no job could have.
     """
     action, *_ = read_parameters("tool-call", {"tool": name, "params": dict(params)})
     assert isinstance(action, ToolCall)
@@ -83,10 +83,10 @@ async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> d
 
 
 async def test(name: str | None = None) -> list[dict[str, Any]]:
-    """Start or reach a saved server, or each of them, and ask for its tools.
+    """Start or reach a saved server, or each of them, and list its tools.
 
-    ``[{"server", "tools", "seconds", "problem"}]``; ``tools`` are names, and ``problem`` None where
-    it answered. Raises `UnknownName`.
+    Return ``[{"server", "tools", "seconds", "problem"}]``; ``tools`` are names, and ``problem`` is
+    None if the server answered. Raise `UnknownName`.
     """
     async with _servers() as servers:
         if name is not None:
@@ -97,11 +97,11 @@ async def test(name: str | None = None) -> list[dict[str, Any]]:
 
 
 async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) -> dict[str, Any]:
-    """Keep a server as a Prefect block; ``settings`` are those of `ToolServerSettings`.
+    """Store a server as a Prefect block; ``settings`` are those of `ToolServerSettings`.
 
-    A program is kept with its path. The server as in `show`, without its jobs. That it cannot be
-    reached now, or that a secret of its is not there yet, is a problem, not a refusal: the worker
-    may be elsewhere.
+    A command is stored with the full path of its program. Return the server as `show` does, without
+    its jobs. An unreachable server or a missing secret is a problem in the result, not an error:
+    the worker may run elsewhere.
     """
     from daybook.prefect import client as prefect
     from daybook.processes import locations
@@ -109,21 +109,21 @@ async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) 
     from daybook.tools.server_blocks import TYPE
 
     documents.check_name(TYPE, name)
-    wanted = checked(settings)
-    if wanted.command:
-        command, _ = locations.resolved(wanted.command, wanted.work_dir)
+    parsed = checked(settings)
+    if parsed.command:
+        command, _ = locations.resolve_command(parsed.command, parsed.work_dir)
         settings = {**settings, "command": command}
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         servers = PrefectServers(client)
         await servers.add(name, settings, replace=replace)
-        found = await servers.describe(name)
+        server = await servers.describe(name)
         tested = await _tested(name, servers)
-    return found | {"tools": tested["tools"], "problem": tested["problem"]}
+    return server | {"tools": tested["tools"], "problem": tested["problem"]}
 
 
 async def remove(name: str) -> None:
-    """Forget a server; refused while jobs call a tool of it."""
+    """Delete a server. Raise `InvalidInput` if jobs call a tool of it."""
     from daybook.prefect import client as prefect
 
     if users := await _users(name):
@@ -131,7 +131,7 @@ async def remove(name: str) -> None:
             "tool server", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
         )
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await PrefectServers(client).remove(name)
 
 
@@ -144,18 +144,18 @@ async def _servers() -> AsyncIterator[PrefectServers]:
 
 
 async def _tested(name: str, servers: PrefectServers) -> dict[str, Any]:
-    began, tools, problem = time.monotonic(), None, None
+    started, tools, problem = time.monotonic(), None, None
     try:
         tools = [each.name for each in await catalog.of_server(name, servers)]
     except DaybookError as error:
         if isinstance(error, UnknownName) and error.field != "secret":
             raise  # the server itself is gone
         problem = str(error)
-    seconds = round(time.monotonic() - began, 3)
+    seconds = round(time.monotonic() - started, 3)
     return {"server": name, "tools": tools, "seconds": seconds, "problem": problem}
 
 
-def _shown(tool: ToolInfo) -> dict[str, Any]:
+def _tool_view(tool: ToolInfo) -> dict[str, Any]:
     return {
         "name": tool.name,
         "description": tool.description,
@@ -165,17 +165,17 @@ def _shown(tool: ToolInfo) -> dict[str, Any]:
 
 
 async def _users(server: str) -> list[str]:
-    """The jobs that call a tool of a saved server."""
-    return [name for name, tool in await _calling() if tool.startswith(f"{server}.")]
+    """Return the jobs that call a tool of a saved server."""
+    return [name for name, tool in await _tool_calls() if tool.startswith(f"{server}.")]
 
 
 async def _users_of_tool(name: str) -> list[str]:
-    return [job for job, tool in await _calling() if tool == name]
+    return [job for job, tool in await _tool_calls() if tool == name]
 
 
-async def _calling() -> list[tuple[str, str]]:
-    """The name of each job that calls a tool, and the tool's."""
+async def _tool_calls() -> list[tuple[str, str]]:
+    """Return the name of each job that calls a tool, and the tool's name."""
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
-    told = [(each.row.name, getattr(each.job.action, "tool", None)) for each in stored]
-    return [(job, tool) for job, tool in told if tool]
+        stored = await store.all_jobs(session)
+    listed = [(each.row.name, getattr(each.job.action, "tool", None)) for each in stored]
+    return [(job, tool) for job, tool in listed if tool]

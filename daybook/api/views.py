@@ -1,4 +1,5 @@
-"""Jobs and runs as plain dictionaries: the shapes that `--json` prints (`docs/design.md`).
+"""Jobs, runs and deliveries as plain dictionaries: the shapes that `--json` prints
+(`docs/design.md`).
 
 Instants are RFC 3339 texts: due times with the offset of the job's zone, all others in UTC.
 """
@@ -10,13 +11,13 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from daybook.jobs.notify import EVENTS, ON_FAIL, Notify
+from daybook.jobs.notify import EVENTS, ON_FAIL_EVENTS, Notify
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import due_times
-from daybook.ledger.run_json import run, utc
+from daybook.ledger.run_json import run, utc_text
 from daybook.ledger.states import Delivery
 from daybook.schedules import durations
-from daybook.schedules.descriptions import in_words
+from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Every, Schedule, zone
 
 if TYPE_CHECKING:
@@ -24,11 +25,21 @@ if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
     from daybook.ledger.tables import JobRow, OutboxRow
 
-__all__ = ["callbacks", "coming", "delivery", "due", "job", "run", "schedule", "told", "utc"]
+__all__ = [
+    "callback_urls",
+    "delivery",
+    "due",
+    "due_of_job",
+    "job",
+    "recipients",
+    "run",
+    "schedule",
+    "utc_text",
+]
 
-TICK = timedelta(microseconds=1)
-NEXT = 5
-"""How many due times a job is shown with."""
+ONE_MICROSECOND = timedelta(microseconds=1)
+DUE_TIMES_SHOWN = 5
+"""The number of due times in the view of a job."""
 
 
 def due(
@@ -38,35 +49,35 @@ def due(
     policy: Policy | None = None,
     skips: Collection[str] = (),
 ) -> list[dict[str, str]]:
-    """The next ``count`` due times after ``after`` within the policy, as `{"utc", "local"}`.
+    """Return the next ``count`` due times after ``after`` within the policy, as `{"utc", "local"}`.
 
-    Those in ``skips`` are left out.
+    Leave out those in ``skips``.
     """
     tz = zone(schedule.timezone)
-    found = due_times(schedule, policy or Policy(), after=after)
-    wanted = (each for each in found if each.isoformat() not in skips)
+    upcoming = due_times(schedule, policy or Policy(), after=after)
+    selected = (each for each in upcoming if each.isoformat() not in skips)
     return [
-        {"utc": str(utc(each)), "local": each.astimezone(tz).isoformat()}
-        for each in islice(wanted, count)
+        {"utc": str(utc_text(each)), "local": each.astimezone(tz).isoformat()}
+        for each in islice(selected, count)
     ]
 
 
-def coming(stored: StoredJob, after: datetime, count: int) -> list[dict[str, str]]:
-    """The same of a job, without what was put off by hand."""
+def due_of_job(stored: StoredJob, after: datetime, count: int) -> list[dict[str, str]]:
+    """Return the same for a job, without skipped and snoozed due times."""
     job, snoozed = stored.job, stored.row.snoozed_until
-    start = after if snoozed is None else max(after, snoozed - TICK)
+    start = after if snoozed is None else max(after, snoozed - ONE_MICROSECOND)
     return due(job.schedule, start, count, job.policy, stored.row.skips)
 
 
 def schedule(value: Schedule) -> dict[str, Any]:
-    """`{"kind", "expr" | "every" | "at", "timezone"}`."""
+    """Return `{"kind", "expr" | "every" | "at", "timezone"}`."""
     plain: dict[str, Any] = {"kind": value.kind}
     match value:
         case Cron():
             plain["expr"] = value.expr
         case Every():
             plain["every"] = durations.to_text(value.every)
-            plain["anchor"] = utc(value.anchor)
+            plain["anchor"] = utc_text(value.anchor)
         case At():
             plain["at"] = value.at.astimezone(zone(value.timezone)).isoformat()
         case _:
@@ -75,43 +86,45 @@ def schedule(value: Schedule) -> dict[str, Any]:
 
 
 def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
-    """One job; `next_due` is empty for a disabled one.
+    """Return one job; `next_due` is empty for a disabled one.
 
-    `skips` and `snoozed_until` are left out where they have passed. `conflicts` are the fields that
-    were changed on both sides and nobody has decided; `prefect_own` says in words which schedules
-    Prefect keeps for itself.
+    `skips` and `snoozed_until` leave out the past. `conflicts` are the undecided fields that were
+    changed in both the ledger and Prefect; `prefect_own` describes the schedules that Prefect keeps
+    for itself.
     """
-    row, spec, snoozed = stored.row, stored.job, stored.row.snoozed_until
-    upcoming = coming(stored, now, NEXT) if spec.enabled else []
+    row, definition, snoozed = stored.row, stored.job, stored.row.snoozed_until
+    upcoming = due_of_job(stored, now, DUE_TIMES_SHOWN) if definition.enabled else []
     return {
         "id": row.id,
         "name": row.name,
         "kind": row.kind,
-        "enabled": spec.enabled,
+        "enabled": definition.enabled,
         "disabled_reason": row.disabled_reason,
         "deployment": f"{row.kind}/{row.slug}",
-        "schedule": schedule(spec.schedule),
-        "words": in_words(spec.schedule),
+        "schedule": schedule(definition.schedule),
+        "words": describe(definition.schedule),
         "next_due": [each["local"] for each in upcoming],
         "skips": [
-            _local(spec, each) for each in map(datetime.fromisoformat, row.skips) if each > now
+            _local(definition, each)
+            for each in map(datetime.fromisoformat, row.skips)
+            if each > now
         ],
-        "snoozed_until": _local(spec, snoozed) if snoozed and snoozed > now else None,
+        "snoozed_until": _local(definition, snoozed) if snoozed and snoozed > now else None,
         "description": row.description,
         "tags": list(row.tags),
         "metadata": dict(row.meta),
         "owner": row.owner,
         "user_id": row.user_id,
         "created_by": row.created_by,
-        **spec.parameters(),
+        **definition.parameters(),
         "sync": "pending" if row.sync_pending else "synced",
         "conflicts": sorted((row.conflict or {}).get("fields", {})),
         "prefect_own": list((row.synced or {}).get("foreign", [])),
-        "created_at": utc(row.created_at),
-        "updated_at": utc(row.updated_at),
-        "removed_at": utc(row.archived_at),
+        "created_at": utc_text(row.created_at),
+        "updated_at": utc_text(row.updated_at),
+        "removed_at": utc_text(row.archived_at),
         "last_run_id": row.last_run_id,
-        "last_run_at": utc(row.last_run_at),
+        "last_run_at": utc_text(row.last_run_at),
         "last_status": row.last_status,
         "last_error": row.last_error,
         "run_count": row.run_count,
@@ -124,10 +137,11 @@ def _local(job: Job, instant: datetime) -> str:
 
 
 def delivery(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
-    """One callback (`purpose` callback), message or alert, and its job (None for a direct call).
+    """Return one callback (`purpose` callback), message or alert, with its job (None for a direct
+    call).
 
-    `to` is a channel, or an address without its query, in which tokens may stand. `next_at` is None
-    for what is not pending.
+    `to` is a channel, or an address without its query, which may hold tokens. `next_at` is None
+    unless the delivery is pending.
     """
     return {
         "id": row.id,
@@ -140,37 +154,37 @@ def delivery(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
         "chat_id": row.chat_id,
         "status": row.status,
         "attempts": row.attempts,
-        "next_at": utc(row.next_at) if row.status == Delivery.PENDING else None,
-        "created_at": utc(row.created_at),
-        "finished_at": utc(row.finished_at),
+        "next_at": utc_text(row.next_at) if row.status == Delivery.PENDING else None,
+        "created_at": utc_text(row.created_at),
+        "finished_at": utc_text(row.finished_at),
         "error": row.error,
         "note": row.note,
     }
 
 
-def told(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
-    """Who is told of each event of a job: `{"completed": ["inbox"], "failed": [...], …}`.
+def recipients(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
+    """Return the recipients of each event of a job: `{"completed": ["inbox"], "failed": [...], …}`.
 
-    The failures of a job whose channel does not get them are the operator's (requirement 34).
+    The operator receives a job's failures if the job's channel does not receive them.
     """
     channel = notify.channel
     if channel and notify.chat_id:
         channel += f" (chat {notify.chat_id})"
-    from daybook.delivery.outbox import lane_of_url
+    from daybook.delivery.outbox import queue_of_url
 
-    found: dict[str, list[str]] = {}
+    by_event: dict[str, list[str]] = {}
     for event in EVENTS:
-        asked = event in notify.events and not notify.silent
-        callback = notify.on_fail if event in ON_FAIL else notify.on_complete
-        receivers = [channel] if asked and channel else []
-        if event == "failed" and not receivers:
-            receivers = [alert_channel]
-        receivers += [lane_of_url(callback)] if asked and callback else []
-        if receivers:
-            found[event] = receivers
-    return found
+        notified = event in notify.events and not notify.silent
+        callback = notify.on_fail if event in ON_FAIL_EVENTS else notify.on_complete
+        targets = [channel] if notified and channel else []
+        if event == "failed" and not targets:
+            targets = [alert_channel]
+        targets += [queue_of_url(callback)] if notified and callback else []
+        if targets:
+            by_event[event] = targets
+    return by_event
 
 
-def callbacks(notify: Notify) -> list[str]:
-    """The addresses that are called of a job."""
+def callback_urls(notify: Notify) -> list[str]:
+    """Return the callback addresses of a job."""
     return list(filter(None, (notify.on_complete, notify.on_fail)))

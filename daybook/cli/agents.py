@@ -1,4 +1,4 @@
-"""`daybook agents`."""
+"""The `daybook agents` commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from daybook.cli import formatting, output
 from daybook.cli.model_options import ModelOptions
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Name = Annotated[str, Parameter(help="The agent's name.")]
@@ -76,13 +76,13 @@ async def add_(
 
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
-    program = program_of(command, arguments)
+    program = command_words(command, arguments)
     kinds = (("command", program), ("offline", offline), ("model", model_options.model))
-    given = [word for word, is_given in kinds if is_given]
-    if len(given) != 1:
-        problem = "only one of these can be given" if given else "is missing"
-        legal = "" if given else "give --model or the program, or say --offline"
-        raise InvalidInput(" and ".join(given) or "command", problem, legal)
+    given_kinds = [word for word, is_given in kinds if is_given]
+    if len(given_kinds) != 1:
+        problem = "only one of these can be given" if given_kinds else "is missing"
+        hint = "" if given_kinds else "give --model or the program, or say --offline"
+        raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
     settings: dict[str, Any] = {
         "work_dir": work_dir,
         "output": output_,
@@ -94,22 +94,22 @@ async def add_(
     settings = {field: value for field, value in settings.items() if value is not None}
     settings |= model_options.settings()
     if environment is not None:
-        from daybook.processes.environment import DEFAULT
+        from daybook.processes.environment import DEFAULT_NAMES
 
-        settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
+        settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
     if program:
         settings["command"] = program
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
-    made = await agents.add(name, given[0], settings, replace=replace)
+    agent = await agents.add(name, given_kinds[0], settings, replace=replace)
     if as_json:
-        output.data(made)
+        output.print_json(agent)
     else:
-        _block(made)
-        if given == ["model"] and not made["settings"]["api_key"]:
+        _block(agent)
+        if given_kinds == ["model"] and not agent["settings"]["api_key"]:
             output.say(model_options.keyless())
-        for note in made["notes"]:
+        for note in agent["notes"]:
             output.say(f"! {note}")
         output.say(f"Ask it something: daybook agents test {name}")
     return 0
@@ -120,14 +120,14 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook agents list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
-    found = await agents.list_agents()
+    listed = await agents.list_agents()
     if as_json:
-        output.data(found)
+        output.print_json(listed)
     else:
-        rows = [(each["name"], each["kind"], each["problem"] or "-") for each in found]
+        rows = [(each["name"], each["kind"], each["problem"] or "-") for each in listed]
         output.table(("NAME", "KIND", "PROBLEM"), rows)
     return 0
 
@@ -137,15 +137,15 @@ async def show_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook agents show default
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
-    with _named(name):
-        found = await agents.show(name)
+    with _unknown_as_not_found(name):
+        agent = await agents.show(name)
     if as_json:
-        output.data(found)
+        output.print_json(agent)
     else:
-        _block(found)
+        _block(agent)
     return 0
 
 
@@ -167,20 +167,20 @@ async def test_(
     """
     from daybook.schedules import durations
 
-    within = durations.parse(timeout, "timeout").total_seconds()
-    prefect_first()
+    timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
+    prepare_prefect()
     from daybook.api import agents
 
-    with _named(name):
-        found = await agents.test(name, prompt or agents.TEST_PROMPT, within)
+    with _unknown_as_not_found(name):
+        answer = await agents.test(name, prompt or agents.TEST_PROMPT, timeout_seconds)
     if as_json:
-        output.data(found)
+        output.print_json(answer)
     else:
-        output.line(found["output"])
-        if found["cut"]:
-            output.say(f"(cut: {found['cut']})")
-        if found["usage"]:
-            output.say(_spent(found))
+        output.line(answer["output"])
+        if answer["cut"]:
+            output.say(f"(cut: {answer['cut']})")
+        if answer["usage"]:
+            output.say(_usage_line(answer))
     return 0
 
 
@@ -189,18 +189,18 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook agents remove claude
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
     await agents.remove(name)
     if as_json:
-        output.data({"removed": name})
+        output.print_json({"removed": name})
     else:
         output.line(f"Removed the agent {name}")
     return 0
 
 
-def program_of(command: str | None, arguments: tuple[str, ...]) -> list[str]:
+def command_words(command: str | None, arguments: tuple[str, ...]) -> list[str]:
     if command is None:
         return list(arguments)
     if arguments:
@@ -208,32 +208,32 @@ def program_of(command: str | None, arguments: tuple[str, ...]) -> list[str]:
     import shlex
 
     try:
-        words_of = shlex.split(command)
+        words = shlex.split(command)
     except ValueError as error:
         raise InvalidInput("command", f"cannot be split: {error}", "check its quotes") from None
-    if not words_of:
+    if not words:
         raise InvalidInput("command", "is blank", "write the program and its arguments")
-    return words_of
+    return words
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """The agent is what the command names, so its absence is "not found", not a wrong option."""
+def _unknown_as_not_found(name: str) -> Iterator[None]:
+    """Raise `NotFound` for an unknown agent, because the command names it as its target."""
     try:
         yield
     except UnknownName as error:
         raise NotFound("agent", name) from error
 
 
-def _spent(found: dict[str, Any]) -> str:
-    """What an answer took, in one line."""
-    usage = found["usage"]
-    told = (found["model"] or "model", formatting.tokens(usage), formatting.cost(usage))
-    return "(" + ", ".join(filter(None, told)) + ")"
+def _usage_line(answer: dict[str, Any]) -> str:
+    """Return the model, tokens and cost of an answer as one line."""
+    usage = answer["usage"]
+    parts = (answer["model"] or "model", formatting.tokens(usage), formatting.cost(usage))
+    return "(" + ", ".join(filter(None, parts)) + ")"
 
 
-def _value(value: Any) -> str:
-    """A setting as a person reads it: the words of a list, `temperature 0.2` for an object's."""
+def _setting_text(value: Any) -> str:
+    """Return a setting as text: the items of a list, `temperature 0.2` for an object."""
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())
     return " ".join(value) if isinstance(value, list) else str(value)
@@ -244,7 +244,9 @@ def _block(agent: dict[str, Any]) -> None:
     if "command" in settings:
         settings["command"] = " ".join(map(formatting.quoted, settings["command"]))
     output.line(f"{agent['name']} ({agent['kind']})", style="bold")
-    pairs = [(name.replace("_", " "), _value(value)) for name, value in settings.items() if value]
+    pairs = [
+        (name.replace("_", " "), _setting_text(value)) for name, value in settings.items() if value
+    ]
     pairs.append(("problem", agent["problem"] or ""))
     pairs.append(("jobs", ", ".join(agent.get("jobs", []))))
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])

@@ -1,4 +1,4 @@
-"""`daybook backfill`."""
+"""The `daybook backfill` command."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ async def backfill_(
     """
     from daybook.api import backfill
 
-    found = await backfill.run(job, start, end, dry_run=dry_run)
+    result = await backfill.run(job, start, end, dry_run=dry_run)
     if as_json:
-        output.data(found)
+        output.print_json(result)
         return 0
     if dry_run:
-        for each in found["due"]:
-            known = f"  ({each['status']})" if each["status"] else ""
-            output.line(formatting.due_and_utc(each["local"]) + known)
-    would = "would be run" if dry_run else "asked for"
-    output.line(f"{found['job']}: {found['asked']} {would}, {found['left_out']} left out")
-    if found["asked"] and not dry_run:
+        for each in result["due"]:
+            status = f"  ({each['status']})" if each["status"] else ""
+            output.line(formatting.due_time_with_utc(each["local"]) + status)
+    verb = "would be run" if dry_run else "asked for"
+    output.line(f"{result['job']}: {result['asked']} {verb}, {result['left_out']} left out")
+    if result["asked"] and not dry_run:
         output.say(f"See what becomes of them: daybook runs {formatting.quoted(job)}")
     return 0

@@ -1,4 +1,4 @@
-"""`daybook callbacks` and `daybook callbacks destinations`."""
+"""The `daybook callbacks` and `daybook callbacks destinations` commands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
-from daybook.cli.secrets import from_stdin
+from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.secrets import read_secret_value
 from daybook.errors import InvalidInput
 
 Name = Annotated[str, Parameter(help="The destination's name.")]
@@ -36,24 +36,24 @@ async def list_(
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.api import callbacks
 
-    found = await callbacks.list_callbacks(status, job, limit)
+    listed = await callbacks.list_callbacks(status, job, limit)
     if as_json:
-        output.data(found)
-    elif found:
+        output.print_json(listed)
+    elif listed:
         output.table(
             ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "ASKED", "WHY"),
             [
                 (
                     formatting.short_id(each["id"]),
-                    formatting.job_of(each),
+                    formatting.job_label(each),
                     each["event"],
-                    formatting.receiver(each),
+                    formatting.recipient(each),
                     each["status"],
                     str(each["attempts"]),
-                    formatting.local(each["created_at"]),
-                    formatting.in_one_line(each["error"]),
+                    formatting.local_time(each["created_at"]),
+                    formatting.first_line(each["error"]),
                 )
-                for each in found
+                for each in listed
             ],
             whole=("ID", "STATUS"),
             cut=True,
@@ -82,11 +82,11 @@ async def show_(
     """
     from daybook.api import callbacks
 
-    found = await callbacks.show(ref)
+    callback = await callbacks.show(ref)
     if as_json:
-        output.data(found)
+        output.print_json(callback)
     else:
-        _whole(found)
+        _print_callback(callback)
     return 0
 
 
@@ -105,7 +105,7 @@ async def retry_(
 
     count = await callbacks.retry(refs, failed=failed)
     if as_json:
-        output.data({"retried": count})
+        output.print_json({"retried": count})
     elif count:
         output.line(f"To be tried again now: {count}")
         output.say("See what becomes of it: daybook callbacks list")
@@ -154,32 +154,32 @@ async def destinations_add_(
 
     Example: daybook callbacks destinations add https://ops.example.org/hook --token ops-token
     """
-    if typed is not None:  # not repeated
+    if typed is not None:  # the error must not repeat the secret
         raise InvalidInput("secret", "is never an argument", "--secret-from-stdin reads it")
     from daybook.schedules import durations
 
-    within = durations.parse(timeout, "timeout").total_seconds()
-    given = from_stdin("secret").strip() if secret_from_stdin else None
-    prefect_first()
+    timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
+    given_secret = read_secret_value("secret").strip() if secret_from_stdin else None
+    prepare_prefect()
     from daybook.api import destinations
 
-    made = await destinations.add(
+    destination = await destinations.add(
         url,
         name=name,
         token=token,
-        timeout=within,
+        timeout=timeout_seconds,
         tries=tries,
-        secret=given,
+        secret=given_secret,
         replace=replace,
     )
     if as_json:
-        output.data(made)
+        output.print_json(destination)
         return 0
-    output.line(f"Keeps the destination {made['name']}, for {made['url']}")
-    _told_once(made)
-    for note in made["notes"]:
+    output.line(f"Keeps the destination {destination['name']}, for {destination['url']}")
+    _print_secret_once(destination)
+    for note in destination["notes"]:
         output.say(note)
-    output.say(f"Try it: daybook callbacks destinations test {made['name']}")
+    output.say(f"Try it: daybook callbacks destinations test {destination['name']}")
     return 0
 
 
@@ -188,13 +188,13 @@ async def destinations_list_(*, as_json: Json = False) -> int:
 
     Example: daybook callbacks destinations list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import destinations
 
-    found = await destinations.list_destinations()
+    listed = await destinations.list_destinations()
     if as_json:
-        output.data(found)
-    elif found:
+        output.print_json(listed)
+    elif listed:
         output.table(
             ("NAME", "URL", "TOKEN", "TIMEOUT", "TRIES", "SECRET", "JOBS"),
             [
@@ -204,17 +204,19 @@ async def destinations_list_(*, as_json: Json = False) -> int:
                     each["token"] or "-",
                     f"{each['timeout']:g} s",
                     str(each["tries"]),
-                    each["problem"] or formatting.rotation(each["rotating_until"]),
+                    each["problem"] or formatting.signing_secret_state(each["rotating_until"]),
                     ", ".join(each["jobs"]) or "-",
                 )
-                for each in found
+                for each in listed
             ],
             whole=("NAME",),
         )
     else:
         output.say("There are none; `daybook callbacks destinations add --help` says how to add.")
     if not as_json:
-        output.say(f"Callbacks to other addresses are signed by {destinations.home_secret()}.")
+        output.say(
+            f"Callbacks to other addresses are signed by {destinations.home_secret_location()}."
+        )
     return 0
 
 
@@ -239,17 +241,19 @@ async def destinations_rotate_(
     """
     if homes is (name is not None):
         raise InvalidInput("name", "give it, or --home", "`daybook callbacks destinations list`")
-    prefect_first()
+    prepare_prefect()
     from daybook.api import destinations
 
-    made = await destinations.rotate(name, at_once=at_once)
+    destination = await destinations.rotate(name, at_once=at_once)
     if as_json:
-        output.data(made)
+        output.print_json(destination)
         return 0
     output.line(f"The destination {name} has a new secret" if name else "There is a new secret")
-    _told_once(made)
-    if until := made["rotating_until"]:
-        output.say(f"Callbacks are signed by the old one as well until {formatting.local(until)}.")
+    _print_secret_once(destination)
+    if until := destination["rotating_until"]:
+        output.say(
+            f"Callbacks are signed by the old one as well until {formatting.local_time(until)}."
+        )
     return 0
 
 
@@ -263,20 +267,20 @@ async def destinations_test_(
 
     Example: daybook callbacks destinations test ops
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import destinations
 
-    found = await destinations.test(ref)
+    result = await destinations.test(ref)
     if as_json:
-        output.data(found)
+        output.print_json(result)
     else:
-        took = f"in {formatting.lasted(found['seconds'])}"
-        came = found["error"] or f"{found['status_code']}"
-        style = "green" if found["ok"] else "red"
-        output.line(f"{found['url']}: {came} {took} ({found['id']})", style=style)
-        if found["note"]:
-            output.say(found["note"])
-    return 0 if found["ok"] else 1
+        took = f"in {formatting.duration(result['seconds'])}"
+        outcome = result["error"] or f"{result['status_code']}"
+        style = "green" if result["ok"] else "red"
+        output.line(f"{result['url']}: {outcome} {took} ({result['id']})", style=style)
+        if result["note"]:
+            output.say(result["note"])
+    return 0 if result["ok"] else 1
 
 
 async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
@@ -284,12 +288,12 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook callbacks destinations remove ops
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import destinations
 
     users = await destinations.remove(name)
     if as_json:
-        output.data({"removed": name, "jobs": users})
+        output.print_json({"removed": name, "jobs": users})
         return 0
     output.line(f"Removed the destination {name}")
     if users:
@@ -297,60 +301,73 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
     return 0
 
 
-def _whole(found: dict[str, Any]) -> None:
-    line = f"{found['event']} of {formatting.job_of(found)} to {formatting.receiver(found)}"
-    style = output.STYLES.get(found["status"], "")
-    output.line(f"{line}: {found['status']}", style=f"bold {style}".strip())
-    waits = found["status"] == "pending"
+def _print_callback(callback: dict[str, Any]) -> None:
+    job, to = formatting.job_label(callback), formatting.recipient(callback)
+    line = f"{callback['event']} of {job} to {to}"
+    style = output.STYLES.get(callback["status"], "")
+    output.line(f"{line}: {callback['status']}", style=f"bold {style}".strip())
+    is_pending = callback["status"] == "pending"
     pairs = [
-        ("is a", found["purpose"]),
-        ("asked", formatting.local(found["created_at"])),
-        ("ended", formatting.local(found["finished_at"]) if found["finished_at"] else ""),
-        ("next try", formatting.next_try(found["next_at"], found["paused_until"]) if waits else ""),
-        ("held back", _paused(found)),
-        ("tries", "\n".join(map(_tried, found["tries"])) or "none yet"),
-        ("note", found["note"]),
-        ("run", found["run_id"] or ""),
-        ("id", found["id"]),
-        ("subject", found["subject"]),
+        ("is a", callback["purpose"]),
+        ("asked", formatting.local_time(callback["created_at"])),
+        (
+            "ended",
+            formatting.local_time(callback["finished_at"]) if callback["finished_at"] else "",
+        ),
+        (
+            "next try",
+            formatting.next_try(callback["next_at"], callback["paused_until"])
+            if is_pending
+            else "",
+        ),
+        ("held back", _paused_until(callback)),
+        ("tries", "\n".join(map(_attempt_line, callback["tries"])) or "none yet"),
+        ("note", callback["note"]),
+        ("run", callback["run_id"] or ""),
+        ("id", callback["id"]),
+        ("subject", callback["subject"]),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
     output.line()
-    output.line("\n".join(f"  {each}".rstrip() for each in _text(found).splitlines()))
-    if found["status"] == "failed":
-        output.say(f"To try it again: daybook callbacks retry {formatting.short_id(found['id'])}")
+    output.line("\n".join(f"  {each}".rstrip() for each in _body_text(callback).splitlines()))
+    if callback["status"] == "failed":
+        output.say(
+            f"To try it again: daybook callbacks retry {formatting.short_id(callback['id'])}"
+        )
 
 
-def _paused(found: dict[str, Any]) -> str:
-    until = found["paused_until"]
-    return f"until {formatting.local(until)}: its destination failed too often" if until else ""
+def _paused_until(callback: dict[str, Any]) -> str:
+    until = callback["paused_until"]
+    return (
+        f"until {formatting.local_time(until)}: its destination failed too often" if until else ""
+    )
 
 
-def _tried(each: dict[str, Any]) -> str:
-    """`2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
-    code = each["status_code"]
-    told = [
-        formatting.local(each["at"]),
-        formatting.lasted(each["seconds"]),
+def _attempt_line(attempt: dict[str, Any]) -> str:
+    """Return `2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
+    code = attempt["status_code"]
+    parts = [
+        formatting.local_time(attempt["at"]),
+        formatting.duration(attempt["seconds"]),
         str(code or ""),
-        each["error"],
+        attempt["error"],
     ]
-    return "  ".join(filter(None, told))
+    return "  ".join(filter(None, parts))
 
 
-def _text(found: dict[str, Any]) -> str:
-    """What is sent; of a callback the JSON, laid out."""
-    if found["purpose"] != "callback":
-        return str(found["body"])
+def _body_text(callback: dict[str, Any]) -> str:
+    """Return the body of a message, or the indented JSON of a callback."""
+    if callback["purpose"] != "callback":
+        return str(callback["body"])
     import json
 
     try:
-        return json.dumps(json.loads(found["body"]), ensure_ascii=False, indent=2)
+        return json.dumps(json.loads(callback["body"]), ensure_ascii=False, indent=2)
     except ValueError:
-        return str(found["body"])
+        return str(callback["body"])
 
 
-def _told_once(made: dict[str, Any]) -> None:
-    if made.get("secret"):
-        output.facts([("secret", made["secret"])])
+def _print_secret_once(destination: dict[str, Any]) -> None:
+    if destination.get("secret"):
+        output.fields([("secret", destination["secret"])])
         output.say("Give the secret to the receiver now: it is not shown again.")

@@ -1,4 +1,4 @@
-"""`daybook channels`."""
+"""The `daybook channels` commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Name = Annotated[str, Parameter(help="The channel's name.")]
@@ -20,13 +20,13 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook channels list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import channels
     from daybook.delivery.channels.base import UNBOUNDED
 
-    found = await channels.list_channels()
+    listed = await channels.list_channels()
     if as_json:
-        output.data(found)
+        output.print_json(listed)
         return 0
     rows = [
         (
@@ -36,7 +36,7 @@ async def list_(*, as_json: Json = False) -> int:
             f"{limit:,}" if (limit := each["limit"]) and limit < UNBOUNDED else "-",
             each["problem"] or ", ".join(each["jobs"]) or "-",
         )
-        for each in found
+        for each in listed
     ]
     output.table(("NAME", "KIND", "CHAT ID", "AT MOST", "USED BY"), rows, whole=("NAME",))
     return 0
@@ -61,18 +61,18 @@ async def add_(
 
     Example: daybook channels add team < url.txt
     """
-    if more or url is not None:  # not repeated: it is secret
+    if more or url is not None:  # the error must not repeat the secret
         raise InvalidInput("url", "is never an argument", "give it on standard input")
-    given = _url()
-    prefect_first()
+    secret_url = _read_url()
+    prepare_prefect()
     from daybook.api import channels
 
-    made = await channels.add(name, given, replace=replace)
+    channel = await channels.add(name, secret_url, replace=replace)
     if as_json:
-        output.data(made)
+        output.print_json(channel)
         return 0
-    chat = " --chat-id ID" if made["chat_id"] else ""
-    output.line(f"Keeps the channel {name}; a message has {made['limit']:,} characters at most")
+    chat = " --chat-id ID" if channel["chat_id"] else ""
+    output.line(f"Keeps the channel {name}; a message has {channel['limit']:,} characters at most")
     output.say(f"Try it: daybook channels test {name}{chat}")
     return 0
 
@@ -93,7 +93,7 @@ async def test_(
 
     Example: daybook channels test team
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import channels
 
     try:
@@ -103,7 +103,7 @@ async def test_(
             raise
         raise NotFound("channel", name) from error
     if as_json:
-        output.data(sent)
+        output.print_json(sent)
     elif sent["problem"]:
         output.say(f"Did not arrive: {sent['problem']}")
     else:
@@ -116,19 +116,19 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook channels remove team
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import channels
 
     await channels.remove(name)
     if as_json:
-        output.data({"removed": name})
+        output.print_json({"removed": name})
     else:
         output.line(f"Removed the channel {name}")
     return 0
 
 
-def _url() -> str:
-    """What comes in, without the line break at its end."""
+def _read_url() -> str:
+    """Read the URL from standard input or a prompt, and strip it."""
     if sys.stdin.isatty():
         from getpass import getpass
 

@@ -1,4 +1,4 @@
-"""`daybook next`."""
+"""The `daybook next` command."""
 
 from __future__ import annotations
 
@@ -36,40 +36,42 @@ def next_(
 
     Example: daybook next --cron "0 9 * * 1-5" --tz Europe/Berlin --count 10
     """
-    bare = [
+    given_options = [
         name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None
     ]
     if job is not None:
-        if bare:
-            raise InvalidInput(" and ".join(["job", *bare]), "only one of these can be given")
+        if given_options:
+            raise InvalidInput(
+                " and ".join(["job", *given_options]), "only one of these can be given"
+            )
         if timezone is not None:
             raise InvalidInput("timezone", "goes with a bare schedule", "a job has its own zone")
-        return _of_job(job, after, count, as_json)
-    if not bare:
+        return _next_of_job(job, after, count, as_json)
+    if not given_options:
         raise InvalidInput(
             "schedule", "none is given", "name a job, or give one of cron, every, at"
         )
     from daybook.api import due
 
-    found = due.of_schedule(
+    result = due.of_schedule(
         cron=cron, every=every, at=at, timezone=timezone, after=after, count=count
     )
-    return _shown(found, as_json)
+    return _print_due_times(result, as_json)
 
 
-async def _of_job(job: str, after: str | None, count: int, as_json: bool) -> int:
+async def _next_of_job(job: str, after: str | None, count: int, as_json: bool) -> int:
     from daybook.api import due
 
-    return _shown(await due.of_job(job, after=after, count=count), as_json)
+    return _print_due_times(await due.of_job(job, after=after, count=count), as_json)
 
 
-def _shown(found: dict[str, Any], as_json: bool) -> int:
+def _print_due_times(result: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        output.data(found)
+        output.print_json(result)
         return 0
-    output.say(found["words"])
-    for each in found["due"]:
-        output.line(formatting.due_and_utc(each["local"]))
-    if not found["due"]:
+    output.say(result["words"])
+    for each in result["due"]:
+        output.line(formatting.due_time_with_utc(each["local"]))
+    if not result["due"]:
         output.say("It is not due any more.")
     return 0

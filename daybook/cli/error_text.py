@@ -1,7 +1,7 @@
-"""Errors as a person reads them: one sentence, naming what was typed.
+"""Error messages of the command line: one sentence that names the option as the user typed it.
 
-The service names fields as Python and JSON do (`on_demand`). Here, and only here, such a name
-becomes what stands on the command line: `--on-demand`, or `PROMPT` for a positional argument.
+The service names fields as Python and JSON do (`on_demand`). Only this module translates such a
+name into its spelling on the command line: `--on-demand`, or `PROMPT` for a positional argument.
 """
 
 from __future__ import annotations
@@ -21,58 +21,60 @@ from cyclopts.exceptions import (
 from daybook.cli import options
 from daybook.errors import DaybookError, InvalidInput
 
-LINE = "command line"
-"""The field of a refusal that is about the line as a whole."""
+COMMAND_LINE = "command line"
+"""The field of an `InvalidInput` that concerns the whole command line."""
 
 _UNDERSCORED = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
 _CHOICES = re.compile(r"\b(cron|every|at|on_demand)\b")
 
 
-def spellings(app: App) -> dict[str, str]:
-    """How each field of a command is typed, by the field's name."""
-    typed: dict[str, str] = {}
+def option_spellings(app: App) -> dict[str, str]:
+    """Return the spelling of each field of a command on the command line, by field name."""
+    spelling_of: dict[str, str] = {}
     for argument in app.assemble_argument_collection():
         name = argument.field_info.name
         if argument.name.startswith("--") or argument.index is not None:
-            typed[name.rstrip("_")] = argument.name if argument.index is None else name.upper()
-    for name, field in options.FIELDS.items():
-        if name in typed:
-            typed[field] = typed[name]
-    return typed
+            spelling_of[name.rstrip("_")] = (
+                argument.name if argument.index is None else name.upper()
+            )
+    for name, field in options.RENAMED_FIELDS.items():
+        if name in spelling_of:
+            spelling_of[field] = spelling_of[name]
+    return spelling_of
 
 
-def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
-    """The error in the words of the command line; ``typed`` are the command's `spellings`."""
+def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
+    """Return the error in the words of the command line; ``typed`` is from `option_spellings`."""
     if not isinstance(error, InvalidInput):
         return str(error)
     fields = error.field.split(" and ")
     field = " and ".join(typed.get(name, name) for name in fields)
-    legal = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
-    if error.field == "schedule" or len(fields) > 1:  # the words are about several options
-        legal = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), legal)
-    problem = error.problem if error.field == LINE else f"{field}: {error.problem}"
-    return problem + (f" ({legal})" if legal else "")
+    hint = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
+    if error.field == "schedule" or len(fields) > 1:  # the hint names several options
+        hint = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), hint)
+    problem = error.problem if error.field == COMMAND_LINE else f"{field}: {error.problem}"
+    return problem + (f" ({hint})" if hint else "")
 
 
-def as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
-    """`{"error": {"code", "message", "field"?}}`; ``field`` is the service's name of it."""
-    told: dict[str, Any] = {"code": error.code, "message": sentence(error, typed)}
+def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
+    """Return `{"error": {"code", "message", "field"?}}`; ``field`` is the service's field name."""
+    body: dict[str, Any] = {"code": error.code, "message": error_message(error, typed)}
     if isinstance(error, InvalidInput):
-        told["field"] = error.field
-    return {"error": told}
+        body["field"] = error.field
+    return {"error": body}
 
 
-def misused(error: CycloptsError) -> InvalidInput:
-    """A command line that cannot be parsed, as the refusal that it is."""
+def usage_error(error: CycloptsError) -> InvalidInput:
+    """Return the `InvalidInput` for a command line that cannot be parsed."""
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
-        return InvalidInput(LINE, f'"{extra}" is too much', "quote what has blanks in it")
+        return InvalidInput(COMMAND_LINE, f'"{extra}" is too much', "quote what has blanks in it")
     problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
     if isinstance(error, MissingArgumentError) and "--" in problem:
         return InvalidInput(
-            LINE, problem, "a value that begins with a dash is given as --option=-value"
+            COMMAND_LINE, problem, "a value that begins with a dash is given as --option=-value"
         )
     if isinstance(error, UnknownOptionError | UnknownCommandError):
         chain = " ".join(["daybook", *(error.command_chain or ())])
-        return InvalidInput(LINE, problem, f"`{chain} --help` lists them")
-    return InvalidInput(LINE, problem)
+        return InvalidInput(COMMAND_LINE, problem, f"`{chain} --help` lists them")
+    return InvalidInput(COMMAND_LINE, problem)

@@ -1,4 +1,4 @@
-"""`daybook heartbeat`: standing orders that an agent looks after: on, off, status."""
+"""The `daybook heartbeat` commands: standing orders that an agent checks regularly."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cyclopts import Group, Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Cron, Every, Json, Zone
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 
 _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)
-_TOLD = Group("Who is told", sort_key=3)
+_NOTIFICATIONS = Group("Who is told", sort_key=3)
 
 Name = Annotated[str, Parameter(help="Which one, where there are several. Default: heartbeat.")]
 
@@ -64,10 +64,12 @@ async def on_(
     ] = None,
     channel: Annotated[
         str | None,
-        Parameter(group=_TOLD, help="Where replies go, as `daybook channels list` shows them."),
+        Parameter(
+            group=_NOTIFICATIONS, help="Where replies go, as `daybook channels list` shows them."
+        ),
     ] = None,
     chat_id: Annotated[
-        str | None, Parameter(group=_TOLD, help="Which chat of the channel.")
+        str | None, Parameter(group=_NOTIFICATIONS, help="Which chat of the channel.")
     ] = None,
     name: Name = "heartbeat",
     as_json: Json = False,
@@ -79,10 +81,10 @@ async def on_(
 
     Example: daybook heartbeat on --every 10m --gate-agent fast --channel inbox
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import heartbeat
 
-    given = {
+    changes = {
         "every": every,
         "cron": cron,
         "timezone": timezone,
@@ -97,10 +99,10 @@ async def on_(
         "channel": channel,
         "chat_id": chat_id,
     }
-    found = await heartbeat.on(given, name)
-    for note in found.pop("notes"):
+    status = await heartbeat.on(changes, name)
+    for note in status.pop("notes"):
         output.say(note)
-    return _told(found, as_json)
+    return _print_status(status, as_json)
 
 
 async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
@@ -108,10 +110,10 @@ async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
 
     Example: daybook heartbeat off
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import heartbeat
 
-    return _told(await heartbeat.off(name), as_json)
+    return _print_status(await heartbeat.off(name), as_json)
 
 
 async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
@@ -123,33 +125,33 @@ async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
     """
     from daybook.api import heartbeat
 
-    return _told(await heartbeat.status(name), as_json)
+    return _print_status(await heartbeat.status(name), as_json)
 
 
-def _told(found: dict[str, Any], as_json: bool) -> int:
+def _print_status(status: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        output.data(found)
+        output.print_json(status)
         return 0
-    job = found["job"]
+    job = status["job"]
     if job is None:
         output.line("There is no heartbeat.")
-        output.facts([("orders", _orders(found))])
+        output.fields([("orders", _orders_text(status))])
         output.say("Switch it on: daybook heartbeat on")
         return 0
     last = job["last_run"]
-    output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
+    output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
     pairs = [
-        ("next due", "\n".join(map(formatting.due_and_utc, job["next_due"])) or "-"),
-        ("orders", _orders(found)),
+        ("next due", "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"),
+        ("orders", _orders_text(status)),
         ("gate", f"the agent {job['gate_agent'] or job['agent']}"),
         ("asks", f"the agent {job['agent']}"),
-        ("told", formatting.who_is_told(job["told"])),
-        ("last beat", formatting.run_in_brief(last) if last else "none yet"),
+        ("told", formatting.notifications(job["told"])),
+        ("last beat", formatting.run_summary(last) if last else "none yet"),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
     return 0
 
 
-def _orders(found: dict[str, Any]) -> str:
-    state = found["orders"]
-    return str(found["file"]) + ("" if state == "there" else f" is {state}, so nobody is asked")
+def _orders_text(status: dict[str, Any]) -> str:
+    state = status["orders"]
+    return str(status["file"]) + ("" if state == "there" else f" is {state}, so nobody is asked")

@@ -1,4 +1,4 @@
-"""`daybook inbox`."""
+"""The `daybook inbox` command."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ async def inbox_(
     if read:
         return await _mark_read(messages, as_json)
     if messages:
-        found = [await inbox.show(each) for each in messages]
+        listed = [await inbox.show(each) for each in messages]
     else:
-        found = await inbox.messages(job, unread_only=not all_, limit=limit)
+        listed = await inbox.list_messages(job, unread_only=not all_, limit=limit)
     if as_json:
-        output.data(found)
+        output.print_json(listed)
     elif messages:
-        for each in found:
-            _whole(each)
-    elif found:
-        _listed(found, limit)
+        for each in listed:
+            _print_message(each)
+    elif listed:
+        _print_list(listed, limit)
     else:
-        nothing = "Nothing is unread; `daybook inbox --all` shows what was read."
-        output.say("There is nothing in the inbox." if all_ or job else nothing)
+        empty_text = "Nothing is unread; `daybook inbox --all` shows what was read."
+        output.say("There is nothing in the inbox." if all_ or job else empty_text)
     return 0
 
 
@@ -64,49 +64,51 @@ async def _mark_read(messages: tuple[str, ...], as_json: bool) -> int:
 
     count = await inbox.mark_read(messages)
     if as_json:
-        output.data({"read": count})
+        output.print_json({"read": count})
     else:
         output.line(f"Marked as read: {formatting.counted(count, 'message')}")
     return 0
 
 
-def _listed(found: list[dict[str, Any]], limit: int) -> None:
+def _print_list(listed: list[dict[str, Any]], limit: int) -> None:
     output.table(
         ("ID", "WHEN", "JOB", "ABOUT", "MESSAGE"),
         [
             (
                 formatting.short_id(each["id"]),
-                formatting.local(each["created_at"]),
-                formatting.job_of(each),
-                output.ALERT * each["alert"] + each["event"],
-                _in_brief(each),
+                formatting.local_time(each["created_at"]),
+                formatting.job_label(each),
+                output.ALERT_PREFIX * each["alert"] + each["event"],
+                _summary(each),
             )
-            for each in found
+            for each in listed
         ],
         whole=("ID", "WHEN", "ABOUT"),
         cut=True,
     )
-    more = f"These are the newest {limit}; --limit shows more. " if len(found) == limit else ""
-    output.say(f"{more}One in full: daybook inbox ID; all are read: daybook inbox --read")
+    more_text = (
+        f"These are the newest {limit}; --limit shows more. " if len(listed) == limit else ""
+    )
+    output.say(f"{more_text}One in full: daybook inbox ID; all are read: daybook inbox --read")
 
 
-def _in_brief(message: dict[str, Any]) -> str:
-    """Its first line; of what is about no job, which the line does not name, the subject too."""
-    first = formatting.in_one_line(message["text"])
+def _summary(message: dict[str, Any]) -> str:
+    """Return the first line of a message; with the subject if the message has no job."""
+    first = formatting.first_line(message["text"])
     return first if message["job"] and first else f"{message['subject']}. {first}"
 
 
-def _whole(message: dict[str, Any]) -> None:
-    subject = message["subject"] or formatting.job_of(message)
+def _print_message(message: dict[str, Any]) -> None:
+    subject = message["subject"] or formatting.job_label(message)
     output.line(subject, style="bold red" if message["alert"] else "bold")
     run = message["run_id"]
     pairs = [
-        ("about", ", ".join(filter(None, [formatting.job_of(message, ""), message["event"]]))),
-        ("at", formatting.local(message["created_at"])),
-        ("read", formatting.local(message["read_at"]) if message["read_at"] else "not yet"),
+        ("about", ", ".join(filter(None, [formatting.job_label(message, ""), message["event"]]))),
+        ("at", formatting.local_time(message["created_at"])),
+        ("read", formatting.local_time(message["read_at"]) if message["read_at"] else "not yet"),
         ("run", f"{run} (`daybook show {run[:8]}`)" if run else ""),
         ("id", message["id"]),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
     output.line()
     output.line("\n".join(f"  {each}".rstrip() for each in message["text"].splitlines()))

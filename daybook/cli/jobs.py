@@ -1,4 +1,4 @@
-"""`daybook add`, `list`, `show`, `edit`, `pause`, `resume`, `remove`."""
+"""The `daybook add`, `list`, `show`, `edit`, `pause`, `resume` and `remove` commands."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Job, JobOptions, Json, Prompt
-from daybook.cli.prefect_first import prefect_first
-from daybook.cli.runs import show_whole_run
-from daybook.cli.skips import put_off
+from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.runs import print_run_details
+from daybook.cli.skips import skip_fields
 from daybook.errors import InvalidInput, NotFound
 
 _NO_OPTIONS = JobOptions()
@@ -30,37 +30,37 @@ async def add_(
 
     Example: daybook add "Summarise open pull requests" --cron "0 9 * * 1-5" --tz Europe/Berlin
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
     from daybook.operations import status
 
     job = await jobs.add({"prompt": prompt, **options.fields()})
     if as_json:
-        output.data(job)
+        output.print_json(job)
         return 0
     name = formatting.quoted(job["name"])
     output.line(f"Added {job['name']} ({job['id'][:8]})")
-    output.facts(
+    output.fields(
         [
             ("schedule", job["words"]),
-            ("next due", _due(job)),
-            _does(job),
+            ("next due", _next_due(job)),
+            _action_in_brief(job),
             (
                 "answer",
                 f"goes to the ledger (`daybook runs {name}`)\n"
                 f"and to the Prefect UI, deployment {job['deployment']}",
             ),
-            ("told", formatting.who_is_told(job["told"])),
-            ("worker", _worker(await status.worker_online())),
+            ("told", formatting.notifications(job["told"])),
+            ("worker", _worker_text(await status.worker_online())),
         ]
     )
-    _noted(job)
+    _print_notes(job)
     output.say(f"Try it now: daybook run {name} --wait")
     return 0
 
 
-def _does(job: dict[str, Any]) -> tuple[str, str]:
-    """What a job does, as a fact about it."""
+def _action_in_brief(job: dict[str, Any]) -> tuple[str, str]:
+    """Return the label and a short description of a job's action."""
     if job["kind"] == "webhook":
         return "calls", f"{job['method']} {job['url']}"
     if job["kind"] == "tool-call":
@@ -79,21 +79,21 @@ async def list_(*, as_json: Json = False) -> int:
     """
     from daybook.api import jobs
 
-    found = await jobs.list_jobs()
+    listed = await jobs.list_jobs()
     if as_json:
-        output.data(found)
-    elif found:
+        output.print_json(listed)
+    elif listed:
         output.table(
             ("NAME", "IS", "SCHEDULE", "NEXT DUE", "LAST"),
             [
                 (
                     job["name"],
-                    _switch(job),
+                    _state(job),
                     job["words"],
-                    formatting.short_due(job["next_due"][0]) if job["next_due"] else "-",
+                    formatting.short_due_time(job["next_due"][0]) if job["next_due"] else "-",
                     job["last_status"] or "-",
                 )
-                for job in found
+                for job in listed
             ],
             whole=("IS", "NEXT DUE", "LAST"),
         )
@@ -102,7 +102,7 @@ async def list_(*, as_json: Json = False) -> int:
     return 0
 
 
-def _switch(job: dict[str, Any]) -> str:
+def _state(job: dict[str, Any]) -> str:
     return ("on" if job["enabled"] else "off") + (", conflict" if job["conflicts"] else "")
 
 
@@ -126,21 +126,21 @@ async def show_(
     from daybook.api import jobs, runs
 
     try:
-        found = await jobs.show(ref)
+        job = await jobs.show(ref)
     except NotFound as no_job:
         try:
             run = await runs.show(ref)
         except NotFound:
             raise no_job from None
         if as_json:
-            output.data(run)
+            output.print_json(run)
         else:
-            show_whole_run(run)
+            print_run_details(run)
         return 0
     if as_json:
-        output.data(found)
+        output.print_json(job)
     else:
-        _block(found)
+        _print_job(job)
     return 0
 
 
@@ -163,12 +163,14 @@ async def edit_(
         raise InvalidInput(
             "options", "none is given, so nothing would change", "such as --every 2h"
         )
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
     from daybook.jobs import notify
 
-    told = not changes.keys().isdisjoint(notify.FIELDS)
-    return _changed(await jobs.edit_job(job, changes), as_json, told=told)
+    has_notify_change = not changes.keys().isdisjoint(notify.FIELDS)
+    return _print_change(
+        await jobs.edit_job(job, changes), as_json, show_notifications=has_notify_change
+    )
 
 
 async def pause_(
@@ -182,10 +184,10 @@ async def pause_(
 
     Example: daybook pause morning-brief --note "on holiday"
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
 
-    return _changed(await jobs.pause(job, note), as_json)
+    return _print_change(await jobs.pause(job, note), as_json)
 
 
 async def resume_(job: Job, /, *, as_json: Json = False) -> int:
@@ -193,10 +195,10 @@ async def resume_(job: Job, /, *, as_json: Json = False) -> int:
 
     Example: daybook resume morning-brief
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
 
-    return _changed(await jobs.resume(job), as_json)
+    return _print_change(await jobs.resume(job), as_json)
 
 
 async def remove_(
@@ -212,68 +214,68 @@ async def remove_(
 
     Example: daybook remove morning-brief --yes
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
 
     if not yes and sys.stdin.isatty():
-        found = await jobs.show(job)
-        if not _asked(f"Remove {found['name']} ({found['words']})?"):
+        current = await jobs.show(job)
+        if not _confirmed(f"Remove {current['name']} ({current['words']})?"):
             output.say("Nothing was removed.")
             return 1
-    gone = await jobs.remove(job)
+    removed = await jobs.remove(job)
     if as_json:
-        output.data(gone)
+        output.print_json(removed)
     else:
-        output.line(f"Removed {gone['name']} ({gone['id'][:8]})")
+        output.line(f"Removed {removed['name']} ({removed['id'][:8]})")
     return 0
 
 
-def _asked(question: str) -> bool:
-    """Whether the person at the terminal says yes."""
+def _confirmed(question: str) -> bool:
+    """Ask the user at the terminal; return whether the answer is yes."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _changed(job: dict[str, Any], as_json: bool, *, told: bool = False) -> int:
+def _print_change(job: dict[str, Any], as_json: bool, *, show_notifications: bool = False) -> int:
     if as_json:
-        output.data(job)
+        output.print_json(job)
         return 0
-    output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
-    who = [("told", formatting.who_is_told(job["told"]))] if told else []
-    output.facts([("next due", _due(job)), *who])
-    _noted(job)
+    output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
+    notifications = [("told", formatting.notifications(job["told"]))] if show_notifications else []
+    output.fields([("next due", _next_due(job)), *notifications])
+    _print_notes(job)
     return 0
 
 
-def _block(job: dict[str, Any]) -> None:
+def _print_job(job: dict[str, Any]) -> None:
     last = job["last_run"]
     output.line(f"{job['name']} ({job['id'][:8]})", style="bold")
     pairs = [
         ("about", job["description"]),
         ("schedule", job["words"]),
-        ("is", formatting.switch(job)),
-        ("next due", _due(job)),
-        *put_off(job),
-        ("last run", formatting.run_in_brief(last) if last else "none yet"),
+        ("is", formatting.enabled_state(job)),
+        ("next due", _next_due(job)),
+        *skip_fields(job),
+        ("last run", formatting.run_summary(last) if last else "none yet"),
         ("failures", _failures(job)),
         *_action(job),
-        ("asked first", formatting.check(job["policy"]["check"])),
-        ("told", formatting.who_is_told(job["told"])),
+        ("asked first", formatting.check_summary(job["policy"]["check"])),
+        ("told", formatting.notifications(job["told"])),
         ("policy", _policy(job["policy"])),
         ("tags", ", ".join(job["tags"])),
         ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
         ("in conflict", _conflicts(job)),
         ("Prefect's own", "\n".join(job["prefect_own"])),
         ("id", job["id"]),
-        ("changed", formatting.local(job["updated_at"])),
-        ("removed", formatting.local(job["removed_at"]) if job["removed_at"] else ""),
+        ("changed", formatting.local_time(job["updated_at"])),
+        ("removed", formatting.local_time(job["removed_at"]) if job["removed_at"] else ""),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
 def _conflicts(job: dict[str, Any]) -> str:
-    told = ", ".join(job["conflicts"])
-    return f"{told}; `daybook conflicts` shows both sides" if told else ""
+    fields = ", ".join(job["conflicts"])
+    return f"{fields}; `daybook conflicts` shows both sides" if fields else ""
 
 
 def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
@@ -286,7 +288,7 @@ def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     if job["kind"] == "tool-call":
         params = job["params"]
-        return [("tool", job["tool"]), ("params", formatting.value(params) if params else "")]
+        return [("tool", job["tool"]), ("params", formatting.field_text(params) if params else "")]
     if job["kind"] == "heartbeat":
         return [
             ("orders", job["file"]),
@@ -300,58 +302,64 @@ def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
         ("agent", job["agent"]),
         ("model", job["model"]),
         ("session", job["session_key"] or job["session"]),
-        ("answer", _answer(job)),
+        ("answer", _answer_format(job)),
     ]
 
 
 def _failures(job: dict[str, Any]) -> str:
     count, error, last = job["consecutive_failures"], job["last_error"], job["last_run"]
-    said = last is not None and error in (last["reason"], last["error"])  # by "last run" above
-    told = [f"{count} in a row" if count > 1 else "", "" if said else f"the last: {error}"]
-    return ", ".join(filter(None, told)) if count else ""
+    is_shown = last is not None and error in (last["reason"], last["error"])  # by "last run" above
+    parts = [
+        f"{count} in a row" if count > 1 else "",
+        "" if is_shown else f"the last: {error}",
+    ]
+    return ", ".join(filter(None, parts)) if count else ""
 
 
-def _answer(job: dict[str, Any]) -> str:
-    """What the answer has to be; nothing for a text, which any answer is."""
+def _answer_format(job: dict[str, Any]) -> str:
+    """Return the required format of the answer; empty for text, which needs none."""
     if job["output_format"] == "text":
         return ""
     schema = f", {json.dumps(job['output_schema'])}" if job["output_schema"] else ""
     return f"{job['output_format']}{schema}"
 
 
-_ALWAYS_SAID = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
+_ALWAYS_SHOWN = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
 
 
 def _policy(policy: dict[str, Any]) -> str:
-    """What it says, in one line: some fields always, the others where they were set."""
+    """Return the policy as one line.
+
+    It shows some fields always, the others only if they differ from the default.
+    """
     from daybook.jobs.policy import Policy
 
-    usual = Policy().model_dump(mode="json")
-    said = [
-        " ".join([name.replace("_", " "), *_said(value)])
+    defaults = Policy().model_dump(mode="json")
+    parts = [
+        " ".join([name.replace("_", " "), *_value_words(value)])
         for name, value in policy.items()
-        if name in _ALWAYS_SAID or (value != usual.get(name) and name != "check")
+        if name in _ALWAYS_SHOWN or (value != defaults.get(name) and name != "check")
     ]
-    return ", ".join(said)
+    return ", ".join(parts)
 
 
-def _said(value: Any) -> list[str]:
-    """The words of a policy's value; none for what is so: its name says it."""
+def _value_words(value: Any) -> list[str]:
+    """Return the words of a policy value; none for True, because the name is enough."""
     if value is True:
         return []
     return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
-def _due(job: dict[str, Any]) -> str:
-    return "\n".join(map(formatting.due_and_utc, job["next_due"])) or "-"
+def _next_due(job: dict[str, Any]) -> str:
+    return "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"
 
 
-def _worker(online: bool) -> str:
+def _worker_text(online: bool) -> str:
     return "one is online" if online else "none is online, so nothing runs: start `daybook up`"
 
 
-def _noted(job: dict[str, Any]) -> None:
-    """What a person should know of a job that was added or changed."""
+def _print_notes(job: dict[str, Any]) -> None:
+    """Print the notes on a job that was added or changed."""
     for note in job.get("notes", []):
         output.say(note)
     if job["sync"] == "pending":

@@ -1,4 +1,4 @@
-"""`daybook ledger`."""
+"""The `daybook ledger` commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 
 
 async def prune_(
@@ -32,21 +32,21 @@ async def prune_(
     Example: daybook ledger prune --disabled-for 90d --dry-run
     """
     if disabled_for is not None:
-        prefect_first()
+        prepare_prefect()
     from daybook.api import retention
 
-    done = await retention.prune(disabled_for=disabled_for, dry_run=dry_run)
+    result = await retention.prune(disabled_for=disabled_for, dry_run=dry_run)
     if as_json:
-        output.data(done)
+        output.print_json(result)
         return 0
-    for name in done["removed"]:
+    for name in result["removed"]:
         output.line(f"{'Would remove' if dry_run else 'Removed'} {name}")
     if dry_run:
         output.say("Nothing was changed.")
     else:
-        gone = [f"{done[what]:,} {what}" for what in ("runs", "messages", "tasks")]
-        output.line(f"Let go of {', '.join(gone[:2])} and {gone[2]}")
-    for name in done["jobs"]:
+        counts = [f"{result[noun]:,} {noun}" for noun in ("runs", "messages", "tasks")]
+        output.line(f"Let go of {', '.join(counts[:2])} and {counts[2]}")
+    for name in result["jobs"]:
         output.line(f"Nothing is left of {name}, which was removed before")
     return 0
 
@@ -64,14 +64,14 @@ async def rekey_(
 
     Example: daybook ledger rekey
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import ledger_key
 
-    done = await ledger_key.renew(discard=discard)
+    result = await ledger_key.renew(discard=discard)
     if as_json:
-        output.data(done)
+        output.print_json(result)
         return 0
-    output.line(f"Copied to the ledger: {', '.join(done['copied']) or 'nothing'}")
-    for each in done["discarded"]:
+    output.line(f"Copied to the ledger: {', '.join(result['copied']) or 'nothing'}")
+    for each in result["discarded"]:
         output.line(f"Discarded the copy of {each}")
     return 0

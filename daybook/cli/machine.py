@@ -1,4 +1,7 @@
-"""`daybook up`, `down`, `status`, `doctor`, `worker`: this machine as a whole."""
+"""The commands for this machine.
+
+They are `daybook up`, `open`, `env`, `down`, `status`, `worker`, `keeper` and `doctor`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from daybook import home as homes
 from daybook.cli import formatting as words
 from daybook.cli import output, sync
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput
 
 
@@ -39,15 +42,15 @@ async def up_(
     """
     from daybook.operations.checks import installation
 
-    installation.refuse_wrong()
-    homes.forget_prepared()
-    prefect_first()
+    installation.require_versions()
+    homes.forget_stopped_server()
+    prepare_prefect()
     from daybook.operations import up
     from daybook.processes import environment
 
-    talk = JsonTalk() if as_json else Talk(browser=browser, detached=detach)
+    reporter = JsonReporter() if as_json else TerminalReporter(browser=browser, detached=detach)
     environment.set_search_path()
-    await (up.detach(talk) if detach else up.up(talk, link=link and not as_json))
+    await (up.detach(reporter) if detach else up.up(reporter, link=link and not as_json))
     return 0
 
 
@@ -65,16 +68,16 @@ async def open_(
 
     Example: daybook open --no-browser
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.operations import browser as browsers
 
-    made = await browsers.link()
+    link = await browsers.link()
     if as_json:
-        output.data(made)
+        output.print_json(link)
         return 0
-    output.line(made["url"])
-    if not (browser and open_browser(made["url"])) and made["expires_in_seconds"]:
-        minutes = made["expires_in_seconds"] // 60
+    output.line(link["url"])
+    if not (browser and open_browser(link["url"])) and link["expires_in_seconds"]:
+        minutes = link["expires_in_seconds"] // 60
         output.say(f"Open it in a browser on this machine within {minutes} minutes. It works once.")
     return 0
 
@@ -88,18 +91,18 @@ def env_(
 
     Example: eval "$(daybook env)"
     """
-    prefect_first()
+    prepare_prefect()
     import shlex
 
     from daybook.prefect import address as reach
 
-    values = reach.variables()
+    values = reach.client_environment()
     if fish:
         for name, value in values.items():
             output.line(f"set -gx {name} {shlex.quote(value)}")
     else:
-        words = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
-        output.line(f"export {words}")
+        assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+        output.line(f"export {assignments}")
     return 0
 
 
@@ -108,12 +111,12 @@ async def down_(*, as_json: Json = False) -> int:
 
     Example: daybook down
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.operations.up import down
 
     stopped = await down()
     if as_json:
-        output.data({"stopped": stopped})
+        output.print_json({"stopped": stopped})
     else:
         output.say("Stopped." if stopped else "Nothing ran here.")
     return 0
@@ -126,15 +129,15 @@ async def status_(*, as_json: Json = False) -> int:
 
     Example: daybook status --json
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.operations import status
 
-    found = await status.status()
+    report = await status.status()
     if as_json:
-        output.data(found)
+        output.print_json(report)
     else:
-        _status(found)
-    return 0 if found["ready"] else 1
+        _print_status(report)
+    return 0 if report["ready"] else 1
 
 
 def worker_(
@@ -159,11 +162,11 @@ def worker_(
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.operations.checks import installation
 
-    installation.refuse_wrong()
-    prefect_first()
+    installation.require_versions()
+    prepare_prefect()
     from daybook.operations import worker
 
-    command = worker.command(homes.here(), pool=pool, limit=limit, name=name, once=once)
+    command = worker.command(homes.current_home(), pool=pool, limit=limit, name=name, once=once)
     environment = dict(os.environ)
     if homes.is_own_server(os.environ.get("PREFECT_API_URL", "")):
         environment = homes.without_credentials(environment)
@@ -181,13 +184,13 @@ async def keeper_() -> int:
     """
     from daybook.operations.checks import installation
 
-    installation.refuse_wrong()
-    prefect_first()
+    installation.require_versions()
+    prepare_prefect()
     from daybook.operations import keeper
     from daybook.processes import environment
 
     environment.set_search_path()
-    await keeper.keep(output.say)
+    await keeper.run_keeper(output.say)
     return 0
 
 
@@ -201,24 +204,24 @@ async def doctor_(*, as_json: Json = False) -> int:
     """
     from daybook.operations import doctor
 
-    found = await doctor.doctor()
+    findings = await doctor.doctor()
     if as_json:
-        output.data(found)
+        output.print_json(findings)
     else:
-        _findings(found)
-    return 0 if all(each["ok"] for each in found) else 1
+        _print_findings(findings)
+    return 0 if all(each["ok"] for each in findings) else 1
 
 
-def _say_synced(report: dict[str, Any]) -> None:
-    done = ("created", "updated", "pulled", "removed")
-    if any(report[each] for each in done):
-        counts = ", ".join(f"{len(report[each])} {_COUNTED[each]}" for each in done)
+def _print_sync_report(report: dict[str, Any]) -> None:
+    changes = ("created", "updated", "pulled", "removed")
+    if any(report[each] for each in changes):
+        counts = ", ".join(f"{len(report[each])} {_CHANGE_WORDS[each]}" for each in changes)
         output.say(f"Synced with Prefect: {counts}")
-    for told in sync.surprises(report):
-        output.say(f"! {told}")
+    for line in sync.notable_changes(report):
+        output.say(f"! {line}")
 
 
-_COUNTED = {
+_CHANGE_WORDS = {
     "created": "created",
     "updated": "updated",
     "pulled": "taken over",
@@ -226,13 +229,13 @@ _COUNTED = {
 }
 
 
-class Talk:
-    """What `up` shows a person (`daybook.operations.up.UpTalk`)."""
+class TerminalReporter:
+    """Terminal output of `daybook up`; implements `daybook.operations.up.UpReporter`."""
 
     def __init__(self, *, browser: bool, detached: bool = False) -> None:
         self._browser = browser
-        self._end = "`daybook down` stops it." if detached else "Ctrl-C stops everything."
-        self._program = program()
+        self._stop_hint = "`daybook down` stops it." if detached else "Ctrl-C stops everything."
+        self._program = program_name()
         self._example: str | None = None
 
     def say(self, line: str) -> None:
@@ -242,46 +245,46 @@ class Talk:
         output.progress(line)
 
     def synced(self, report: dict[str, Any]) -> None:
-        _say_synced(report)
+        _print_sync_report(report)
 
     def ready(self, facts: dict[str, Any]) -> None:
         output.line("Ready.", style="bold green")
         jobs = f"{facts['jobs']} (`daybook list` shows them)"
         health = f"{facts['web_url']}/health" if facts["web_url"] else ""
         address = ui_address(facts)
-        told = [
+        pairs = [
             ("Prefect UI", address),
             ("jobs", jobs),
             ("ledger", facts["ledger"]),
             ("health", health),
             ("for prefect", 'eval "$(daybook env)"'),
         ]
-        output.facts([(name, value) for name, value in told if value])
+        output.fields([(name, value) for name, value in pairs if value])
         self._example = facts["example"]
         if self._example:
-            output.say(f"Running the example job {self._example} now; {self._end}")
+            output.say(f"Running the example job {self._example} now; {self._stop_hint}")
         else:
-            if facts["jobs"] <= 1:  # nobody has added one yet
-                self._next()
-            output.say(self._end)
+            if facts["jobs"] <= 1:  # the user has not added a job yet
+                self._print_next_steps()
+            output.say(self._stop_hint)
         if self._browser:
             open_browser(address)
 
     def outcome(self, run: dict[str, Any]) -> None:
-        from daybook.cli.runs import show_run
+        from daybook.cli.runs import print_run
 
-        show_run(run)
+        print_run(run)
         if self._example and run["job"] == self._example:
             self._example = None
-            self._next()
+            self._print_next_steps()
 
-    def _next(self) -> None:
+    def _print_next_steps(self) -> None:
         output.line("Next:", style="bold")
-        output.facts([(what, f"{self._program} {command}") for what, command in NEXT])
+        output.fields([(what, f"{self._program} {command}") for what, command in NEXT_STEPS])
 
 
-class JsonTalk:
-    """What `up --json` tells a program: a line of JSON for each event."""
+class JsonReporter:
+    """Output of `daybook up --json`: one line of JSON per event."""
 
     def say(self, line: str) -> None:
         output.say(line)
@@ -290,16 +293,16 @@ class JsonTalk:
         output.progress(line)
 
     def synced(self, report: dict[str, Any]) -> None:
-        _say_synced(report)
+        _print_sync_report(report)
 
     def ready(self, facts: dict[str, Any]) -> None:
-        output.record({"ready": facts})
+        output.print_json_line({"ready": facts})
 
     def outcome(self, run: dict[str, Any]) -> None:
-        output.record({"run": run})
+        output.print_json_line({"run": run})
 
 
-NEXT = (
+NEXT_STEPS = (
     (
         "ask a model",
         "agents add default --replace --model anthropic:claude-haiku-5-5 --key-env "
@@ -308,16 +311,16 @@ NEXT = (
     ("add a job", 'add "Summarise today\'s news" --cron "0 9 * * 1-5" --name morning-brief'),
     ("see the runs", "runs"),
 )
-"""What to do after the first start, and the command for it."""
+"""The next steps after the first start, each with its command."""
 
 
 def ui_address(facts: dict[str, Any]) -> str:
-    """Return the address of the UI that a person opens; empty if there is none."""
+    """Return the address at which a user opens the UI; empty if there is none."""
     return str(facts["open_url"] or facts["ui_url"] or "")
 
 
-def program() -> str:
-    """Return how this command is called in this folder: `daybook`, or `.venv/bin/daybook`."""
+def program_name() -> str:
+    """Return the command that starts Daybook here: `daybook`, or `.venv/bin/daybook`."""
     import shutil
 
     if shutil.which("daybook"):
@@ -331,19 +334,20 @@ def open_browser(url: str) -> bool:
     """Open ``url`` if the user of this terminal would see it; return whether it was opened.
 
     Other users can read the arguments of a browser. On Linux the server refuses them the link
-    (`daybook.operations.peers`); elsewhere the browser opens a file of the home that leads to it.
+    (`daybook.operations.peers`); elsewhere the browser opens a file of the home that redirects
+    to it.
     """
     if not url or not sys.stdout.isatty() or not display_likely():
         return False
     import webbrowser
 
     if sys.platform != "linux" and "?" in url:
-        url = homes.here().leading_to(url).as_uri()
+        url = homes.current_home().leading_to(url).as_uri()
     return webbrowser.open(url)
 
 
 def display_likely() -> bool:
-    """Whether a browser opened here would be seen by whoever typed the command."""
+    """Return whether the user of this terminal would see a browser that opens on this machine."""
     if os.environ.get("SSH_CONNECTION"):
         return False
     if sys.platform == "darwin":
@@ -351,71 +355,73 @@ def display_likely() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _findings(found: list[dict[str, Any]]) -> None:
-    width = max(len(each["check"]) for each in found)
-    for each in found:
+def _print_findings(findings: list[dict[str, Any]]) -> None:
+    width = max(len(each["check"]) for each in findings)
+    for each in findings:
         word = "ok" if each["ok"] else "problem"
-        told = "; mend: ".join(filter(None, (each["problem"], each["mend"])))
+        details = "; mend: ".join(filter(None, (each["problem"], each["mend"])))
         style = "green" if each["ok"] else "red"
-        output.line(f"{word:<7}  {each['check']:<{width}}  {told}".rstrip(), style=style)
+        output.line(f"{word:<7}  {each['check']:<{width}}  {details}".rstrip(), style=style)
 
 
-def _workers(online: list[dict[str, Any]]) -> str:
+def _worker_names(online: list[dict[str, Any]]) -> str:
     ours = ", ".join(each["name"] for each in online if each["ours"]) or "none is online"
     others = ", ".join(each["name"] for each in online if not each["ours"])
     return ours + (f"\n(another Daybook's: {others})" if others else "")
 
 
-def _keeper(keeper: dict[str, Any]) -> str:
+def _keeper_text(keeper: dict[str, Any]) -> str:
     if not keeper["running"]:
         return "none leads"
-    seen = keeper["observed_at"]
+    observed_at = keeper["observed_at"]
     return str(keeper["holder"]) + (
-        f", has observed Prefect at {words.local(seen)}" if seen else ""
+        f", has observed Prefect at {words.local_time(observed_at)}" if observed_at else ""
     )
 
 
 def _outbox(outbox: dict[str, Any]) -> str:
-    """`3 pending, the oldest since …; 1 failed`."""
+    """Return `3 pending, the oldest since …; 1 failed`."""
     pending, failed = outbox["pending"], outbox["failed"]
-    since = words.local(outbox["oldest_pending_at"])
-    told = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
-    told.append(f"{failed:,} failed: `daybook callbacks list --status failed`" if failed else "")
-    return "; ".join(filter(None, told)) or "nothing waits"
+    since = words.local_time(outbox["oldest_pending_at"])
+    parts = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
+    parts.append(f"{failed:,} failed: `daybook callbacks list --status failed`" if failed else "")
+    return "; ".join(filter(None, parts)) or "nothing waits"
 
 
-def _tasks(tasks: dict[str, Any]) -> list[tuple[str, str]]:
-    """`2 queued, 1 claimed; sessions: 1 free, 1 busy`; no line where there are none."""
+def _task_fields(tasks: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return `2 queued, 1 claimed; sessions: 1 free, 1 busy`, or no field if there are none."""
     live = [f"{tasks[each]} {each.replace('_', ' ')}" for each in _LIVE_TASKS if tasks[each]]
-    there = [f"{tasks[each]} {each}" for each in ("free", "busy") if tasks[each]]
-    told = [", ".join(live) or "none", f"sessions: {', '.join(there)}" if there else ""]
-    return [("tasks", "; ".join(filter(None, told)))] if live or there else []
+    sessions = [f"{tasks[each]} {each}" for each in ("free", "busy") if tasks[each]]
+    parts = [", ".join(live) or "none", f"sessions: {', '.join(sessions)}" if sessions else ""]
+    return [("tasks", "; ".join(filter(None, parts)))] if live or sessions else []
 
 
 _LIVE_TASKS = ("queued", "claimed", "needs_attention")
 
 
-def _status(found: dict[str, Any]) -> None:
-    prefect, ledger = found["prefect"], found["ledger"]
-    ready = found["ready"]
+def _print_status(report: dict[str, Any]) -> None:
+    prefect, ledger = report["prefect"], report["ledger"]
+    ready = report["ready"]
     output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
     live = ", ".join(f"{count} {state}" for state, count in ledger["live"].items() if count)
-    due = "\n".join(f"{words.local(each['due'])}  {each['job']}" for each in found["due_soon"])
+    due = "\n".join(
+        f"{words.local_time(each['due'])}  {each['job']}" for each in report["due_soon"]
+    )
     where = prefect["ui_url"] or prefect["api_url"]
-    silent = f"{where}, does not answer" if where else "none is known"
-    output.facts(
+    unreachable = f"{where}, does not answer" if where else "none is known"
+    output.fields(
         [
-            ("prefect", where if prefect["reachable"] else silent),
-            ("worker", _workers(found["worker"]["workers"])),
-            ("keeper", _keeper(found["keeper"])),
+            ("prefect", where if prefect["reachable"] else unreachable),
+            ("worker", _worker_names(report["worker"]["workers"])),
+            ("keeper", _keeper_text(report["keeper"])),
             ("ledger", ledger["place"]),
             ("jobs", f"{ledger['jobs']}, {ledger['enabled']} on"),
             ("runs now", live or "none"),
             ("due soon", due or "nothing"),
-            ("outbox", _outbox(found["outbox"])),
-            ("inbox", f"{found['outbox']['unread']} unread"),
-            *_tasks(found["tasks"]),
+            ("outbox", _outbox(report["outbox"])),
+            ("inbox", f"{report['outbox']['unread']} unread"),
+            *_task_fields(report["tasks"]),
         ]
     )
-    for problem in found["problems"]:
+    for problem in report["problems"]:
         output.line(f"! {problem}", style="yellow")

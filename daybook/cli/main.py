@@ -1,4 +1,4 @@
-"""`daybook`: the commands, and the edge at which errors become sentences and exit codes."""
+"""The `daybook` program: the command tree; errors become messages and exit codes here."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from daybook import __version__
 from daybook.errors import DaybookError
 
-INTERRUPTED = 130
-NOBODY_READS = 141
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 _MACHINE = Group("This machine", sort_key=1)
 _JOBS = Group("Jobs", sort_key=2)
@@ -117,7 +117,7 @@ _ledger = App(
     group=_MACHINE,
     sort_key=60,
 )
-_BELOW = {
+_COMMAND_GROUPS = {
     "agents": _agents,
     "callbacks": _callbacks,
     "callbacks destinations": _destinations,
@@ -132,16 +132,20 @@ _BELOW = {
     "tokens": _tokens,
     "tools": _tools,
 }
-_OF_TASKS = (
+_TASK_COMMANDS = (
     *("add", "list", "show", "next", "heartbeat", "complete", "fail", "release"),
     *("retry", "recover", "cancel", "pause", "resume"),
 )
-_OF_THE_SCHEDULER = ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild")
+_SCHEDULER_COMMANDS = ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild")
 
 
-def _register() -> None:
-    places = [
-        (_MACHINE, "machine", ("up", "open", "down", "status", "doctor", "env", "worker", "keeper")),
+def _register_commands() -> None:
+    commands = [
+        (
+            _MACHINE,
+            "machine",
+            ("up", "open", "down", "status", "doctor", "env", "worker", "keeper"),
+        ),
         (_MACHINE, "web", ("web",)),
         (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
         (_JOBS, "skips", ("skip", "snooze")),
@@ -153,10 +157,10 @@ def _register() -> None:
         (_AGENTS, "mcp", ("mcp",)),
     ]
     order = count()
-    for group, module, names in places:
+    for group, module, names in commands:
         for name in names:
-            _lazily(app, f"{module}:{name}_", name, group=group, sort_key=next(order))
-    below = [
+            _add_lazy_command(app, f"{module}:{name}_", name, group=group, sort_key=next(order))
+    group_commands = [
         (_agents, "agents:", ("add", "list", "show", "test", "remove")),
         (_secrets, "secrets:", ("add", "list", "remove")),
         (_tokens, "tokens:", ("add", "list", "remove")),
@@ -167,95 +171,97 @@ def _register() -> None:
         (_callbacks, "callbacks:", ("list", "show", "retry")),
         (_destinations, "callbacks:destinations_", ("add", "list", "rotate", "test", "remove")),
         (_ledger, "ledger:", ("prune", "rekey")),
-        (_task, "task:", _OF_TASKS),
+        (_task, "task:", _TASK_COMMANDS),
         (_task_session, "task_session:", ("register", "report", "list", "show", "remove")),
-        (_task_scheduler, "task_scheduler:", _OF_THE_SCHEDULER),
+        (_task_scheduler, "task_scheduler:", _SCHEDULER_COMMANDS),
     ]
-    for parent, place, names in below:
+    for parent, module_prefix, names in group_commands:
         for name in names:
-            _lazily(parent, f"{place}{name}_", name, sort_key=next(order))
-    for path, each in _BELOW.items():
-        above, _, _ = path.rpartition(" ")
-        (_BELOW[above] if above else app).command(each)
+            _add_lazy_command(parent, f"{module_prefix}{name}_", name, sort_key=next(order))
+    for path, each in _COMMAND_GROUPS.items():
+        parent_path, _, _ = path.rpartition(" ")
+        (_COMMAND_GROUPS[parent_path] if parent_path else app).command(each)
     for flag in ("--help", "--version"):
         app[flag].group = (_OPTIONS,)
 
 
-def _lazily(parent: App, place: str, name: str, **shown: Any) -> None:
-    """A command whose module is imported when it is called, or when its help is shown."""
-    parent.command(f"daybook.cli.{place}", name=name, help_epilogue="", **shown)
+def _add_lazy_command(parent: App, path: str, name: str, **settings: Any) -> None:
+    """Add a command whose module is imported when it is called or when its help is shown."""
+    parent.command(f"daybook.cli.{path}", name=name, help_epilogue="", **settings)
 
 
-_register()
+_register_commands()
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
-    """Carry out a command line (`sys.argv` by default); returns the exit code."""
-    given = list(sys.argv[1:] if tokens is None else tokens)
+    """Run a command line (default: `sys.argv`) and return the exit code."""
+    arguments = list(sys.argv[1:] if tokens is None else tokens)
     try:
-        code = _carried_out(given)
+        code = _run_command_line(arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output went away; Python's own flush at exit must not complain.
+        # The reader of stdout has closed it. Redirect stdout so that the flush at exit succeeds.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
+        return EXIT_BROKEN_PIPE
 
 
-def _carried_out(tokens: list[str]) -> int:
+def _run_command_line(tokens: list[str]) -> int:
     try:
         _load_for_help(tokens)
-        with _misuse_refused():
+        with _usage_errors_as_invalid_input():
             command, bound, _ = app.parse_args(tokens)
-        done: int | Coroutine[Any, Any, int] | None = command(*bound.args, **bound.kwargs)
-        if isinstance(done, Coroutine):
+        result: int | Coroutine[Any, Any, int] | None = command(*bound.args, **bound.kwargs)
+        if isinstance(result, Coroutine):
             import asyncio
 
-            done = asyncio.run(done)
-        return done or 0
+            result = asyncio.run(result)
+        return result or 0
     except DaybookError as error:
-        return _told(error, tokens)
+        return _report_error(error, tokens)
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        wrapped = DaybookError(f"{what} (unexpected; `python -X dev -m daybook …` shows where)")
-        return _told(wrapped, tokens)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        wrapped = DaybookError(f"{text} (unexpected; `python -X dev -m daybook …` shows where)")
+        return _report_error(wrapped, tokens)
 
 
 def _load_for_help(tokens: list[str]) -> None:
-    """Import what a list of commands describes: their first lines stand in their modules."""
-    shown, deep = app, 0
-    while below := _BELOW.get(" ".join(tokens[: deep + 1])) if tokens[deep:] else None:
-        shown, deep = below, deep + 1
-    asked = tokens[deep : deep + 1]
-    if not asked or asked[0] in ("-h", "--help"):
-        for name in shown:
-            shown[name]
+    """Import the commands that a help page lists, to read the first line of their docstrings."""
+    group, depth = app, 0
+    while (
+        subgroup := _COMMAND_GROUPS.get(" ".join(tokens[: depth + 1])) if tokens[depth:] else None
+    ):
+        group, depth = subgroup, depth + 1
+    next_tokens = tokens[depth : depth + 1]
+    if not next_tokens or next_tokens[0] in ("-h", "--help"):
+        for name in group:
+            group[name]
 
 
 @contextmanager
-def _misuse_refused() -> Iterator[None]:
+def _usage_errors_as_invalid_input() -> Iterator[None]:
     try:
         yield
     except CycloptsError as error:
         from daybook.cli import error_text
 
-        raise error_text.misused(error) from error
+        raise error_text.usage_error(error) from error
 
 
-def _told(error: DaybookError, tokens: list[str]) -> int:
+def _report_error(error: DaybookError, tokens: list[str]) -> int:
     from daybook.cli import error_text, output
 
-    typed: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     _, apps, _ = app.parse_commands(tokens)
     if apps[-1].default_command is not None:
-        typed = error_text.spellings(apps[-1])
-    output.say(f"daybook: {error_text.sentence(error, typed)}")
+        spellings = error_text.option_spellings(apps[-1])
+    output.say(f"daybook: {error_text.error_message(error, spellings)}")
     if "--json" in takewhile(lambda token: token != "--", tokens):
-        output.data(error_text.as_json(error, typed))
+        output.print_json(error_text.error_as_json(error, spellings))
     return error.exit_code

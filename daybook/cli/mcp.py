@@ -1,4 +1,4 @@
-"""`daybook mcp`: the tools of agents, for any MCP client."""
+"""The `daybook mcp` command: an MCP server with the tools for agents."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cyclopts import Parameter
 from daybook.cli import output
 from daybook.errors import InvalidInput
 
-OWNER = "agent:mcp"
-"""Whose the jobs of a client are that nobody gave a name."""
+DEFAULT_OWNER = "agent:mcp"
+"""The owner of the jobs of a client that was started without `--owner`."""
 
-PORT = 4281
+DEFAULT_PORT = 4281
 
 
 async def mcp_(
@@ -22,7 +22,8 @@ async def mcp_(
         str | None,
         Parameter(
             help="Whose jobs the client sees and makes: agent:<its name>, or user, which is you, "
-            f"without an agent's limits. Default: {OWNER}. With --http each token has its own."
+            f"without an agent's limits. Default: {DEFAULT_OWNER}. With --http each token has its "
+            "own."
         ),
     ] = None,
     user_id: Annotated[str, Parameter(help="The person whom the client serves.")] = "",
@@ -37,7 +38,7 @@ async def mcp_(
         ),
     ] = None,
     port: Annotated[
-        int | None, Parameter(help=f"With --http: where it listens. Default: {PORT}.")
+        int | None, Parameter(help=f"With --http: where it listens. Default: {DEFAULT_PORT}.")
     ] = None,
     name: Annotated[
         list[str] | None,
@@ -62,19 +63,19 @@ async def mcp_(
     from daybook import owners
     from daybook.processes import proc
 
-    user_id = owners.person(user_id)
-    actor = owners.Actor(owners.check(owner or OWNER), user_id, via="mcp")
+    user_id = owners.validate_user_id(user_id)
+    actor = owners.Actor(owners.validate_owner(owner or DEFAULT_OWNER), user_id, via="mcp")
     if http and (owner is not None or user_id):
         raise InvalidInput("owner", "each token has its own", "daybook tokens add --owner agent:…")
     if not http and (host is not None or port is not None or name):
-        given = "host" if host is not None else "port" if port is not None else "name"
-        raise InvalidInput(given, "is for HTTP", "give --http with it")
+        option = "host" if host is not None else "port" if port is not None else "name"
+        raise InvalidInput(option, "is for HTTP", "give --http with it")
     if print_config is not None:
-        return _print(print_config, owner, user_id, _url(host, port) if http else None)
+        return _print_config(print_config, owner, user_id, _url(host, port) if http else None)
     proc.deny_inspection()
     _log_to_stderr()
     if http:
-        await _over_http(host, _legal(port), name or [])
+        await _serve_http(host, _checked_port(port), name or [])
         return 0
     if sys.stdin.isatty():
         output.say(
@@ -86,7 +87,7 @@ async def mcp_(
     return 0
 
 
-async def _over_http(host: str | None, port: int, names: list[str]) -> None:
+async def _serve_http(host: str | None, port: int, names: list[str]) -> None:
     from daybook import settings
     from daybook.mcp import http
     from daybook.operations import server
@@ -95,20 +96,20 @@ async def _over_http(host: str | None, port: int, names: list[str]) -> None:
     await http.serve(address, (host or server.HOST).strip() or server.HOST, port, names)
 
 
-def _legal(port: int | None) -> int:
-    wanted = PORT if port is None else port
-    if not 0 < wanted < 2**16:
-        raise InvalidInput("port", f"{wanted} is not legal", "legal: 1 to 65535")
-    return wanted
+def _checked_port(port: int | None) -> int:
+    number = DEFAULT_PORT if port is None else port
+    if not 0 < number < 2**16:
+        raise InvalidInput("port", f"{number} is not legal", "legal: 1 to 65535")
+    return number
 
 
 def _url(host: str | None, port: int | None) -> str:
     from daybook.operations import server, web
 
-    return f"{web.url(host or server.HOST, _legal(port))}/mcp"
+    return f"{web.url(host or server.HOST, _checked_port(port))}/mcp"
 
 
-def _print(client: str, owner: str | None, user_id: str, url: str | None) -> int:
+def _print_config(client: str, owner: str | None, user_id: str, url: str | None) -> int:
     from daybook.mcp import clients
 
     file = clients.find(client).file
@@ -117,7 +118,7 @@ def _print(client: str, owner: str | None, user_id: str, url: str | None) -> int
         output.say(f"It belongs in {file}; the token into the variable {clients.TOKEN}.")
         return 0
     arguments = ["--owner", owner] if owner else []
-    arguments += [f"--user-id={user_id}"] if user_id else []  # which may begin with -
+    arguments += [f"--user-id={user_id}"] if user_id else []  # it may begin with -
     output.line(clients.over_stdio(client, arguments))
     output.say(f"It belongs in {file}.")
     for variable in clients.left_out():

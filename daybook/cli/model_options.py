@@ -1,7 +1,7 @@
-"""The options of `daybook agents add` that are about a model.
+"""The options of `daybook agents add` that configure a model.
 
-A key is never an argument: every user of the machine sees those. It comes on standard input, or
-out of a variable that is named.
+A key is never an argument, because every user of the machine can read arguments. It is read from
+standard input, or from an environment variable that an option names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MODEL = Group("A model", sort_key=1)
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Each attribute is called as the setting is; its `Parameter` says how it is written."""
+    """Each attribute has the name of its setting; its `Parameter` defines the spelling."""
 
     model: Annotated[
         str | None,
@@ -71,7 +71,7 @@ class ModelOptions:
     ] = None
 
     def settings(self) -> dict[str, Any]:
-        """What was given, by the settings' names; reads the key."""
+        """Return the given options by the names of the settings; read the key."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         if self.request_limit is not None and self.request_limit < 1:
             raise InvalidInput(
@@ -82,27 +82,27 @@ class ModelOptions:
             given["options"] = options
         given.pop("key_env", None)
         given.pop("key_stdin", None)
-        if (key := self._key()) is not None:
+        if (key := self._read_key()) is not None:
             given["api_key"] = key
         return given
 
     def keyless(self) -> str:
-        """What a person should know of an agent without a stored key."""
+        """Return the note for an agent that has no stored key."""
         if self.base_url:
             return "It has no key, so none is sent; for one, add it with --replace and --key-stdin."
         from daybook.agents import providers
 
         variable = providers.variable(self.model or "")
-        known = f", {variable}" if variable else ""
-        return f"It has no key: the worker's environment has to hold the provider's own{known}."
+        suffix = f", {variable}" if variable else ""
+        return f"It has no key: the worker's environment has to hold the provider's own{suffix}."
 
-    def _key(self) -> str | None:
+    def _read_key(self) -> str | None:
         if self.key_env and self.key_stdin:
             raise InvalidInput("key_env and key_stdin", "only one of these can be given")
         if self.key_env:
             key = os.environ.get(self.key_env, "").strip()
             if not key:
-                # The name may be a key, typed into the wrong place: it is not repeated.
+                # The user may have typed a key instead of a name, so the error must not repeat it.
                 raise InvalidInput(
                     "key_env",
                     "no variable of this name holds a key here",
@@ -110,14 +110,14 @@ class ModelOptions:
                 )
             return key
         if self.key_stdin:
-            key = _read().strip()
+            key = _read_key_line().strip()
             if not key:
                 raise InvalidInput("key_stdin", "there is no key on standard input")
             return key
         return None
 
 
-def _read() -> str:
+def _read_key_line() -> str:
     if sys.stdin.isatty():
         from getpass import getpass
 

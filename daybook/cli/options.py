@@ -1,7 +1,7 @@
 """The options that several commands share.
 
-An attribute of `JobOptions` has the service's name of the field, except those in `FIELDS`; its
-`Parameter` says how it is written.
+An attribute of `JobOptions` has the name of the service's field, except those in
+`RENAMED_FIELDS`; its `Parameter` defines the spelling.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _WHAT = Group("What", sort_key=2)
 _WEBHOOK = Group("A webhook", sort_key=3)
 _TOOL = Group("A tool", sort_key=4)
 _CHECK = Group("Asked first", sort_key=5)
-_HOW = Group("How", sort_key=6)
-_TOLD = Group("Who is told", sort_key=7)
+_EXECUTION = Group("How", sort_key=6)
+_NOTIFICATIONS = Group("Who is told", sort_key=7)
 
-_OBJECTS = {
+_JSON_OBJECT_EXAMPLES = {
     "output_schema": """such as '{"type": "object"}' or @schema.json""",
     "params": """such as '{"full": true}' or @params.json""",
     "check_params": """such as '{"folder": "inbox"}' or @params.json""",
 }
-"""Options that are JSON objects, and how one is written."""
+"""The options that take a JSON object, each with an example."""
 
-FIELDS = {"webhook": "url", "header": "headers"}
-"""Options that the service calls otherwise."""
+RENAMED_FIELDS = {"webhook": "url", "header": "headers"}
+"""The options whose field has another name in the service."""
 
 _CHECK_FIELDS = ("tool", "params", "prompt", "agent", "command")
-"""What the options that begin with ``check_`` are in the field `check`."""
+"""The keys of the field `check`; their options begin with ``check_``."""
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON, and nothing else, on stdout.")]
 Job = Annotated[str, Parameter(help="Name, id, or unique beginning of the id.")]
@@ -63,7 +63,7 @@ Zone = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """What `add` and `edit` take beside the prompt."""
+    """The options of `daybook add` and `daybook edit`, without the prompt."""
 
     cron: Cron = None
     every: Every = None
@@ -231,20 +231,20 @@ class JobOptions:
     timeout: Annotated[
         str | None,
         Parameter(
-            group=_HOW, help="How long one attempt may take. Default: 30m; of a webhook 30s."
+            group=_EXECUTION, help="How long one attempt may take. Default: 30m; of a webhook 30s."
         ),
     ] = None
     deadline: Annotated[
         str | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             help="How long a run may take in all, waiting included. Default: no limit ('').",
         ),
     ] = None
     retries: Annotated[
         int | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             help="How often a temporary error is tried again, 0 to 10. Default: 3; of a webhook "
             "or a tool 0.",
         ),
@@ -252,13 +252,14 @@ class JobOptions:
     retry_delay: Annotated[
         str | None,
         Parameter(
-            group=_HOW, help="The wait before a retry, 1s to 5m, doubled each time. Default: 1s."
+            group=_EXECUTION,
+            help="The wait before a retry, 1s to 5m, doubled each time. Default: 1s.",
         ),
     ] = None
     overlap: Annotated[
         str | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             help="A run is due while one of the job is going: skip (the default) it; queue_one or "
             "queue_all to let it wait; cancel_running to end that one; allow both.",
         ),
@@ -266,7 +267,7 @@ class JobOptions:
     catch_up: Annotated[
         str | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             help="Due times that passed while nothing ran: none, latest (the default), or all of "
             "the last 24 hours.",
         ),
@@ -275,19 +276,21 @@ class JobOptions:
         str | None,
         Parameter(
             name="--class",
-            group=_HOW,
+            group=_EXECUTION,
             help="light, medium (the default) or resource-intensive: see DAYBOOK_MAX_LIGHT and "
             "the like.",
         ),
     ] = None
     pause_after_failures: Annotated[
         int | None,
-        Parameter(group=_HOW, help="Off after so many failures in a row. Default: 10; 0: never."),
+        Parameter(
+            group=_EXECUTION, help="Off after so many failures in a row. Default: 10; 0: never."
+        ),
     ] = None
     delete_after_run: Annotated[
         bool | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             negative="--no-delete-after-run",
             help="With --at: the job is removed when its run has succeeded.",
         ),
@@ -295,7 +298,7 @@ class JobOptions:
     idempotent: Annotated[
         bool | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             negative="--no-idempotent",
             help="What is called knows its Idempotency-Key, so it may be called again when its "
             "answer was lost.",
@@ -304,7 +307,7 @@ class JobOptions:
     on_lost: Annotated[
         str | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             help="When its process vanished at work: unknown (the default), or rerun, "
             "which may do a thing twice.",
         ),
@@ -312,51 +315,53 @@ class JobOptions:
     tokens_per_run: Annotated[
         int | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             help="The most tokens of a run; then it is stopped. Default: no limit (0).",
         ),
     ] = None
     tokens_per_day: Annotated[
         int | None,
         Parameter(
-            group=_HOW,
+            group=_EXECUTION,
             help="The most tokens of the job in a day of its clock; then its runs are skipped. "
             "Default: no limit (0).",
         ),
     ] = None
-    disabled: Annotated[bool, Parameter(group=_HOW, help="The job is off: run by hand only.")] = (
-        False
-    )
+    disabled: Annotated[
+        bool, Parameter(group=_EXECUTION, help="The job is off: run by hand only.")
+    ] = False
 
     on_complete: Annotated[
         str | None,
         Parameter(
-            group=_TOLD, help="An address that gets the run as JSON when it has succeeded; '' none."
+            group=_NOTIFICATIONS,
+            help="An address that gets the run as JSON when it has succeeded; '' none.",
         ),
     ] = None
     on_fail: Annotated[
         str | None,
         Parameter(
-            group=_TOLD, help="The same when it has failed, or as --notify says; '' is none."
+            group=_NOTIFICATIONS,
+            help="The same when it has failed, or as --notify says; '' is none.",
         ),
     ] = None
     channel: Annotated[
         str | None,
         Parameter(
-            group=_TOLD,
+            group=_NOTIFICATIONS,
             help="Where answers and alerts go: inbox, file, console, or a block's name, as "
             "`daybook channels list` shows them; '' is none.",
         ),
     ] = None
     chat_id: Annotated[
         str | None,
-        Parameter(group=_TOLD, help="Which chat of the channel; of file the file's name."),
+        Parameter(group=_NOTIFICATIONS, help="Which chat of the channel; of file the file's name."),
     ] = None
     events: Annotated[
         list[str] | None,
         Parameter(
             name="--notify",
-            group=_TOLD,
+            group=_NOTIFICATIONS,
             help="What is told: completed and failed (the default), cancelled, missed; may be "
             "given several times.",
         ),
@@ -364,7 +369,7 @@ class JobOptions:
     template: Annotated[
         str | None,
         Parameter(
-            group=_TOLD,
+            group=_NOTIFICATIONS,
             help="A message's words: {{job}}, {{status}}, {{due}}, {{output}}, {{error}}, "
             "{{reason}}, {{run}}. Default: the answer.",
         ),
@@ -372,7 +377,7 @@ class JobOptions:
     only_changed: Annotated[
         bool | None,
         Parameter(
-            group=_TOLD,
+            group=_NOTIFICATIONS,
             negative="--no-only-changed",
             help="An answer like the last one is not sent to the channel.",
         ),
@@ -380,25 +385,27 @@ class JobOptions:
     progress: Annotated[
         str | None,
         Parameter(
-            group=_TOLD,
+            group=_NOTIFICATIONS,
             help="While a run is at work, a note to the channel every 10m, say; '' is none.",
         ),
     ] = None
     silent: Annotated[
         bool | None,
         Parameter(
-            group=_TOLD, negative="--no-silent", help="Nothing is sent for now; alerts go to you."
+            group=_NOTIFICATIONS,
+            negative="--no-silent",
+            help="Nothing is sent for now; alerts go to you.",
         ),
     ] = None
 
     def fields(self) -> dict[str, object]:
-        """What was given, by the service's names."""
-        given = _given(self)
+        """Return the given options by the service's field names; read the files that they name."""
+        given = _given_fields(self)
         if given.pop("disabled", False):
             given["enabled"] = False
-        for name in _OBJECTS:
+        for name in _JSON_OBJECT_EXAMPLES:
             if (text := getattr(self, name)) is not None:
-                given[name] = json_object(name, text)
+                given[name] = parse_json_object(name, text)
         if self.webhook is not None:
             given["url"] = given.pop("webhook")
         if self.header is not None:
@@ -408,29 +415,29 @@ class JobOptions:
             parts = [metadata(each) for each in self.metadata if each]
             given["metadata"] = {name: each[name] for each in parts for name in each}
         if self.body is not None and self.body.startswith("@"):
-            given["body"] = _file("body", self.body[1:])
-        if check := self._check(given):
+            given["body"] = _read_file("body", self.body[1:])
+        if check := self._take_check(given):
             given["check"] = check
         return given
 
-    def _check(self, given: dict[str, object]) -> dict[str, object]:
-        """The options of the check as the one field that they are, taken out of ``given``."""
+    def _take_check(self, given: dict[str, object]) -> dict[str, object]:
+        """Remove the check options from ``given`` and return them as the field `check`."""
         typed = {name: given.pop(f"check_{name}", None) for name in _CHECK_FIELDS}
         if self.check_command is not None:
-            typed["command"] = words_of("check_command", self.check_command)
+            typed["command"] = split_command("check_command", self.check_command)
         return {name: value for name, value in typed.items() if value is not None}
 
 
-def _given(options: JobOptions) -> dict[str, object]:
+def _given_fields(options: JobOptions) -> dict[str, object]:
     return {
         each.name.rstrip("_"): value
         for each in fields(options)
-        if (value := getattr(options, each.name)) is not each.default  # 0 is given, and False
+        if (value := getattr(options, each.name)) is not each.default  # 0 and False count as given
     }
 
 
-def words_of(field: str, text: str) -> list[str]:
-    """A program and its arguments as they are typed, with quotes as a shell has them."""
+def split_command(field: str, text: str) -> list[str]:
+    """Split a program and its arguments; quotes work as in a shell."""
     import shlex
 
     try:
@@ -442,9 +449,9 @@ def words_of(field: str, text: str) -> list[str]:
 
 
 def metadata(text: str) -> dict[str, object]:
-    """Read one `--metadata`: `name=value`, or a JSON object."""
+    """Parse one `--metadata` option: `name=value`, or a JSON object."""
     if text.lstrip().startswith("{"):
-        return json_object("metadata", text)
+        return parse_json_object("metadata", text)
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise InvalidInput("metadata", f'"{text}" has no name', "write name=value")
@@ -452,20 +459,20 @@ def metadata(text: str) -> dict[str, object]:
 
 
 def header(text: str) -> tuple[str, str]:
-    """Name and value of a header as it is typed."""
+    """Parse `Name: value`; return the name and the value."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        # Not repeated: who forgets the name may have typed a secret.
+        # Without a name the text may be a secret, so the error must not repeat it.
         raise InvalidInput("header", "one has no name", 'write "Name: value"')
     return name.strip(), value.strip()
 
 
 def text_or_file(field: str, text: str) -> str:
-    """A text as it is typed, or `@` and the path of a file that holds it."""
-    return _file(field, text[1:]) if text.startswith("@") else text
+    """Return the text, or the content of the file if the text is `@` and a path."""
+    return _read_file(field, text[1:]) if text.startswith("@") else text
 
 
-def _file(field: str, path: str) -> str:
+def _read_file(field: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -473,16 +480,18 @@ def _file(field: str, path: str) -> str:
         raise InvalidInput(field, f"{path} cannot be read: {why}") from error
 
 
-def json_object(field: str, text: str) -> dict[str, object]:
-    """An object as it is typed: JSON, or `@` and the path of a file that holds it."""
+def parse_json_object(field: str, text: str) -> dict[str, object]:
+    """Parse a JSON object, or the file if the text is `@` and a path."""
     import json
 
     if text.startswith("@"):
-        text = _file(field, text[1:])
+        text = _read_file(field, text[1:])
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(field, f"is no JSON: {error}", _OBJECTS.get(field, "")) from error
-    if not isinstance(found, dict):
-        raise InvalidInput(field, "is no JSON object", _OBJECTS.get(field, ""))
-    return found
+        raise InvalidInput(
+            field, f"is no JSON: {error}", _JSON_OBJECT_EXAMPLES.get(field, "")
+        ) from error
+    if not isinstance(value, dict):
+        raise InvalidInput(field, "is no JSON object", _JSON_OBJECT_EXAMPLES.get(field, ""))
+    return value

@@ -1,8 +1,8 @@
-"""What is printed: JSON, lines and tables.
+"""Output functions: JSON, lines, fields and tables.
 
-A terminal gets colours and columns that fit it; anything else gets plain lines, which nothing
-shortens. What an agent or a user wrote cannot drive a terminal, neither this one nor the one on
-which a file or a pipe is read later: control characters are shown as escapes.
+On a terminal the output has colours and columns that fit its width. Elsewhere it is plain lines
+that are never shortened. Text of an agent or a user cannot control a terminal, neither this one
+nor one that later shows the file or pipe, because control characters are printed as escapes.
 """
 
 from __future__ import annotations
@@ -36,57 +36,57 @@ STYLES = {
     "claimed": "cyan",
     "needs_attention": "red",
 }
-"""The colour of each way in which a run ends, or what is told of it."""
+"""The colour of each status of a run, delivery, alert or task."""
 
-ALERT = "! "
-"""Stands before what somebody has to look at."""
+ALERT_PREFIX = "! "
+"""The prefix of an entry that needs attention."""
 
 PROGRESS_INTERVAL_SECONDS = 5.0
-"""How often `progress` says something to what is not a terminal."""
+"""The shortest time between two lines of `progress` if stderr is not a terminal."""
 
-GAP = 2
-"""Blanks between two columns."""
-LEAST = 8
-"""A cell that is cut to fewer letters than this says nothing."""
+COLUMN_GAP = 2
+"""The number of blanks between two columns."""
+MIN_COLUMN_WIDTH = 8
+"""The least width to which a column is cut; a narrower one would be of no use."""
 
 
-def data(value: Any) -> None:
-    """One JSON document."""
+def print_json(value: Any) -> None:
+    """Print one JSON document to stdout."""
     print(_json(value, indent=2))
 
 
-def record(value: Any) -> None:
-    """One line of JSON, at once: for what comes bit by bit."""
+def print_json_line(value: Any) -> None:
+    """Print one line of JSON to stdout and flush it, for output that comes piece by piece."""
     print(_json(value), flush=True)
 
 
 def line(text: str = "", style: str = "") -> None:
-    """One piece of text on stdout, in a rich style when it is a terminal."""
+    """Print a text to stdout; with the rich ``style`` if stdout is a terminal."""
     _PROGRESS.clear()
     if not sys.stdout.isatty():
-        print(_plain(text), flush=True)
+        print(_plain_text(text), flush=True)
         return
-    _console().print(_harmless(text), style=style or None, soft_wrap=True)
+    _console().print(_escaped(text), style=style or None, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """Talk: on stderr, at once."""
+    """Print a message to stderr and flush it."""
     _PROGRESS.clear()
-    shown = _harmless(text) if sys.stderr.isatty() else _harmless(text, _CONTROL)
+    shown = _escaped(text) if sys.stderr.isatty() else _escaped(text, _CONTROL)
     print(shown, file=sys.stderr, flush=True)
 
 
 def progress(text: str) -> None:
-    """Show how far something is, on stderr: one line that each call rewrites on a terminal.
+    """Show the progress of an operation on stderr.
 
-    The next `say` or `line` takes its place. Anything else gets a plain line every
-    `PROGRESS_INTERVAL_SECONDS` at most.
+    On a terminal each call rewrites one line, which the next `say` or `line` clears. Elsewhere
+    print a plain line, at most every `PROGRESS_INTERVAL_SECONDS`.
     """
-    _PROGRESS.show(_harmless(text))
+    _PROGRESS.show(_escaped(text))
 
 
 class _Progress:
-    """The state of `progress`: whether its line is on the terminal, and when it was last shown."""
+    """State of `progress`: whether its line is on the terminal, and the time of the last line."""
 
     def __init__(self) -> None:
         self._is_shown = False
@@ -111,8 +111,8 @@ _REWRITE = "\r\x1b[K"
 _PROGRESS = _Progress()
 
 
-def facts(pairs: Sequence[tuple[str, str]]) -> None:
-    """Names and values below each other; a value of several lines stays in its column."""
+def fields(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names and values in two columns; a value may have several lines."""
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         first, *rest = value.split("\n")
@@ -128,68 +128,71 @@ def table(
     whole: Collection[str] = (),
     cut: bool = False,
 ) -> None:
-    """Rows under headers; on a terminal a row fits its width.
+    """Print rows under headers; on a terminal a row fits its width.
 
-    What does not fit is folded; with ``cut`` it is cut, and the last columns are left out where
-    there is no room for them at all. The columns in ``whole`` are never folded, cut or left out: a
-    terminal too narrow for those alone breaks the line.
+    Cells that do not fit are folded. With ``cut`` they are cut, and the last columns are left out
+    if there is no room for them. The columns in ``whole`` are never folded, cut or left out; on a
+    terminal that is too narrow for those alone, the line wraps.
     """
     if sys.stdout.isatty():
-        _drawn(headers, rows, whole, cut)
+        _print_rich_table(headers, rows, whole, cut)
         return
-    plain = [[_plain(cell) for cell in row] for row in (headers, *rows)]
+    plain = [[_plain_text(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
     for row in plain:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
 
 
-def _drawn(
+def _print_rich_table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[str], cut: bool
 ) -> None:
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    shown = [[_harmless(cell) for cell in row] for row in rows]
-    wanted = [max(map(cell_len, column)) for column in zip(headers, *shown, strict=True)]
+    shown = [[_escaped(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(headers, *shown, strict=True)]
     console = _console()
     room = console.width - sum(
-        width + GAP for name, width in zip(headers, wanted, strict=True) if name in whole
+        width + COLUMN_GAP for name, width in zip(headers, widths, strict=True) if name in whole
     )
-    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    kept = []
-    for number, (name, width) in enumerate(zip(headers, wanted, strict=True)):
+    rich_table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
+    shown_columns = []
+    for number, (name, width) in enumerate(zip(headers, widths, strict=True)):
         if name in whole:
-            drawn.add_column(name, no_wrap=True, min_width=width)
+            rich_table.add_column(name, no_wrap=True, min_width=width)
         elif not cut:
-            drawn.add_column(name, overflow="fold")
-        elif room >= min(width, max(len(name), LEAST)):
-            given = min(width, room)
-            room -= given + GAP
-            drawn.add_column(name, no_wrap=True, overflow="ellipsis", width=given)
+            rich_table.add_column(name, overflow="fold")
+        elif room >= min(width, max(len(name), MIN_COLUMN_WIDTH)):
+            column_width = min(width, room)
+            room -= column_width + COLUMN_GAP
+            rich_table.add_column(name, no_wrap=True, overflow="ellipsis", width=column_width)
         else:
             continue
-        kept.append(number)
+        shown_columns.append(number)
     for cells in shown:
-        drawn.add_row(*(Text(cells[n], style=_style(cells[n])) for n in kept))
-    console.width -= min(room + GAP, 0)  # wide enough for what is never cut
-    console.print(drawn, crop=False)
+        rich_table.add_row(*(Text(cells[n], style=_style(cells[n])) for n in shown_columns))
+    console.width -= min(room + COLUMN_GAP, 0)  # make room for the columns that are never cut
+    console.print(rich_table, crop=False)
 
 
 def _style(cell: str) -> str:
-    return STYLES.get(cell.removeprefix(ALERT), "")
+    return STYLES.get(cell.removeprefix(ALERT_PREFIX), "")
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    """JSON, escaped where stdout's encoding (or UTF-8, for half a surrogate pair) needs it."""
+    """Return JSON, with all non-ASCII characters escaped if stdout cannot encode one of them.
+
+    UTF-8 cannot encode half a surrogate pair.
+    """
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    # JSON escapes the control characters below U+0020 itself.
-    text = re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
-    return text if _sayable(text) == text else json.dumps(value, indent=indent)
+    # json.dumps escapes only the control characters below U+0020.
+    text = re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return text if _encodable(text) == text else json.dumps(value, indent=indent)
 
 
-def _sayable(text: str) -> str:
+def _encodable(text: str) -> str:
     encoding = sys.stdout.encoding
     return text.encode(encoding, "replace").decode(encoding)
 
@@ -201,17 +204,20 @@ def _console() -> Console:
 
 
 _CONTROL = ("Cc",)
-_HIDDEN = ("Cc", "Cf", "Cs")
-"""Unicode categories: control characters, and with those what is invisible on a terminal."""
+_INVISIBLE = ("Cc", "Cf", "Cs")
+"""Unicode categories: control characters; and those plus characters a terminal does not show."""
 
 
-def _plain(text: str) -> str:
-    """Return ``text`` for what is not a terminal: text that only looks empty stays as it is."""
-    return _sayable(_harmless(text, _CONTROL))
+def _plain_text(text: str) -> str:
+    """Return ``text`` for output that is not a terminal.
+
+    Control characters become escapes; characters that are only invisible stay as they are.
+    """
+    return _encodable(_escaped(text, _CONTROL))
 
 
-def _harmless(text: str, hidden: Collection[str] = _HIDDEN) -> str:
-    """Return ``text`` with the letters of these Unicode categories shown as escapes."""
+def _escaped(text: str, hidden: Collection[str] = _INVISIBLE) -> str:
+    """Return ``text`` with the characters of the ``hidden`` Unicode categories as escapes."""
     return "".join(
         letter
         if letter in "\n\t" or unicodedata.category(letter) not in hidden

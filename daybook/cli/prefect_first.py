@@ -1,4 +1,4 @@
-"""What a command does before it talks to Prefect."""
+"""The preparation of a command that talks to Prefect."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from daybook import home
 from daybook.processes import proc
 
 
-def prefect_first() -> None:
-    """Point Prefect at the right server; before anything of Prefect is imported.
+def prepare_prefect() -> None:
+    """Point Prefect at the right server; call this before importing anything of Prefect.
 
-    From then on this process may hold a credential, so others of this user cannot look into it.
+    From then on the process may hold a credential, so other processes of this user
+    cannot inspect it.
     """
     proc.deny_inspection()
-    home.enter()
+    home.configure_prefect()

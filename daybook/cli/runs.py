@@ -1,4 +1,4 @@
-"""`daybook run`, `runs`, `logs`, `cancel`."""
+"""The `daybook run`, `runs`, `logs` and `cancel` commands."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Job, Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput
 
-LOOK = 1.0
-"""Seconds between two looks for new log lines."""
-QUIET_LOOKS = 4
-"""Prefect gets log lines in batches, two seconds late: after a run's end so many empty looks."""
+POLL_INTERVAL_SECONDS = 1.0
+"""The time between two polls for new log lines."""
+MAX_EMPTY_POLLS = 4
+"""Empty polls after the end of a run: Prefect gets log lines in batches, two seconds late."""
 
 
 async def run_(
@@ -37,43 +37,47 @@ async def run_(
     Example: daybook run morning-brief --wait
     """
     if dry_run:
-        return await _previewed(job, wait=wait or request_id is not None, as_json=as_json)
-    prefect_first()
+        return await _preview(job, wait=wait or request_id is not None, as_json=as_json)
+    prepare_prefect()
     from daybook.api import runs
 
-    talk = Waiting(quiet=as_json) if wait else None
-    found = await runs.run(job, wait=wait, request_id=request_id, talk=talk)
+    reporter = WaitReporter(quiet=as_json) if wait else None
+    result = await runs.run(job, wait=wait, request_id=request_id, talk=reporter)
     if as_json:
-        output.data(found)
+        output.print_json(result)
     else:
-        show_run(found)
+        print_run(result)
         if not wait:
             output.say(f"See what becomes of it: daybook runs {formatting.quoted(job)}")
-    return 0 if not wait or found["status"] in ("succeeded", "skipped") else 1
+    return 0 if not wait or result["status"] in ("succeeded", "skipped") else 1
 
 
-async def _previewed(job: str, *, wait: bool, as_json: bool) -> int:
+async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
     if wait:
         raise InvalidInput("dry_run", "runs nothing", "leave out --wait and --request-id")
     from daybook.api import preview
 
-    found = await preview.of_job(job)
+    view = await preview.of_job(job)
     if as_json:
-        output.data(found)
+        output.print_json(view)
         return 0
-    output.line(f"{found['job']} ({found['kind']}) would do this:", style="bold")
-    usual = {"session": "reuse", "output_format": "text"}
+    output.line(f"{view['job']} ({view['kind']}) would do this:", style="bold")
+    defaults = {"session": "reuse", "output_format": "text"}
     pairs = [
-        (name.replace("_", " "), formatting.value(each))
-        for name, each in found["does"].items()
-        if each and each != usual.get(name)
+        (name.replace("_", " "), formatting.field_text(each))
+        for name, each in view["does"].items()
+        if each and each != defaults.get(name)
     ]
-    if found["session_id"]:
-        pairs.append(("session", f"{found['session_id']}, {found['history']} messages before it"))
-    answer = "goes to the ledger and to the Prefect UI"
-    told = formatting.who_is_told(found["told"])
-    pairs += [("answer", answer), ("told", told), ("cost", "not estimated by this version")]
-    output.facts(pairs)
+    if view["session_id"]:
+        pairs.append(("session", f"{view['session_id']}, {view['history']} messages before it"))
+    answer_text = "goes to the ledger and to the Prefect UI"
+    notifications = formatting.notifications(view["told"])
+    pairs += [
+        ("answer", answer_text),
+        ("told", notifications),
+        ("cost", "not estimated by this version"),
+    ]
+    output.fields(pairs)
     return 0
 
 
@@ -96,24 +100,24 @@ async def runs_(
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.api import runs
 
-    found = await runs.history(job, limit)
+    listed = await runs.history(job, limit)
     if as_json:
-        output.data(found)
-    elif found:
+        output.print_json(listed)
+    elif listed:
         output.table(
             ("RUN", "JOB", "DUE", "STATUS", "DELIVERY", "TOOK", "BY", "WHY"),
             [
                 (
                     run["id"][:8],
-                    formatting.job_of(run),
-                    formatting.due_of(run),
+                    formatting.job_label(run),
+                    formatting.run_due_time(run),
                     run["status"],
-                    formatting.delivery(run),
-                    formatting.lasted(run["duration_seconds"]),
+                    formatting.delivery_summary(run),
+                    formatting.duration(run["duration_seconds"]),
                     run["trigger"],
-                    formatting.why_in_brief(run),
+                    formatting.short_reason(run),
                 )
-                for run in found
+                for run in listed
             ],
             whole=("RUN", "JOB", "DUE", "STATUS"),
             cut=True,
@@ -135,15 +139,15 @@ async def cancel_(
 
     Example: daybook cancel morning-brief
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import runs
 
-    found = await runs.cancel(run)
+    result = await runs.cancel(run)
     if as_json:
-        output.data(found)
+        output.print_json(result)
     else:
-        show_run(found)
-    return 0 if found["status"] == "cancelled" else 1
+        print_run(result)
+    return 0 if result["status"] == "cancelled" else 1
 
 
 async def logs_(
@@ -159,75 +163,77 @@ async def logs_(
 
     Example: daybook logs morning-brief --follow
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import runs
 
-    found = await runs.logged(run)
-    if found["job_removed"]:
-        output.say(f"The job {formatting.quoted(found['job'])} was removed.")
+    logged_run = await runs.find_logged(run)
+    if logged_run["job_removed"]:
+        output.say(f"The job {formatting.quoted(logged_run['job'])} was removed.")
     if follow:
-        await _follow(found["id"], as_json)
+        await _follow(logged_run["id"], as_json)
         return 0
-    lines = [each async for each in runs.logs(found["id"])]
+    lines = [each async for each in runs.logs(logged_run["id"])]
     if as_json:
-        output.data(lines)
+        output.print_json(lines)
     for each in [] if as_json else lines:
-        _log_line(each)
+        _print_log_line(each)
     if not lines:
         output.say("Prefect has no log of it.")
     return 0
 
 
-def show_run(run: dict[str, Any]) -> None:
-    """A run as a person reads it: how it ended, what it took, and the answer."""
-    took = f" in {formatting.lasted(run['duration_seconds'])}" if run["duration_seconds"] else ""
-    line = f"{formatting.job_of(run, run['kind'])}: {run['status']}{took}"
-    line += f", due {formatting.due_of(run)} ({run['trigger']}, run {run['id'][:8]})"
+def print_run(run: dict[str, Any]) -> None:
+    """Print a run: its status, its usage, its deliveries and the answer."""
+    took = f" in {formatting.duration(run['duration_seconds'])}" if run["duration_seconds"] else ""
+    line = f"{formatting.job_label(run, run['kind'])}: {run['status']}{took}"
+    line += f", due {formatting.run_due_time(run)} ({run['trigger']}, run {run['id'][:8]})"
     output.line(line, style=output.STYLES.get(run["status"], ""))
-    if spent := formatting.spent(run):
+    if spent := formatting.usage_summary(run):
         output.line(f"  {spent}")
-    output.facts([("told", told)] if (told := formatting.told(run)) else [])
-    _texts(run)
+    output.fields(
+        [("told", deliveries)] if (deliveries := formatting.delivery_details(run)) else []
+    )
+    _print_texts(run)
 
 
-def show_whole_run(run: dict[str, Any]) -> None:
-    """All that a person may want to know of a run."""
-    output.line(f"{formatting.job_of(run, run['kind'])}: {run['status']}", style="bold")
+def print_run_details(run: dict[str, Any]) -> None:
+    """Print all fields of a run."""
+    output.line(f"{formatting.job_label(run, run['kind'])}: {run['status']}", style="bold")
     usage = run["usage"]
     ended = run["finished_at"]
     took = (
-        f" (took {formatting.lasted(run['duration_seconds'])})" if run["duration_seconds"] else ""
+        f" (took {formatting.duration(run['duration_seconds'])})" if run["duration_seconds"] else ""
     )
     pairs = [
-        ("due", f"{formatting.due_of(run)} ({run['trigger']})"),
-        ("began", formatting.local(run["started_at"]) if run["started_at"] else ""),
-        ("ended", f"{formatting.local(ended)}{took}" if ended else ""),
+        ("due", f"{formatting.run_due_time(run)} ({run['trigger']})"),
+        ("began", formatting.local_time(run["started_at"]) if run["started_at"] else ""),
+        ("ended", f"{formatting.local_time(ended)}{took}" if ended else ""),
         ("attempts", str(run["attempts"])),
         ("agent", run["agent"]),
         ("model", run["model"]),
         ("tokens", formatting.tokens(usage)),
         ("cost", formatting.cost(usage)),
         ("session", run["session_id"]),
-        ("told", formatting.told(run)),
+        ("told", formatting.delivery_details(run)),
         ("id", run["id"]),
         ("retry of", run["retry_of"]),
         ("flow run", run["flow_run_id"]),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
-    _texts(run)
+    output.fields([(name, value) for name, value in pairs if value])
+    _print_texts(run)
 
 
-def _texts(run: dict[str, Any]) -> None:
-    """Why it ended so, and the answer; what is said twice is shown once."""
+def _print_texts(run: dict[str, Any]) -> None:
+    """Print the reason, the error and the answer of a run; a repeated text only once."""
     error = run["error"]
-    said = bool(error) and (run["reason"] or "").startswith(error)
-    for text in dict.fromkeys([run["reason"], None if said else error, run["output"]]):
+    is_in_reason = bool(error) and (run["reason"] or "").startswith(error)
+    for text in dict.fromkeys([run["reason"], None if is_in_reason else error, run["output"]]):
         if text:
             output.line("\n".join(f"  {each}".rstrip() for each in text.splitlines()))
 
 
-class Waiting:
-    """What `run --wait` says meanwhile (`daybook.api.runs.WaitTalk`)."""
+class WaitReporter:
+    """Output of `run --wait` until the outcome; implements `daybook.api.runs.WaitObserver`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -246,23 +252,23 @@ async def _follow(run_id: str, as_json: bool) -> None:
     from daybook.api import runs
     from daybook.ledger.states import LIVE
 
-    shown = quiet = 0
-    while quiet < QUIET_LOOKS:
+    shown_count = empty_polls = 0
+    while empty_polls < MAX_EMPTY_POLLS:
         ended = (await runs.show(run_id))["status"] not in LIVE
         lines = [each async for each in runs.logs(run_id)]
-        for each in lines[shown:]:
+        for each in lines[shown_count:]:
             if as_json:
-                output.record(each)
+                output.print_json_line(each)
             else:
-                _log_line(each)
-        quiet = quiet + 1 if ended and len(lines) == shown else 0
-        shown = len(lines)
-        await asyncio.sleep(LOOK)
+                _print_log_line(each)
+        empty_polls = empty_polls + 1 if ended and len(lines) == shown_count else 0
+        shown_count = len(lines)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
-def _log_line(each: dict[str, Any]) -> None:
+def _print_log_line(entry: dict[str, Any]) -> None:
     import logging
 
-    level = logging.getLevelName(each["level"])
-    style = "red" if each["level"] >= logging.ERROR else ""
-    output.line(f"{formatting.local(each['at'])} {level:<7} {each['message']}", style=style)
+    level = logging.getLevelName(entry["level"])
+    style = "red" if entry["level"] >= logging.ERROR else ""
+    output.line(f"{formatting.local_time(entry['at'])} {level:<7} {entry['message']}", style=style)

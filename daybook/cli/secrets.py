@@ -1,4 +1,4 @@
-"""`daybook secrets`."""
+"""The `daybook secrets` commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput
 
 Name = Annotated[str, Parameter(help="The secret's name.")]
@@ -39,19 +39,19 @@ async def add_(
 
     Example: daybook secrets add ops-token --host api.example.org < token.txt
     """
-    if more or value is not None:  # not repeated: it is a value, or a part of one
+    if more or value is not None:  # the error must not repeat the value or a part of it
         raise InvalidInput("value", "is never an argument", "give it on standard input")
     if not hosts:
         raise InvalidInput("hosts", "is missing", "name where it may go: --host api.example.org")
-    given = from_stdin("value")
-    prefect_first()
+    secret_value = read_secret_value("value")
+    prepare_prefect()
     from daybook.api import secrets
 
-    made = await secrets.add(name, given, hosts, replace=replace)
+    secret = await secrets.add(name, secret_value, hosts, replace=replace)
     if as_json:
-        output.data(made)
+        output.print_json(secret)
     else:
-        output.line(f"Keeps the secret {name}, for {', '.join(made['hosts'])}")
+        output.line(f"Keeps the secret {name}, for {', '.join(secret['hosts'])}")
         output.say(f"Write {{{{secret:{name}}}}} where a header or a parameter wants it.")
     return 0
 
@@ -61,20 +61,20 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook secrets list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import secrets
 
-    found = await secrets.list_secrets()
+    listed = await secrets.list_secrets()
     if as_json:
-        output.data(found)
-    elif found:
+        output.print_json(listed)
+    elif listed:
         rows = [
             (
                 each["name"],
                 each["problem"] or ", ".join(each["hosts"]),
                 ", ".join([*each["jobs"], *each["servers"], *each["destinations"]]) or "-",
             )
-            for each in found
+            for each in listed
         ]
         output.table(("NAME", "HOSTS", "USED BY"), rows)
     else:
@@ -87,19 +87,22 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook secrets remove ops-token
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import secrets
 
     await secrets.remove(name)
     if as_json:
-        output.data({"removed": name})
+        output.print_json({"removed": name})
     else:
         output.line(f"Removed the secret {name}")
     return 0
 
 
-def from_stdin(field: str) -> str:
-    """What comes in, without the line break at its end; an error names ``field``."""
+def read_secret_value(field: str) -> str:
+    """Read a value from standard input or a prompt, without its last line break.
+
+    Raise `InvalidInput` for ``field`` if the value is blank or not UTF-8.
+    """
     if sys.stdin.isatty():
         from getpass import getpass
 

@@ -1,4 +1,4 @@
-"""`daybook session`: the conversations of jobs with their agents."""
+"""The `daybook session` commands: the conversations of jobs with their agents."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
 
     Example: daybook session list
     """
-    _check(limit)
+    _check_limit(limit)
     from daybook.api import sessions
 
-    found = await sessions.list_sessions(limit)
+    listed = await sessions.list_sessions(limit)
     if as_json:
-        output.data(found)
-    elif found:
+        output.print_json(listed)
+    elif listed:
         output.table(
             ("SESSION", "AGENT", "JOB", "MESSAGES", "LAST USED"),
             [
@@ -35,9 +35,9 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
                     each["agent"],
                     each["job"] or "-",
                     str(each["messages"]),
-                    formatting.local(each["last_used_at"]),
+                    formatting.local_time(each["last_used_at"]),
                 )
-                for each in found
+                for each in listed
             ],
         )
     else:
@@ -63,36 +63,36 @@ async def show_(
 
     Example: daybook session show morning-brief
     """
-    _check(limit)
+    _check_limit(limit)
     from daybook.api import sessions
 
-    found = await sessions.show(session, limit)
+    conversation = await sessions.show(session, limit)
     if as_json:
-        output.data(found)
+        output.print_json(conversation)
         return 0
-    shown = len(found["history"])
-    output.line(found["id"], style="bold")
+    shown = len(conversation["history"])
+    output.line(conversation["id"], style="bold")
     output.line(
-        f"  {found['messages']} messages with {found['agent']}"
-        + (f", the last {shown} of them" if shown < found["messages"] else "")
+        f"  {conversation['messages']} messages with {conversation['agent']}"
+        + (f", the last {shown} of them" if shown < conversation["messages"] else "")
     )
-    for each in found["history"]:
+    for each in conversation["history"]:
         output.line()
-        output.line(f"{each['number']} {_who(each, found['agent'])}", style="bold")
+        output.line(f"{each['number']} {_speaker(each, conversation['agent'])}", style="bold")
         output.line("\n".join(f"  {text}".rstrip() for text in each["content"].splitlines()))
     return 0
 
 
-def _check(limit: int) -> None:
+def _check_limit(limit: int) -> None:
     if limit < 1:
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
 
 
-def _who(message: dict[str, Any], agent: str) -> str:
-    """Who said it, and when; of a prompt also for what."""
-    at, source = formatting.local(message["at"]), message["source"]
+def _speaker(message: dict[str, Any], agent: str) -> str:
+    """Return the author and the time of a message; for a prompt also its run."""
+    at, source = formatting.local_time(message["at"]), message["source"]
     if message["role"] == "assistant":
         return f"{agent}, {at}"
-    by = source["job"] or source["kind"]
-    due = formatting.local(source["due"])
-    return f"{by}, {at}: due {due} ({source['trigger']}, run {message['run_id'][:8]})"
+    source_name = source["job"] or source["kind"]
+    due = formatting.local_time(source["due"])
+    return f"{source_name}, {at}: due {due} ({source['trigger']}, run {message['run_id'][:8]})"

@@ -1,4 +1,4 @@
-"""`daybook skip`, `snooze`."""
+"""The `daybook skip` and `daybook snooze` commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def skip_(
     """
     from daybook.api import skips
 
-    return _told(await skips.skip(job, undo=undo), as_json)
+    return _print_job(await skips.skip(job, undo=undo), as_json)
 
 
 async def snooze_(
@@ -49,23 +49,25 @@ async def snooze_(
         raise InvalidInput("until", "give it, or --off", 'such as "in 2h"')
     from daybook.api import skips
 
-    return _told(await skips.snooze(job, until), as_json)
+    return _print_job(await skips.snooze(job, until), as_json)
 
 
-def _told(job: dict[str, Any], as_json: bool) -> int:
+def _print_job(job: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        output.data(job)
+        output.print_json(job)
         return 0
-    output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
-    due = "\n".join(map(formatting.due_and_utc, job["next_due"])) or "-"
-    output.facts([(name, value) for name, value in [*put_off(job), ("next due", due)] if value])
+    output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
+    due = "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"
+    output.fields(
+        [(name, value) for name, value in [*skip_fields(job), ("next due", due)] if value]
+    )
     return 0
 
 
-def put_off(job: dict[str, Any]) -> list[tuple[str, str]]:
-    """What of a job was put off by hand, as pairs for `output.facts`; the second may be empty."""
+def skip_fields(job: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the skips and the snooze of a job for `output.fields`; a value may be empty."""
     snoozed = job["snoozed_until"]
     return [
-        ("skips", "\n".join(map(formatting.due_and_utc, job["skips"]))),
-        ("snoozed", f"until {formatting.due_and_utc(snoozed)}" if snoozed else ""),
+        ("skips", "\n".join(map(formatting.due_time_with_utc, job["skips"]))),
+        ("snoozed", f"until {formatting.due_time_with_utc(snoozed)}" if snoozed else ""),
     ]

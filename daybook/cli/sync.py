@@ -1,4 +1,4 @@
-"""`daybook sync` and `daybook conflicts`: the ledger and Prefect, and where they differed."""
+"""The `daybook sync` and `daybook conflicts` commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 
 
 async def sync_(
@@ -33,18 +33,18 @@ async def sync_(
 
     Example: daybook sync --prefer prefect morning-brief
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import sync
 
     report = await sync.sync(prefer, job)
     if as_json:
-        output.data(report)
+        output.print_json(report)
     else:
-        for done in ("created", "updated", "pulled", "removed"):
-            for name in report[done]:
-                output.line(f"{_SAID[done]} {name}")
-        for told in surprises(report):
-            output.line(told)
+        for change in ("created", "updated", "pulled", "removed"):
+            for name in report[change]:
+                output.line(f"{_LABELS[change]} {name}")
+        for line in notable_changes(report):
+            output.line(line)
         for name, why in report["foreign"].items():
             output.line(f"stays Prefect's own: {name} ({why})")
         for name in report.get("decided", []):
@@ -63,37 +63,41 @@ async def conflicts_(*, as_json: Json = False) -> int:
     """
     from daybook.api import conflicts
 
-    found = await conflicts.conflicts()
+    listed = await conflicts.list_conflicts()
     if as_json:
-        output.data(found)
-    for each in [] if as_json else found:
-        output.line(f"{each['job']} ({formatting.local(each['at'])})", style="bold")
-        for name, both in each["fields"].items():
-            here, there = _differing(both["ledger"], both["prefect"])
-            output.facts([(f"{name} here", _text(here)), (f"{name} in Prefect", _text(there))])
-    if not found and not as_json:
+        output.print_json(listed)
+    for each in [] if as_json else listed:
+        output.line(f"{each['job']} ({formatting.local_time(each['at'])})", style="bold")
+        for name, versions in each["fields"].items():
+            in_ledger, in_prefect = _differences(versions["ledger"], versions["prefect"])
+            output.fields(
+                [(f"{name} here", _text(in_ledger)), (f"{name} in Prefect", _text(in_prefect))]
+            )
+    if not listed and not as_json:
         output.say("There are no conflicts.")
     return 0
 
 
-def _differing(here: Any, there: Any) -> tuple[Any, Any]:
-    """Of two objects only what differs; other values as they are."""
-    if not isinstance(here, dict) or not isinstance(there, dict):
-        return here, there
-    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-    return _only(here, names), _only(there, names)
+def _differences(in_ledger: Any, in_prefect: Any) -> tuple[Any, Any]:
+    """Return only the differing keys of two objects; return other values unchanged."""
+    if not isinstance(in_ledger, dict) or not isinstance(in_prefect, dict):
+        return in_ledger, in_prefect
+    names = [
+        name for name in {**in_ledger, **in_prefect} if in_ledger.get(name) != in_prefect.get(name)
+    ]
+    return _subset(in_ledger, names), _subset(in_prefect, names)
 
 
-def _only(of: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    return {name: of[name] for name in names if name in of}
+def _subset(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def surprises(report: dict[str, Any]) -> Iterator[str]:
-    """What a sync did that somebody may not have expected, and what it could not do."""
+def notable_changes(report: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each unexpected change and each failure of a sync."""
     for name in report["adopted"]:
         yield f"made in Prefect, a job from now on: {name}"
     for name in report["remade"]:
@@ -102,12 +106,12 @@ def surprises(report: dict[str, Any]) -> Iterator[str]:
         yield f"its deployment is gone from Prefect, so it is off: {name}"
     for name, fields in report["conflicts"].items():
         yield f"changed on both sides, kept as here: {name} ({', '.join(fields)})"
-    for told in ("refused", "failed"):
-        for name, why in report[told].items():
-            yield f"{_SAID[told]} {name} ({why})"
+    for kind in ("refused", "failed"):
+        for name, why in report[kind].items():
+            yield f"{_LABELS[kind]} {name} ({why})"
 
 
-_SAID = {
+_LABELS = {
     "created": "created in Prefect:",
     "updated": "updated in Prefect:",
     "pulled": "taken over from Prefect:",

@@ -1,4 +1,4 @@
-"""`daybook task`: a queue from which idle sessions take work."""
+"""The `daybook task` commands: a queue of tasks that idle task sessions claim."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json, text_or_file
 from daybook.errors import InvalidInput
 
-VARIABLE = "DAYBOOK_TASK_TOKEN"
+TOKEN_VARIABLE = "DAYBOOK_TASK_TOKEN"
 
-_WHO = Group("Who may do it", sort_key=1)
+_ELIGIBILITY = Group("Who may do it", sort_key=1)
 
 Ref = Annotated[
     str, Parameter(name="TASK", help="Its id or that of a run, the beginning of one, or its title.")
@@ -24,8 +24,8 @@ Reason = Annotated[str, Parameter(help="Why; kept in its history.")]
 Lease = Annotated[
     str | None, Parameter(help="How long it is held unless a heartbeat comes: 60s, up to 24h.")
 ]
-More = Annotated[str, Parameter(show=False)]
-Never = Annotated[str | None, Parameter(show=False)]
+RejectedArgument = Annotated[str, Parameter(show=False)]
+RejectedOption = Annotated[str | None, Parameter(show=False)]
 
 
 async def add_(
@@ -42,7 +42,7 @@ async def add_(
         list[str] | None,
         Parameter(
             name="--capability",
-            group=_WHO,
+            group=_ELIGIBILITY,
             help="What a session must be able to do: python, deploy:eu. May be given several "
             "times; all are required.",
         ),
@@ -51,7 +51,7 @@ async def add_(
         list[str] | None,
         Parameter(
             name="--prefer-capability",
-            group=_WHO,
+            group=_ELIGIBILITY,
             help="What is welcome: who has more of these is woken first. May be given several "
             "times.",
         ),
@@ -59,15 +59,15 @@ async def add_(
     owner: Annotated[
         str,
         Parameter(
-            group=_WHO,
+            group=_ELIGIBILITY,
             help="agent:NAME, session:NAME, or user, a person. Default: any session.",
         ),
     ] = "",
     workspace: Annotated[
-        str, Parameter(group=_WHO, help="Only sessions of this workspace. Default: of any.")
+        str, Parameter(group=_ELIGIBILITY, help="Only sessions of this workspace. Default: of any.")
     ] = "",
     channel: Annotated[
-        str, Parameter(group=_WHO, help="Only sessions of this channel. Default: of any.")
+        str, Parameter(group=_ELIGIBILITY, help="Only sessions of this channel. Default: of any.")
     ] = "",
     paused: Annotated[bool, Parameter(help="Nobody gets it before `daybook task resume`.")] = False,
     as_json: Json = False,
@@ -80,22 +80,22 @@ async def add_(
     """
     from daybook.api import tasks
 
-    made = await tasks.add(
+    task = await tasks.add(
         title,
         instructions=text_or_file("instructions", instructions),
         priority=priority,
         owner=owner,
         workspace=workspace,
         channel=channel,
-        capabilities=several(capabilities, "capabilities", "--capability"),
-        preferred=several(preferred, "preferred", "--prefer-capability"),
+        capabilities=repeated_values(capabilities, "capabilities", "--capability"),
+        preferred=repeated_values(preferred, "preferred", "--prefer-capability"),
         paused=paused,
     )
     if as_json:
-        output.data(made)
+        output.print_json(task)
         return 0
-    task_formatting.show(made)
-    output.say(_who_comes(made))
+    task_formatting.print_task(task)
+    output.say(_next_step(task))
     return 0
 
 
@@ -120,12 +120,12 @@ async def list_(
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.api import tasks
 
-    found = await tasks.list_tasks(status, limit)
+    listed = await tasks.list_tasks(status, limit)
     if as_json:
-        output.data(found)
-    elif found:
-        task_formatting.table(found)
-        if len(found) == limit:
+        output.print_json(listed)
+    elif listed:
+        task_formatting.print_tasks(listed)
+        if len(listed) == limit:
             output.say(f"These are the first {limit}; --limit shows more.")
     elif status:
         output.say(f"No task is {status}.")
@@ -141,12 +141,12 @@ async def show_(task: Ref, /, *, as_json: Json = False) -> int:
     """
     from daybook.api import tasks
 
-    found = await tasks.show(task)
+    details = await tasks.show(task)
     if as_json:
-        output.data(found)
+        output.print_json(details)
     else:
-        task_formatting.show(found)
-        task_formatting.history(found)
+        task_formatting.print_task(details)
+        task_formatting.print_history(details)
     return 0
 
 
@@ -169,19 +169,21 @@ async def next_(
 
     claimed = await tasks.next_run(session, lease)
     if as_json:
-        output.data(claimed)
+        output.print_json(claimed)
         return 0
-    task_formatting.claimed(claimed)
-    output.say(f"The token is not shown again; whoever goes on has it in {VARIABLE}, or on stdin.")
+    task_formatting.print_claimed_run(claimed)
+    output.say(
+        f"The token is not shown again; whoever goes on has it in {TOKEN_VARIABLE}, or on stdin."
+    )
     return 0
 
 
 async def heartbeat_(
     run: Run,
     /,
-    *more: More,
+    *more: RejectedArgument,
     lease: Lease = None,
-    token: Never = None,
+    token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
     """Hold a run longer: its lease begins anew, from now on.
@@ -190,26 +192,26 @@ async def heartbeat_(
 
     Example: daybook task heartbeat 0f3a9c21 --lease 10m
     """
-    shown = _token(more, token)
+    run_token = _read_token(more, token)
     from daybook.api import tasks
 
-    found = await tasks.heartbeat(run, shown, lease)
+    held_run = await tasks.heartbeat(run, run_token, lease)
     if as_json:
-        output.data(found)
+        output.print_json(held_run)
     else:
-        until = formatting.local(found["lease_until"])
-        output.line(f"{found['session']} holds {found['title']} until {until}")
+        until = formatting.local_time(held_run["lease_until"])
+        output.line(f"{held_run['session']} holds {held_run['title']} until {until}")
     return 0
 
 
 async def complete_(
     run: Run,
     /,
-    *more: More,
+    *more: RejectedArgument,
     result: Annotated[
         str, Parameter(name="--output", help="What came of it: text, or @file.")
     ] = "",
-    token: Never = None,
+    token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
     """Say that it is done.
@@ -218,19 +220,19 @@ async def complete_(
 
     Example: daybook task complete 0f3a9c21 --output "Merged, two remarks"
     """
-    shown = _token(more, token)
-    given = text_or_file("output", result)
+    run_token = _read_token(more, token)
+    text = text_or_file("output", result)
     from daybook.api import tasks
 
-    return _said(await tasks.complete(run, shown, given), "is done", as_json)
+    return _print_result(await tasks.complete(run, run_token, text), "is done", as_json)
 
 
 async def fail_(
     run: Run,
     /,
-    *more: More,
+    *more: RejectedArgument,
     error: Annotated[str, Parameter(help="Why it could not be done: text, or @file.")],
-    token: Never = None,
+    token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
     """Say that it could not be done. `daybook task retry` queues it once more.
@@ -239,15 +241,20 @@ async def fail_(
 
     Example: daybook task fail 0f3a9c21 --error "the branch is gone"
     """
-    shown = _token(more, token)
-    given = text_or_file("error", error)
+    run_token = _read_token(more, token)
+    text = text_or_file("error", error)
     from daybook.api import tasks
 
-    return _said(await tasks.fail(run, shown, given), "failed", as_json)
+    return _print_result(await tasks.fail(run, run_token, text), "failed", as_json)
 
 
 async def release_(
-    run: Run, /, *more: More, reason: Reason = "", token: Never = None, as_json: Json = False
+    run: Run,
+    /,
+    *more: RejectedArgument,
+    reason: Reason = "",
+    token: RejectedOption = None,
+    as_json: Json = False,
 ) -> int:
     """Give a run back: another session may have it, as if nobody had taken it.
 
@@ -255,10 +262,10 @@ async def release_(
 
     Example: daybook task release 0f3a9c21 --reason "needs somebody with access"
     """
-    shown = _token(more, token)
+    run_token = _read_token(more, token)
     from daybook.api import tasks
 
-    return _said(await tasks.release(run, shown, reason), "is queued again", as_json)
+    return _print_result(await tasks.release(run, run_token, reason), "is queued again", as_json)
 
 
 async def retry_(task: Ref, /, *, as_json: Json = False) -> int:
@@ -268,7 +275,7 @@ async def retry_(task: Ref, /, *, as_json: Json = False) -> int:
     """
     from daybook.api import tasks
 
-    return _said(await tasks.retry(task), "is queued again", as_json)
+    return _print_result(await tasks.retry(task), "is queued again", as_json)
 
 
 async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
@@ -278,7 +285,7 @@ async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) 
     """
     from daybook.api import tasks
 
-    return _said(await tasks.recover(task, reason), "is queued again", as_json)
+    return _print_result(await tasks.recover(task, reason), "is queued again", as_json)
 
 
 async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
@@ -288,7 +295,7 @@ async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -
     """
     from daybook.api import tasks
 
-    return _said(await tasks.cancel(task, reason), "is cancelled", as_json)
+    return _print_result(await tasks.cancel(task, reason), "is cancelled", as_json)
 
 
 async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
@@ -298,7 +305,7 @@ async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) ->
     """
     from daybook.api import tasks
 
-    return _said(await tasks.pause(task, reason), "is paused", as_json)
+    return _print_result(await tasks.pause(task, reason), "is paused", as_json)
 
 
 async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
@@ -308,46 +315,54 @@ async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
     """
     from daybook.api import tasks
 
-    return _said(await tasks.resume(task), "goes on", as_json)
+    return _print_result(await tasks.resume(task), "goes on", as_json)
 
 
-def several(given: list[str] | None, field: str, option: str) -> list[str]:
-    """What an option gave that may be given again. Raises `InvalidInput` for several in one."""
+def repeated_values(given: list[str] | None, field: str, option: str) -> list[str]:
+    """Return the values of a repeatable option.
+
+    Raise `InvalidInput` if one of them contains a comma, that is several values.
+    """
     for each in given or ():
         if "," in each:
             raise InvalidInput(field, f'"{each}" is not legal', f"give {option} once for each")
     return given or []
 
 
-def _token(more: tuple[str, ...], typed: str | None) -> str:
-    """The token that the caller shows; never one of the arguments, which others can read."""
-    legal = f"give it in {VARIABLE}, or on standard input"
-    if more or typed is not None:  # not repeated: it is a token, or a part of one
-        raise InvalidInput("token", "is never an argument", legal)
-    shown = os.environ.get(VARIABLE, "").strip()
-    if not shown and sys.stdin.isatty():
+def _read_token(more: tuple[str, ...], typed: str | None) -> str:
+    """Read the token of a run from the environment, standard input or a prompt.
+
+    Raise `InvalidInput` if it is an argument, because other users can read arguments.
+    """
+    hint = f"give it in {TOKEN_VARIABLE}, or on standard input"
+    if more or typed is not None:  # the error must not repeat the token or a part of it
+        raise InvalidInput("token", "is never an argument", hint)
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token and sys.stdin.isatty():
         from getpass import getpass
 
-        shown = getpass("Token: ").strip()
-    elif not shown:
+        token = getpass("Token: ").strip()
+    elif not token:
         try:
-            shown = sys.stdin.read().strip()
+            token = sys.stdin.read().strip()
         except UnicodeDecodeError:
-            raise InvalidInput("token", "is no UTF-8 text", legal) from None
-    if not shown:
-        raise InvalidInput(VARIABLE, "is missing", "write the token there, or on standard input")
-    return shown
+            raise InvalidInput("token", "is no UTF-8 text", hint) from None
+    if not token:
+        raise InvalidInput(
+            TOKEN_VARIABLE, "is missing", "write the token there, or on standard input"
+        )
+    return token
 
 
-def _said(run: dict[str, Any], said: str, as_json: bool) -> int:
+def _print_result(run: dict[str, Any], result: str, as_json: bool) -> int:
     if as_json:
-        output.data(run)
+        output.print_json(run)
     else:
-        output.line(f"{run['title']} {said} (run {run['run_id'][:8]})")
+        output.line(f"{run['title']} {result} (run {run['run_id'][:8]})")
     return 0
 
 
-def _who_comes(task: dict[str, Any]) -> str:
+def _next_step(task: dict[str, Any]) -> str:
     if task["owner"] == "user":
         return "It is a person's: it is listed, and no session gets it."
     if task["paused"]:

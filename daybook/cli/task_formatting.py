@@ -1,15 +1,15 @@
-"""Tasks, their runs and sessions as a person reads them; what comes in is the service's."""
+"""Text and tables for tasks, their runs and task sessions, made from `daybook.api` data."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from daybook.cli import formatting, output
-from daybook.tasks.model import CHAIN
+from daybook.tasks.model import MAX_RUNS_PER_TASK
 
 
-def table(found: list[dict[str, Any]]) -> None:
-    """Tasks, a line each."""
+def print_tasks(found: list[dict[str, Any]]) -> None:
+    """Print tasks, one line each."""
     output.table(
         ("TASK", "TITLE", "PRIORITY", "STATUS", "SINCE", "NOTE"),
         [
@@ -18,7 +18,7 @@ def table(found: list[dict[str, Any]]) -> None:
                 each["title"],
                 each["priority"],
                 each["status"],
-                formatting.local(_since(each["run"])),
+                formatting.local_time(_since(each["run"])),
                 note(each) or "-",
             )
             for each in found
@@ -29,88 +29,87 @@ def table(found: list[dict[str, Any]]) -> None:
 
 
 def note(task: dict[str, Any]) -> str:
-    """What there is to say of a task in a list: who has it, or why nobody has."""
+    """Return the note on a task in a list: its holder, or the reason why it has none."""
     run = task["run"]
     match task["status"]:
         case "claimed":
             if run["lease_over"]:
-                return _held(run)
-            return (
-                f"{run['session']}, until {formatting.local(run['lease_until']).partition(' ')[2]}"
-            )
+                return _holder(run)
+            time_of_day = formatting.local_time(run["lease_until"]).partition(" ")[2]
+            return f"{run['session']}, until {time_of_day}"
         case "completed":
-            return ": ".join(filter(None, [run["done_by"], formatting.in_one_line(run["output"])]))
+            return ": ".join(filter(None, [run["done_by"], formatting.first_line(run["output"])]))
         case "failed":
-            return ": ".join(filter(None, [run["done_by"], formatting.in_one_line(run["error"])]))
+            return ": ".join(filter(None, [run["done_by"], formatting.first_line(run["error"])]))
         case "needs_attention":
-            return f"{output.ALERT}{run['attention']}"
+            return f"{output.ALERT_PREFIX}{run['attention']}"
         case "queued":
-            return _why_not(task)
+            return _queued_note(task)
         case _:
             return ""
 
 
-def _why_not(task: dict[str, Any]) -> str:
+def _queued_note(task: dict[str, Any]) -> str:
     if task["paused"]:
         return _with_reason("paused", task["paused_reason"])
     if task["owner"] == "user":
         return "a person's"
     if task["run"]["attention"]:
-        return f"{output.ALERT}{task['run']['attention']}"
-    return _asks(task)
+        return f"{output.ALERT_PREFIX}{task['run']['attention']}"
+    return _requirements(task)
 
 
-def _asks(task: dict[str, Any]) -> str:
-    """What a session must be for it, in brief: `python, docker; agent:eva; workspace shop`."""
-    told = [", ".join(task["capabilities"]), task["owner"]]
-    told += [f"{field} {task[field]}" for field in ("workspace", "channel") if task[field]]
-    told = list(filter(None, told))
-    return "for " + "; ".join(told) if told else ""
+def _requirements(task: dict[str, Any]) -> str:
+    """Return what a task requires of a session: `for python, docker; agent:eva; workspace shop`."""
+    parts = [", ".join(task["capabilities"]), task["owner"]]
+    parts += [f"{field} {task[field]}" for field in ("workspace", "channel") if task[field]]
+    parts = list(filter(None, parts))
+    return "for " + "; ".join(parts) if parts else ""
 
 
-def show(task: dict[str, Any]) -> None:
-    """One task and its newest run."""
+def print_task(task: dict[str, Any]) -> None:
+    """Print a task and its newest run."""
     run = task["run"]
     output.line(f"{task['title']} ({_state(task)})", style="bold")
-    switched = _with_reason("yes", task["paused_reason"]) if task["paused"] else ""
-    tried = f", try {run['number']} of at most {CHAIN}" if run["number"] > 1 else ""
-    waited = run["queued_seconds"] or 0.0
+    paused = _with_reason("yes", task["paused_reason"]) if task["paused"] else ""
+    attempt = f", try {run['number']} of at most {MAX_RUNS_PER_TASK}" if run["number"] > 1 else ""
+    waited_seconds = run["queued_seconds"] or 0.0
     pairs = [
         ("task", task["id"]),
-        ("run", run["run_id"] + tried),
+        ("run", run["run_id"] + attempt),
         ("priority", task["priority"]),
-        ("for", _for(task["owner"])),
+        ("for", _eligible_sessions(task["owner"])),
         ("needs", ", ".join(task["capabilities"])),
         ("prefers", ", ".join(task["preferred"])),
         ("workspace", task["workspace"]),
         ("channel", task["channel"]),
-        ("paused", switched),
-        ("added", f"{formatting.local(task['created_at'])} by {task['created_by']}"),
+        ("paused", paused),
+        ("added", f"{formatting.local_time(task['created_at'])} by {task['created_by']}"),
         (
             "waits since",
-            f"{formatting.local(run['queued_at'])} ({formatting.lasted(waited)})"
-            if waited > 1
+            f"{formatting.local_time(run['queued_at'])} ({formatting.duration(waited_seconds)})"
+            if waited_seconds > 1
             else "",
         ),
-        ("starved", _starved(run)),
-        ("held by", _held(run) if run["session"] else ""),
+        ("starved", _starvation(run)),
+        ("held by", _holder(run) if run["session"] else ""),
         ("tried by" if task["status"] == "failed" else "done by", run["done_by"]),
         ("attention", run["attention"]),
         ("output", (run["output"] or "").strip()),
         ("error", (run["error"] or "").strip()),
         ("to do", task["instructions"].strip()),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
-def history(task: dict[str, Any]) -> None:
-    """What happened to it, the first first."""
-    tries = {each["run_id"]: each["number"] for each in task["runs"]}
-    several = len(tries) > 1
+def print_history(task: dict[str, Any]) -> None:
+    """Print the events of a task, oldest first."""
+    attempt_numbers = {each["run_id"]: each["number"] for each in task["runs"]}
+    has_retries = len(attempt_numbers) > 1
     rows = [
         (
-            formatting.local(each["at"]),
-            *([str(tries[each["run_id"]])] if several else []),
+            formatting.local_time(each["at"]),
+            *([str(attempt_numbers[each["run_id"]])] if has_retries else []),
             each["event"].replace("_", " "),
             each["actor"],
             each["session"] or "-",
@@ -118,27 +117,27 @@ def history(task: dict[str, Any]) -> None:
         )
         for each in task["history"]
     ]
-    headers = ("WHEN", *(["TRY"] if several else []), "WHAT", "BY", "SESSION", "WHY")
+    headers = ("WHEN", *(["TRY"] if has_retries else []), "WHAT", "BY", "SESSION", "WHY")
     output.line()
     output.table(headers, rows, whole=("WHEN", "WHAT"))
 
 
-def claimed(found: dict[str, Any]) -> None:
-    """What a session has got; the token is told here and nowhere else."""
+def print_claimed_run(found: dict[str, Any]) -> None:
+    """Print a run that a session has claimed, with its token, which no other command shows."""
     task = found["task"]
     output.line(task["title"], style="bold")
     pairs = [
         ("run", found["run_id"]),
         ("token", found["token"]),
-        ("until", formatting.local(found["lease_until"])),
+        ("until", formatting.local_time(found["lease_until"])),
         ("task", task["id"]),
         ("to do", task["instructions"].strip()),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
-def sessions(found: list[dict[str, Any]]) -> None:
-    """Sessions, a line each."""
+def print_sessions(found: list[dict[str, Any]]) -> None:
+    """Print task sessions, one line each."""
     output.table(
         ("SESSION", "STATE", "AGENT", "CAN", "WHERE", "WOKEN BY", "EXPIRES"),
         [
@@ -149,7 +148,7 @@ def sessions(found: list[dict[str, Any]]) -> None:
                 ", ".join(each["capabilities"]) or "-",
                 _where(each) or "-",
                 each["woken_by"] or "nothing",
-                formatting.local(each["expires_at"]),
+                formatting.local_time(each["expires_at"]),
             )
             for each in found
         ],
@@ -158,8 +157,8 @@ def sessions(found: list[dict[str, Any]]) -> None:
     )
 
 
-def session(each: dict[str, Any]) -> None:
-    """One session."""
+def print_session(each: dict[str, Any]) -> None:
+    """Print a task session."""
     output.line(f"{each['name']} ({session_state(each)})", style="bold")
     pairs = [
         ("agent", each["agent"]),
@@ -169,13 +168,13 @@ def session(each: dict[str, Any]) -> None:
         ("channel", each["channel"]),
         ("woken by", each["woken_by"] or "nothing: it has no stream, and there is no wake_url"),
         ("registered by", each["owner"]),
-        ("expires", f"{formatting.local(each['expires_at'])} unless it is heard of again"),
+        ("expires", f"{formatting.local_time(each['expires_at'])} unless it is heard of again"),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
 def session_state(each: dict[str, Any]) -> str:
-    """In a word or two: `idle`, `active`, `prompting`, `holds 0f3a9c21`, `expired`."""
+    """Return `idle`, `active`, `prompting`, `holds 0f3a9c21` or `expired`."""
     if each["expired"]:
         return "expired"
     if each["run_id"]:
@@ -184,30 +183,30 @@ def session_state(each: dict[str, Any]) -> str:
 
 
 def _where(each: dict[str, Any]) -> str:
-    told = [f"{field} {each[field]}" for field in ("workspace", "channel") if each[field]]
-    return ", ".join(told)
+    parts = [f"{field} {each[field]}" for field in ("workspace", "channel") if each[field]]
+    return ", ".join(parts)
 
 
 def _since(run: dict[str, Any]) -> str | None:
-    found: str | None = run["finished_at"] or run["claimed_at"] or run["queued_at"]
-    return found
+    since: str | None = run["finished_at"] or run["claimed_at"] or run["queued_at"]
+    return since
 
 
 def _state(task: dict[str, Any]) -> str:
     return str(task["status"]).replace("_", " ")
 
 
-def _for(owner: str) -> str:
+def _eligible_sessions(owner: str) -> str:
     return {"": "any session", "user": "a person; no session gets it"}.get(owner, owner)
 
 
-def _held(run: dict[str, Any]) -> str:
+def _holder(run: dict[str, Any]) -> str:
     if run["lease_over"]:
         return f"{run['session']}, whose lease is over"
-    return f"{run['session']}, until {formatting.local(run['lease_until'])}"
+    return f"{run['session']}, until {formatting.local_time(run['lease_until'])}"
 
 
-def _starved(run: dict[str, Any]) -> str:
+def _starvation(run: dict[str, Any]) -> str:
     if not run["starved_cycles"]:
         return ""
     taken = ", ".join(each.replace("_", " ") for each in run["steps"]) or "nothing yet"

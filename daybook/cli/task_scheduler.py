@@ -1,4 +1,7 @@
-"""`daybook task scheduler`: what wakes sessions and escalates; it never claims by itself."""
+"""The `daybook task scheduler` commands.
+
+The task scheduler wakes sessions and escalates tasks; it never claims a task itself.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput
 
-_NOBODY = "No keeper leads, so nobody is woken; `daybook keeper` starts one."
+_NO_LEADER = "No keeper leads, so nobody is woken; `daybook keeper` starts one."
 
 Reason = Annotated[str, Parameter(help="Why; it is told to whoever asks for a task meanwhile.")]
 
@@ -25,11 +28,11 @@ async def status_(*, as_json: Json = False) -> int:
     """
     from daybook.api import task_scheduler
 
-    found = await task_scheduler.status()
+    status = await task_scheduler.status()
     if as_json:
-        output.data(found)
+        output.print_json(status)
     else:
-        _status(found)
+        _print_status(status)
     return 0
 
 
@@ -40,7 +43,7 @@ async def pause_(*, reason: Reason = "", as_json: Json = False) -> int:
     """
     from daybook.api import task_scheduler
 
-    return _switched(await task_scheduler.pause(reason), as_json)
+    return _print_switch(await task_scheduler.pause(reason), as_json)
 
 
 async def resume_(*, as_json: Json = False) -> int:
@@ -50,7 +53,7 @@ async def resume_(*, as_json: Json = False) -> int:
     """
     from daybook.api import task_scheduler
 
-    return _switched(await task_scheduler.resume(), as_json)
+    return _print_switch(await task_scheduler.resume(), as_json)
 
 
 async def drain_(
@@ -68,19 +71,19 @@ async def drain_(
     """
     from daybook.api import task_scheduler
 
-    found = await task_scheduler.drain(timeout, reason, told=_left)
+    result = await task_scheduler.drain(timeout, reason, told=_print_remaining)
     if as_json:
-        output.data(found)
-    elif found["drained"]:
+        output.print_json(result)
+    elif result["drained"]:
         output.line("No session holds a run.")
         output.say("The scheduler stays paused: daybook task scheduler resume")
     else:
         output.line(
-            f"Not drained after {formatting.lasted(found['waited_seconds'])}:", style="yellow"
+            f"Not drained after {formatting.duration(result['waited_seconds'])}:", style="yellow"
         )
-        output.facts([(each["run_id"][:8], _held(each)) for each in found["left"]])
+        output.fields([(each["run_id"][:8], _holder(each)) for each in result["left"]])
         output.say("The scheduler stays paused: daybook task scheduler resume")
-    return 0 if found["drained"] else 1
+    return 0 if result["drained"] else 1
 
 
 async def backlog_(
@@ -96,11 +99,11 @@ async def backlog_(
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.api import task_scheduler
 
-    found = await task_scheduler.backlog(limit)
+    backlog = await task_scheduler.backlog(limit)
     if as_json:
-        output.data(found)
+        output.print_json(backlog)
         return 0
-    if not found["pending"]:
+    if not backlog["pending"]:
         output.say("Nothing is queued.")
         return 0
     output.table(
@@ -110,20 +113,26 @@ async def backlog_(
                 formatting.short_id(each["run_id"]),
                 each["title"],
                 each["priority"],
-                formatting.lasted(each["queued_seconds"]),
+                formatting.duration(each["queued_seconds"]),
                 str(each["starved_cycles"] or "-"),
                 each["why"],
             )
-            for each in found["runs"]
+            for each in backlog["runs"]
         ],
         whole=("RUN", "PRIORITY", "WAITS"),
         cut=True,
     )
-    by = ", ".join(f"{count:,} {name}" for name, count in found["by_priority"].items() if count)
-    more = f"; {len(found['runs'])} are shown" if len(found["runs"]) < found["pending"] else ""
-    output.say(f"{found['pending']:,} queued ({by}), the oldest for {_oldest(found)}{more}.")
-    if found["paused"]:
-        output.say(_paused(found))
+    counts = ", ".join(
+        f"{count:,} {name}" for name, count in backlog["by_priority"].items() if count
+    )
+    shown = (
+        f"; {len(backlog['runs'])} are shown" if len(backlog["runs"]) < backlog["pending"] else ""
+    )
+    output.say(
+        f"{backlog['pending']:,} queued ({counts}), the oldest for {_oldest_age(backlog)}{shown}."
+    )
+    if backlog["paused"]:
+        output.say(_paused_line(backlog))
     return 0
 
 
@@ -134,14 +143,14 @@ async def cycle_(*, as_json: Json = False) -> int:
 
     Example: daybook task scheduler cycle
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import task_scheduler
 
     report = await task_scheduler.cycle()
     if as_json:
-        output.data(report)
+        output.print_json(report)
     else:
-        output.facts(_counters(report))
+        output.fields(_counter_fields(report))
         for each in report.get("errors", ()):
             output.say(f"! {each}")
     return 0
@@ -154,86 +163,92 @@ async def rebuild_(*, as_json: Json = False) -> int:
     """
     from daybook.api import task_scheduler
 
-    found = await task_scheduler.rebuild()
+    result = await task_scheduler.rebuild()
     if as_json:
-        output.data(found)
+        output.print_json(result)
     else:
         output.line("Forgot which wakes were sent lately; the next cycle wakes anew.")
     return 0
 
 
-def _switched(found: dict[str, Any], as_json: bool) -> int:
+def _print_switch(switch: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        output.data(found)
-    elif found["paused"]:
-        output.line(_paused(found))
+        output.print_json(switch)
+    elif switch["paused"]:
+        output.line(_paused_line(switch))
     else:
         output.line("The scheduler goes on.")
     return 0
 
 
-def _left(runs: list[dict[str, Any]]) -> None:
-    """While it drains: what is still held."""
-    output.say("waits for " + "; ".join(f"{each['title']} ({_held(each)})" for each in runs))
+def _print_remaining(runs: list[dict[str, Any]]) -> None:
+    """Print the runs that sessions still hold during a drain."""
+    output.say("waits for " + "; ".join(f"{each['title']} ({_holder(each)})" for each in runs))
 
 
-def _held(run: dict[str, Any]) -> str:
-    return f"{run['session']}, until {formatting.local(run['lease_until'])}"
+def _holder(run: dict[str, Any]) -> str:
+    return f"{run['session']}, until {formatting.local_time(run['lease_until'])}"
 
 
-def _oldest(found: dict[str, Any]) -> str:
-    return formatting.lasted(found["oldest_seconds"])
+def _oldest_age(queue: dict[str, Any]) -> str:
+    return formatting.duration(queue["oldest_seconds"])
 
 
-def _paused(found: dict[str, Any]) -> str:
-    why = f": {found['reason']}" if found["reason"] else ""
-    since = f" since {formatting.local(found['at'])}, by {found['actor']}" if found["at"] else ""
+def _paused_line(switch: dict[str, Any]) -> str:
+    why = f": {switch['reason']}" if switch["reason"] else ""
+    since = (
+        f" since {formatting.local_time(switch['at'])}, by {switch['actor']}"
+        if switch["at"]
+        else ""
+    )
     return f"The scheduler is paused{since}{why}"
 
 
-def _status(found: dict[str, Any]) -> None:
-    switch, queue, told = found["switch"], found["tasks"], found["statistics"]
+def _print_status(status: dict[str, Any]) -> None:
+    switch, queue, statistics = status["switch"], status["tasks"], status["statistics"]
     if switch["paused"]:
-        output.line(_paused(switch), style="bold red")
+        output.line(_paused_line(switch), style="bold red")
     else:
-        output.line("The scheduler goes on." if found["runs"] else _NOBODY)
-    waits = f", the oldest for {_oldest(queue)}" if queue["queued"] else ""
+        output.line("The scheduler goes on." if status["runs"] else _NO_LEADER)
+    oldest = f", the oldest for {_oldest_age(queue)}" if queue["queued"] else ""
     starving = f", {queue['starving']} starving" if queue["starving"] else ""
-    output.facts(
+    output.fields(
         [
-            ("queued", f"{queue['queued']}{waits}{starving}"),
+            ("queued", f"{queue['queued']}{oldest}{starving}"),
             ("claimed", str(queue["claimed"])),
             ("to look at", str(queue["attention"])),
             ("sessions", f"{queue['free']} free, {queue['busy']} busy"),
-            ("cycles", f"{told['cycles']:,} that had something to do"),
-            ("in all", _totals(told["totals"])),
-            ("rebuilds", f"{told['rebuilds']:,}" + _at(told["last_rebuild_at"])),
-            ("sweep errors", f"{told['recovery_errors']:,}"),
+            ("cycles", f"{statistics['cycles']:,} that had something to do"),
+            ("in all", _totals(statistics["totals"])),
+            ("rebuilds", f"{statistics['rebuilds']:,}" + _last_at(statistics["last_rebuild_at"])),
+            ("sweep errors", f"{statistics['recovery_errors']:,}"),
         ]
     )
-    if last := told["last_cycle"]:
+    if last := statistics["last_cycle"]:
         output.line()
-        output.line(f"The last of them, at {formatting.local(last['at'])}", style="bold")
-        output.facts(_counters(last))
-    if told["errors"]:
+        output.line(f"The last of them, at {formatting.local_time(last['at'])}", style="bold")
+        output.fields(_counter_fields(last))
+    if statistics["errors"]:
         output.line()
         output.line("What failed last, and when", style="bold")
-        output.facts([(formatting.local(each["at"]), each["error"]) for each in told["errors"]])
-    for problem in found["problems"]:
+        output.fields(
+            [(formatting.local_time(each["at"]), each["error"]) for each in statistics["errors"]]
+        )
+    for problem in status["problems"]:
         output.line(f"! {problem}", style="yellow")
 
 
-def _at(instant: str | None) -> str:
-    return f", the last at {formatting.local(instant)}" if instant else ""
+def _last_at(instant: str | None) -> str:
+    return f", the last at {formatting.local_time(instant)}" if instant else ""
 
 
 def _totals(totals: dict[str, int]) -> str:
-    told = [f"{count:,} {name.replace('_', ' ')}" for name, count in totals.items() if count]
-    return ", ".join(told) or "nothing was done yet"
+    parts = [f"{count:,} {name.replace('_', ' ')}" for name, count in totals.items() if count]
+    return ", ".join(parts) or "nothing was done yet"
 
 
-def _counters(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """The counters of one cycle, with the runs that they are about."""
+def _counter_fields(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the counters of a cycle, each with the ids of its runs."""
     about = report.get("runs", {})
     return [
         (name.replace("_", " "), _with_ids(count, about.get(name, [])))

@@ -1,4 +1,4 @@
-"""`daybook task session`: the live agents that take tasks."""
+"""The `daybook task session` commands: the live agents that claim tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json
-from daybook.cli.task import several
+from daybook.cli.task import repeated_values
 
 Name = Annotated[str, Parameter(help="The session's name.")]
 
@@ -40,20 +40,20 @@ async def register_(
     """
     from daybook.api import tasks
 
-    made = await tasks.register(
+    session = await tasks.register(
         name,
         agent=agent,
         type=type_,
         workspace=workspace,
         channel=channel,
-        capabilities=several(capabilities, "capabilities", "--capability"),
+        capabilities=repeated_values(capabilities, "capabilities", "--capability"),
     )
     if as_json:
-        output.data(made)
+        output.print_json(session)
         return 0
-    task_formatting.session(made)
+    task_formatting.print_session(session)
     output.say(
-        f"It takes what fits it: daybook task next --session {formatting.quoted(made['name'])}"
+        f"It takes what fits it: daybook task next --session {formatting.quoted(session['name'])}"
     )
     return 0
 
@@ -74,11 +74,11 @@ async def report_(
     """
     from daybook.api import tasks
 
-    found = await tasks.report(name, state=state, prompting=prompting)
+    session = await tasks.report(name, state=state, prompting=prompting)
     if as_json:
-        output.data(found)
+        output.print_json(session)
     else:
-        output.line(f"{found['name']} ({task_formatting.session_state(found)})")
+        output.line(f"{session['name']} ({task_formatting.session_state(session)})")
     return 0
 
 
@@ -89,11 +89,11 @@ async def list_(*, as_json: Json = False) -> int:
     """
     from daybook.api import tasks
 
-    found = await tasks.list_sessions()
+    listed = await tasks.list_sessions()
     if as_json:
-        output.data(found)
-    elif found:
-        task_formatting.sessions(found)
+        output.print_json(listed)
+    elif listed:
+        task_formatting.print_sessions(listed)
     else:
         output.say("No session is registered; `daybook task session register --help` says how.")
     return 0
@@ -106,11 +106,11 @@ async def show_(name: Name, /, *, as_json: Json = False) -> int:
     """
     from daybook.api import tasks
 
-    found = await tasks.find_session(name)
+    session = await tasks.find_session(name)
     if as_json:
-        output.data(found)
+        output.print_json(session)
     else:
-        task_formatting.session(found)
+        task_formatting.print_session(session)
     return 0
 
 
@@ -121,10 +121,10 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
     """
     from daybook.api import tasks
 
-    gone = await tasks.remove_session(name)
+    removed = await tasks.remove_session(name)
     if as_json:
-        output.data(gone)
+        output.print_json(removed)
     else:
-        held = f"; run {gone['run_id'][:8]} is queued again" if gone["run_id"] else ""
-        output.line(f"Removed the session {gone['name']}{held}")
+        requeued = f"; run {removed['run_id'][:8]} is queued again" if removed["run_id"] else ""
+        output.line(f"Removed the session {removed['name']}{requeued}")
     return 0

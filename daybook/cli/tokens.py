@@ -1,4 +1,4 @@
-"""`daybook tokens`: what lets MCP clients in over HTTP."""
+"""The `daybook tokens` commands: the tokens by which MCP clients authenticate over HTTP."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ async def add_(
     """
     from daybook.api import tokens
 
-    made = await tokens.add(owner, name, user_id)
+    token = await tokens.add(owner, name, user_id)
     if as_json:
-        output.data(made)
+        output.print_json(token)
         return 0
-    output.line(made["token"])
-    output.say(f"The token {made['name']}, for {made['owner']}. It is not shown again.")
+    output.line(token["token"])
+    output.say(f"The token {token['name']}, for {token['owner']}. It is not shown again.")
     output.say("A client sends it as `Authorization: Bearer …` to `daybook mcp --http`.")
     return 0
 
@@ -50,19 +50,19 @@ async def list_(*, as_json: Json = False) -> int:
     """
     from daybook.api import tokens
 
-    found = await tokens.list_tokens()
+    listed = await tokens.list_tokens()
     if as_json:
-        output.data(found)
-    elif found:
+        output.print_json(listed)
+    elif listed:
         rows = [
             (
                 each["name"],
                 each["owner"],
                 each["user_id"] or "-",
-                formatting.local(each["created_at"]),
-                formatting.local(each["used_at"]),
+                formatting.local_time(each["created_at"]),
+                formatting.local_time(each["used_at"]),
             )
-            for each in found
+            for each in listed
         ]
         output.table(("NAME", "OWNER", "USER", "MADE", "LAST USED"), rows, whole=("NAME",))
     else:
@@ -82,9 +82,9 @@ async def remove_(
     """
     from daybook.api import tokens
 
-    gone = await tokens.remove(name)
+    removed = await tokens.remove(name)
     if as_json:
-        output.data(gone)
+        output.print_json(removed)
     else:
-        output.line(f"Removed the token {gone['name']}, for {gone['owner']}")
+        output.line(f"Removed the token {removed['name']}, for {removed['owner']}")
     return 0

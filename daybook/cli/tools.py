@@ -1,4 +1,4 @@
-"""`daybook tools`."""
+"""The `daybook tools` commands."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, header, json_object
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.options import Json, header, parse_json_object
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Server = Annotated[str, Parameter(help="The server's name.")]
@@ -22,22 +22,22 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook tools list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
-    found = await tools.list_tools()
+    listed = await tools.list_tools()
     if as_json:
-        output.data(found)
+        output.print_json(listed)
         return 0
-    if found["tools"]:
+    if listed["tools"]:
         rows = [
             (each["name"], each["source"], _first_line(each["description"]))
-            for each in found["tools"]
+            for each in listed["tools"]
         ]
         output.table(("NAME", "SOURCE", "DESCRIPTION"), rows, whole=("NAME",))
     else:
         output.say("There are no tools; `daybook tools add --help` says how to save a server.")
-    for name, why in found["absent"].items():
+    for name, why in listed["absent"].items():
         output.say(f"{name}: {why}")
     return 0
 
@@ -54,17 +54,17 @@ async def show_(
 
     Example: daybook tools show search.reindex
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
-    with _named("tool"):
-        found = await tools.show(name)
+    with _unknown_as_not_found("tool"):
+        details = await tools.show(name)
     if as_json:
-        output.data(found)
-    elif "settings" in found:
-        _server(found)
+        output.print_json(details)
+    elif "settings" in details:
+        _print_server(details)
     else:
-        _tool(found)
+        _print_tool(details)
     return 0
 
 
@@ -86,23 +86,23 @@ async def call_(
     """
     from daybook.schedules import durations
 
-    given = json_object("params", params) if params is not None else {}
-    within = durations.parse(timeout, "timeout").total_seconds()
-    prefect_first()
+    arguments = parse_json_object("params", params) if params is not None else {}
+    timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
+    prepare_prefect()
     from daybook.api import tools
 
-    with _named("tool"):
-        found = await tools.call(name, given, within)
+    with _unknown_as_not_found("tool"):
+        result = await tools.call(name, arguments, timeout_seconds)
     if as_json:
-        output.data(found)
+        output.print_json(result)
     else:
-        if found["output"]:
-            output.line(found["output"])
-        if found["status"] != "succeeded":
-            output.say(f"{found['status']}: {found['reason'] or found['error']}")
-        elif found["reason"]:
-            output.say(f"({found['reason']})")
-    return 0 if found["status"] == "succeeded" else 1
+        if result["output"]:
+            output.line(result["output"])
+        if result["status"] != "succeeded":
+            output.say(f"{result['status']}: {result['reason'] or result['error']}")
+        elif result["reason"]:
+            output.say(f"({result['reason']})")
+    return 0 if result["status"] == "succeeded" else 1
 
 
 async def test_(
@@ -115,25 +115,25 @@ async def test_(
 
     Example: daybook tools test search
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
-    with _named("tool server"):
-        found = await tools.test(name)
+    with _unknown_as_not_found("tool server"):
+        results = await tools.test(name)
     if as_json:
-        output.data(found)
-    elif found:
+        output.print_json(results)
+    elif results:
         rows = [
             (
                 each["server"],
                 each["problem"] or f"{len(each['tools'])} tools in {each['seconds']:.1f} s",
             )
-            for each in found
+            for each in results
         ]
         output.table(("SERVER", "ANSWER"), rows)
     else:
         output.say("There are no servers; `daybook tools add --help` says how to save one.")
-    return 1 if any(each["problem"] for each in found) else 0
+    return 1 if any(each["problem"] for each in results) else 0
 
 
 async def add_(
@@ -176,31 +176,31 @@ async def add_(
 
     Example: daybook tools add time -- uvx mcp-server-time
     """
-    from daybook.cli.agents import program_of
+    from daybook.cli.agents import command_words
 
     settings: dict[str, Any] = {
-        "command": program_of(command, arguments),
+        "command": command_words(command, arguments),
         "url": url or "",
         "work_dir": work_dir or "",
     }
     if headers is not None:
         settings["headers"] = dict(map(header, headers))
     if environment is not None:
-        from daybook.processes.environment import DEFAULT
+        from daybook.processes.environment import DEFAULT_NAMES
 
         if not settings["command"]:
             raise InvalidInput("env", "is for a program; this server has none")
-        settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
-    prefect_first()
+        settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
+    prepare_prefect()
     from daybook.api import tools
 
-    made = await tools.add(name, settings, replace=replace)
+    server = await tools.add(name, settings, replace=replace)
     if as_json:
-        output.data(made)
+        output.print_json(server)
     else:
-        _server(made)
-        if made["tools"]:
-            output.say(f"See what one takes: daybook tools show {made['tools'][0]}")
+        _print_server(server)
+        if server["tools"]:
+            output.say(f"See what one takes: daybook tools show {server['tools'][0]}")
     return 0
 
 
@@ -209,20 +209,23 @@ async def remove_(name: Server, /, *, as_json: Json = False) -> int:
 
     Example: daybook tools remove time
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
     await tools.remove(name)
     if as_json:
-        output.data({"removed": name})
+        output.print_json({"removed": name})
     else:
         output.line(f"Removed the tool server {name}")
     return 0
 
 
 @contextmanager
-def _named(noun: str) -> Iterator[None]:
-    """It is what the command names, so its absence is "not found", not a wrong option."""
+def _unknown_as_not_found(noun: str) -> Iterator[None]:
+    """Raise `NotFound` for an unknown tool or server, because the command names it as its target.
+
+    An unknown secret stays `UnknownName`: the command does not name it.
+    """
     try:
         yield
     except UnknownName as error:
@@ -235,7 +238,7 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0] or "-"
 
 
-def _tool(tool: dict[str, Any]) -> None:
+def _print_tool(tool: dict[str, Any]) -> None:
     output.line(f"{tool['name']} ({tool['source']})", style="bold")
     schema = tool["schema"]
     required = schema.get("required", [])
@@ -243,24 +246,27 @@ def _tool(tool: dict[str, Any]) -> None:
     properties = schema.get("properties", {})
     pairs = [("description", tool["description"].strip())]
     for name, each in properties.items() if isinstance(properties, dict) else ():
-        told = _of_type(each)
-        pairs.append((f"param {name}", f"{told}, required" if name in needs else told))
+        type_text = _of_type(each)
+        pairs.append((f"param {name}", f"{type_text}, required" if name in needs else type_text))
     pairs.append(("jobs", ", ".join(tool["jobs"])))
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
 def _of_type(schema: Any) -> str:
-    """A param's schema, in words where it is simple: `integer, default 0: how many`; else JSON."""
+    """Return the schema of a parameter in words if it is simple, else as JSON.
+
+    `integer, default 0: how many`.
+    """
     if not isinstance(schema, dict) or schema.keys() - _SIMPLE:
-        return formatting.value(schema)
+        return formatting.field_text(schema)
     kind, choices = schema.get("type", "anything"), schema.get("enum")
     if not isinstance(kind, str):
-        return formatting.value(schema)
-    told = f"one of {', '.join(map(_json, choices))}" if isinstance(choices, list) else kind
+        return formatting.field_text(schema)
+    type_text = f"one of {', '.join(map(_json, choices))}" if isinstance(choices, list) else kind
     if "default" in schema:
-        told += f", default {_json(schema['default'])}"
+        type_text += f", default {_json(schema['default'])}"
     about = schema.get("description")
-    return f"{told}: {about}" if isinstance(about, str) and about else told
+    return f"{type_text}: {about}" if isinstance(about, str) and about else type_text
 
 
 _SIMPLE = {"type", "title", "enum", "default", "description"}
@@ -270,7 +276,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _server(server: dict[str, Any]) -> None:
+def _print_server(server: dict[str, Any]) -> None:
     settings = server["settings"]
     output.line(f"{server['name']} (tool server)", style="bold")
     headers = [f"{name}: {value}" for name, value in settings.get("headers", {}).items()]
@@ -287,4 +293,4 @@ def _server(server: dict[str, Any]) -> None:
         ("problem", server["problem"] or ""),
         ("jobs", ", ".join(server.get("jobs", []))),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])

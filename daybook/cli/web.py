@@ -1,4 +1,4 @@
-"""`daybook web`: the health page and the metrics, without `daybook up`."""
+"""The `daybook web` command: the health page and the metrics, without `daybook up`."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def web_(
     from daybook import settings
     from daybook.operations import server, web
 
-    said = settings.load()
-    wanted = said.web_port if port is None else port
-    if not 0 < wanted < 2**16:
-        raise InvalidInput("port", f"{wanted} is not legal", "legal: 1 to 65535")
+    loaded = settings.load()
+    number = loaded.web_port if port is None else port
+    if not 0 < number < 2**16:
+        raise InvalidInput("port", f"{number} is not legal", "legal: 1 to 65535")
     if host is not None and not host.strip():
         raise InvalidInput("host", "is empty", "such as 0.0.0.0, for all addresses of this machine")
-    command = web.command(host or server.HOST, wanted, name or ())
+    command = web.command(host or server.HOST, number, name or ())
     os.execv(command[0], command)

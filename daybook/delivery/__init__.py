@@ -7,6 +7,6 @@
                                               listeners ─► listener_calls   └─► inbox
     the result ─► sending: delivered, retried after `backoff`, or failed
 
-Every row is written in the transaction of its outcome (promise 2), so nothing is lost when the
+Every row is written in the transaction of its outcome (promise 6), so nothing is lost if the
 process dies. Delivery is at least once; recipients deduplicate by the message id.
 """

@@ -1,19 +1,20 @@
-"""When a job's failures are told of (requirement 34): so that none is silent, and no storm comes.
+"""Rules for alerts about a job's failures: never silently, never in bursts.
 
 ::
 
-    told last     open   a failure now                        a success now
+    last alert    open   a failure now                        a success now
     ------------  -----  -----------------------------------  ------------------------------------
-    never         no     told at once; open                   nothing
-    an hour ago   no     told at once; open                   nothing
-    less          no     told when the hour is over; open     nothing
-    an hour ago   yes    told once more, with their count     one recovery note; no longer open
-    less          yes    held back: it is known to fail       one recovery note; no longer open;
-                                                              what was not sent yet is withdrawn
+    never         no     alert at once; open                  nothing
+    an hour ago   no     alert at once; open                  nothing
+    less          no     alert when the hour is over; open    nothing
+    an hour ago   yes    alert again, with the count          one recovery message; closed
+    less          yes    suppressed: known to fail            one recovery message; closed;
+                                                              an unsent alert is withdrawn
 
-`jobs.alerted_at` is when it was told last, or will be; `jobs.alert_open` whether a recovery is
-owed. So a job that fails and succeeds by turns has one alert and one recovery an hour, and one
-whose last word was a recovery does not fail unheard. That a job was paused is told always.
+`jobs.alerted_at` is the time of the last alert, which may be in the future; `jobs.alert_open` is
+true while a recovery message is due. So a job that alternates between failure and success gets one
+alert and one recovery message an hour, and a failure after a recovery message is not silent. The
+message that a job was paused is always sent.
 """
 
 from __future__ import annotations
@@ -22,26 +23,30 @@ from datetime import datetime, timedelta
 
 from daybook.ledger.tables import JobRow
 
-QUIET = timedelta(hours=1)
-"""How long after a failure was told of the next one is."""
+ALERT_INTERVAL = timedelta(hours=1)
+"""The minimum interval between two alerts of a job."""
 
-ALARMING = frozenset({"failed", "missed", "paused", "overdue", "undelivered", "needs_attention"})
-"""The events of what somebody should look at, whoever it was told to; the rest is good to know."""
+ALERT_EVENTS = frozenset(
+    {"failed", "missed", "paused", "overdue", "undelivered", "needs_attention"}
+)
+"""The events that need attention, whoever receives them; other events are informative."""
 
 
-def when(job: JobRow, now: datetime) -> datetime | None:
-    """When a failure of ``now`` is told of; None: it is known that the job fails."""
+def next_alert_at(job: JobRow, now: datetime) -> datetime | None:
+    """Return the time of the alert for a failure at ``now``; None if it is known to fail."""
     last = job.alerted_at
-    if last is None or now >= last + QUIET or last > now + QUIET:  # the clock was set back
+    if (
+        last is None or now >= last + ALERT_INTERVAL or last > now + ALERT_INTERVAL
+    ):  # the clock was set back
         return now
-    return None if job.alert_open else last + QUIET
+    return None if job.alert_open else last + ALERT_INTERVAL
 
 
-def told(job: JobRow, at: datetime) -> None:
-    """A failure is told of at ``at``."""
+def record_alert(job: JobRow, at: datetime) -> None:
+    """Record that an alert is sent at ``at``."""
     job.alerted_at, job.alert_open = at, True
 
 
-def withdrawn(job: JobRow, at: datetime) -> None:
-    """What was to be told at ``at`` is not: the hour counts from what was told before."""
-    job.alerted_at, job.alert_open = at - QUIET, False
+def withdraw_alert(job: JobRow, at: datetime) -> None:
+    """Withdraw the alert planned for ``at``: the hour counts from the alert before it."""
+    job.alerted_at, job.alert_open = at - ALERT_INTERVAL, False

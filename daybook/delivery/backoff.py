@@ -1,11 +1,12 @@
-"""When a callback or message that was not taken is tried again. Pure.
+"""Retry delays of callbacks and messages. Pure.
 
 ::
 
-    try     1   2    3     4      5      6      7     8     9     10    11
-    after   –   5 s  30 s  2 min  10 min 30 min 1 h   2 h   4 h   6 h   10 h     about 24 h in all
+    attempt  1   2    3     4      5      6      7     8     9     10    11
+    after    –   5 s  30 s  2 min  10 min 30 min 1 h   2 h   4 h   6 h   10 h     about 24 h in all
 
-Each pause is longer by up to a tenth, at random: what failed together does not come back together.
+Each delay is extended by a random part of up to a tenth, so rows that failed together are not
+retried together.
 """
 
 from __future__ import annotations
@@ -14,30 +15,34 @@ import random
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from daybook.delivery.sending import GIVEN_UP_AFTER
+from daybook.delivery.sending import MAX_DELIVERY_AGE
 
 if TYPE_CHECKING:
     from daybook.ledger.tables import OutboxRow
 
-PAUSES = tuple(
+RETRY_DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
 )
-TRIES = len(PAUSES) + 1
-LONGEST = GIVEN_UP_AFTER
-JITTER = 0.1
+DEFAULT_ATTEMPTS = len(RETRY_DELAYS) + 1
+MAX_RETRY_AGE = MAX_DELIVERY_AGE
+MAX_JITTER = 0.1
 
 
-def next_try(row: OutboxRow, now: datetime, asked: float | None, tries: int) -> datetime | None:
-    """When to try again after the failed try that follows ``row.attempts``; None: it was the last.
+def next_attempt_at(
+    row: OutboxRow, now: datetime, asked: float | None, tries: int
+) -> datetime | None:
+    """Return the time of the next attempt after a failed one that follows ``row.attempts`` others.
 
-    ``asked`` are the seconds of a ``Retry-After``: kept when they are more than the pause, as far
-    as the row's time goes.
+    ``asked`` are the seconds of a ``Retry-After``: used if longer than the delay, up to the end of
+    the row's time. Returns None if it was the last attempt.
     """
-    made, over = row.attempts + 1, (row.retried_at or row.created_at) + LONGEST
-    if made >= tries or now >= over:
+    attempts, deadline = row.attempts + 1, (row.retried_at or row.created_at) + MAX_RETRY_AGE
+    if attempts >= tries or now >= deadline:
         return None
-    pause = PAUSES[min(made, len(PAUSES)) - 1] * (1 + random.uniform(0, JITTER))
-    if asked is not None and asked > pause.total_seconds():
-        pause = max(pause, min(timedelta(seconds=min(asked, LONGEST.total_seconds())), over - now))
-    return now + pause
+    delay = RETRY_DELAYS[min(attempts, len(RETRY_DELAYS)) - 1] * (1 + random.uniform(0, MAX_JITTER))
+    if asked is not None and asked > delay.total_seconds():
+        delay = max(
+            delay, min(timedelta(seconds=min(asked, MAX_RETRY_AGE.total_seconds())), deadline - now)
+        )
+    return now + delay

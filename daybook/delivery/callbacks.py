@@ -1,16 +1,16 @@
-"""One try of a callback: whom it is signed for, the request, and what its answer means.
+"""One attempt to send a callback: its signature, the request, and the meaning of the response.
 
 ==================================  ============================================================
 2xx                                 delivered
-410                                 failed: its receiver wants no more of it
-an address that is not allowed      failed: no later try is allowed it either
-anything else                       tried again by `backoff`, and failed after the last try
-↳ with a ``Retry-After``            not before that
-↳ and it is a session's wake       failed: the next cycle is its next try
+410                                 failed: the recipient wants no more of it
+an address that is not allowed      failed: a later attempt is not allowed either
+anything else                       retried by `backoff`, and failed after the last attempt
+↳ with a ``Retry-After``            not before that time
+↳ for the wake of a task session    failed: the next cycle sends the next wake
 ==================================  ============================================================
 
-A redirect is not followed: where a callback goes is what was asked for. The body is sent as it
-stands in the ledger, byte by byte, since that is what is signed.
+A redirect is not followed: a callback goes only to the requested URL. The body is sent byte by byte
+as the ledger holds it, because the signature covers these bytes.
 """
 
 from __future__ import annotations
@@ -26,49 +26,51 @@ import httpx
 
 from daybook import home
 from daybook.delivery import backoff, destinations, home_secret, outbox, signing
-from daybook.delivery.destinations import Destination, Known
-from daybook.delivery.sending import GONE, Tried
+from daybook.delivery.destinations import Destination, DestinationIndex
+from daybook.delivery.sending import GONE_STATUS, DeliveryResult
 from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
 from daybook.home import Home
 from daybook.http import guard, request, secrets
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
-from daybook.http.request import Answer, NoAnswer, retry_after, words_of
+from daybook.http.request import NoResponse, Response, retry_after, status_text
 from daybook.jobs import limits
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.resources.secrets import PrefectSecrets
+from daybook.resources.secrets import PrefectSecretStore
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 T = TypeVar("T")
 
-KEPT_FOR = 10.0
-"""Seconds for which connections to a judged address are kept."""
-LIMIT = 64 * 1024
-"""Bytes of an answer that are read: nothing is done with them, but a connection can go on."""
-ASKING = 10.0
-"""Seconds for a question to Prefect: its client asks a server that went away for minutes."""
-KEPT_BACK = "sent without the token: a job of an agent has it at the destination's own address only"
-HOMES = "signed with the home's secret: the address has no destination of its own"
+CONNECTION_REUSE_SECONDS = 10.0
+"""How long connections to a checked address are kept."""
+MAX_RESPONSE_BYTES = 64 * 1024
+"""Bytes of a response that are read: they are discarded, but the connection stays usable."""
+PREFECT_TIMEOUT_SECONDS = 10.0
+"""Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
+TOKEN_WITHHELD_NOTE = (
+    "sent without the token: a job of an agent has it at the destination's own address only"
+)
+HOME_SECRET_NOTE = "signed with the home's secret: the address has no destination of its own"
 
 
-class Post:
-    """Sends callbacks, one try each; use it as an async context manager.
+class CallbackSender:
+    """Sends callbacks, one attempt each; use it as an async context manager.
 
-    ``now`` is the ledger's clock, ``client`` Prefect's: it is asked for destinations and tokens,
-    once each and not before they are needed. Where it does not answer `PrefectUnreachable` is
-    raised, or what the client raises.
+    ``now`` is the ledger's clock. ``client`` is Prefect's: it reads destinations and tokens, once
+    each and only when they are needed. If Prefect does not respond, `PrefectUnreachable` or the
+    client's own error is raised.
     """
 
     def __init__(
         self, client: PrefectClient, now: Callable[[], datetime], place: Home | None = None
     ) -> None:
         self._client, self._now = client, now
-        self._home = place or home.here()
-        self._known: Known | None = None
-        self._homes: list[home_secret.Kept] = []
+        self._home = place or home.current_home()
+        self._known: DestinationIndex | None = None
+        self._homes: list[home_secret.SigningSecret] = []
         self._tokens: dict[tuple[str, str], str] = {}
         self._transports: dict[Rule, HttpxTransport] = {}
 
@@ -84,124 +86,139 @@ class Post:
         for transport in self._transports.values():
             await transport.aclose()
 
-    async def send(self, row: OutboxRow) -> Tried:
-        """One try, of at most its destination's timeout.
+    async def send(self, row: OutboxRow) -> DeliveryResult:
+        """Make one attempt, which lasts at most the destination's timeout.
 
-        It raises where Prefect cannot be asked for destinations or a token: no try was made then.
+        Raises if Prefect cannot be read for destinations or a token: then no attempt was made.
         """
         known = await self._destinations()
-        began, destination = time.perf_counter(), Destination()
-        answer: Answer | None = None
-        ends = False
+        started, destination = time.perf_counter(), Destination()
+        answer: Response | None = None
+        final = False
         try:
-            # Also of what never came to a claim: it is told of due times that were missed.
-            Guard(Rule.OPERATOR, limits=limits.of_owner(row.owner)).check(row.address)
+            # Check here as well: a run that was missed was never checked at a claim.
+            Guard(Rule.OPERATOR, limits=limits.load_limits(row.owner)).check(row.address)
             destination = known.of(row.address) or destination
             answer = await self._ask(row, destination)
-        except NoAnswer as error:
-            # A status that came says what it says, whatever is missing of the words to it.
-            answer, told = error.part, str(error)
+        except NoResponse as error:
+            # A status is conclusive even if the rest of the response is missing.
+            answer, problem = error.part, str(error)
         except OutgoingRefused as error:
-            ends, told = True, str(error)
+            final, problem = True, str(error)
         except (InvalidInput, OSError) as error:
-            told = str(error)
+            problem = str(error)
         else:
-            told = ""
-        seconds = time.perf_counter() - began
+            problem = ""
+        seconds = time.perf_counter() - started
         if answer is not None:
             address = guard.origin(httpx.URL(row.address))
-            told = "" if _took_it(answer) else f"{address} answered {words_of(answer.status)}"
-            ends = answer.status == GONE
-        return self._tried(row, destination, answer, told, seconds, ends=ends)
+            problem = (
+                "" if _is_success(answer) else f"{address} answered {status_text(answer.status)}"
+            )
+            final = answer.status == GONE_STATUS
+        return self._tried(row, destination, answer, problem, seconds, ends=final)
 
-    async def _destinations(self) -> Known:
+    async def _destinations(self) -> DestinationIndex:
         if self._known is None:
-            self._known = await self._answered(destinations.known(self._client))
+            self._known = await self._answered(destinations.load_index(self._client))
         return self._known
 
-    async def _ask(self, row: OutboxRow, destination: Destination) -> Answer:
+    async def _ask(self, row: OutboxRow, destination: Destination) -> Response:
         now, body = self._now(), row.body.encode("utf-8", errors="replace")
-        valid = destination.secrets(now) if destination.secret else self._of_home(now)
+        signing_secrets = destination.secrets(now) if destination.secret else self._of_home(now)
         transport = self._transport(Rule.of(row.owner, row.writer))
         token = await self._token(row, destination)
         return await request.request(
             transport,
             "POST",
             row.address,
-            headers=signing.headers(row, body, valid, token, now),
+            headers=signing.headers(row, body, signing_secrets, token, now),
             body=body,
             secret={signing.AUTHORIZATION} if token else (),
             timeout=destination.timeout,
-            limit=LIMIT,
+            limit=MAX_RESPONSE_BYTES,
         )
 
     def _of_home(self, now: datetime) -> list[str]:
         if not self._homes:
-            self._homes = home_secret.every(self._home)
-        return home_secret.valid(self._homes, now)
+            self._homes = home_secret.read_secrets(self._home)
+        return home_secret.valid_secrets(self._homes, now)
 
     def _transport(self, rule: Rule) -> HttpxTransport:
-        found = self._transports.get(rule)
-        if found is None:
-            found = HttpxTransport(Guard.here(rule), follow=False, kept_for=KEPT_FOR)
-            self._transports[rule] = found
-        return found
+        transport = self._transports.get(rule)
+        if transport is None:
+            transport = HttpxTransport(
+                Guard.here(rule), follow=False, kept_for=CONNECTION_REUSE_SECONDS
+            )
+            self._transports[rule] = transport
+        return transport
 
     async def _token(self, row: OutboxRow, destination: Destination) -> str | None:
-        """The secret that the destination names; it goes to its hosts only."""
+        """Return the secret that the destination names, which goes only to its hosts; or None."""
         if not _has_token(row, destination):
             return None
-        goes = secrets.Destination.of_url(Guard(Rule.OPERATOR).check(row.address))
-        key = (destination.token, goes.shown)
+        target = secrets.SecretDestination.of_url(Guard(Rule.OPERATOR).check(row.address))
+        key = (destination.token, target.shown)
         if key not in self._tokens:
-            source = PrefectSecrets(self._client)
+            source = PrefectSecretStore(self._client)
             text = f"{{{{secret:{destination.token}}}}}"
-            filling = secrets.fill("token", text, goes, source, secrets.Filled())
-            self._tokens[key] = await self._answered(filling)
+            filled = secrets.fill("token", text, target, source, secrets.FilledSecrets())
+            self._tokens[key] = await self._answered(filled)
         return self._tokens[key]
 
     async def _answered(self, question: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(ASKING):
+            async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
                 return await question
         except TimeoutError:
-            why = f"no answer within {ASKING:g} s"
+            why = f"no answer within {PREFECT_TIMEOUT_SECONDS:g} s"
             raise PrefectUnreachable(str(self._client.api_url), why) from None
 
     def _tried(
         self,
         row: OutboxRow,
         destination: Destination,
-        answer: Answer | None,
-        told: str,
+        answer: Response | None,
+        problem: str,
         seconds: float,
         *,
         ends: bool,
-    ) -> Tried:
-        code = answer.status if answer else None
-        note = "" if destination.name else HOMES
+    ) -> DeliveryResult:
+        status_code = answer.status if answer else None
+        note = "" if destination.name else HOME_SECRET_NOTE
         if destination.token and not _has_token(row, destination):
-            note = KEPT_BACK
+            note = TOKEN_WITHHELD_NOTE
         now = self._now()
-        if not told:
-            return Tried(row.id, row.fence, Delivery.DELIVERED, None, seconds, code, note=note)
-        asked = retry_after(answer.headers.get("retry-after", ""), now) if answer else None
-        once = ends or row.purpose == outbox.WAKE
-        again = None if once else backoff.next_try(row, now, asked, destination.tries)
-        status = Delivery.FAILED if again is None else Delivery.PENDING
+        if not problem:
+            return DeliveryResult(
+                row.id, row.fence, Delivery.DELIVERED, None, seconds, status_code, note=note
+            )
+        requested_delay = (
+            retry_after(answer.headers.get("retry-after", ""), now) if answer else None
+        )
+        no_retry = ends or row.purpose == outbox.WAKE
+        next_at = (
+            None
+            if no_retry
+            else backoff.next_attempt_at(row, now, requested_delay, destination.tries)
+        )
+        status = Delivery.FAILED if next_at is None else Delivery.PENDING
         went_out = answer is not None or not ends
-        return Tried(row.id, row.fence, status, again, seconds, code, told, note, went_out)
+        return DeliveryResult(
+            row.id, row.fence, status, next_at, seconds, status_code, problem, note, went_out
+        )
 
 
 def _has_token(row: OutboxRow, destination: Destination) -> bool:
-    """Whether the destination's token goes with it.
+    """Return whether the destination's token is sent with the row.
 
-    An agent chooses its job's address, and below that of a destination there may be what nobody
-    but the operator is to ask for.
+    An agent chooses its job's URL, and a URL below the destination's may be one that only the
+    operator may request. So an agent's callback carries the token only at the destination's own
+    URL.
     """
-    own = Rule.of(row.owner, row.writer) is not Rule.AGENT or destination.is_at(row.address)
-    return bool(destination.token) and own
+    allowed = Rule.of(row.owner, row.writer) is not Rule.AGENT or destination.is_at(row.address)
+    return bool(destination.token) and allowed
 
 
-def _took_it(answer: Answer) -> bool:
+def _is_success(answer: Response) -> bool:
     return 200 <= answer.status < 300

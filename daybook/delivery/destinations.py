@@ -1,15 +1,15 @@
-"""Destinations of callbacks: who signs for an address, with what token, how long and how often.
+"""Destinations of callbacks: the signing secret, token, timeout and number of attempts of a URL.
 
-One is a block document of a type of ours, whose secret Prefect encrypts. It is for every address
-that begins with its own, up to a slash: of several the longest. An address without one is signed
-with the home's secret (`home_secret`).
+A destination is a block document of our own type, whose secret Prefect encrypts. It applies to
+every URL that begins with its own up to a slash; the longest match wins. A callback to a URL
+without a destination is signed with the home's secret (`home_secret`).
 
 ::
 
-    https://ops.example.org/hook     is for  …/hook  …/hook/a  …/hook?x=1     not for  …/hooks
+    https://ops.example.org/hook     applies to  …/hook  …/hook/a  …/hook?x=1     not to  …/hooks
 
-They are read once a minute and process. Prefect's own errors of connection are let through: who
-cannot read them cannot send, and tries again later.
+Each process reads the destinations at most once a minute. Prefect's connection errors propagate: a
+process that cannot read them cannot send, and retries later.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from pydantic import (
 
 from daybook import settings
 from daybook.delivery import backoff
-from daybook.delivery.home_secret import OVERLAP, new_secret, refuse_third
+from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_secret
 from daybook.errors import InvalidInput, NotFound
-from daybook.http.addresses import PORTS
+from daybook.http.addresses import DEFAULT_PORTS
 from daybook.http.guard import Guard, Rule
 from daybook.resources import documents as block_documents
 from daybook.resources.documents import BlockType
@@ -53,12 +53,12 @@ TITLE = "Daybook destination"
 DESCRIPTION = "Where callbacks go: the secret that signs them, a token, a timeout, the tries."
 TYPE = BlockType(SLUG, TITLE, "destination")
 
-TIMEOUT = 15.0
-LONGEST_TIMEOUT = 45.0
-"""Shorter than the lease on a row: who hangs so long does not lose it."""
-MOST_TRIES = 20
-FRESH = 60.0
-"""Seconds for which what was read of Prefect is taken for true."""
+DEFAULT_TIMEOUT_SECONDS = 15.0
+MAX_TIMEOUT_SECONDS = 45.0
+"""Shorter than the lease on a row, so an attempt that hangs this long keeps its lease."""
+MAX_ATTEMPTS = 20
+CACHE_SECONDS = 60.0
+"""How long destinations that were read from Prefect are reused."""
 
 
 class DestinationSettings(BaseModel):
@@ -83,10 +83,16 @@ class DestinationSettings(BaseModel):
         "Authorization: Bearer. Empty: none.",
     )
     timeout: float = Field(
-        default=TIMEOUT, ge=1, le=LONGEST_TIMEOUT, description="How many seconds one try may take."
+        default=DEFAULT_TIMEOUT_SECONDS,
+        ge=1,
+        le=MAX_TIMEOUT_SECONDS,
+        description="How many seconds one try may take.",
     )
     tries: int = Field(
-        default=backoff.TRIES, ge=1, le=MOST_TRIES, description="How often a callback is tried."
+        default=backoff.DEFAULT_ATTEMPTS,
+        ge=1,
+        le=MAX_ATTEMPTS,
+        description="How often a callback is tried.",
     )
 
     @field_validator("url")
@@ -104,15 +110,15 @@ class DestinationSettings(BaseModel):
     @classmethod
     def _a_secret(cls, value: SecretStr) -> SecretStr:
         text = value.get_secret_value()
-        # A list of documents has asterisks in its place.
+        # A list of documents shows asterisks instead of the secret.
         if text.strip("*") and not settings.signing_key(text):
-            raise ValueError(f"is none; {settings.LEGAL_SECRET}")
+            raise ValueError(f"is none; {settings.SIGNING_SECRET_FORMAT}")
         return value
 
 
 @dataclass(frozen=True)
 class Destination:
-    """One that can be used. ``name`` is empty for what is sent by the home's own settings."""
+    """A validated destination. ``name`` is empty for the home's own settings."""
 
     name: str = ""
     url: str = ""
@@ -120,130 +126,128 @@ class Destination:
     previous_secret: str = field(default="", repr=False)
     previous_until: datetime | None = None
     token: str = ""
-    timeout: float = TIMEOUT
-    tries: int = backoff.TRIES
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+    tries: int = backoff.DEFAULT_ATTEMPTS
 
     def is_at(self, url: str) -> bool:
-        """Whether ``url`` is its own address and not one below it."""
+        """Return whether ``url`` is the destination's own URL, not one below it."""
         try:
             return str(httpx.URL(url)) == self.url
         except (httpx.InvalidURL, TypeError, ValueError):
             return False
 
     def secrets(self, now: datetime) -> list[str]:
-        """Those that are valid at ``now``, the newest first."""
-        known = [self.secret]
+        """Return the secrets that are valid at ``now``, newest first."""
+        valid = [self.secret]
         if self.previous_secret and self.previous_until and now < self.previous_until:
-            known.append(self.previous_secret)
-        return known
+            valid.append(self.previous_secret)
+        return valid
 
 
 def build(name: str, data: dict[str, Any]) -> Destination:
-    """The destination of stored settings; raises `InvalidInput` when they are not legal.
+    """Return the destination of stored settings; raise `InvalidInput` if they are invalid.
 
-    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    The Prefect server does not validate a block that was edited in its UI, so this check does.
     """
     try:
-        found = DestinationSettings.model_validate(data)
-        if not found.secret.get_secret_value():
+        stored = DestinationSettings.model_validate(data)
+        if not stored.secret.get_secret_value():
             raise InvalidInput("destination", f'"{name}" has no secret', "mend the block")
     except ValidationError as error:
-        where, problem = block_documents.problem(error)
+        field_name, problem = block_documents.validation_problem(error)
         raise InvalidInput(
-            "destination", f'"{name}": {where}: {problem}', "mend the block"
+            "destination", f'"{name}": {field_name}: {problem}', "mend the block"
         ) from None
     return Destination(
         name,
-        found.url,
-        found.secret.get_secret_value(),
-        found.previous_secret.get_secret_value(),
-        found.previous_until,
-        found.token,
-        found.timeout,
-        found.tries,
+        stored.url,
+        stored.secret.get_secret_value(),
+        stored.previous_secret.get_secret_value(),
+        stored.previous_until,
+        stored.token,
+        stored.timeout,
+        stored.tries,
     )
 
 
-# --- which one an address has
+# --- the destination of a URL
 
-_Place = tuple[str, str, int, str]
-"""Scheme, host, port and path of an address."""
+_UrlParts = tuple[str, str, int, str]
+"""Scheme, host, port and path of a URL."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """All destinations, with their secrets, as they were read at one moment."""
+class DestinationIndex:
+    """All destinations, with their secrets, as read at one moment."""
 
-    documents: tuple[tuple[_Place, str, dict[str, Any]], ...] = field(default=(), repr=False)
+    documents: tuple[tuple[_UrlParts, str, dict[str, Any]], ...] = field(default=(), repr=False)
 
     @classmethod
     def read(cls, documents: Iterable[BlockDocument]) -> Self:
-        """Of documents with their secrets; one without an address is for none."""
-        placed = [
-            (place, str(each.name), dict(each.data))
+        """Build from documents with their secrets; skip documents without a valid URL."""
+        entries = [
+            (parts, str(each.name), dict(each.data))
             for each in documents
-            if (place := _place(str(each.data.get("url", "")))) is not None
+            if (parts := _url_parts(str(each.data.get("url", "")))) is not None
         ]
-        return cls(tuple(placed))
+        return cls(tuple(entries))
 
     def of(self, url: str) -> Destination | None:
-        """That of ``url``; None where it has none. Raises `InvalidInput` where its settings are
-        bad.
-        """
-        wanted = _place(url) if self.documents else None
-        fitting = [each for each in self.documents if wanted and _within(wanted, each[0])]
-        if not fitting:
+        """Return the destination of ``url``, or None; raise `InvalidInput` for bad settings."""
+        parts = _url_parts(url) if self.documents else None
+        matching = [each for each in self.documents if parts and _is_under(parts, each[0])]
+        if not matching:
             return None
-        _, name, data = max(fitting, key=lambda each: (len(each[0][3]), each[1]))
+        _, name, data = max(matching, key=lambda each: (len(each[0][3]), each[1]))
         return build(name, data)
 
 
-def _place(url: str) -> _Place | None:
-    """In its normal form; None of what is no web address."""
+def _url_parts(url: str) -> _UrlParts | None:
+    """Return the normalised parts of a URL; None if it is no web address."""
     try:
         parsed = httpx.URL(url.strip())
     except (httpx.InvalidURL, TypeError, ValueError):
         return None
-    if parsed.scheme not in PORTS or not parsed.raw_host:
+    if parsed.scheme not in DEFAULT_PORTS or not parsed.raw_host:
         return None
     path = parsed.raw_path.partition(b"?")[0].decode("ascii").rstrip("/")
     host = parsed.raw_host.decode("ascii").lower().removesuffix(".")
-    return parsed.scheme, host, parsed.port or PORTS[parsed.scheme], path
+    return parsed.scheme, host, parsed.port or DEFAULT_PORTS[parsed.scheme], path
 
 
-def _within(wanted: _Place, place: _Place) -> bool:
-    path, begins = wanted[3], place[3]
-    return wanted[:3] == place[:3] and (path == begins or path.startswith(f"{begins}/"))
+def _is_under(url: _UrlParts, base: _UrlParts) -> bool:
+    path, base_path = url[3], base[3]
+    return url[:3] == base[:3] and (path == base_path or path.startswith(f"{base_path}/"))
 
 
-_read: WeakKeyDictionary[PrefectClient, tuple[float, Known]] = WeakKeyDictionary()
+_read: WeakKeyDictionary[PrefectClient, tuple[float, DestinationIndex]] = WeakKeyDictionary()
 
 
-async def known(client: PrefectClient) -> Known:
-    """All of them, read at most `FRESH` seconds ago by this process."""
-    found = _read.get(client)
-    if found is None or time.monotonic() - found[0] > FRESH:
-        documents = await block_documents.every(client, TYPE, include_secrets=True)
-        found = _read[client] = (time.monotonic(), Known.read(documents))
-    return found[1]
+async def load_index(client: PrefectClient) -> DestinationIndex:
+    """Return all destinations, read by this process at most `CACHE_SECONDS` ago."""
+    cached = _read.get(client)
+    if cached is None or time.monotonic() - cached[0] > CACHE_SECONDS:
+        documents = await block_documents.list_documents(client, TYPE, include_secrets=True)
+        cached = _read[client] = (time.monotonic(), DestinationIndex.read(documents))
+    return cached[1]
 
 
 async def find(client: PrefectClient, url: str) -> Destination | None:
-    """Return the destination of an address, or None. Raises `InvalidInput` for a bad one."""
-    return (await known(client)).of(url)
+    """Return the destination of a URL, or None; raise `InvalidInput` for bad settings."""
+    return (await load_index(client)).of(url)
 
 
-# --- keeping them
+# --- storage
 
 
-async def every(client: PrefectClient, now: datetime) -> list[dict[str, Any]]:
-    """All of them by name, without their secrets.
+async def list_destinations(client: PrefectClient, now: datetime) -> list[dict[str, Any]]:
+    """Return all destinations by name, without their secrets.
 
     `{"name", "url", "token", "timeout", "tries", "rotating_until", "problem"}`
     """
     return [
         _shown(str(each.name), dict(each.data), now)
-        for each in await block_documents.every(client, TYPE)
+        for each in await block_documents.list_documents(client, TYPE)
     ]
 
 
@@ -252,15 +256,15 @@ def _shown(name: str, data: dict[str, Any], now: datetime) -> dict[str, Any]:
         "name": name,
         "url": data.get("url"),
         "token": data.get("token") or "",
-        "timeout": data.get("timeout", TIMEOUT),
-        "tries": data.get("tries", backoff.TRIES),
+        "timeout": data.get("timeout", DEFAULT_TIMEOUT_SECONDS),
+        "tries": data.get("tries", backoff.DEFAULT_ATTEMPTS),
         "rotating_until": None,
         "problem": None,
     }
     try:
         until = DestinationSettings.model_validate(data).previous_until
     except ValidationError as error:
-        return shown | {"problem": ": ".join(block_documents.problem(error))}
+        return shown | {"problem": ": ".join(block_documents.validation_problem(error))}
     return shown | {"rotating_until": until if until and now < until else None}
 
 
@@ -271,39 +275,42 @@ async def add(
     *,
     secret: str | None = None,
     token: str = "",
-    timeout: float = TIMEOUT,
-    tries: int = backoff.TRIES,
+    timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    tries: int = backoff.DEFAULT_ATTEMPTS,
     replace: bool = False,
 ) -> Destination:
-    """Keep one, with a fresh secret where none is given.
+    """Save a destination, with a new secret if none is given.
 
-    Raises `InvalidInput` for a bad or taken name, bad settings, an address that another one has.
+    Raises `InvalidInput` for a bad or taken name, bad settings, or a URL that another destination
+    has.
     """
-    given = {"url": url, "token": token, "timeout": timeout, "tries": tries}
-    data = _checked(given | {"secret": secret or new_secret()})
-    for each in await block_documents.every(client, TYPE):
-        if each.name != name and _place(str(each.data.get("url", ""))) == _place(data["url"]):
+    settings_given = {"url": url, "token": token, "timeout": timeout, "tries": tries}
+    data = _checked(settings_given | {"secret": secret or new_secret()})
+    for each in await block_documents.list_documents(client, TYPE):
+        if each.name != name and _url_parts(str(each.data.get("url", ""))) == _url_parts(
+            data["url"]
+        ):
             raise InvalidInput(
                 "url", f'"{each.name}" is for that address', "change or remove that one"
             )
-    await block_documents.keep(client, TYPE, name, data, replace=replace)
+    await block_documents.save(client, TYPE, name, data, replace=replace)
     _read.pop(client, None)
     return build(name, data)
 
 
 async def rotate(
-    client: PrefectClient, name: str, now: datetime, *, keep: timedelta = OVERLAP
+    client: PrefectClient, name: str, now: datetime, *, keep: timedelta = ROTATION_GRACE
 ) -> Destination:
-    """Give it a new secret; the old one signs beside it for ``keep``, and after it no more.
+    """Give the destination a new secret; the old secret also signs for ``keep``, then no longer.
 
-    Raises `NotFound`; `InvalidInput` while a rotation lasts, but for a ``keep`` of nothing, which
-    ends all old secrets at once.
+    Raises `NotFound`, and `InvalidInput` while a rotation is in progress, except if ``keep`` is
+    zero, which ends all old secrets at once.
     """
-    found = await block_documents.named(client, TYPE, name, include_secrets=True)
-    if found is None:
+    document = await block_documents.find(client, TYPE, name, include_secrets=True)
+    if document is None:
         raise NotFound(TYPE.noun, name)
-    old = build(name, dict(found.data))
-    refuse_third(old.secrets(now), keep)
+    old = build(name, dict(document.data))
+    check_rotation(old.secrets(now), keep)
     changed: dict[str, Any] = {
         "secret": new_secret(),
         "previous_secret": "",
@@ -312,22 +319,22 @@ async def rotate(
     if keep:
         until = (now + keep).isoformat()
         changed |= {"previous_secret": old.secret, "previous_until": until}
-    data = dict(found.data) | changed
-    await block_documents.keep(client, TYPE, name, data, replace=True)
+    data = dict(document.data) | changed
+    await block_documents.save(client, TYPE, name, data, replace=True)
     _read.pop(client, None)
     return build(name, data)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
-    """Forget one; raises `NotFound`."""
-    await block_documents.forget(client, TYPE, name)
+    """Remove a destination; raise `NotFound` if there is none."""
+    await block_documents.remove(client, TYPE, name)
     _read.pop(client, None)
 
 
 def _checked(data: dict[str, Any]) -> dict[str, Any]:
-    """The settings as they are stored; raises `InvalidInput`, whose words hold no secret."""
+    """Return the settings to store; raise `InvalidInput`, whose text omits the secret."""
     try:
-        found = DestinationSettings.model_validate(data)
+        checked = DestinationSettings.model_validate(data)
     except ValidationError as error:
-        raise InvalidInput(*block_documents.problem(error)) from None
-    return data | {"url": found.url}
+        raise InvalidInput(*block_documents.validation_problem(error)) from None
+    return data | {"url": checked.url}

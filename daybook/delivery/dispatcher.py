@@ -1,16 +1,16 @@
-"""Draining the outbox: what is due is claimed, sent, and recorded, many at a time.
+"""Dispatcher of the outbox: claims due rows, sends them concurrently and records the results.
 
 ::
 
-    claim, up to AT_ONCE ─► one task a row: post, or a channel ─► record, several in a transaction
-       ▲   fair by lanes                                              │
-       └────────────────────── as soon as half of them are free ◄─────┘
+    claim up to MAX_IN_FLIGHT ─► one task a row: callback or channel ─► record, several together
+       ▲   fair between queues                                             │
+       └────────────────────── when half of them are free ◄────────────────┘
 
-What needs Prefect, which knows who signs and what a channel's block holds, waits while it does not
-answer: the rows stay pending, and no try of theirs is used up. What goes to a file or the console
-goes all the same: an alert that Prefect is away may be among it. Who is stopped records what he
-knows and gives back the rest; who is killed leaves leases, and after those each row is sent again
-under the same id.
+Rows that need Prefect, which holds the signing secrets and the channel blocks, wait while Prefect
+does not respond: they stay pending and lose no attempt. Rows for a file or the console are sent
+anyway, because they may hold the alert that Prefect is unreachable. A dispatcher that is stopped
+records its results and releases the other rows. One that is killed leaves leases; when they
+expire, each row is sent again under the same id.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from sqlmodel import col, select
 
 from daybook import home
 from daybook.delivery import backoff, channels, outbox, sending
-from daybook.delivery.callbacks import Post
+from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.channels import registry
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.errors import Unreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
@@ -42,30 +42,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2 * sending.IN_FLIGHT
-"""How many are sent at a time by one process: one that hangs leaves half of it to the others."""
-TOGETHER = 8
-"""How many are recorded in one transaction, where as many end within `GATHERING`."""
-GATHERING = 0.02
-LOOK = 1.0
-"""Seconds after which it is claimed again although nothing ended: what hangs holds up no other."""
-MESSAGE_TIMEOUT = 30.0
-"""Seconds for one message to a channel; a callback has its destination's."""
-LAST_WORDS = 5.0
-"""Seconds in which one who is stopped says what he knows."""
-AWAY = (Unreachable, httpx.TransportError)
-"""What says that Prefect is not to be reached now, for a try that needs it."""
-REFUSES = httpx.HTTPStatusError
-"""What says that Prefect answered with an error. No way out raises it."""
-_LOCAL = frozenset(map(outbox.lane_of_channel, registry.LOCAL))
+MAX_IN_FLIGHT = 2 * sending.MAX_IN_FLIGHT_PER_QUEUE
+"""Rows that one process sends at a time; a hanging queue occupies at most half of them."""
+MAX_BATCH_SIZE = 8
+"""Results recorded in one transaction, if so many arrive within `BATCH_WAIT_SECONDS`."""
+BATCH_WAIT_SECONDS = 0.02
+POLL_INTERVAL_SECONDS = 1.0
+"""Interval between claims while no attempt ends: a hanging attempt delays no other row."""
+MESSAGE_TIMEOUT_SECONDS = 30.0
+"""Timeout of one message to a channel; a callback has its destination's."""
+SHUTDOWN_GRACE_SECONDS = 5.0
+"""Time in which a stopped dispatcher records its results."""
+PREFECT_UNREACHABLE_ERRORS = (Unreachable, httpx.TransportError)
+"""Errors that mean that Prefect is unreachable, for an attempt that needs it."""
+PREFECT_STATUS_ERROR = httpx.HTTPStatusError
+"""The error that means that Prefect responded with an error; guarded requests never raise it."""
+_BUILTIN_QUEUES = frozenset(map(outbox.queue_of_channel, registry.BUILTIN))
 
 
 @dataclass
-class Sent:
-    """What a drain has done: how many were delivered, failed for good, are to be tried again.
+class DispatchResult:
+    """The result of dispatching: the number of rows delivered, failed for good, and to be retried.
 
-    ``ended`` are the runs of which something was delivered or failed, once each. ``away`` says that
-    Prefect was not there for a try that needs it, ``held`` that it answered one with an error.
+    ``ended`` are the runs with a delivered or failed row, once each. ``away`` is true if Prefect
+    was unreachable for an attempt that needs it, ``held`` if Prefect responded to one with an
+    error.
     """
 
     delivered: int = 0
@@ -79,7 +80,7 @@ class Sent:
         return bool(self.delivered or self.failed or self.again)
 
 
-async def drain(
+async def dispatch(
     ledger: Ledger,
     client: PrefectClient,
     holder: str,
@@ -87,16 +88,17 @@ async def drain(
     run_id: str | None = None,
     hurried: bool = False,
     claims_for: float | None = None,
-    sent: Sent | None = None,
-) -> Sent:
-    """Send what is due, all or that of one run, until nothing is left that may be sent now.
+    sent: DispatchResult | None = None,
+) -> DispatchResult:
+    """Send all due rows, or those of one run, until no more can be sent now.
 
-    Who is ``hurried`` may be cut short, and begins nothing that arrives twice then: a callback has
-    an id by which it is known, a message to a channel has none. After ``claims_for`` seconds
-    nothing is begun. ``holder`` is the name of this process in leases. What is done is written to
-    ``sent`` where it is given, so that it is known when this raises. Raises `LedgerUnreachable`.
+    If ``hurried``, the process may be cut short: it starts no message to a channel that needs
+    Prefect, because the message could arrive twice. A callback can be repeated: its id identifies
+    it. After ``claims_for`` seconds no attempt is started. ``holder`` is the name of this process
+    in leases. The result is also written to ``sent`` if given, so the caller has it if this raises.
+    Raises `LedgerUnreachable`.
     """
-    async with Post(client, ledger.now) as post:
+    async with CallbackSender(client, ledger.now) as post:
         draining = _Drain(ledger, client, holder, post, sent, hurried=hurried)
         try:
             await draining.work(run_id, claims_for)
@@ -111,61 +113,61 @@ class _Drain:
         ledger: Ledger,
         client: PrefectClient,
         holder: str,
-        post: Post,
-        sent: Sent | None,
+        post: CallbackSender,
+        sent: DispatchResult | None,
         *,
         hurried: bool,
     ) -> None:
         self._ledger, self._client, self._holder, self._post = ledger, client, holder, post
         self._hurried = hurried
-        self.sent = Sent() if sent is None else sent
+        self.sent = DispatchResult() if sent is None else sent
         self._under_way: dict[asyncio.Task[None], OutboxRow] = {}
-        self._tried: list[tuple[OutboxRow, Tried]] = []
+        self._tried: list[tuple[OutboxRow, DeliveryResult]] = []
         self._unsent: list[OutboxRow] = []
-        self._open = True
-        self._shut: set[str] = set()
+        self._claiming = True
+        self._closed_queues: set[str] = set()
         self._recording: asyncio.Task[None] | None = None
-        self._stirred = asyncio.Event()
+        self._result_arrived = asyncio.Event()
 
     async def work(self, run_id: str | None, claims_for: float | None) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         while True:
-            if claims_for is not None and time.monotonic() - began > claims_for:
-                self._open = False
-            if self._open and len(self._under_way) <= AT_ONCE // 2:
+            if claims_for is not None and time.monotonic() - started > claims_for:
+                self._claiming = False
+            if self._claiming and len(self._under_way) <= MAX_IN_FLIGHT // 2:
                 await self._claim(run_id)
             if not (self._under_way or self._tried or self._unsent):
                 return
-            await self._gather()
+            await self._wait_for_batch()
             await self._record()
 
     async def _claim(self, run_id: str | None) -> None:
-        """Begin what may be begun."""
-        most = AT_ONCE - len(self._under_way)
+        """Claim rows and start their attempts."""
+        most = MAX_IN_FLIGHT - len(self._under_way)
         rows = await sending.claim(
             self._ledger, self._holder, most=most, run_id=run_id, wanted=self._wanted
         )
-        self._unsent += rows  # until they are begun, so that who is stopped gives them back
-        shown = await self._flow_runs(rows)
-        # First what needs nobody else.
-        for row in sorted(rows, key=lambda row: not _needs_nobody(row.lane)):
+        self._unsent += rows  # until they are started, so a stop releases them
+        run_urls = await self._flow_runs(rows)
+        # First the rows that need no Prefect.
+        for row in sorted(rows, key=lambda row: not _is_builtin_queue(row.lane)):
             self._unsent.remove(row)
-            self._begin(row, shown.get(row.run_id or ""))
+            self._begin(row, run_urls.get(row.run_id or ""))
 
     def _wanted(self, lane: str) -> bool:
-        if lane in self._shut or not outbox.is_sent(lane):
+        if lane in self._closed_queues or not outbox.is_dispatched(lane):
             return False
-        too_long = self._hurried and outbox.is_of_channel(lane)
-        return _needs_nobody(lane) or not (too_long or self.sent.away)
+        may_duplicate = self._hurried and outbox.is_channel_queue(lane)
+        return _is_builtin_queue(lane) or not (may_duplicate or self.sent.away)
 
     def _put_off(self, row: OutboxRow, error: Exception) -> None:
-        """Nothing was sent: Prefect was asked for what sending needs, and did not say it."""
-        self._shut.add(row.lane)
-        if isinstance(error, REFUSES):
-            self.sent.held, told = True, f"Prefect answered {error.response.status_code}"
+        """Close the queue of a row that was not sent, because Prefect did not provide its data."""
+        self._closed_queues.add(row.lane)
+        if isinstance(error, PREFECT_STATUS_ERROR):
+            self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
         else:
-            self.sent.away, told = True, str(error)
-        log.warning("not sent yet: %s", told, extra={"action": "outbox_away"})
+            self.sent.away, problem = True, str(error)
+        log.warning("not sent yet: %s", problem, extra={"action": "outbox_away"})
 
     def _begin(self, row: OutboxRow, url: str | None) -> None:
         task = asyncio.create_task(self._one(row, url))
@@ -176,82 +178,82 @@ class _Drain:
         row = self._under_way.pop(task)
         if task.cancelled():
             self._unsent.append(row)
-        self._stirred.set()
+        self._result_arrived.set()
 
     async def _flow_runs(self, rows: Sequence[OutboxRow]) -> dict[str, str]:
-        """Of messages: where in Prefect's UI the rest can be read, by run."""
+        """Return the URL in Prefect's UI of each message's run, by run id."""
         runs = {row.run_id for row in rows if row.purpose != outbox.CALLBACK and row.run_id}
         if not runs:
             return {}
-        of_runs = select(RunRow.id, RunRow.flow_run_id).where(col(RunRow.id).in_(runs))
+        query = select(RunRow.id, RunRow.flow_run_id).where(col(RunRow.id).in_(runs))
         async with self._ledger.read() as session:
-            found = (await session.execute(of_runs)).all()
+            pairs = (await session.execute(query)).all()
         address = ui_address()
         if address is None:
             return {}
-        return {run: f"{address}/runs/flow-run/{flow_run}" for run, flow_run in found if flow_run}
+        return {run: f"{address}/runs/flow-run/{flow_run}" for run, flow_run in pairs if flow_run}
 
-    # --- one row
+    # --- one attempt
 
     async def _one(self, row: OutboxRow, url: str | None) -> None:
         try:
-            posted = row.purpose in (outbox.CALLBACK, outbox.WAKE)
-            tried = await (self._post.send(row) if posted else self._tell(row, url))
-        except (*AWAY, REFUSES) as error:
+            is_callback = row.purpose in (outbox.CALLBACK, outbox.WAKE)
+            tried = await (self._post.send(row) if is_callback else self._tell(row, url))
+        except (*PREFECT_UNREACHABLE_ERRORS, PREFECT_STATUS_ERROR) as error:
             self._unsent.append(row)
             self._put_off(row, error)
         except Exception as error:
-            # Its words may hold anything, an address with its query as well.
-            what = type(error).__name__
-            log.error("%s could not be sent: %s", row.id, what, extra={"action": "outbox_error"})
-            self._tried.append((row, _failed(row, self._ledger, what, 0.0)))
+            # The error text may hold anything, such as a URL with its query.
+            problem = type(error).__name__
+            log.error("%s could not be sent: %s", row.id, problem, extra={"action": "outbox_error"})
+            self._tried.append((row, _failed(row, self._ledger, problem, 0.0)))
         else:
             self._tried.append((row, tried))
 
-    async def _tell(self, row: OutboxRow, url: str | None) -> Tried:
-        began, ends = time.perf_counter(), False
+    async def _tell(self, row: OutboxRow, url: str | None) -> DeliveryResult:
+        started, final = time.perf_counter(), False
         try:
-            async with asyncio.timeout(MESSAGE_TIMEOUT):
+            async with asyncio.timeout(MESSAGE_TIMEOUT_SECONDS):
                 await channels.send(self._client, row, url)
         except channels.NotDelivered as error:
-            told, ends = str(error), not error.temporary
+            problem, final = str(error), not error.temporary
         except TimeoutError:
-            told = f"no end within {MESSAGE_TIMEOUT:g} s; it may have arrived"
+            problem = f"no end within {MESSAGE_TIMEOUT_SECONDS:g} s; it may have arrived"
         else:
-            told = ""
-        seconds = time.perf_counter() - began
-        if not told:
-            return Tried(row.id, row.fence, Delivery.DELIVERED, None, seconds)
-        return _failed(row, self._ledger, told, seconds, ends=ends)
+            problem = ""
+        seconds = time.perf_counter() - started
+        if not problem:
+            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
+        return _failed(row, self._ledger, problem, seconds, ends=final)
 
-    # --- writing it down
+    # --- recording
 
-    async def _gather(self) -> None:
-        """Wait until something ended, and a moment for what ends with it."""
-        if not (self._tried or self._unsent or await self._stirs(LOOK)):
+    async def _wait_for_batch(self) -> None:
+        """Wait until an attempt ends, and a moment for others that end with it."""
+        if not (self._tried or self._unsent or await self._wait_for_result(POLL_INTERVAL_SECONDS)):
             return
-        until = time.monotonic() + GATHERING
-        while self._under_way and len(self._tried) < TOGETHER:
-            if not await self._stirs(until - time.monotonic()):
+        until = time.monotonic() + BATCH_WAIT_SECONDS
+        while self._under_way and len(self._tried) < MAX_BATCH_SIZE:
+            if not await self._wait_for_result(until - time.monotonic()):
                 return
 
-    async def _stirs(self, within: float) -> bool:
-        """Whether one more ends within so many seconds."""
-        self._stirred.clear()
+    async def _wait_for_result(self, within: float) -> bool:
+        """Return whether another attempt ends within ``within`` seconds."""
+        self._result_arrived.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
-                await self._stirred.wait()
-        return self._stirred.is_set()
+                await self._result_arrived.wait()
+        return self._result_arrived.is_set()
 
     async def _record(self) -> None:
-        """Write down what came of the tries, to the end even where this drain is stopped."""
+        """Record the results, to the end even if this dispatcher is stopped."""
         if self._recording is None:
             self._recording = asyncio.create_task(self._write())
         await asyncio.shield(self._recording)
         self._recording = None
 
     async def _write(self) -> None:
-        # What cannot be written is not tried again here: its lease runs out.
+        # A result that cannot be written is not written again: its lease expires.
         tried, self._tried = self._tried, []
         unsent, self._unsent = self._unsent, []
         if tried:
@@ -261,7 +263,7 @@ class _Drain:
         if unsent:
             await sending.release(self._ledger, unsent)
 
-    def _count(self, row: OutboxRow, tried: Tried) -> None:
+    def _count(self, row: OutboxRow, tried: DeliveryResult) -> None:
         match tried.status:
             case Delivery.DELIVERED:
                 self.sent.delivered += 1
@@ -275,11 +277,11 @@ class _Drain:
             self.sent.ended[row.run_id] = None
 
     async def leave(self) -> None:
-        """Say what is known and give back the rest, whatever ended the work."""
+        """Record the results and release the other rows, whatever ended the work."""
         if not (self._under_way or self._tried or self._unsent or self._recording):
             return
         with anyio.CancelScope(shield=True), suppress(TimeoutError, Unreachable):
-            async with asyncio.timeout(LAST_WORDS):
+            async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
                 tasks = list(self._under_way)
                 for task in tasks:
                     task.cancel()
@@ -289,24 +291,30 @@ class _Drain:
                 await self._record()
 
 
-def _needs_nobody(lane: str) -> bool:
-    """Whether it is that of a channel that no block says anything of."""
-    return lane.partition("/")[0] in _LOCAL
+def _is_builtin_queue(lane: str) -> bool:
+    """Return whether the queue is that of a built-in channel, which needs no Prefect block."""
+    return lane.partition("/")[0] in _BUILTIN_QUEUES
 
 
 def _failed(
-    row: OutboxRow, ledger: Ledger, told: str, seconds: float, *, ends: bool = False
-) -> Tried:
-    once = ends or row.purpose == outbox.WAKE
-    again = None if once else backoff.next_try(row, ledger.now(), None, backoff.TRIES)
-    status = Delivery.FAILED if again is None else Delivery.PENDING
-    # What is refused for good says nothing of its lane: others may send there.
-    return Tried(row.id, row.fence, status, again, seconds, error=told, went_out=not ends)
+    row: OutboxRow, ledger: Ledger, problem: str, seconds: float, *, ends: bool = False
+) -> DeliveryResult:
+    no_retry = ends or row.purpose == outbox.WAKE
+    next_at = (
+        None
+        if no_retry
+        else backoff.next_attempt_at(row, ledger.now(), None, backoff.DEFAULT_ATTEMPTS)
+    )
+    status = Delivery.FAILED if next_at is None else Delivery.PENDING
+    # A row refused for good says nothing about its queue: others may be sent there.
+    return DeliveryResult(
+        row.id, row.fence, status, next_at, seconds, error=problem, went_out=not ends
+    )
 
 
 def ui_address() -> str | None:
-    """Where Prefect's UI is; None where none is known."""
+    """Return the address of Prefect's UI, or None if it is not known."""
     from prefect.settings import get_current_settings
 
-    found = (home.here().running() or {}).get("ui_url") or get_current_settings().ui_url
-    return str(found).rstrip("/") if found else None
+    address = (home.current_home().running() or {}).get("ui_url") or get_current_settings().ui_url
+    return str(address).rstrip("/") if address else None

@@ -1,4 +1,4 @@
-"""What became of callbacks, messages and alerts, for those who look; and the inbox."""
+"""Queries for the results of callbacks, messages and alerts, and for the inbox."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
 
-PREFIX = "msg_"
-"""How every id begins; it may be left out where one is named."""
+ID_PREFIX = "msg_"
+"""The prefix of every id; a user may omit it."""
 
 _NEWEST = (col(OutboxRow.created_at).desc(), col(OutboxRow.id))
 
 
-async def of_run(session: AsyncSession, run_id: str) -> list[OutboxRow]:
-    """All that was asked for of a run, oldest first."""
-    of_run = select(OutboxRow).where(col(OutboxRow.run_id) == run_id)
-    ordered = of_run.order_by(col(OutboxRow.created_at), col(OutboxRow.key))
+async def list_for_run(session: AsyncSession, run_id: str) -> list[OutboxRow]:
+    """Return all rows of a run, oldest first."""
+    query = select(OutboxRow).where(col(OutboxRow.run_id) == run_id)
+    ordered = query.order_by(col(OutboxRow.created_at), col(OutboxRow.key))
     return list((await session.execute(ordered)).scalars())
 
 
-async def alerts(session: AsyncSession, run_ids: Collection[str]) -> dict[str, str]:
-    """Return the status of the alert to the operator for each of these runs that has one.
+async def alert_statuses(session: AsyncSession, run_ids: Collection[str]) -> dict[str, str]:
+    """Return the status of the operator's alert for each of these runs that has one.
 
-    Of several alerts of one run the worst; those that were withdrawn do not count.
+    Of several alerts of one run, the worst counts; withdrawn alerts do not count.
     """
-    of_runs = select(OutboxRow.run_id, OutboxRow.status).where(
+    query = select(OutboxRow.run_id, OutboxRow.status).where(
         col(OutboxRow.run_id).in_(run_ids),
         col(OutboxRow.purpose) == outbox.ALERT,
         col(OutboxRow.status) != Delivery.SUPPRESSED,
     )
     worst = [Delivery.DELIVERED, Delivery.PENDING, Delivery.FAILED]
-    rows = (await session.execute(of_runs)).tuples().all()
+    rows = (await session.execute(query)).tuples().all()
     return {str(run): status for run, status in sorted(rows, key=lambda row: worst.index(row[1]))}
 
 
-async def untried(session: AsyncSession, run_id: str, now: datetime) -> bool:
-    """Whether anything of a run may be sent by now and was not tried: not a paused lane's.
+async def has_untried(session: AsyncSession, run_id: str, now: datetime) -> bool:
+    """Return whether a run has a due row without an attempt, in a queue that is not paused.
 
-    Listeners are not waited for: whoever has them may be away.
+    Rows of listeners do not count: the process that has the listener may be gone.
     """
     paused = select(LaneRow.lane).where(col(LaneRow.paused_until) > now)
-    waits = select(OutboxRow.id).where(
+    untried_rows = select(OutboxRow.id).where(
         col(OutboxRow.run_id) == run_id,
         outbox.PENDING,
         col(OutboxRow.purpose) != outbox.LISTENER,
@@ -57,7 +57,7 @@ async def untried(session: AsyncSession, run_id: str, now: datetime) -> bool:
         col(OutboxRow.next_at) <= now,
         col(OutboxRow.lane).not_in(paused),
     )
-    return (await session.execute(waits.limit(1))).first() is not None
+    return (await session.execute(untried_rows.limit(1))).first() is not None
 
 
 async def recent(
@@ -67,30 +67,32 @@ async def recent(
     job_id: str | None = None,
     limit: int = 50,
 ) -> list[OutboxRow]:
-    """What was asked for, newest first; of one job, or with this status.
+    """Return the newest rows first, of one job or with this status.
 
-    Without the wakes of task sessions: those are told with their tasks.
+    Wakes of task sessions are omitted: they are shown with their tasks.
     """
     rows = select(OutboxRow).where(col(OutboxRow.purpose) != outbox.WAKE)
     rows = rows.order_by(*_NEWEST).limit(limit)
     if job_id is not None:
         rows = rows.where(col(OutboxRow.job_id) == job_id)
     if status is not None:
-        rows = rows.where(col(OutboxRow.status) == outbox.literal(Delivery(status)))
+        rows = rows.where(col(OutboxRow.status) == outbox.sql_literal(Delivery(status)))
     return list((await session.execute(rows)).scalars())
 
 
 async def find(session: AsyncSession, ref: str) -> OutboxRow:
-    """The row with this id or unique id prefix; raises `NotFound`, `Ambiguous`."""
-    prefix = ref if ref.startswith(PREFIX) else f"{PREFIX}{ref}"
+    """Return the row with this id or unique id prefix; raise `NotFound` or `Ambiguous`."""
+    prefix = ref if ref.startswith(ID_PREFIX) else f"{ID_PREFIX}{ref}"
     prefixed = select(OutboxRow).where(col(OutboxRow.id).startswith(prefix, autoescape=True))
-    fits = list((await session.execute(prefixed.limit(5))).scalars()) if prefix != PREFIX else []
-    if len(fits) > 1:
-        raise Ambiguous("callback", ref, [row.id[: len(PREFIX) + 12] for row in fits])
-    if not fits:
+    matches = (
+        list((await session.execute(prefixed.limit(5))).scalars()) if prefix != ID_PREFIX else []
+    )
+    if len(matches) > 1:
+        raise Ambiguous("callback", ref, [row.id[: len(ID_PREFIX) + 12] for row in matches])
+    if not matches:
         raise NotFound("callback", ref)
-    found: OutboxRow = fits[0]
-    return found
+    row_found: OutboxRow = matches[0]
+    return row_found
 
 
 async def inbox(
@@ -101,27 +103,27 @@ async def inbox(
     events: Collection[str] | None = None,
     limit: int = 50,
 ) -> list[OutboxRow]:
-    """What was told to the inbox, newest first; of one job, or of these events."""
-    there = select(OutboxRow).where(
-        col(OutboxRow.address) == outbox.literal(outbox.INBOX),
+    """Return the inbox's messages, newest first; of one job, or of these events."""
+    messages = select(OutboxRow).where(
+        col(OutboxRow.address) == outbox.sql_literal(outbox.INBOX),
         col(OutboxRow.status) == Delivery.DELIVERED,
     )
     if unread_only:
-        there = there.where(outbox.UNREAD)
+        messages = messages.where(outbox.UNREAD)
     if job_id is not None:
-        there = there.where(col(OutboxRow.job_id) == job_id)
+        messages = messages.where(col(OutboxRow.job_id) == job_id)
     if events is not None:
-        there = there.where(col(OutboxRow.event).in_(events))
-    return list((await session.execute(there.order_by(*_NEWEST).limit(limit))).scalars())
+        messages = messages.where(col(OutboxRow.event).in_(events))
+    return list((await session.execute(messages.order_by(*_NEWEST).limit(limit))).scalars())
 
 
 async def mark_read(ledger: Ledger, ids: Collection[str] | None = None) -> int:
-    """Mark these messages of the inbox as read, or all; returns how many were unread."""
+    """Mark these messages of the inbox as read, or all; return how many were unread."""
     async with ledger.write() as session:
         unread = update(OutboxRow).where(outbox.UNREAD, col(OutboxRow.status) == Delivery.DELIVERED)
         if ids is not None:
             unread = unread.where(col(OutboxRow.id).in_(ids))
-        done = await session.execute(
+        result = await session.execute(
             unread.values(read_at=ledger.now()), execution_options={"synchronize_session": False}
         )
-        return int(done.rowcount)  # type: ignore[attr-defined]
+        return int(result.rowcount)  # type: ignore[attr-defined]

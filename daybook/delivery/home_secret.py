@@ -1,10 +1,10 @@
-"""The home's signing secret: for callbacks to addresses that have none of their own.
+"""The home's signing secret, for callbacks to URLs without a destination.
 
-It is that of the setting, else the one in `<home>/webhook-secret`, which is made when it is first
-needed. The file is complete or not there, and readable by its owner only::
+It is the setting's value, or the one in `<home>/webhook-secret`, which is created when it is first
+needed. The file is complete or absent, and only its owner can read it::
 
     whsec_…                                     the secret
-    whsec_… 2027-01-16T12:00:00+00:00           the one before, and until when it signs as well
+    whsec_… 2027-01-16T12:00:00+00:00           the previous one, and until when it also signs
 """
 
 from __future__ import annotations
@@ -17,62 +17,68 @@ from pathlib import Path
 
 from daybook import settings
 from daybook.errors import InvalidInput
-from daybook.home import Home, make_private_file, private_draft
+from daybook.home import Home, make_private_file, write_private_draft
 
-OVERLAP = timedelta(hours=24)
-"""How long the secret before the present one signs as well."""
+ROTATION_GRACE = timedelta(hours=24)
+"""How long the previous secret also signs after a rotation."""
 
 
-Kept = tuple[str, datetime | None]
+SigningSecret = tuple[str, datetime | None]
 
 
 def new_secret() -> str:
-    """A fresh signing secret, as Standard Webhooks write it."""
+    """Return a new signing secret in the format of Standard Webhooks."""
     return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
 def default_secrets(home: Home, now: datetime) -> list[str]:
-    """The home's secrets that are valid at ``now``, the newest first; raises as `every` does."""
-    return valid(every(home), now)
+    """Return the home's secrets that are valid at ``now``, newest first.
 
-
-def every(home: Home) -> list[Kept]:
-    """The home's secrets, each with the time until which it is valid.
-
-    Raises `InvalidInput` where the file holds none, and OSError where it cannot be read or made.
+    Raises like `read_secrets`.
     """
-    given = settings.load().webhook_secret.get_secret_value()
-    if given:
-        return [(given, None)]
+    return valid_secrets(read_secrets(home), now)
+
+
+def read_secrets(home: Home) -> list[SigningSecret]:
+    """Return the home's secrets, each with the end of its validity.
+
+    Raises `InvalidInput` if the file holds no secret, and OSError if it cannot be read or created.
+    """
+    setting = settings.load().webhook_secret.get_secret_value()
+    if setting:
+        return [(setting, None)]
     return _read(home.webhook_secret) or _made(home.webhook_secret)
 
 
-def valid(kept: Iterable[Kept], now: datetime) -> list[str]:
-    """Those of ``kept`` that are valid at ``now``."""
+def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:
+    """Return those of ``kept`` that are valid at ``now``."""
     return [secret for secret, until in kept if until is None or now < until]
 
 
 def default_secret(home: Home, now: datetime) -> str:
-    """The newest of them."""
+    """Return the newest of the home's secrets."""
     return default_secrets(home, now)[0]
 
 
-def rotate_default(home: Home, now: datetime, *, keep: timedelta = OVERLAP) -> str:
-    """Give the home a new secret; the old one signs beside it for ``keep``. Returns the new one."""
+def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRACE) -> str:
+    """Give the home a new secret and return it; the old secret also signs for ``keep``.
+
+    Raises `InvalidInput` if the secret is a setting, or if `check_rotation` refuses.
+    """
     if settings.load().webhook_secret.get_secret_value():
-        told = "the home's secret is the one of DAYBOOK_WEBHOOK_SECRET"
-        raise InvalidInput("secret", told, "change it there, or rotate a destination's own")
+        problem = "the home's secret is the one of DAYBOOK_WEBHOOK_SECRET"
+        raise InvalidInput("secret", problem, "change it there, or rotate a destination's own")
     old = default_secrets(home, now)
-    refuse_third(old, keep)
+    check_rotation(old, keep)
     new = new_secret()
     lines = [new, f"{old[0]} {(now + keep).isoformat()}"] if keep else [new]
-    draft = private_draft(home.webhook_secret, "".join(f"{line}\n" for line in lines))
+    draft = write_private_draft(home.webhook_secret, "".join(f"{line}\n" for line in lines))
     draft.rename(home.webhook_secret)
     return new
 
 
-def refuse_third(valid: list[str], keep: timedelta) -> None:
-    """Raise `InvalidInput` if a rotation would end a secret that has to be valid still."""
+def check_rotation(valid: list[str], keep: timedelta) -> None:
+    """Raise `InvalidInput` if a rotation would end a secret that must remain valid."""
     if keep and len(valid) > 1:
         raise InvalidInput(
             "secret",
@@ -81,30 +87,30 @@ def refuse_third(valid: list[str], keep: timedelta) -> None:
         )
 
 
-def _made(file: Path) -> list[Kept]:
-    """Make it, or take the one of who was faster."""
+def _made(file: Path) -> list[SigningSecret]:
+    """Create the file; if another process created it first, read its secret."""
     make_private_file(file, f"{new_secret()}\n")
     made = _read(file)
     assert made is not None
     return made
 
 
-def _read(file: Path) -> list[Kept] | None:
-    """What the file holds; None where there is none. Its text is never repeated in an error."""
+def _read(file: Path) -> list[SigningSecret] | None:
+    """Return the secrets in the file, or None without one. No error repeats its text."""
     try:
         lines = file.read_text(encoding="ascii").splitlines()
-        found = [_of_line(line) for line in lines if line.strip()]
+        secrets_found = [_of_line(line) for line in lines if line.strip()]
     except FileNotFoundError:
         return None
     except ValueError:
-        found = []
-    if not found or found[0][1] is not None:
-        legal = f"{settings.LEGAL_SECRET}; without the file a new one is made"
+        secrets_found = []
+    if not secrets_found or secrets_found[0][1] is not None:
+        legal = f"{settings.SIGNING_SECRET_FORMAT}; without the file a new one is made"
         raise InvalidInput(str(file), "holds no signing secret", legal)
-    return found
+    return secrets_found
 
 
-def _of_line(line: str) -> Kept:
+def _of_line(line: str) -> SigningSecret:
     secret, _, until = line.strip().partition(" ")
     ends = datetime.fromisoformat(until) if until else None
     if not settings.signing_key(secret) or (ends is not None and ends.tzinfo is None):

@@ -1,17 +1,19 @@
-"""Telling listeners of outcomes: each by itself, in order, and with an end (requirement 35).
+"""Calls of listeners: independent of each other, in order, and with a timeout.
 
 ::
 
-    claim (lease, fence) ─► the listener, in a thread, `WITHIN` ─► record ─┬─ delivered
-          ▲                                                                ├─ failed: it raised
-          └── later, by `outbox.backoff`: `Temporary`, no end, not loaded ─┘
+    claim (lease, fence) ─► listener in a thread, with a timeout ─► record ─┬─ delivered
+          ▲                                                                 ├─ failed: it raised
+          └── later, by `delivery.backoff`: `Temporary`, timeout, not loaded ─┘
 
-A listener is somebody's program in the keeper's process: it must not hold up what renews leases.
-So it has a thread of its own, an `async def` a loop of its own in that; one that does not end is
-left behind there, and its lane is paused as that of any destination that does not answer. A program
-that listens itself has them called in its own loop (``at_home``). Who is stopped writes down what
-was told, and gives back what was claimed and not told; who is killed leaves a lease, and the
-listener is told again after it. One that ends whoever tells it does so `DEATHS` times.
+A listener is another author's program in the keeper's process and must not delay the renewal of
+leases. So each call runs in its own thread, and an `async def` in its own event loop there. A call
+that does not end is abandoned in its thread, and its queue is paused like that of any unresponsive
+destination. A program that listens itself has them called in its own loop (``at_home``).
+
+If the process is stopped, it records the completed calls and releases the rows that it claimed but
+did not deliver. If it is killed, it leaves a lease, and the listener is called again after that
+expires. A listener that crashes its process is called at most `MAX_CRASHES` times.
 """
 
 from __future__ import annotations
@@ -29,86 +31,89 @@ from typing import Any
 
 from daybook import registry
 from daybook.delivery import backoff, listeners, outbox, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.errors import Temporary, Unreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.processes.ending import to_its_end
+from daybook.processes.ending import wait_shielded
 
 log = logging.getLogger(__name__)
 
-WITHIN = 30.0
-"""Seconds for one listener and outcome."""
-GRACE = 1.0
-"""Seconds more in which one that was cancelled may end."""
-DEATHS = 5
-"""So often it is begun to tell one outcome without an end that is known."""
-LOOK = 1.0
-"""Seconds between two looks at the other listeners while some are at work."""
-LAST_WORDS = 5.0
-"""Seconds in which who is stopped writes down what was told, and gives back what was not."""
-LONGEST_ERROR = 2_000
+LISTENER_TIMEOUT_SECONDS = 30.0
+"""Timeout of one call."""
+CANCEL_GRACE_SECONDS = 1.0
+"""Additional time in which a cancelled call may end."""
+MAX_CRASHES = 5
+"""Calls about one outcome that end without a recorded result, after which it is given up."""
+POLL_INTERVAL_SECONDS = 1.0
+"""Interval between checks for due listeners while others are being called."""
+SHUTDOWN_GRACE_SECONDS = 5.0
+"""Time in which a stopped process records its results and releases the other rows."""
+MAX_ERROR_LENGTH = 2_000
 
 
-class NoEnd(Exception):
-    """It did not end in its time."""
+class ListenerTimeout(Exception):
+    """The listener did not end within its timeout."""
 
 
-class GivenUp(Exception):
-    """It is not told any more."""
+class TooManyCrashes(Exception):
+    """The listener is not called any more."""
 
 
-async def here() -> list[str]:
-    """The names of all listeners of this process, sorted; it imports the modules of `plugins`."""
-    found: list[str] = []
+async def load_names() -> list[str]:
+    """Return the names of this process's listeners, sorted; import the modules of `plugins`."""
+    names: list[str] = []
 
-    def look() -> None:
-        registry.look()
-        found.extend(registry.here(registry.LISTENERS))
+    def collect() -> None:
+        registry.find_listeners()
+        names.extend(registry.known_names(registry.LISTENERS))
 
-    await apart(look, WITHIN)
-    return found
+    await run_in_thread(collect, LISTENER_TIMEOUT_SECONDS)
+    return names
 
 
-async def listen(
+async def call_listeners(
     ledger: Ledger,
     holder: str,
     names: Iterable[str],
     *,
     run_id: str | None = None,
     claims_for: float | None = None,
-    within: float = WITHIN,
+    within: float = LISTENER_TIMEOUT_SECONDS,
     at_home: bool = False,
 ) -> int:
-    """Tell these listeners what is due, all or that of one run; returns how often one was told.
+    """Call these listeners for all due outcomes, or those of one run; return the number of calls.
 
-    After ``claims_for`` seconds none is begun; each ends ``within`` seconds. None waits for
-    another. Where nothing can be told nothing is written. Raises `LedgerUnreachable`.
+    After ``claims_for`` seconds no call is started; each call ends within ``within`` seconds. No
+    listener waits for another. If nothing is due, nothing is written. Raises `LedgerUnreachable`.
     """
-    ends = None if claims_for is None else time.monotonic() + claims_for
-    telling = _Telling(ledger, holder, run_id, ends, within, at_home=at_home)
-    left, at_work = list(names), dict[str, asyncio.Task[bool]]()
+    deadline = None if claims_for is None else time.monotonic() + claims_for
+    this_pass = _Pass(ledger, holder, run_id, deadline, within, at_home=at_home)
+    remaining, running = list(names), dict[str, asyncio.Task[bool]]()
     try:
         while True:
-            if telling.goes_on():
-                free = [name for name in left if name not in at_work]
-                for name in await listeners.due(ledger, free):
-                    at_work[name] = asyncio.create_task(telling.follow(name))
-            if not at_work:
-                return telling.told
-            await asyncio.wait(at_work.values(), timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
-            for name in [name for name, task in at_work.items() if task.done()]:
-                if not await at_work.pop(name):
-                    left.remove(name)  # another process was faster, or it is about other runs
+            if this_pass.goes_on():
+                free = [name for name in remaining if name not in running]
+                for name in await listeners.due_listeners(ledger, free):
+                    running[name] = asyncio.create_task(this_pass.follow(name))
+            if not running:
+                return this_pass.calls
+            await asyncio.wait(
+                running.values(), timeout=POLL_INTERVAL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            for name in [name for name, task in running.items() if task.done()]:
+                if not await running.pop(name):
+                    # Another process was faster, or the due rows are of other runs.
+                    remaining.remove(name)
     finally:
-        telling.ends = 0.0  # a listener may take no notice of being cancelled
-        for task in at_work.values():
+        this_pass.deadline = 0.0  # a listener may ignore its cancellation
+        for task in running.values():
             task.cancel()
-        await asyncio.gather(*at_work.values(), return_exceptions=True)
+        await asyncio.gather(*running.values(), return_exceptions=True)
 
 
-class _Telling:
+class _Pass:
     """One pass over some listeners."""
 
     def __init__(
@@ -121,20 +126,20 @@ class _Telling:
         *,
         at_home: bool,
     ) -> None:
-        self.told, self.ends = 0, ends
+        self.calls, self.deadline = 0, ends
         self._ledger, self._holder, self._run_id = ledger, holder, run_id
         self._within, self._at_home = within, at_home
 
     def goes_on(self) -> bool:
-        """Whether anyone is still begun to be told."""
-        return self.ends is None or time.monotonic() < self.ends
+        """Return whether further calls may start."""
+        return self.deadline is None or time.monotonic() < self.deadline
 
     async def follow(self, name: str) -> bool:
-        """Tell one listener what is due, one outcome after the other; whether anything was."""
-        lane, told = outbox.lane_of_listener(name), False
+        """Call one listener for its due outcomes, one by one; return whether any was due."""
+        lane, called = outbox.queue_of_listener(name), False
         while self.goes_on() and await self._next(lane):
-            told = True
-        return told
+            called = True
+        return called
 
     async def _next(self, lane: str) -> bool:
         rows: list[OutboxRow] = []
@@ -145,9 +150,9 @@ class _Telling:
             tried = await self._tried(rows[0])
         except BaseException:
             if rows:
-                await to_its_end(asyncio.create_task(self._give_back(rows)))
+                await wait_shielded(asyncio.create_task(self._give_back(rows)))
             raise
-        self.told += 1
+        self.calls += 1
         await _written(sending.record(self._ledger, [tried]))
         return True
 
@@ -158,46 +163,52 @@ class _Telling:
 
     async def _give_back(self, rows: list[OutboxRow]) -> None:
         with suppress(TimeoutError, Unreachable):
-            async with asyncio.timeout(LAST_WORDS):
+            async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
                 await sending.release(self._ledger, rows)
 
-    async def _tried(self, row: OutboxRow) -> Tried:
-        began = time.perf_counter()
-        error = await self._called(row)
-        seconds = time.perf_counter() - began
+    async def _tried(self, row: OutboxRow) -> DeliveryResult:
+        started = time.perf_counter()
+        error = await self._call(row)
+        seconds = time.perf_counter() - started
         if error is None:
-            return Tried(row.id, row.fence, Delivery.DELIVERED, None, seconds)
-        told = _words(error)
+            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
+        problem = _error_text(error)
         log.warning(
             "the listener %s failed: %s",
             row.address,
-            told,
+            problem,
             extra={"action": "listener_failed", "listener": row.address},
         )
-        if not isinstance(error, Temporary | NoEnd | registry.Unusable):
-            # It was told. What it made of it is its own affair, and says nothing of the next one.
-            return Tried(
-                row.id, row.fence, Delivery.FAILED, None, seconds, error=told, went_out=False
+        if not isinstance(error, Temporary | ListenerTimeout | registry.UnusableFunction):
+            # The listener was called. Its own error says nothing about the next outcome.
+            return DeliveryResult(
+                row.id, row.fence, Delivery.FAILED, None, seconds, error=problem, went_out=False
             )
-        asked = error.retry_after if isinstance(error, Temporary) else None
-        again = backoff.next_try(row, self._ledger.now(), asked, backoff.TRIES)
-        status = Delivery.FAILED if again is None else Delivery.PENDING
-        return Tried(row.id, row.fence, status, again, seconds, error=told)
+        retry_after = error.retry_after if isinstance(error, Temporary) else None
+        next_at = backoff.next_attempt_at(
+            row, self._ledger.now(), retry_after, backoff.DEFAULT_ATTEMPTS
+        )
+        status = Delivery.FAILED if next_at is None else Delivery.PENDING
+        return DeliveryResult(row.id, row.fence, status, next_at, seconds, error=problem)
 
-    async def _called(self, row: OutboxRow) -> BaseException | None:
-        """What it raised, if anything, or why it was not called."""
-        if row.retried_at is None and row.fence - row.attempts > DEATHS:
-            return GivenUp(f"given up: {DEATHS} times nobody lived to say what became of it")
-        began, body, found = time.monotonic(), json.loads(row.body), list[Callable[..., Any]]()
+    async def _call(self, row: OutboxRow) -> BaseException | None:
+        """Return the error that the listener raised or that prevented the call, or None."""
+        if row.retried_at is None and row.fence - row.attempts > MAX_CRASHES:
+            return TooManyCrashes(
+                f"given up: {MAX_CRASHES} times nobody lived to say what became of it"
+            )
+        started, body = time.monotonic(), json.loads(row.body)
+        functions: list[Callable[..., Any]] = []
         try:
-            if not self._at_home:  # one thread and one time: to import it may last as well
-                await apart(lambda: _found(row.address)(body), self._within)
+            if not self._at_home:  # one thread and one timeout: the import may also be slow
+                await run_in_thread(lambda: _found(row.address)(body), self._within)
                 return None
-            await apart(lambda: found.append(_found(row.address)), self._within)
-            call, left = partial(found[0], body), self._within - (time.monotonic() - began)
-            if registry.is_async(found[0]):
-                return await _at_home(call, left)
-            await apart(call, left)
+            await run_in_thread(lambda: functions.append(_found(row.address)), self._within)
+            call = partial(functions[0], body)
+            time_left = self._within - (time.monotonic() - started)
+            if registry.is_async(functions[0]):
+                return await _at_home(call, time_left)
+            await run_in_thread(call, time_left)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -206,16 +217,16 @@ class _Telling:
 
 
 async def _written(work: Coroutine[Any, Any, None]) -> None:
-    """Let it be done to its end; where this is stopped, for `LAST_WORDS` from then on."""
+    """Finish ``work`` even if this task is cancelled; then within `SHUTDOWN_GRACE_SECONDS`."""
     task, later = asyncio.create_task(work), asyncio.get_running_loop().call_later
-    await to_its_end(task, cancelled=lambda: later(LAST_WORDS, task.cancel))
+    await wait_shielded(task, cancelled=lambda: later(SHUTDOWN_GRACE_SECONDS, task.cancel))
 
 
 def _found(name: str) -> Callable[..., Any]:
-    """The listener of that name, which may have to be imported; raises `Unusable`."""
+    """Return the listener of that name, importing it if necessary; raise `Unusable`."""
     function = registry.find(registry.LISTENERS, name)
     if function is None:
-        raise registry.Unusable("it is not registered here")
+        raise registry.UnusableFunction("it is not registered here")
     return function
 
 
@@ -226,7 +237,7 @@ async def _at_home(call: Callable[[], Any], within: float) -> BaseException | No
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return error  # its own
+        return error  # raised by the listener itself
     except Exception as error:
         return error
     return None
@@ -238,46 +249,47 @@ async def _awaited(work: Any, within: float) -> None:
             await work
     except TimeoutError as error:
         if ends.expired():
-            raise NoEnd(f"no end within {within:g} s; it was cancelled") from error
+            raise ListenerTimeout(f"no end within {within:g} s; it was cancelled") from error
         raise
 
 
-async def apart(call: Callable[[], Any], within: float) -> None:
-    """Let ``call`` be done in a thread of its own, and what it returns be awaited there.
+async def run_in_thread(call: Callable[[], Any], within: float) -> None:
+    """Run ``call`` in its own thread and await its result there.
 
-    Raises what it raises; what would end a thread, or a task, as a `RuntimeError`. Raises `NoEnd`
-    where it does not end: then it is left behind, and ends with the process.
+    Raises the error of ``call``; an error that would end a thread or task is converted to a
+    `RuntimeError`. Raises `ListenerTimeout` if it does not end: the thread is then abandoned and
+    ends with the process.
     """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[BaseException | None] = loop.create_future()
+    result: asyncio.Future[BaseException | None] = loop.create_future()
 
-    def tell(error: BaseException | None) -> None:
-        if not ended.done():
-            ended.set_result(error)
+    def set_result(error: BaseException | None) -> None:
+        if not result.done():
+            result.set_result(error)
 
     def run() -> None:
         error: BaseException | None = None
         try:
-            if inspect.isawaitable(found := call()):
-                asyncio.run(_awaited(found, within))
-        except Exception as wrong:
-            error = wrong
-        except BaseException as wrong:
-            error = RuntimeError(_words(wrong))
-        with suppress(RuntimeError):  # the loop is closed: nobody asks any more
-            loop.call_soon_threadsafe(tell, error)
+            if inspect.isawaitable(returned := call()):
+                asyncio.run(_awaited(returned, within))
+        except Exception as raised:
+            error = raised
+        except BaseException as raised:
+            error = RuntimeError(_error_text(raised))
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(set_result, error)
 
     threading.Thread(target=run, name="daybook-listener", daemon=True).start()
     try:
-        async with asyncio.timeout(within + GRACE):
-            error = await ended
+        async with asyncio.timeout(within + CANCEL_GRACE_SECONDS):
+            error = await result
     except TimeoutError:
-        raise NoEnd(f"no end within {within:g} s; it runs on in a thread") from None
+        raise ListenerTimeout(f"no end within {within:g} s; it runs on in a thread") from None
     if error is not None:
         raise error
 
 
-def _words(error: BaseException) -> str:
-    if isinstance(error, NoEnd | GivenUp | registry.Unusable):
+def _error_text(error: BaseException) -> str:
+    if isinstance(error, ListenerTimeout | TooManyCrashes | registry.UnusableFunction):
         return str(error)
-    return f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    return f"{type(error).__name__}: {error}"[:MAX_ERROR_LENGTH]

@@ -1,19 +1,20 @@
-"""Listeners: who is told of every outcome, in Python (requirement 35).
+"""Listeners: Python functions that are called for every outcome.
 
 ::
 
-    announce ─► the fact `listeners`: names, and when each was last there
+    announce ─► the fact `listeners`: names, and when each was last present
                     │
-    outcome ──► ask ┴─► an outbox row for each name, in the transaction of the outcome
+    outcome ──► enqueue ─► an outbox row for each name, in the transaction of the outcome
      (outcomes.write)        │  one at a time for each name, oldest first
                              ▼
-                          pending ──► delivered | failed      whoever has the listener: it may be
-                             └──────► failed                  away for `UNSEEN`, then it is gone
+                          pending ──► delivered | failed      sent by a process with the listener
+                             └──────► failed                  no such process for `UNSEEN_TIMEOUT`
 
-Who settles a run need not know a listener: a worker on another machine, the command line, a flow
-called in a script. So the names stand in the ledger. Whoever has listeners and calls them announces
-them: the leader's keeper, and a program that listens. What a process has registered itself it asks
-for as well. No row of a listener counts for its run's `delivery`.
+The process that records an outcome need not have the listener: it may be a worker on another
+machine, the command line, or a flow called in a script. So the names are stored in the ledger. The
+processes that have listeners and call them announce them: the leader's keeper, and a program that
+listens. A process also enqueues rows for the listeners that it has registered itself. A listener's
+row does not count for its run's `delivery`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sqlmodel import col, select
 
 from daybook import registry
 from daybook.delivery import messages, outbox, sending
-from daybook.delivery.outbox import LISTENER, lane_of_listener
+from daybook.delivery.outbox import LISTENER, queue_of_listener
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import Fact, OutboxRow, RunRow
@@ -37,47 +38,49 @@ from daybook.ledger.tables import Fact, OutboxRow, RunRow
 if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
-UNSEEN = timedelta(hours=24)
-"""So long a listener may be away; then nothing more is asked for it, and what waits is given up."""
+UNSEEN_TIMEOUT = timedelta(hours=24)
+"""How long a listener may be absent; then no more rows are enqueued, and its rows fail."""
 
 _FACT = "listeners"
 
 
-async def ask(
+async def enqueue(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
 ) -> None:
-    """Write down that every listener is told of the outcome that ``row`` has just got.
+    """Enqueue a row for every listener about the outcome that ``row`` just got.
 
-    ``late`` says that it corrects an `unknown`.
+    ``late`` is true if the outcome corrects an `unknown`.
     """
     corrects = "unknown" if late else None
-    await _put(session, row, stored, now, await _asking(session, now), corrects=corrects)
+    await _put(session, row, stored, now, await _recipients(session, now), corrects=corrects)
 
 
-async def extended(
+async def update_range(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime
 ) -> None:
-    """``row`` stands for more due times than listeners were asked to be told of.
+    """Update the listeners' rows after ``row`` was extended to more due times.
 
-    What nobody has told yet says so. Whoever was told, or is being told, is told once more, of the
-    whole range: the same run, with its new end and count.
+    A row that no process has claimed gets the new text. A listener that was called, or is being
+    called, gets another row about the whole range: the same run, with its new end and count.
     """
     unsent = select(OutboxRow).where(
         col(OutboxRow.run_id) == row.id, col(OutboxRow.purpose) == LISTENER, outbox.UNSENT
     )
-    names = await _asking(session, now)
-    for told in (await session.execute(unsent)).scalars().all():
-        told.body = messages.whole(row, stored.row if stored else None, told.event, None)
-        session.add(told)
-        names.discard(told.address)
+    names = await _recipients(session, now)
+    for unsent_row in (await session.execute(unsent)).scalars().all():
+        unsent_row.body = messages.listener_body(
+            row, stored.row if stored else None, unsent_row.event, None
+        )
+        session.add(unsent_row)
+        names.discard(unsent_row.address)
     until = row.due_to.isoformat() if row.due_to else None
     await _put(session, row, stored, now, names, until=until)
 
 
-async def _asking(session: AsyncSession, now: datetime) -> set[str]:
-    """Who is to be told of what happens now."""
-    names = {name for name, at in (await _seen(session)).items() if now - at < UNSEEN}
-    return names | set(registry.here(registry.LISTENERS))
+async def _recipients(session: AsyncSession, now: datetime) -> set[str]:
+    """Return the names of the listeners to call for an outcome now."""
+    names = {name for name, at in (await _seen(session)).items() if now - at < UNSEEN_TIMEOUT}
+    return names | set(registry.known_names(registry.LISTENERS))
 
 
 async def _put(
@@ -90,12 +93,15 @@ async def _put(
     corrects: str | None = None,
     until: str | None = None,
 ) -> None:
-    """A row for each; what is told once more of the same run is another one by the last two."""
+    """Enqueue a row for each name.
+
+    ``corrects`` and ``until`` distinguish the keys of further rows about the same run.
+    """
     if not names:
         return
-    body = messages.whole(row, stored.row if stored else None, row.status, corrects)
+    body = messages.listener_body(row, stored.row if stored else None, row.status, corrects)
     for name in sorted(names):
-        lane = lane_of_listener(name)
+        lane = queue_of_listener(name)
         await outbox.put(
             session,
             OutboxRow(
@@ -114,38 +120,39 @@ async def _put(
 
 
 async def announce(ledger: Ledger, names: Collection[str]) -> None:
-    """Say that these are here, and forget those that nobody has said for `UNSEEN`.
+    """Record that these listeners are present; forget those absent for `UNSEEN_TIMEOUT`.
 
-    What waits for one that is forgotten is given up: it is failed, and says why.
+    The rows of a forgotten listener fail, with the reason.
     """
     async with ledger.write() as session:
         now, fact = ledger.now(), await session.get(Fact, _FACT)
-        # One from the future was said before the clock was set back.
+        # A time in the future was recorded before the clock was set back.
         seen = {name: min(at, now) for name, at in (await _seen(session)).items()}
-        kept = {name: at for name, at in seen.items() if now - at < UNSEEN}
+        kept = {name: at for name, at in seen.items() if now - at < UNSEEN_TIMEOUT}
         kept |= dict.fromkeys(names, now)
         if kept or seen:
             fact = fact or Fact(key=_FACT, value="")
             fact.value = json.dumps({name: at.isoformat() for name, at in kept.items()})
             session.add(fact)
-        gone = update(OutboxRow).where(
+        give_up = update(OutboxRow).where(
             outbox.PENDING,
             col(OutboxRow.purpose) == LISTENER,
             col(OutboxRow.address).not_in(kept),
-            col(OutboxRow.created_at) <= now - UNSEEN,
+            col(OutboxRow.created_at) <= now - UNSEEN_TIMEOUT,
             col(OutboxRow.lease_until).is_(None) | (col(OutboxRow.lease_until) <= now),
         )
-        why = f"given up: no process has had this listener for {UNSEEN // timedelta(hours=1)} hours"
+        hours = UNSEEN_TIMEOUT // timedelta(hours=1)
+        why = f"given up: no process has had this listener for {hours} hours"
         values = {"status": Delivery.FAILED, "finished_at": now, "error": why, "lease_until": None}
         await session.execute(
-            gone.values(**values), execution_options={"synchronize_session": False}
+            give_up.values(**values), execution_options={"synchronize_session": False}
         )
 
 
-async def due(ledger: Ledger, names: Iterable[str]) -> list[str]:
-    """Which of these may be told something now: no pause, and nobody is at it. Reads only."""
-    lanes = {lane_of_listener(name): name for name in names}
-    times = await sending.due_of_lanes(ledger, lanes.__contains__) if lanes else {}
+async def due_listeners(ledger: Ledger, names: Iterable[str]) -> list[str]:
+    """Return the listeners with a due row, no pause and no row in flight. Reads only."""
+    lanes = {queue_of_listener(name): name for name in names}
+    times = await sending.due_times_by_queue(ledger, lanes.__contains__) if lanes else {}
     now = ledger.now()
     return [name for lane, name in lanes.items() if lane in times and times[lane] <= now]
 

@@ -1,6 +1,6 @@
-"""The words of what is told of a run: to a channel by its template or ours, to a callback as JSON.
+"""Texts of notifications: callbacks as JSON, and channel messages by the job's template or our own.
 
-A message is kept in full, up to `LONGEST`; whoever sends it cuts it to what its channel takes.
+A message is stored in full, up to `MAX_MESSAGE_LENGTH`; its channel truncates it to its own limit.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Any
 
 from daybook import owners
 from daybook.jobs import prompts
-from daybook.jobs.notify import SILENT, VARIABLES, Event
+from daybook.jobs.notify import SILENT_ANSWER, VARIABLES, Event
 from daybook.jobs.store import StoredJob
 from daybook.ledger import run_json, texts
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.schedules.schedule import zone
 
-VERSION = 1
-"""Of a callback's body."""
+CALLBACK_VERSION = 1
+"""Version of a callback's body."""
 
-LONGEST = 100_000
+MAX_MESSAGE_LENGTH = 100_000
 """Characters of a message."""
 
-LONGEST_SUBJECT = 200
+MAX_SUBJECT_LENGTH = 200
 
-_SAYS: dict[Status, str] = {
+_STATUS_PHRASES: dict[Status, str] = {
     Status.TIMED_OUT: "timed out",
     Status.UNKNOWN: "ended as unknown",
     Status.CANCELLED: "was cancelled",
@@ -34,42 +34,45 @@ _SAYS: dict[Status, str] = {
 }
 
 
-def callback(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """The body of a callback, as it is signed and sent."""
-    told = _run(row, job, event, corrects)
+def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
+    """Return the body of a callback, as it is signed and sent."""
+    data = _run(row, job, event, corrects)
     if job is not None and owners.is_agent(job.owner):
-        told |= {"output": None, "result": None, "error": None}  # an error may quote the answer
-    return texts.to_json(told)
+        data |= {"output": None, "result": None, "error": None}  # an error may quote the answer
+    return texts.to_json(data)
 
 
-def whole(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """The same with its answer, whoever owns the job: for a listener, which is the operator's."""
+def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
+    """Return the same body including the answer, whoever owns the job.
+
+    It is for a listener, which belongs to the operator.
+    """
     return texts.to_json(_run(row, job, event, corrects))
 
 
 def _run(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> dict[str, Any]:
-    told: dict[str, Any] = {"version": VERSION, "event": event, "corrects": corrects}
-    told |= run_json.run(row, job)
-    del told["delivery"]  # it is not known before this is delivered
-    return told
+    data: dict[str, Any] = {"version": CALLBACK_VERSION, "event": event, "corrects": corrects}
+    data |= run_json.run(row, job)
+    del data["delivery"]  # not known before this row is delivered
+    return data
 
 
-def answer(row: RunRow, output: str | None) -> str:
-    """What a run that succeeded has to say; empty where that is nothing (requirement 29)."""
-    said = output if output is not None or row.result is None else texts.to_json(row.result)
-    said = (said or "").strip()
-    return "" if said.upper() == SILENT else said
+def answer_text(row: RunRow, output: str | None) -> str:
+    """Return the answer of a run that succeeded; empty if it has none or it is `[SILENT]`."""
+    text = output if output is not None or row.result is None else texts.to_json(row.result)
+    text = (text or "").strip()
+    return "" if text.upper() == SILENT_ANSWER else text
 
 
-def bounded(text: str) -> str:
-    """At most `LONGEST` characters, and a mark that says how many were left out."""
-    if len(text) <= LONGEST:
+def truncate(text: str) -> str:
+    """Truncate to `MAX_MESSAGE_LENGTH` characters, with a mark that counts the omitted ones."""
+    if len(text) <= MAX_MESSAGE_LENGTH:
         return text
-    return f"{text[:LONGEST]}\n… ({len(text) - LONGEST:,} more characters)"
+    return f"{text[:MAX_MESSAGE_LENGTH]}\n… ({len(text) - MAX_MESSAGE_LENGTH:,} more characters)"
 
 
 def subject(row: RunRow, job: JobRow | None, corrects: str | None) -> str:
-    """`morning-brief: failed`."""
+    """Return a subject such as `morning-brief: failed`."""
     was = f" (was {corrects})" if corrects else ""
     return _line(f"{_name(row, job)}: {row.status.replace('_', ' ')}{was}")
 
@@ -77,24 +80,25 @@ def subject(row: RunRow, job: JobRow | None, corrects: str | None) -> str:
 def message(
     row: RunRow, stored: StoredJob | None, event: Event, output: str | None, template: str
 ) -> str:
-    """What the job's channel is told of the run: by the job's template, if that says anything."""
+    """Return the text for the job's channel: the template's result, if that is not blank."""
     if template:
-        own = prompts.render(template, _values(row, stored, output), VARIABLES)
-        if own.strip():
-            return bounded(own)
+        rendered = prompts.render(template, _values(row, stored, output), VARIABLES)
+        if rendered.strip():
+            return truncate(rendered)
     if event == "completed":
-        return bounded(answer(row, output))
+        return truncate(answer_text(row, output))
     return failure(row, stored)
 
 
 def failure(row: RunRow, stored: StoredJob | None) -> str:
-    """What went wrong, how often by now, and where to look."""
+    """Return what failed, how often in a row, and the command that shows it."""
     job = stored.row if stored else None
-    often = job.consecutive_failures if job and row.state in FAILURES else 0
-    nth = f", {often} times in a row" if often > 1 else ""
-    why = (row.error or row.reason).strip()
+    failures = job.consecutive_failures if job and row.state in FAILURES else 0
+    nth = f", {failures} times in a row" if failures > 1 else ""
+    reason = (row.error or row.reason).strip()
     lines = [
-        f"{_name(row, job)} {_SAYS.get(row.state, row.status)}{nth}" + (f": {why}" if why else "")
+        f"{_name(row, job)} {_STATUS_PHRASES.get(row.state, row.status)}{nth}"
+        + (f": {reason}" if reason else "")
     ]
     if row.count > 1:
         first, last = _due(row.due, stored), _due(row.due_to or row.due, stored)
@@ -102,20 +106,20 @@ def failure(row: RunRow, stored: StoredJob | None) -> str:
     else:
         lines.append(f"due {_due(row.due, stored)}")
     lines.append(f"daybook show {row.id[:12]}")
-    return bounded("\n".join(lines))
+    return truncate("\n".join(lines))
 
 
 def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
-    """Subject and text when a job was switched off for its failures."""
+    """Return subject and text for a job that was paused because of its failures."""
     job = stored.row
     text = (
         f"{job.name} was {job.disabled_reason}\nTo go on: daybook resume {shlex.quote(job.name)}\n"
     )
-    return _line(f"{job.name}: paused"), bounded(f"{text}daybook show {row.id[:12]}")
+    return _line(f"{job.name}: paused"), truncate(f"{text}daybook show {row.id[:12]}")
 
 
 def recovered(row: RunRow, stored: StoredJob) -> tuple[str, str]:
-    """Subject and text when a job succeeded of whose failures was told."""
+    """Return subject and text for a job that succeeded after an alert about its failures."""
     name = stored.row.name
     text = f"{name} succeeded again\ndue {_due(row.due, stored)}\ndaybook show {row.id[:12]}"
     return _line(f"{name}: recovered"), text
@@ -144,4 +148,4 @@ def _due(instant: datetime, stored: StoredJob | None) -> str:
 
 def _line(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= LONGEST_SUBJECT else f"{line[: LONGEST_SUBJECT - 1]}…"
+    return line if len(line) <= MAX_SUBJECT_LENGTH else f"{line[: MAX_SUBJECT_LENGTH - 1]}…"

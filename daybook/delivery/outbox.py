@@ -1,19 +1,22 @@
-"""What is told of a run, written down in the transaction of its outcome (requirements 30-34).
+"""Outbox: callbacks, messages and alerts, stored in the transaction of the run's outcome.
 
 ::
 
-    outcome ──► ask ──┬─ callback   on_complete | on_fail: the run as JSON
-     (outcomes.write) ├─ message    the job's channel: the answer, or what went wrong
-                      └─ alert      the operator's channel: failures of a job without one of its own
-                           │
-                           ▼  one row each, once: its key says what is told whom of what
-                        pending ──► delivered | failed       `daybook.delivery.sending`
-                           └──────► suppressed               withdrawn before it was sent
+    outcome ──► enqueue ─┬─ callback   on_complete | on_fail: the run as JSON
+     (outcomes.write)    ├─ message    the job's channel: the answer, or the failure
+                         └─ alert      the operator's channel: failures of a job without its own
+                              │
+                              ▼  one row each; the unique key prevents a second one
+                           pending ──► delivered | failed    `daybook.delivery.sending`
+                              └──────► suppressed            withdrawn before it was sent
 
-A run's `delivery` is that of its callbacks and messages together; an alert to the operator does
-not count, nor does a listener, which has rows of its own here (`listeners`), nor the wake of a task
-session (`daybook.tasks.wakes`). The inbox is the ledger itself: what goes there is delivered as it
-is written. When failures are told of stands in `alerts`, the words in `wording`.
+A run's `delivery` combines the status of its callbacks and messages. Alerts to the operator do not
+count, nor do rows of listeners (`listeners`) and wakes of task sessions (`daybook.tasks.wakes`).
+The inbox is the ledger itself: its rows are delivered when they are written. `alerts` decides when
+to alert about failures, and `messages` contains the texts.
+
+The destination queue of a row (column ``lane``) groups the rows for one destination that may be
+unavailable as a whole. `daybook.delivery.sending` explains it.
 """
 
 from __future__ import annotations
@@ -42,42 +45,42 @@ if TYPE_CHECKING:
     from daybook.ledger.states import Outcome
 
 INBOX = "inbox"
-"""The channel that the ledger is itself."""
+"""The channel whose messages stay in the ledger."""
 
 FILE = "file"
 """The channel whose conversations are files in the home's `out/`."""
 
-_OF_CHANNEL = "channel:"
-_OF_LISTENER = "listener:"
-_OF_TASK_SESSION = "task-session:"
+_CHANNEL_PREFIX = "channel:"
+_LISTENER_PREFIX = "listener:"
+_TASK_SESSION_PREFIX = "task-session:"
 
 CALLBACK, MESSAGE, ALERT, LISTENER = "callback", "message", "alert", "listener"
 WAKE = "wake"
-"""A task session is woken (`daybook.tasks.wakes`): one try, as the next cycle is the next."""
-COUNTED = (CALLBACK, MESSAGE)
-"""The purposes that make up a run's delivery."""
+"""Wakes a task session (`daybook.tasks.wakes`). It has one attempt: the next cycle wakes again."""
+COUNTED_PURPOSES = (CALLBACK, MESSAGE)
+"""The purposes that count for a run's delivery."""
 
-LONGEST_NAME = 400
-"""Bytes of a lane, and of a key: PostgreSQL takes no more than 2,704 into an index."""
+MAX_NAME_BYTES = 400
+"""Bytes of a queue name or key: PostgreSQL indexes no more than 2,704."""
 
 
-def literal(word: str) -> ColumnElement[str]:
-    """A word of ours as a partial index has it: with a parameter in its place none is used."""
+def sql_literal(word: str) -> ColumnElement[str]:
+    """Return a literal as partial indexes contain it: a parameter would prevent their use."""
     return literal_column(f"'{word}'")
 
 
-PENDING = col(OutboxRow.status) == literal(Delivery.PENDING)
+PENDING = col(OutboxRow.status) == sql_literal(Delivery.PENDING)
 UNSENT = (
     PENDING
     & (col(OutboxRow.attempts) == 0)
     & col(OutboxRow.retried_at).is_(None)
     & col(OutboxRow.lease_until).is_(None)
 )
-"""Nobody has seen it: what it says may still be changed."""
-UNREAD = (col(OutboxRow.address) == literal(INBOX)) & col(OutboxRow.read_at).is_(None)
-"""Of the inbox; to be delivered there it may still have to wait."""
+"""No process has claimed the row: its text may still be changed."""
+UNREAD = (col(OutboxRow.address) == sql_literal(INBOX)) & col(OutboxRow.read_at).is_(None)
+"""Rows of the inbox; some may still wait for their delivery there."""
 
-EVENTS: dict[Status, Event] = {
+OUTCOME_EVENTS: dict[Status, Event] = {
     Status.SUCCEEDED: "completed",
     Status.FAILED: "failed",
     Status.TIMED_OUT: "failed",
@@ -85,12 +88,12 @@ EVENTS: dict[Status, Event] = {
     Status.CANCELLED: "cancelled",
     Status.MISSED: "missed",
 }
-"""The event of each outcome that is one."""
+"""The event of each outcome that has one."""
 
-_WORST = (Delivery.FAILED, Delivery.PENDING, Delivery.DELIVERED, Delivery.SUPPRESSED)
+_WORST_FIRST = (Delivery.FAILED, Delivery.PENDING, Delivery.DELIVERED, Delivery.SUPPRESSED)
 
 
-async def ask(
+async def enqueue(
     session: AsyncSession,
     row: RunRow,
     outcome: Outcome,
@@ -100,42 +103,44 @@ async def ask(
     late: bool,
     paused: bool = False,
 ) -> None:
-    """Write down who is told of the outcome that ``row`` has just got.
+    """Enqueue the notifications about the outcome that ``row`` just got.
 
-    ``stored`` is the job with what the outcome has changed in it. ``late`` says that it corrects
-    an `unknown`, ``paused`` that the job was switched off for its failures.
+    ``stored`` is the job including the changes by the outcome. ``late`` is true if the outcome
+    corrects an `unknown`, ``paused`` if the job was paused because of its failures.
     """
-    event = EVENTS.get(row.state)
+    event = OUTCOME_EVENTS.get(row.state)
     if event is None:
         return
-    asking = _Asking(session, row, outcome.output, stored, now, late=late)
-    held_back = await asking.event(event, paused=paused)
+    notifications = _Notifications(session, row, outcome.output, stored, now, late=late)
+    held_back = await notifications.event(event, paused=paused)
     if held_back and row.delivery == Delivery.NOT_REQUESTED:
         row.delivery = Delivery.SUPPRESSED
         session.add(row)
-    if asking.asked:
-        await refresh(session, row.id)
+    if notifications.enqueued:
+        await refresh_delivery(session, row.id)
 
 
-async def extended(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> None:
-    """``row`` stands for more due times than were told of: what is unsent, or unread, says so."""
-    event = EVENTS.get(row.state)
+async def update_range(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> None:
+    """Update unsent and unread rows after ``row`` was extended to more due times."""
+    event = OUTCOME_EVENTS.get(row.state)
     of_run = select(OutboxRow).where(
         col(OutboxRow.run_id) == row.id,
         col(OutboxRow.event) == event,
         col(OutboxRow.purpose) != LISTENER,
         or_(UNSENT, UNREAD),
     )
-    for told in (await session.execute(of_run)).scalars().all() if event else ():
-        if told.purpose == CALLBACK:
-            told.body = messages.callback(row, stored.row if stored else None, told.event, None)
+    for queued in (await session.execute(of_run)).scalars().all() if event else ():
+        if queued.purpose == CALLBACK:
+            queued.body = messages.callback_body(
+                row, stored.row if stored else None, queued.event, None
+            )
         else:
             template = notify_of(row.parameters, stored).template
-            told.body = messages.message(row, stored, event or "missed", None, template)
-        session.add(told)
+            queued.body = messages.message(row, stored, event or "missed", None, template)
+        session.add(queued)
 
 
-async def tell(
+async def enqueue_message(
     session: AsyncSession,
     *,
     key: str,
@@ -149,12 +154,13 @@ async def tell(
     job_id: str | None = None,
     now: datetime,
 ) -> OutboxRow | None:
-    """Write down one message to a channel; None when one with this key was asked for before.
+    """Enqueue one message to a channel; return None if a row with this key exists.
 
-    An alert is the operator's; any other one goes where the job's owner chose.
+    An alert goes to the operator; any other message goes to the conversation that the job's owner
+    chose.
     """
     job = await session.get(JobRow, job_id) if job_id and purpose != ALERT else None
-    chat_id = chat_of(Notify.model_construct(channel=channel, chat_id=chat_id), job)
+    chat_id = chat_id_of(Notify.model_construct(channel=channel, chat_id=chat_id), job)
     row = OutboxRow(
         key=key,
         purpose=purpose,
@@ -162,40 +168,43 @@ async def tell(
         run_id=run_id,
         job_id=job_id,
         owner=job.owner if job else "user",
-        lane=lane_of_channel(channel, chat_id),
+        lane=queue_of_channel(channel, chat_id),
         address=channel,
         chat_id=chat_id,
         subject=subject,
-        body=messages.bounded(body),
+        body=messages.truncate(body),
         next_at=now,
         created_at=now,
     )
-    asked = await put(session, row)
-    if asked is not None and run_id is not None and purpose in COUNTED:
-        await refresh(session, run_id)
-    return asked
+    stored = await put(session, row)
+    if stored is not None and run_id is not None and purpose in COUNTED_PURPOSES:
+        await refresh_delivery(session, run_id)
+    return stored
 
 
-async def refresh(session: AsyncSession, run_id: str) -> None:
-    """Bring the run's `delivery` up to date with its callbacks and messages."""
-    await refresh_all(session, [run_id])
+async def refresh_delivery(session: AsyncSession, run_id: str) -> None:
+    """Update the run's `delivery` from its callbacks and messages."""
+    await refresh_deliveries(session, [run_id])
 
 
-async def refresh_all(session: AsyncSession, run_ids: Collection[str]) -> None:
-    """The same for several runs; a run that asked for nothing keeps what it has."""
+async def refresh_deliveries(session: AsyncSession, run_ids: Collection[str]) -> None:
+    """Update the `delivery` of several runs; a run without such rows keeps its value."""
     if not run_ids:
         return
     await session.flush()
     order = case(
-        {each.value: number for number, each in enumerate(_WORST)}, value=col(OutboxRow.status)
+        {each.value: number for number, each in enumerate(_WORST_FIRST)},
+        value=col(OutboxRow.status),
     )
     worst = (
         select(func.min(order))
-        .where(col(OutboxRow.run_id) == col(RunRow.id), col(OutboxRow.purpose).in_(COUNTED))
+        .where(
+            col(OutboxRow.run_id) == col(RunRow.id), col(OutboxRow.purpose).in_(COUNTED_PURPOSES)
+        )
         .correlate(RunRow)
         .scalar_subquery()
     )
-    names = {number: each.value for number, each in enumerate(_WORST)}
+    names = {number: each.value for number, each in enumerate(_WORST_FIRST)}
     delivery = case(names, value=worst, else_=col(RunRow.delivery))
     changed = update(RunRow).where(col(RunRow.id).in_(run_ids)).values(delivery=delivery)
     await session.execute(changed.execution_options(synchronize_session=False))
@@ -204,79 +213,84 @@ async def refresh_all(session: AsyncSession, run_ids: Collection[str]) -> None:
             await session.refresh(known, ["delivery"])
 
 
-def operators_channel() -> str:
-    """Where alerts go of jobs that have no channel of their own."""
+def operator_channel() -> str:
+    """Return the channel for alerts of jobs that have no channel of their own."""
     try:
         return settings.load().alert_channel
-    except InvalidInput:  # no outcome is lost for a setting that is not legal
+    except InvalidInput:  # an invalid setting must not lose an outcome
         return INBOX
 
 
-def lane_of_url(url: str) -> str:
-    """What may be away as a whole: the address without its query, nor who asks."""
+def queue_of_url(url: str) -> str:
+    """Return the queue of a URL: scheme, host and path, without credentials and query."""
     try:
         parts = urlsplit(url)
-    except ValueError:  # no outcome is lost for an address that is none
-        return short(url.partition("?")[0])
-    return short(f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}")
+    except ValueError:  # an invalid URL must not lose an outcome
+        return shorten(url.partition("?")[0])
+    return shorten(
+        f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
+    )
 
 
-def lane_of_channel(channel: str, chat_id: str = "") -> str:
-    """The same of a channel; each of its conversations is on its own."""
-    return short(f"{_OF_CHANNEL}{channel}" + (f"/{chat_id}" if chat_id else ""))
+def queue_of_channel(channel: str, chat_id: str = "") -> str:
+    """Return the queue of a channel; each conversation has its own."""
+    return shorten(f"{_CHANNEL_PREFIX}{channel}" + (f"/{chat_id}" if chat_id else ""))
 
 
-def is_of_channel(lane: str) -> bool:
-    """Whether it is a channel's lane; any other is that of an address."""
-    return lane.startswith(_OF_CHANNEL)
+def is_channel_queue(lane: str) -> bool:
+    """Return whether the queue is that of a channel."""
+    return lane.startswith(_CHANNEL_PREFIX)
 
 
-def lane_of_listener(name: str) -> str:
-    """That of a listener: it is told of one outcome at a time."""
-    return short(f"{_OF_LISTENER}{name}")
+def queue_of_listener(name: str) -> str:
+    """Return the queue of a listener, which gets one outcome at a time."""
+    return shorten(f"{_LISTENER_PREFIX}{name}")
 
 
-def is_of_listener(lane: str) -> bool:
-    """Whether it is a listener's: who sends messages does not call it."""
-    return lane.startswith(_OF_LISTENER)
+def is_listener_queue(lane: str) -> bool:
+    """Return whether the queue is that of a listener, which the dispatcher does not send."""
+    return lane.startswith(_LISTENER_PREFIX)
 
 
-def lane_of_task_session(session_id: str) -> str:
-    """That of a task session to which an MCP server is connected: that server notifies it."""
-    return f"{_OF_TASK_SESSION}{session_id}"
+def queue_of_task_session(session_id: str) -> str:
+    """Return the queue of a task session, whose connected MCP server sends the wakes."""
+    return f"{_TASK_SESSION_PREFIX}{session_id}"
 
 
-def is_of_task_session(lane: str) -> bool:
-    """Whether it is a task session's: only who is connected to that can send there."""
-    return lane.startswith(_OF_TASK_SESSION)
+def is_task_session_queue(lane: str) -> bool:
+    """Return whether the queue is that of a task session, sent only by its MCP server."""
+    return lane.startswith(_TASK_SESSION_PREFIX)
 
 
-def is_sent(lane: str) -> bool:
-    """Whether it is for who sends callbacks and messages: listeners and sessions have others."""
-    return not (is_of_listener(lane) or is_of_task_session(lane))
+def is_dispatched(lane: str) -> bool:
+    """Return whether the dispatcher sends the queue: callbacks, and messages to channels."""
+    return not (is_listener_queue(lane) or is_task_session_queue(lane))
 
 
-def short(name: str) -> str:
-    """``name`` as an index takes it: of a long one the beginning, and a digest of the whole."""
+def shorten(name: str) -> str:
+    """Shorten a long name for an index: its beginning, and a digest of the whole."""
     data = name.encode()
-    if len(data) <= LONGEST_NAME:
+    if len(data) <= MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(data).hexdigest()
-    return f"{data[: LONGEST_NAME - len(digest) - 3].decode(errors='ignore')}…{digest}"
+    return f"{data[: MAX_NAME_BYTES - len(digest) - 3].decode(errors='ignore')}…{digest}"
 
 
-def chat_of(notify: Notify, job: JobRow | None) -> str:
-    """Which conversation of its channel a job has; of `file`, where it names none, its own file."""
+def chat_id_of(notify: Notify, job: JobRow | None) -> str:
+    """Return the conversation of the job's channel.
+
+    For `file` without a chat id it is a file of the job's own.
+    """
     if notify.channel == FILE and not notify.chat_id and job is not None:
         return f"{job.slug}.md"
     return notify.chat_id
 
 
 def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Notify:
-    """What a run's own parameters say of it; where they say nothing, what its job says.
+    """Return the run's own notification settings, or else those of its job.
 
-    What cannot be read says nothing: a run that another version wrote down must not stop whoever
-    looks after all runs.
+    Settings that cannot be read are ignored: a run that another version stored must not stop the
+    process that handles all runs.
     """
     try:
         return Notify.model_validate(parameters["notify"])
@@ -285,21 +299,21 @@ def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Not
 
 
 async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
-    """Write ``row`` down; None when one with its key was asked for before."""
-    row.key = short(row.key)
+    """Store ``row``; return None if a row with its key exists."""
+    row.key = shorten(row.key)
     known = select(OutboxRow.id).where(col(OutboxRow.key) == row.key)
     if (await session.execute(known)).first() is not None:
         return None
-    # Others may be called so too: a listener, or a task session.
-    if is_of_channel(row.lane) and row.address == INBOX and row.next_at <= row.created_at:
+    # A listener or a task session may have the same name.
+    if is_channel_queue(row.lane) and row.address == INBOX and row.next_at <= row.created_at:
         row.status, row.finished_at = Delivery.DELIVERED, row.created_at
     session.add(row)
     await session.flush()
     return row
 
 
-class _Asking:
-    """What is told of one outcome."""
+class _Notifications:
+    """The notifications about one outcome."""
 
     def __init__(
         self,
@@ -315,10 +329,10 @@ class _Asking:
         self.stored, self.job = stored, stored.row if stored else None
         self.notify = notify_of(row.parameters, stored)
         self.corrects = Status.UNKNOWN.value if late else None
-        self.asked = False
+        self.enqueued = False
 
     async def event(self, event: Event, *, paused: bool) -> bool:
-        """Returns whether something that the job asks for is held back."""
+        """Enqueue the notifications; return whether a requested one is held back."""
         notify = self.notify
         url = notify.on_complete if event == "completed" else notify.on_fail
         wanted = event in notify.events
@@ -327,52 +341,52 @@ class _Asking:
         if wanted and url:
             await self._callback(event, url)
         if event == "failed":
-            told = await self._alert(paused=paused)
-            held_back |= wanted and bool(notify.channel) and not told
+            enqueued = await self._alert(paused=paused)
+            held_back |= wanted and bool(notify.channel) and not enqueued
         elif wanted and notify.channel:
-            told = await self._message(event)
-            held_back |= not told
+            enqueued = await self._message(event)
+            held_back |= not enqueued
         if event == "completed" and self.stored and self.stored.row.alert_open:
             await self._recovered(self.stored)
         return held_back
 
     async def _callback(self, event: Event, url: str) -> None:
         what = "on_complete" if event == "completed" else "on_fail"
-        body = messages.callback(self.row, self.job, event, self.corrects)
+        body = messages.callback_body(self.row, self.job, event, self.corrects)
         row = self._new(CALLBACK, what, event, body=body, at=self.now)
-        row.lane, row.address = lane_of_url(url), url
+        row.lane, row.address = queue_of_url(url), url
         row.writer = await self._writer(what)
         await self._put(row)
 
     async def _writer(self, what: str) -> str:
-        """Who wrote that address, in the revision that the run acted with."""
+        """Return the writer of that URL in the revision that the run used."""
         if self.job is None:
             return ""
-        acted = (self.job.id, self.row.revision or self.job.revision)
-        revision = await self.session.get(RevisionRow, acted)
-        return provenance.writer(
+        revision_key = (self.job.id, self.row.revision or self.job.revision)
+        revision = await self.session.get(RevisionRow, revision_key)
+        return provenance.author_of(
             revision.written_by if revision else {}, self.job.created_by, (what,)
         )
 
     async def _message(self, event: Event) -> bool:
-        """Returns whether it is told; an answer that says nothing, or nothing new, is not."""
+        """Enqueue the message; return false if the answer is silent or, by `only_changed`, old."""
         notify, digest = self.notify, ""
         if event == "completed":
-            said = messages.answer(self.row, self.output)
-            digest = hashlib.sha256(said.encode()).hexdigest()
-            if not said or (notify.only_changed and await self._said_last() == digest):
+            answer = messages.answer_text(self.row, self.output)
+            digest = hashlib.sha256(answer.encode()).hexdigest()
+            if not answer or (notify.only_changed and await self._last_digest() == digest):
                 return False
         subject = messages.subject(self.row, self.job, self.corrects)
         body = messages.message(self.row, self.stored, event, self.output, notify.template)
         row = self._new(MESSAGE, "channel", event, subject=subject, body=body, at=self.now)
-        chat_id = chat_of(notify, self.job)
-        row.lane = lane_of_channel(notify.channel, chat_id)
+        chat_id = chat_id_of(notify, self.job)
+        row.lane = queue_of_channel(notify.channel, chat_id)
         row.address, row.chat_id, row.digest = notify.channel, chat_id, digest
         await self._put(row)
         return True
 
-    async def _said_last(self) -> str | None:
-        """The digest of the last answer that arrived there, or is on its way."""
+    async def _last_digest(self) -> str | None:
+        """Return the digest of the last answer that was delivered there or is pending."""
         if self.job is None:
             return None
         last = (
@@ -380,7 +394,7 @@ class _Asking:
             .where(
                 col(OutboxRow.job_id) == self.job.id,
                 col(OutboxRow.address) == self.notify.channel,
-                col(OutboxRow.chat_id) == chat_of(self.notify, self.job),
+                col(OutboxRow.chat_id) == chat_id_of(self.notify, self.job),
                 col(OutboxRow.digest) != "",
                 col(OutboxRow.status) != Delivery.FAILED,
             )
@@ -391,7 +405,7 @@ class _Asking:
         return found
 
     async def _alert(self, *, paused: bool) -> bool:
-        """Tell of a failure, or of the pause that it led to; returns whether it is told."""
+        """Enqueue the alert for a failure or the pause after it; return whether it did."""
         subject = messages.subject(self.row, self.job, self.corrects)
         own = self._is_own()
         template = self.notify.template if own else ""
@@ -407,15 +421,19 @@ class _Asking:
             subject, body = messages.paused(self.row, self.stored)
             event, what = "paused", "paused"
         else:
-            at, event, what = alerts.when(job, self.now), "failed", "channel" if own else "alert"
+            at, event, what = (
+                alerts.next_alert_at(job, self.now),
+                "failed",
+                "channel" if own else "alert",
+            )
         if at is not None:
             await self._to_channel(what, event, subject, body, at)
-            alerts.told(job, at)
+            alerts.record_alert(job, at)
             self.session.add(job)
         return at is not None
 
     async def _recovered(self, stored: StoredJob) -> None:
-        """Tell once that the job's failures are over."""
+        """Enqueue one message that the job's failures have ended."""
         if not await self._withdraw():
             subject, body = messages.recovered(self.row, stored)
             await self._to_channel("recovered", "recovered", subject, body, self.now)
@@ -423,9 +441,9 @@ class _Asking:
         self.session.add(stored.row)
 
     async def _withdraw(self) -> bool:
-        """Take back the alert that waits for its hour; returns whether there was one."""
+        """Withdraw the alert that waits for its hour; return whether there was one."""
         assert self.job is not None
-        waits = select(OutboxRow).where(
+        query = select(OutboxRow).where(
             col(OutboxRow.job_id) == self.job.id,
             PENDING,
             col(OutboxRow.event) == "failed",
@@ -434,18 +452,18 @@ class _Asking:
             col(OutboxRow.next_at) > self.now,
             col(OutboxRow.next_at) > col(OutboxRow.created_at),
         )
-        found = (await self.session.execute(waits)).scalars().all()
+        found = (await self.session.execute(query)).scalars().all()
         for row in found:
             row.status, row.finished_at = Delivery.SUPPRESSED, self.now
             row.note = "withdrawn: what came after it was told in its place"
-            alerts.withdrawn(self.job, row.next_at)
+            alerts.withdraw_alert(self.job, row.next_at)
             self.session.add(row)
-            if row.run_id is not None and row.purpose in COUNTED:
-                await refresh(self.session, row.run_id)
+            if row.run_id is not None and row.purpose in COUNTED_PURPOSES:
+                await refresh_delivery(self.session, row.run_id)
         return bool(found)
 
     def _is_own(self) -> bool:
-        """Whether the job's own channel gets its alerts, rather than the operator's."""
+        """Return whether the job's own channel gets its alerts, not the operator's."""
         notify = self.notify
         return bool(notify.channel) and "failed" in notify.events and not notify.silent
 
@@ -453,15 +471,15 @@ class _Asking:
         self, what: str, event: str, subject: str, body: str, at: datetime
     ) -> None:
         own = self._is_own()
-        channel = self.notify.channel if own else operators_channel()
-        chat_id = chat_of(self.notify, self.job) if own else ""
+        channel = self.notify.channel if own else operator_channel()
+        chat_id = chat_id_of(self.notify, self.job) if own else ""
         row = self._new(MESSAGE if own else ALERT, what, event, subject=subject, body=body, at=at)
-        row.lane, row.address, row.chat_id = lane_of_channel(channel, chat_id), channel, chat_id
+        row.lane, row.address, row.chat_id = queue_of_channel(channel, chat_id), channel, chat_id
         await self._put(row)
 
     async def _put(self, row: OutboxRow) -> None:
         await put(self.session, row)
-        self.asked = True
+        self.enqueued = True
 
     def _new(
         self, purpose: str, what: str, event: str, *, subject: str = "", body: str, at: datetime

@@ -1,23 +1,24 @@
-"""Who sends what is pending in the outbox, and what came of it.
+"""Claiming of due outbox rows, and recording of the results.
 
 ::
 
-    claim ──► OutboxRow, held by a fence for a lease     one transaction, many rows
+    claim ──► OutboxRow, held by a lease and a fence       one transaction, many rows
       │ send                                               no transaction at all
       ▼
     record ──► delivered                                   fenced, one transaction, many rows
-          ├──► pending until `next_at`                     a failed try; the caller knows when next
-          └──► failed                                      its last try; told of in the inbox
-    release ──► pending, as if it had not been claimed
-    killed ───► the lease runs out, and whoever claims next sends it again by the same id
-    retry ────► pending: its tries and its day begin anew
+          ├──► pending until `next_at`                     a failed attempt; the caller sets it
+          └──► failed                                      the last attempt; reported in the inbox
+    release ──► pending, as before the claim
+    killed ───► the lease expires; the next claim sends the row again under the same id
+    retry ────► pending: its attempts and its 24 hours start over
 
-A lane is a destination that may be away as a whole: an address, or a channel's conversation. Of
-each only so many rows are in flight, and the lanes take turns, so that one that hangs delays the
-others by one attempt at most. One that failed `PAUSE_AFTER` times in a row is paused: its rows wait
-and use up no tries, then one of them goes as a probe. A success clears the lane, a failed probe
-pauses it for twice as long. Of one that took nothing for `GIVEN_UP_AFTER` a failed try ends also
-what has waited for so long itself: at one probe in ten minutes its turn would never come.
+A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
+a whole: a URL, or a conversation of a channel. The number of rows in flight is limited per queue,
+and the queues take turns, so a hanging destination delays the others by one attempt at most. After
+`FAILURES_BEFORE_PAUSE` failures in a row a queue is paused: its rows wait and use up no attempts,
+then one of them is sent as a probe. A success resets the queue; a failed probe doubles the pause.
+If a queue has accepted nothing for `MAX_DELIVERY_AGE`, a failed attempt also fails the waiting rows
+that are that old themselves: with one probe in ten minutes their turn would never come.
 """
 
 from __future__ import annotations
@@ -44,39 +45,41 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 
-IN_FLIGHT = 32
-"""Rows of a lane that are sent at once, by all processes together."""
-IN_DOUBT = 4
-"""The same of a lane whose last try failed; of one that was paused it is one, the probe."""
+MAX_IN_FLIGHT_PER_QUEUE = 32
+"""Rows of a queue that all processes together send at once."""
+MAX_IN_FLIGHT_AFTER_FAILURE = 4
+"""The same after a failed attempt; for a paused queue it is one row, the probe."""
 
-PAUSE_AFTER = 5
-"""Failed tries in a row after which a lane is paused."""
-FIRST_PAUSE = timedelta(seconds=30)
-LONGEST_PAUSE = timedelta(minutes=10)
+FAILURES_BEFORE_PAUSE = 5
+"""Failed attempts in a row after which a queue is paused."""
+MIN_PAUSE = timedelta(seconds=30)
+MAX_PAUSE = timedelta(minutes=10)
 
-GIVEN_UP_AFTER = timedelta(hours=24)
-"""The age at which a row is given up, whatever number its tries have."""
-GIVEN_UP_AT_ONCE = 500
-"""So many of a lane are given up in one transaction, and let be sent again in one."""
+MAX_DELIVERY_AGE = timedelta(hours=24)
+"""The age at which a row is given up, however many attempts it has left."""
+MAX_BATCH_SIZE = 500
+"""Rows of a queue that one transaction gives up or retries."""
 
-CLOCKS_APART = timedelta(minutes=1)
-"""What is this much longer than it can be was written before the clock was set back: it is over."""
+CLOCK_SKEW_GRACE = timedelta(minutes=1)
+"""A pause or lease that exceeds its maximum by more than this was written before the clock was set
+back, and counts as over.
+"""
 
-GONE = 410
-"""The one answer that says: never again, to this address."""
+GONE_STATUS = 410
+"""The status by which a recipient refuses every later request to this URL."""
 
-TRIES_KEPT = 12
+MAX_RECORDED_ATTEMPTS = 12
 
-LANES_AT_ONCE = 100
-"""So many are asked for their rows in one statement."""
+MAX_QUEUES_PER_QUERY = 100
+"""Queues whose rows one statement reads."""
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What came of sending one row: delivered, pending (again at ``next_at``), or failed.
+class DeliveryResult:
+    """The result of sending one row: delivered, pending (retried at ``next_at``), or failed.
 
-    ``seconds`` is how long it took; ``note`` is kept with the row. ``went_out`` is false where it
-    was refused on this side, which says nothing of its lane: others may send there.
+    ``seconds`` is the duration; ``note`` is stored with the row. ``went_out`` is false if this side
+    refused to send, which says nothing about the queue: other rows may be sent there.
     """
 
     id: str
@@ -101,37 +104,37 @@ async def claim(
     run_id: str | None = None,
     wanted: Callable[[str], bool] | None = None,
 ) -> list[OutboxRow]:
-    """Take at most ``most`` rows that are due, of one run or of all; the caller sends them.
+    """Claim at most ``most`` due rows, of one run or of all; the caller sends them.
 
-    ``wanted`` says of a lane whether the caller can send there now. The rows are detached, and in
-    the order in which their lanes take turns.
+    ``wanted`` returns whether the caller can send to a queue now. The rows are detached and ordered
+    by the turns of their queues.
     """
     async with ledger.write() as session:
         now = ledger.now()
         await _deliver_to_inbox(session, now)
-        lanes = await _lanes(session)
-        room = _Room(lanes, await _in_flight(session, now), now, wanted)
+        lanes = await _load_queues(session)
+        room = _Capacity(lanes, await _in_flight(session, now), now, wanted)
         if run_id is None:
-            chosen = await _in_turns(session, room, most, now)
+            chosen = await _choose_in_turns(session, room, most, now)
         else:
-            chosen = await _of_run(session, room, run_id, most, now)
+            chosen = await _choose_of_run(session, room, run_id, most, now)
         if not chosen:
             return []
-        taken = update(OutboxRow).where(col(OutboxRow.id).in_(chosen))
+        update_claimed = update(OutboxRow).where(col(OutboxRow.id).in_(chosen))
         await session.execute(
-            taken.values(
+            update_claimed.values(
                 holder=holder, fence=OutboxRow.fence + 1, lease_until=now + TIMING.delivery_lease
             ),
             execution_options={"synchronize_session": False},
         )
         rows = select(OutboxRow).where(col(OutboxRow.id).in_(chosen))
-        found = {row.id: row for row in (await session.execute(rows)).scalars()}
+        rows_by_id = {row.id: row for row in (await session.execute(rows)).scalars()}
         session.expunge_all()
-        return [found[each] for each in chosen]
+        return [rows_by_id[each] for each in chosen]
 
 
-class _Room:
-    """How many more rows of each lane may be in flight."""
+class _Capacity:
+    """The number of further rows of each queue that may be in flight."""
 
     def __init__(
         self,
@@ -146,58 +149,60 @@ class _Room:
         if self._wanted is not None and not self._wanted(lane):
             return 0
         most = self._most(self._lanes.get(lane))
-        most = min(most, 1) if outbox.is_of_listener(lane) else most  # in their order
+        most = min(most, 1) if outbox.is_listener_queue(lane) else most  # one at a time, in order
         return most - self._flying.get(lane, 0)
 
     def _most(self, state: LaneRow | None) -> int:
         if state is None:
-            return IN_FLIGHT
+            return MAX_IN_FLIGHT_PER_QUEUE
         if state.paused_until is None:
-            return IN_DOUBT
+            return MAX_IN_FLIGHT_AFTER_FAILURE
         return 0 if _paused_until(state, self._now) else 1
 
 
 def _paused_until(state: LaneRow | None, now: datetime) -> datetime | None:
-    """Until when nothing is sent there; None: something may be."""
+    """Return the end of the pause, or None if the queue is not paused."""
     until = state.paused_until if state else None
-    return until if until and now < until <= now + LONGEST_PAUSE + CLOCKS_APART else None
+    return until if until and now < until <= now + MAX_PAUSE + CLOCK_SKEW_GRACE else None
 
 
 def _leased(now: datetime) -> ColumnElement[bool]:
-    """Somebody is at it."""
+    """A process is sending the row."""
     leased = col(OutboxRow.lease_until)
-    return (leased > now) & (leased <= now + TIMING.delivery_lease + CLOCKS_APART)
+    return (leased > now) & (leased <= now + TIMING.delivery_lease + CLOCK_SKEW_GRACE)
 
 
 def _free(now: datetime) -> ColumnElement[bool]:
-    """Pending, and nobody is at it."""
+    """The row is pending and no process is sending it."""
     return PENDING & or_(col(OutboxRow.lease_until).is_(None), ~_leased(now))
 
 
 def _failed() -> ColumnElement[bool]:
-    return col(OutboxRow.status) == outbox.literal(Delivery.FAILED)
+    return col(OutboxRow.status) == outbox.sql_literal(Delivery.FAILED)
 
 
-async def _in_turns(session: AsyncSession, room: _Room, most: int, now: datetime) -> list[str]:
-    first = [each for each in await _first_of_lanes(session, now) if each[1] <= now]
+async def _choose_in_turns(
+    session: AsyncSession, room: _Capacity, most: int, now: datetime
+) -> list[str]:
+    first = [each for each in await _first_of_queues(session, now) if each[1] <= now]
     open_lanes = [(lane, id_) for lane, _, id_ in sorted(first, key=lambda each: each[1])]
     open_lanes = [(lane, id_) for lane, id_ in open_lanes if room.of(lane) > 0]
     if not open_lanes or len(open_lanes) >= most:
         return [id_ for _, id_ in open_lanes[:most]]
     turns: dict[str, list[str]] = {lane: [] for lane, _ in open_lanes}
-    share = 2 * -(-most // len(turns))  # where some have less than theirs, others may have more
-    for start in range(0, len(turns), LANES_AT_ONCE):
-        few = islice(turns, start, start + LANES_AT_ONCE)
-        due = [_due_in(lane, now, min(room.of(lane), share)).subquery() for lane in few]
+    share = 2 * -(-most // len(turns))  # if some queues have fewer rows, others may send more
+    for start in range(0, len(turns), MAX_QUEUES_PER_QUERY):
+        batch = islice(turns, start, start + MAX_QUEUES_PER_QUERY)
+        due = [_due_in_queue(lane, now, min(room.of(lane), share)).subquery() for lane in batch]
         found = union_all(*(select(each.c.lane, each.c.id, each.c.next_at) for each in due))
         rows = sorted((await session.execute(found)).tuples(), key=lambda row: row[2])
         for lane, id_, _ in rows:
             turns[lane].append(id_)
-    rounds = chain.from_iterable(zip_longest(*turns.values()))
-    return [each for each in rounds if each is not None][:most]
+    in_turns = chain.from_iterable(zip_longest(*turns.values()))
+    return [each for each in in_turns if each is not None][:most]
 
 
-def _due_in(lane: str, now: datetime, most: int) -> Select[tuple[str, str, datetime]]:
+def _due_in_queue(lane: str, now: datetime, most: int) -> Select[tuple[str, str, datetime]]:
     return (
         select(OutboxRow.lane, OutboxRow.id, OutboxRow.next_at)
         .where(_free(now), col(OutboxRow.lane) == lane, col(OutboxRow.next_at) <= now)
@@ -206,8 +211,8 @@ def _due_in(lane: str, now: datetime, most: int) -> Select[tuple[str, str, datet
     )
 
 
-async def _of_run(
-    session: AsyncSession, room: _Room, run_id: str, most: int, now: datetime
+async def _choose_of_run(
+    session: AsyncSession, room: _Capacity, run_id: str, most: int, now: datetime
 ) -> list[str]:
     due = (
         select(OutboxRow.id, OutboxRow.lane)
@@ -215,20 +220,21 @@ async def _of_run(
         .order_by(col(OutboxRow.next_at), col(OutboxRow.id))
     )
     chosen: list[str] = []
-    taken: dict[str, int] = defaultdict(int)
+    per_queue: dict[str, int] = defaultdict(int)
     for id_, lane in (await session.execute(due)).tuples():
-        taken[lane] += 1
-        if taken[lane] <= room.of(lane):
+        per_queue[lane] += 1
+        if per_queue[lane] <= room.of(lane):
             chosen.append(id_)
     return chosen[:most]
 
 
-async def _first_of_lanes(
+async def _first_of_queues(
     session: AsyncSession, now: datetime
 ) -> Sequence[tuple[str, datetime, str]]:
-    """Of each lane the earliest row that nobody is at: lane, when it is due, id.
+    """Return the earliest free row of each queue: queue, due time, id.
 
-    The lanes are found by leaps through the index: ten thousand rows in one lane cost one.
+    The query skips from queue to queue in the index, so ten thousand rows in a queue cost as much
+    as one.
     """
     lane = col(OutboxRow.lane)
     lanes = select(func.min(lane).label("lane")).where(PENDING).cte("found", recursive=True)
@@ -248,7 +254,7 @@ async def _first_of_lanes(
     return (await session.execute(joined)).tuples().all()
 
 
-async def _lanes(session: AsyncSession) -> dict[str, LaneRow]:
+async def _load_queues(session: AsyncSession) -> dict[str, LaneRow]:
     return {row.lane: row for row in (await session.execute(select(LaneRow))).scalars()}
 
 
@@ -258,35 +264,35 @@ async def _in_flight(session: AsyncSession, now: datetime) -> dict[str, int]:
 
 
 async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
-    """What was to wait on its way to the inbox: nothing has to be sent."""
+    """Deliver the due rows of the inbox: nothing has to be sent."""
     due = select(OutboxRow).where(
         PENDING,
-        col(OutboxRow.lane) == outbox.lane_of_channel(outbox.INBOX),
+        col(OutboxRow.lane) == outbox.queue_of_channel(outbox.INBOX),
         col(OutboxRow.next_at) <= now,
     )
     rows = (await session.execute(due)).scalars().all()
     for row in rows:
         row.status, row.finished_at = Delivery.DELIVERED, now
         session.add(row)
-    await outbox.refresh_all(session, {row.run_id for row in rows if row.run_id})
+    await outbox.refresh_deliveries(session, {row.run_id for row in rows if row.run_id})
 
 
 async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) -> datetime | None:
-    """When there may be something to claim; None where nothing is pending.
+    """Return the earliest time at which a row may be claimed; None if no row is pending.
 
-    ``wanted`` says of a lane whether it is asked about.
+    ``wanted`` returns whether a queue is included.
     """
-    return min((await due_of_lanes(ledger, wanted)).values(), default=None)
+    return min((await due_times_by_queue(ledger, wanted)).values(), default=None)
 
 
-async def due_of_lanes(
+async def due_times_by_queue(
     ledger: Ledger, wanted: Callable[[str], bool] | None = None
 ) -> dict[str, datetime]:
-    """The same of each lane in which something is pending. Reads only."""
+    """Return that time for each queue with pending rows. Reads only."""
     async with ledger.read() as session:
         now = ledger.now()
-        lanes = await _lanes(session)
-        room = _Room(lanes, await _in_flight(session, now), now, wanted)
+        lanes = await _load_queues(session)
+        room = _Capacity(lanes, await _in_flight(session, now), now, wanted)
         leases = (
             select(OutboxRow.lane, func.min(OutboxRow.lease_until))
             .where(_leased(now))
@@ -297,24 +303,24 @@ async def due_of_lanes(
             if wanted is not None and not wanted(lane):
                 continue
             times[lane] = max(until, _paused_until(lanes.get(lane), now) or until)
-        for lane, at, _ in await _first_of_lanes(session, now):
+        for lane, at, _ in await _first_of_queues(session, now):
             if wanted is not None and not wanted(lane):
                 continue
             opens = max(at, _paused_until(lanes.get(lane), now) or at)
-            if opens > now or room.of(lane) > 0:  # else what is in flight has to end first
+            if opens > now or room.of(lane) > 0:  # else the rows in flight must end first
                 times[lane] = min(opens, times.get(lane, opens))
     return times
 
 
-# --- what came of it
+# --- record
 
 
-async def record(ledger: Ledger, tried: Sequence[Tried]) -> None:
-    """Write what came of the tries; who lost its lease to another has nothing to say any more."""
+async def record(ledger: Ledger, tried: Sequence[DeliveryResult]) -> None:
+    """Record the results; ignore a result whose lease another process has taken over."""
     if not tried:
         return
     async with ledger.write() as session:
-        await _Recording(session, ledger.now(), await _lanes(session)).write(tried)
+        await _Recording(session, ledger.now(), await _load_queues(session)).write(tried)
 
 
 class _Recording:
@@ -326,11 +332,11 @@ class _Recording:
         self.down: dict[str, str] = {}
         self.failed: dict[str, list[str]] = defaultdict(list)
 
-    async def write(self, tried: Sequence[Tried]) -> None:
-        known = await self._known(tried)
+    async def write(self, tried: Sequence[DeliveryResult]) -> None:
+        rows = await self._known(tried)
         changes, runs = [], set()
         for each in tried:
-            row = known.pop(each.id, None)
+            row = rows.pop(each.id, None)
             if row is None or row.fence != each.fence or row.status != Delivery.PENDING:
                 log.warning(
                     "%s was taken over; what came of it is not written",
@@ -340,29 +346,29 @@ class _Recording:
                 continue
             changes.append(self._change(row, each))
             if each.went_out:
-                self._lane(row.lane, each)
-            if row.run_id is not None and row.purpose in outbox.COUNTED:
+                self._update_queue(row.lane, each)
+            if row.run_id is not None and row.purpose in outbox.COUNTED_PURPOSES:
                 runs.add(row.run_id)
             if each.status is Delivery.FAILED and row.purpose != outbox.WAKE:
                 self.failed[row.lane].append(each.error or "")
         if changes:
-            await _many(self.session, changes)
-        await self._keep_lanes()
+            await _update_many(self.session, changes)
+        await self._save_queues()
         for lane in self.down:
             runs |= await self._give_up(lane)
         for lane, errors in self.failed.items():
-            await self._undelivered(lane, errors[-1])
-        await outbox.refresh_all(self.session, runs)
+            await self._report_undelivered(lane, errors[-1])
+        await outbox.refresh_deliveries(self.session, runs)
 
-    async def _known(self, tried: Sequence[Tried]) -> dict[str, Any]:
-        """The rows by id, without their bodies."""
+    async def _known(self, tried: Sequence[DeliveryResult]) -> dict[str, Any]:
+        """Return the rows by id, without their bodies."""
         columns = ("id", "fence", "status", "attempts", "tries", "lane", "run_id", "purpose")
         rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note"))).where(
             col(OutboxRow.id).in_([each.id for each in tried])
         )
         return {row.id: row for row in await self.session.execute(rows)}
 
-    def _change(self, row: Any, each: Tried) -> dict[str, Any]:
+    def _change(self, row: Any, each: DeliveryResult) -> dict[str, Any]:
         last = {
             "at": self.now.isoformat(),
             "seconds": round(each.seconds, 3),
@@ -374,7 +380,7 @@ class _Recording:
             "row_id": row.id,
             "status": each.status.value,
             "attempts": row.attempts + 1,
-            "tries": [*row.tries, last][-TRIES_KEPT:],
+            "tries": [*row.tries, last][-MAX_RECORDED_ATTEMPTS:],
             "next_at": each.next_at or self.now,
             "finished_at": self.now if ended else None,
             "error": None if each.status is Delivery.DELIVERED else each.error,
@@ -383,27 +389,27 @@ class _Recording:
             "lease_until": None,
         }
 
-    def _lane(self, lane: str, each: Tried) -> None:
-        """What the try says of the destination; one that is gone for good (410) does answer."""
+    def _update_queue(self, lane: str, each: DeliveryResult) -> None:
+        """Update the state of the queue by the result; a 410 (gone) counts as a response."""
         state = self.lanes.setdefault(lane, LaneRow(lane=lane, since=self.now))
         self.stirred.add(lane)
-        if each.status is Delivery.DELIVERED or each.status_code == GONE:
+        if each.status is Delivery.DELIVERED or each.status_code == GONE_STATUS:
             state.failures, state.paused_until = 0, None
             self.down.pop(lane, None)
             return
         if not state.failures or state.since > self.now:  # the clock was set back
             state.since = self.now
         state.error = each.error
-        if state.since <= self.now - GIVEN_UP_AFTER:
+        if state.since <= self.now - MAX_DELIVERY_AGE:
             self.down[lane] = each.error
-        # What was in flight as the lane was paused says nothing more; only a probe does.
+        # Only a probe counts during a pause, not the rows that were in flight when it began.
         if _paused_until(state, self.now) is None:
             state.failures += 1
-            if state.failures >= PAUSE_AFTER:
-                longer = FIRST_PAUSE * 2 ** min(state.failures - PAUSE_AFTER, 10)
-                state.paused_until = self.now + min(longer, LONGEST_PAUSE)
+            if state.failures >= FAILURES_BEFORE_PAUSE:
+                longer = MIN_PAUSE * 2 ** min(state.failures - FAILURES_BEFORE_PAUSE, 10)
+                state.paused_until = self.now + min(longer, MAX_PAUSE)
 
-    async def _keep_lanes(self) -> None:
+    async def _save_queues(self) -> None:
         for state in (self.lanes[lane] for lane in self.stirred):
             if state.failures:
                 self.session.add(state)
@@ -411,35 +417,37 @@ class _Recording:
                 await self.session.delete(state)
 
     async def _give_up(self, lane: str) -> set[str]:
-        """End what has waited too long for a lane that took nothing; returns the runs it was of."""
-        began = func.coalesce(OutboxRow.retried_at, OutboxRow.created_at)
-        old = (
+        """Fail the rows that are too old in an unavailable queue; return their runs."""
+        started = func.coalesce(OutboxRow.retried_at, OutboxRow.created_at)
+        old_rows = (
             select(OutboxRow.id, OutboxRow.run_id, OutboxRow.purpose)
             .where(_free(self.now), col(OutboxRow.lane) == lane)
-            .where(began <= self.now - GIVEN_UP_AFTER)
+            .where(started <= self.now - MAX_DELIVERY_AGE)
             .order_by(col(OutboxRow.next_at))
-            .limit(GIVEN_UP_AT_ONCE)
+            .limit(MAX_BATCH_SIZE)
         )
-        found = (await self.session.execute(old)).tuples().all()
-        if not found:
+        rows = (await self.session.execute(old_rows)).tuples().all()
+        if not rows:
             return set()
-        said, since = self.down[lane], self.lanes[lane].since.replace(microsecond=0)
-        ended = update(OutboxRow).where(col(OutboxRow.id).in_([each[0] for each in found]))
+        last_error, since = self.down[lane], self.lanes[lane].since.replace(microsecond=0)
+        update_failed = update(OutboxRow).where(col(OutboxRow.id).in_([each[0] for each in rows]))
         await self.session.execute(
-            ended.values(
+            update_failed.values(
                 status=Delivery.FAILED,
                 finished_at=self.now,
-                error=f"given up: nothing was taken there since {since.isoformat()}: {said}",
+                error=f"given up: nothing was taken there since {since.isoformat()}: {last_error}",
                 holder="",
                 lease_until=None,
             ),
             execution_options={"synchronize_session": False},
         )
-        self.failed[lane].append(said)
-        return {run_id for _, run_id, purpose in found if run_id and purpose in outbox.COUNTED}
+        self.failed[lane].append(last_error)
+        return {
+            run_id for _, run_id, purpose in rows if run_id and purpose in outbox.COUNTED_PURPOSES
+        }
 
-    async def _undelivered(self, lane: str, error: str) -> None:
-        """Say so in the inbox, once for a lane and hour, with how many they are by then."""
+    async def _report_undelivered(self, lane: str, error: str) -> None:
+        """Report in the inbox, once per queue and hour, with the current number."""
         hour = self.now.replace(minute=0, second=0, microsecond=0)
         failed = select(func.count()).where(
             col(OutboxRow.status) == Delivery.FAILED,
@@ -447,16 +455,16 @@ class _Recording:
             col(OutboxRow.finished_at) >= hour,
         )
         count = (await self.session.execute(failed)).scalar_one()
-        key = outbox.short(f"undelivered:{lane}:{hour:%Y-%m-%dT%H}")
+        key = outbox.shorten(f"undelivered:{lane}:{hour:%Y-%m-%dT%H}")
         subject = f"undelivered: {count:,} to {lane}"
         body = f"The last try said: {error}\ndaybook callbacks list --status failed"
-        told = select(OutboxRow).where(col(OutboxRow.key) == key)
-        row: OutboxRow | None = (await self.session.execute(told)).scalar_one_or_none()
+        existing = select(OutboxRow).where(col(OutboxRow.key) == key)
+        row: OutboxRow | None = (await self.session.execute(existing)).scalar_one_or_none()
         if row is not None:
             row.subject, row.body, row.read_at = subject, body, None
             self.session.add(row)
             return
-        await outbox.tell(
+        await outbox.enqueue_message(
             self.session,
             key=key,
             purpose=outbox.ALERT,
@@ -468,8 +476,8 @@ class _Recording:
         )
 
 
-async def _many(session: AsyncSession, changes: list[dict[str, Any]]) -> None:
-    """One statement for many rows; each in ``changes`` holds its `row_id` and the same columns."""
+async def _update_many(session: AsyncSession, changes: list[dict[str, Any]]) -> None:
+    """Update many rows in one statement; each of ``changes`` has `row_id` and the same columns."""
     names = [name for name in changes[0] if name != "row_id"]
     table = OutboxRow.__table__  # type: ignore[attr-defined]
     statement = (
@@ -485,27 +493,27 @@ async def _many(session: AsyncSession, changes: list[dict[str, Any]]) -> None:
 
 
 async def release(ledger: Ledger, rows: Iterable[OutboxRow]) -> None:
-    """Give rows back that were claimed and not sent."""
-    held = [(row.id, row.fence) for row in rows]
+    """Release rows that were claimed and not sent."""
+    claimed = [(row.id, row.fence) for row in rows]
     async with ledger.write() as session:
-        for id_, fence in held:
-            this = update(OutboxRow).where(
+        for id_, fence in claimed:
+            update_row = update(OutboxRow).where(
                 PENDING, col(OutboxRow.id) == id_, col(OutboxRow.fence) == fence
             )
             await session.execute(
-                this.values(holder="", lease_until=None),
+                update_row.values(holder="", lease_until=None),
                 execution_options={"synchronize_session": False},
             )
 
 
 async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
-    """Let failed rows be sent again, these or all; returns how many.
+    """Make failed rows pending again, these or all; return their number.
 
-    Their tries, and the day for these, begin anew; what the tries so far said is kept. One of
-    ``ids`` that is pending waits no longer. A pause of their lanes is over: who asks for it
-    believes that they answer again.
+    Their attempts, and the 24 hours for them, start over; the results so far are kept. A pending
+    row of ``ids`` becomes due now. The pauses of their queues end: a caller that retries expects
+    that the destinations respond again.
     """
-    # Who was to be woken has been woken since, or is to be again.
+    # No wake is retried: the session was woken since, or will be again.
     failed = _failed() & (col(OutboxRow.purpose) != outbox.WAKE)
     which = failed
     if ids is None:
@@ -514,9 +522,9 @@ async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
     else:
         which = failed | _free(ledger.now())
     all_, count = list(ids), 0
-    for start in range(0, len(all_), GIVEN_UP_AT_ONCE):
-        few = all_[start : start + GIVEN_UP_AT_ONCE]
-        count += await _retry(ledger, which & col(OutboxRow.id).in_(few))
+    for start in range(0, len(all_), MAX_BATCH_SIZE):
+        batch = all_[start : start + MAX_BATCH_SIZE]
+        count += await _retry(ledger, which & col(OutboxRow.id).in_(batch))
     return count
 
 
@@ -525,12 +533,12 @@ async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
         now = ledger.now()
         found = select(OutboxRow.id, OutboxRow.lane, OutboxRow.run_id).where(which)
         rows = (await session.execute(found)).tuples().all()
-        again = update(OutboxRow).where(col(OutboxRow.id).in_([id_ for id_, _, _ in rows]))
-        over = update(LaneRow).where(
+        update_rows = update(OutboxRow).where(col(OutboxRow.id).in_([id_ for id_, _, _ in rows]))
+        end_pauses = update(LaneRow).where(
             col(LaneRow.lane).in_({lane for _, lane, _ in rows}), col(LaneRow.paused_until) > now
         )
-        for each in (
-            again.values(
+        for statement in (
+            update_rows.values(
                 status=Delivery.PENDING,
                 attempts=0,
                 next_at=now,
@@ -539,27 +547,26 @@ async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
                 holder="",
                 lease_until=None,
             ),
-            over.values(paused_until=now),
+            end_pauses.values(paused_until=now),
         ):
-            await session.execute(each, execution_options={"synchronize_session": False})
-        await outbox.refresh_all(session, {run_id for _, _, run_id in rows if run_id})
+            await session.execute(statement, execution_options={"synchronize_session": False})
+        await outbox.refresh_deliveries(session, {run_id for _, _, run_id in rows if run_id})
         return len(rows)
 
 
-# --- how it is
+# --- state
 
 
 async def health(session: AsyncSession, now: datetime) -> dict[str, Any]:
-    """How the outbox is.
+    """Return the state of the outbox.
 
-    ``pending``, ``oldest_pending_at``, ``in_flight`` (somebody sends them), ``failed``, ``unread``
-    and ``unread_alerts`` (of the inbox: those whose event is `alerts.ALARMING`), and ``paused``:
-    the lanes that are, as `{"lane", "failures", "since", "paused_until", "error"}`. Wakes of
-    connected sessions are in neither of the first two: they are over within a minute. No wake is
-    among the failed.
+    ``pending``, ``oldest_pending_at``, ``in_flight`` (being sent), ``failed``, ``unread`` and
+    ``unread_alerts`` (of the inbox: those whose event is in `ALERT_EVENTS`), and ``paused``: the
+    paused queues as `{"lane", "failures", "since", "paused_until", "error"}`. Wakes of connected
+    sessions do not count as pending: they end within a minute. No wake counts as failed.
     """
-    # By their lanes, which the index of what is pending holds; the purpose is not in that.
-    wakes = col(OutboxRow.lane).startswith(outbox.lane_of_task_session(""))
+    # By queue, because the index of pending rows contains the queue and not the purpose.
+    wakes = col(OutboxRow.lane).startswith(outbox.queue_of_task_session(""))
     pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
     count, oldest = (await session.execute(pending)).one()
     failed = select(func.count()).where(_failed(), col(OutboxRow.purpose) != outbox.WAKE)
@@ -581,5 +588,5 @@ async def health(session: AsyncSession, now: datetime) -> dict[str, Any]:
             for row in (await session.execute(paused.order_by(col(LaneRow.since)))).scalars()
         ],
         "unread": sum(by_event.values()),
-        "unread_alerts": sum(by_event.get(event, 0) for event in alerts.ALARMING),
+        "unread_alerts": sum(by_event.get(event, 0) for event in alerts.ALERT_EVENTS),
     }

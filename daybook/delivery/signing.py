@@ -1,13 +1,13 @@
-"""The headers of a callback: signed as Standard Webhooks say, and what people knew before.
+"""Headers of a callback: the Standard Webhooks signature, and the conventional `X-Cron…` headers.
 
 ::
 
-    webhook-id          the row's id, the same on every try
-    webhook-timestamp   of this try, in seconds
-    webhook-signature   v1,<base64> of HMAC-SHA256 over "id.timestamp.body"; while a rotation
-                        lasts one of each secret, with a space between
+    webhook-id          the row's id, the same in every attempt
+    webhook-timestamp   the time of this attempt, in Unix seconds
+    webhook-signature   v1,<base64> of HMAC-SHA256 over "id.timestamp.body"; during a rotation one
+                        for each secret, separated by a space
     X-CronRun-ID        the run's id                        X-CronEvent     completed, failed, …
-    Idempotency-Key     as webhook-id                       Authorization   Bearer, with a token
+    Idempotency-Key     same as webhook-id                  Authorization   Bearer, with a token
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ AUTHORIZATION = "Authorization"
 def headers(
     row: OutboxRow, body: bytes, secrets: Sequence[str], token: str | None, now: datetime
 ) -> dict[str, str]:
-    """The headers for one try of ``row`` at ``now``, which is UTC; ``body`` is what is sent.
+    """Return the headers for one attempt of ``row`` at ``now`` (UTC); ``body`` is sent with them.
 
-    ``secrets`` are legal, `settings.signing_key` says; the newest comes first.
+    ``secrets`` are valid for `settings.signing_key`, newest first.
     """
     text = body.decode("utf-8")
-    made = {
+    result = {
         "Content-Type": "application/json",
         "Idempotency-Key": row.id,
         "webhook-id": row.id,
@@ -42,7 +42,7 @@ def headers(
         "X-CronEvent": row.event,
     }
     if row.run_id:
-        made["X-CronRun-ID"] = row.run_id
+        result["X-CronRun-ID"] = row.run_id
     if token:
-        made[AUTHORIZATION] = f"Bearer {token}"
-    return made
+        result[AUTHORIZATION] = f"Bearer {token}"
+    return result

@@ -1,13 +1,15 @@
-"""One run from claim to settle: what the flows call.
+"""Execution of one run from claim to outcome: the functions that the flows call.
 
 ::
 
-    occurrence.offer ─► gate.enter ─► begin ─► act (the flow's part) ─► settle ─► artifact, state
-                          │ waiting, no ledger: the run goes back to Prefect as scheduled
-                          └ skipped, missed, taken: the run ends and says so
+    claim ─► check ─► attempt ─► record the outcome ─► send, artifact, Prefect state
+      │        │         └ begin (`running`), then act, the flow's part
+      │        └ says skip: the run ends as skipped
+      ├ waiting, or no ledger: the run is rescheduled in Prefect
+      └ skipped, missed, held elsewhere: the Prefect run ends in that state
 
-Purpose: a flow orchestrates, and everything that decides or writes stands here or in the ledger.
-Contract: `carry_out.carry_out` returns the Prefect state that the flow returns; it never lets an
-effect happen without a claim (`docs/promise.md` 7). Pitfalls: a Scheduled state is set by the API
-and the flow leaves with `Abort`; *returning* one is an error in Prefect.
+Purpose: a flow only orchestrates; every decision and every write is here or in the ledger.
+Contract: `execute.carry_out` returns the Prefect state for the flow to return, and no effect ever
+happens without a claim (promise.md 7: no ledger, no effect). Pitfall: a Scheduled state is set
+through the API and the flow exits with `Abort`; *returning* one is an error in Prefect.
 """

@@ -1,4 +1,4 @@
-"""Whom a run asks: an agent by its name, also where this Prefect has not seen us before."""
+"""Lookup of an agent by name, also in a Prefect server that has no Daybook blocks yet."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from daybook.agents.base import Agent
 from daybook.errors import AgentMisconfigured, LedgerKeyMissing, UnknownName
 
 
-async def agent(client: PrefectClient, name: str) -> Agent:
-    """The agent of that name; the default one is made where it is not there. Raises as
-    `documents.get` does.
+async def find_agent(client: PrefectClient, name: str) -> Agent:
+    """Return the agent of that name; make the default agent if it is missing.
+
+    Raise what `documents.get` raises.
     """
     try:
         return await documents.get(client, name)
     except (AgentMisconfigured, UnknownName):
         if name != documents.DEFAULT:
             raise
-    # A direct call may be the first thing that this Prefect sees of us.
-    await repository.load_door("blocks/__init__.py").register(client)
+    # A direct call may be the first contact of this Prefect server with Daybook.
+    await repository.load_entry_point("blocks/__init__.py").register(client)
     try:
         await documents.ensure_default(client)
     except LedgerKeyMissing as error:

@@ -1,11 +1,11 @@
-"""Whom a run asks, what, and with which tools: what is prepared, and the asking itself.
+"""Request to an agent: the agent, the prompt and the tools of a run, prepared and then asked.
 
 ::
 
-    ready ──► Asking                    between claim and begin: nothing of it has an effect
-                └─ ask ──► the tools are opened ─► asked (`answers`) ─► the tools are closed
+    prepare_request ──► PreparedRequest         between claim and begin: it has no effect
+                          └─ ask ──► open the tools ─► ask (`answers`) ─► close the tools
 
-The time of an attempt is that of all of it, and so are its tokens.
+An attempt's timeout and token limit cover all of it.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from daybook.agents.base import Agent, AgentRequest, Message
 from daybook.agents.command import CommandAgent
 from daybook.errors import AgentTimeout
 from daybook.execution import agent_lookup, agent_tools, answers, handover, mcp_config
-from daybook.execution.agent_tools import Offer, Own
-from daybook.execution.answers import Answer
-from daybook.execution.mcp_config import Configuration
+from daybook.execution.agent_tools import OwnTools, ToolSelection
+from daybook.execution.answers import AgentAnswer
+from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs.actions import OutputFormat
 from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome, Status
-from daybook.owners import BY_AGENT, Actor, is_agent
+from daybook.owners import AGENT_PREFIX, Actor, is_agent
 from daybook.runs.claim_requests import Granted
 from daybook.tools.server_blocks import PrefectServers
 
 
 @dataclass(frozen=True)
-class Asking:
-    """One agent, what it is asked, what it may call meanwhile, and for whom it then acts."""
+class PreparedRequest:
+    """An agent, the request to it, the tools that it may call, and for whom it then acts."""
 
     agent: Agent
     request: AgentRequest = field(repr=False)
-    offer: Offer = field(repr=False)
+    offer: ToolSelection = field(repr=False)
     actor: Actor
 
-    async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> Answer:
-        """As `answers.ask`; the tools are closed when it ends, however it does."""
+    async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> AgentAnswer:
+        """Ask as `answers.ask` does. The tools are closed at the end in every case."""
         timeout, loop = self.request.timeout, asyncio.get_running_loop()
         end = loop.time() + timeout
-        tools = agent_tools.opened(self.offer, self.request.occurrence, self.actor, timeout)
+        tools = agent_tools.open_tools(self.offer, self.request.occurrence, self.actor, timeout)
         async with tools as opened:
-            request = replace(self.request, tools=opened, took=_tell_taken)
+            request = replace(self.request, tools=opened, took=_report_usage)
             if opened:
                 request = replace(request, timeout=max(end - loop.time(), 0.0))
             try:
@@ -59,24 +59,24 @@ class Asking:
                 raise timed_out from None
 
 
-async def ready(
+async def prepare_request(
     granted: Granted,
     agent: str,
     prompt: str,
     *,
     history: tuple[Message, ...] = (),
     model: str = "",
-    own: Own,
-) -> Asking:
-    """Find the agent and what it may call; ``own`` gives a model Daybook's own tools.
+    own: OwnTools,
+) -> PreparedRequest:
+    """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    Raises `DaybookError`, and what Prefect's client raises.
+    Raise `DaybookError`, and what Prefect's client raises.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
     async with get_client() as client:
-        found = await agent_lookup.agent(client, agent)
+        found = await agent_lookup.find_agent(client, agent)
         entries, servers = kinds.tools_of(found), PrefectServers(client)
-        offer, configuration = Offer(found.name), Configuration()
+        offer, configuration = ToolSelection(found.name), McpConfiguration()
         if isinstance(found, CommandAgent):
             configuration = await mcp_config.find(entries, servers)
         else:
@@ -92,25 +92,25 @@ async def ready(
         due=granted.due,
         tokens=granted.tokens,
         repeatable=policy.idempotent,
-        servers=await mcp_config.made(configuration, actor),
+        servers=await mcp_config.build(configuration, actor),
     )
-    return Asking(found, request, offer, actor)
+    return PreparedRequest(found, request, offer, actor)
 
 
-def _tell_taken(usage: dict[str, Any]) -> None:
-    """Whoever ends this run in the middle of a call writes down what it took."""
-    handover.tell(took=usage)
+def _report_usage(usage: dict[str, Any]) -> None:
+    """Report the usage so far, to be recorded if the process is ended in the middle of a call."""
+    handover.report(took=usage)
 
 
 def actor_of(granted: Granted, agent: str) -> Actor:
-    """For whom the agent acts with Daybook's own tools: the agent whose job it is, else itself."""
+    """Return for whom the agent's Daybook tools act: the agent that owns the job, else itself."""
     row = granted.job.row if granted.job else None
-    owner = row.owner if row is not None and is_agent(row.owner) else f"{BY_AGENT}{agent}"
+    owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
     return Actor(owner, (row.user_id or "") if row is not None else "", "run")
 
 
-def succeeded(answer: Answer, prompt: str) -> Outcome:
-    """The outcome of a run that was answered."""
+def success_outcome(answer: AgentAnswer, prompt: str) -> Outcome:
+    """Return the outcome of a run that the agent answered."""
     reply = answer.reply
     return Outcome(
         Status.SUCCEEDED,

@@ -1,14 +1,14 @@
-"""What an agent may call while it answers, by its allow-list (`daybook.agents.allowed`).
+"""Tools that an agent may call while it answers, by its allow-list (`daybook.agents.allowed`).
 
 ::
 
-    find ──► Offer ──► opened ──► tools, with names that models take ──► closed, however it ends
-     │                  │
-     │                  └ a server that is not to be reached: `AgentTemporary`, nothing was asked
-     └ a name that nobody knows: `InvalidInput`, before the run has begun
+    find ──► ToolSelection ──► open_tools ──► tools, with names that models accept ──► closed
+     │                           │
+     │                           └ a server is unreachable: `AgentTemporary`, nothing was asked
+     └ an unknown name: `InvalidInput`, before the run has begun
 
-`find` is the last that asks Prefect for anything. No secret goes through the model: arguments are
-sent as it wrote them, and a reference in them is text.
+`find` makes the last requests to Prefect. No secret goes through the model: arguments are sent as
+the model wrote them, and a secret reference in them is plain text.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from daybook.tools.base import Server, Servers, ToolInfo
 from daybook.tools.connection import Failed
 from daybook.tools.pool import Held, Read
 
-MOST = 128
-"""Tools that one request may offer: more than that some providers refuse."""
+MAX_TOOLS = 128
+"""The most tools of one request; some providers refuse more."""
 
-LARGEST = 300_000
-"""Characters of the definitions of all of them; some eighty thousand tokens, sent each time."""
+MAX_DEFINITION_CHARACTERS = 300_000
+"""Characters of all tool definitions; some eighty thousand tokens, sent with each request."""
 
-LONGEST_NAME = 64
-_MARK = 8
-_SLACK = 30.0  # seconds by which a call's own time is longer than the attempt's
+MAX_NAME_CHARACTERS = 64
+_HASH_CHARACTERS = 8
+_CALL_GRACE_SECONDS = 30.0  # how much longer than the attempt a call may take
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]")
 
-Own = Callable[[], Sequence[Tool]]
-"""Gives Daybook's own tools."""
+OwnTools = Callable[[], Sequence[Tool]]
+"""Function that returns Daybook's own tools."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A server, the patterns of which one has to fit a tool of it, and its secrets."""
+class ServerTools:
+    """A server, the patterns of which a tool's name has to match one, and the server's secrets."""
 
     server: Server
     patterns: tuple[str, ...]
@@ -65,31 +65,35 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What the agent of that name may call."""
+class ToolSelection:
+    """The tools that the agent of that name may call."""
 
     agent: str
-    servers: tuple[Wanted, ...] = ()
+    servers: tuple[ServerTools, ...] = ()
     python: tuple[ToolInfo, ...] = ()
     own: tuple[Tool, ...] = ()
 
 
-async def find(agent: str, entries: Iterable[str], servers: Servers, own: Own) -> Offer:
-    """What ``entries`` name. Raises `InvalidInput` for one that names nothing, or not one thing,
-    and what Prefect's client raises.
+async def find(
+    agent: str, entries: Iterable[str], servers: Servers, own: OwnTools
+) -> ToolSelection:
+    """Return the tools that ``entries`` name.
+
+    Raise `InvalidInput` for an entry that is unknown or ambiguous, and what Prefect's client
+    raises.
     """
     entries = list(dict.fromkeys(entries))
     if not entries:
-        return Offer(agent)
+        return ToolSelection(agent)
     saved, functions = await servers.names(), python_tools.names()
-    ours: dict[str, Tool] = {}
+    own_tools: dict[str, Tool] = {}
     python: list[ToolInfo] = []
     patterns: dict[str, list[str]] = {}
     for entry in entries:
         name, _, pattern = entry.partition(".")
         match _source(entry, saved, functions):
             case "own":
-                ours |= {each.name: each for each in _own(entry, pattern, own())}
+                own_tools |= {each.name: each for each in _matching_own(entry, pattern, own())}
             case "python":
                 python.append(python_tools.info(entry))
             case _:
@@ -97,12 +101,12 @@ async def find(agent: str, entries: Iterable[str], servers: Servers, own: Own) -
     wanted = []
     for name, fitting in patterns.items():
         server = await servers.read(name)
-        wanted.append(Wanted(server, tuple(fitting), await Read.of(server, servers.secrets)))
-    return Offer(agent, tuple(wanted), tuple(python), tuple(ours.values()))
+        wanted.append(ServerTools(server, tuple(fitting), await Read.of(server, servers.secrets)))
+    return ToolSelection(agent, tuple(wanted), tuple(python), tuple(own_tools.values()))
 
 
 async def check(entries: Iterable[str], servers: Servers) -> None:
-    """Raise as `find` does for what can be known without asking a server, or Daybook's tools."""
+    """Raise as `find` does, for errors that show without a request to a tool server."""
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
         _source(entry, saved, functions)
@@ -127,53 +131,54 @@ def _source(
     raise UnknownName("tool", entry, [allowed.OWN, *saved, *functions])
 
 
-def _own(entry: str, pattern: str, tools: Sequence[Tool]) -> list[Tool]:
-    found = [each for each in tools if fnmatchcase(each.name, pattern or "*")]
-    if not found:
+def _matching_own(entry: str, pattern: str, tools: Sequence[Tool]) -> list[Tool]:
+    matching = [each for each in tools if fnmatchcase(each.name, pattern or "*")]
+    if not matching:
         raise UnknownName("tool", entry, [f"{allowed.OWN}.{each.name}" for each in tools])
-    return found
+    return matching
 
 
 @asynccontextmanager
-async def opened(
-    offer: Offer, occurrence: str, actor: Actor, timeout: float
+async def open_tools(
+    offer: ToolSelection, occurrence: str, actor: Actor, timeout: float
 ) -> AsyncIterator[tuple[Tool, ...]]:
-    """The tools of ``offer``, which can be called inside, up to ``timeout`` seconds from now.
+    """Open the tools of ``offer``, to be called inside the block, for ``timeout`` seconds from now.
 
-    Daybook's own work for ``actor``. Raises `AgentTemporary` and `AgentMisconfigured`.
+    Daybook's own tools act for ``actor``. Raise `AgentTemporary` and `AgentMisconfigured`.
     """
     calls = _Calls(occurrence, timeout)
     async with AsyncExitStack() as stack:
-        there = [Held(wanted.server, wanted.secrets) for wanted in offer.servers]
-        stack.push_async_callback(pool.closed, there)
-        await _reached(offer, there, timeout)
-        found: dict[str, Tool] = {}
-        for wanted, server in zip(offer.servers, there, strict=True):
-            found |= _of_server(offer.agent, wanted, server, calls)
-        found |= {each.name: _of_function(each, calls) for each in offer.python}
-        own = {f"{allowed.OWN}.{each.name}": _acting(each, actor) for each in offer.own}
-        if len(found) + len(own) > MOST:
+        sessions = [Held(wanted.server, wanted.secrets) for wanted in offer.servers]
+        stack.push_async_callback(pool.closed, sessions)
+        await _connect(offer, sessions, timeout)
+        tools: dict[str, Tool] = {}
+        for wanted, server in zip(offer.servers, sessions, strict=True):
+            tools |= _server_tools(offer.agent, wanted, server, calls)
+        tools |= {each.name: _python_tool(each, calls) for each in offer.python}
+        own = {f"{allowed.OWN}.{each.name}": _acting_for(each, actor) for each in offer.own}
+        if len(tools) + len(own) > MAX_TOOLS:
             raise AgentMisconfigured(
-                f'agent "{offer.agent}": its entries name {len(found) + len(own)} tools, and a '
-                f"model takes {MOST}; name those that it needs, as server.tool or server.get_*"
+                f'agent "{offer.agent}": its entries name {len(tools) + len(own)} tools, and a '
+                f"model takes {MAX_TOOLS}; name those that it needs, as server.tool or server.get_*"
             )
-        size = sum(len(each.description) + len(str(each.schema)) for each in found.values())
-        if size > LARGEST:
+        size = sum(len(each.description) + len(str(each.schema)) for each in tools.values())
+        if size > MAX_DEFINITION_CHARACTERS:
             raise AgentMisconfigured(
                 f'agent "{offer.agent}": the definitions of its tools have {size:,} characters, '
-                f"and {LARGEST:,} are sent; name those that it needs, as server.tool"
+                f"and {MAX_DEFINITION_CHARACTERS:,} are sent; name those that it needs, as "
+                "server.tool"
             )
         taken = {each.name for each in own.values()}
-        names = legal_names(found, taken)
-        yield (*own.values(), *(replace(t, name=names[full]) for full, t in found.items()))
+        names = legal_names(tools, taken)
+        yield (*own.values(), *(replace(t, name=names[full]) for full, t in tools.items()))
 
 
-async def _reached(offer: Offer, there: list[Held], timeout: float) -> None:
+async def _connect(offer: ToolSelection, sessions: list[Held], timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout):
-            await pool.opened(there)
+            await pool.opened(sessions)
     except TimeoutError:
-        names = ", ".join(each.name for each in there)
+        names = ", ".join(each.name for each in sessions)
         raise AgentTemporary(
             f"the tools ({names}) were not ready within {timeout:g} s; nothing was asked"
         ) from None
@@ -183,21 +188,21 @@ async def _reached(offer: Offer, there: list[Held], timeout: float) -> None:
         raise AgentMisconfigured(f'agent "{offer.agent}": {error}') from None
 
 
-def _of_server(agent: str, wanted: Wanted, server: Held, calls: _Calls) -> dict[str, Tool]:
-    found = {}
+def _server_tools(agent: str, wanted: ServerTools, server: Held, calls: _Calls) -> dict[str, Tool]:
+    tools = {}
     for pattern in wanted.patterns:
-        fitting = sorted(each for each in server.tools if fnmatchcase(each, pattern))
-        if not fitting and pattern != "*":
+        matching = sorted(each for each in server.tools if fnmatchcase(each, pattern))
+        if not matching and pattern != "*":
             has = ", ".join(sorted(server.tools)[:12]) or "none"
             raise AgentMisconfigured(
                 f'agent "{agent}": the server "{server.name}" has no tool {pattern} (it has: {has})'
             )
-        for name in fitting:
-            found[f"{server.name}.{name}"] = _of_one(server, name, calls)
-    return found
+        for name in matching:
+            tools[f"{server.name}.{name}"] = _server_tool(server, name, calls)
+    return tools
 
 
-def _of_one(server: Held, name: str, calls: _Calls) -> Tool:
+def _server_tool(server: Held, name: str, calls: _Calls) -> Tool:
     described = server.tools[name]
 
     async def call(arguments: dict[str, Any]) -> str:
@@ -207,7 +212,7 @@ def _of_one(server: Held, name: str, calls: _Calls) -> Tool:
     return Tool(name, described.description, described.schema, call, described.read_only)
 
 
-def _of_function(info: ToolInfo, calls: _Calls) -> Tool:
+def _python_tool(info: ToolInfo, calls: _Calls) -> Tool:
     async def call(arguments: dict[str, Any]) -> str:
         key = calls.key(info.name, arguments)
         called = await python_tools.call(info.name, arguments, key, timeout=calls.left())
@@ -219,7 +224,7 @@ def _of_function(info: ToolInfo, calls: _Calls) -> Tool:
     return Tool(info.name, info.description, info.schema, call)
 
 
-def _acting(tool: Tool, actor: Actor) -> Tool:
+def _acting_for(tool: Tool, actor: Actor) -> Tool:
     async def call(arguments: dict[str, Any]) -> str:
         with acting_as(actor):
             return await tool.call(arguments)
@@ -228,40 +233,46 @@ def _acting(tool: Tool, actor: Actor) -> Tool:
 
 
 class _Calls:
-    """What calls are known by, and how much time is left for them."""
+    """Idempotency keys of the calls, and the time that is left for them."""
 
     def __init__(self, occurrence: str, timeout: float) -> None:
         self._occurrence = occurrence
-        self._seen: Counter[str] = Counter()
+        self._key_counts: Counter[str] = Counter()
         self._end = asyncio.get_running_loop().time() + timeout
 
     def left(self) -> float:
-        """Longer than the attempt, which ends a call that hangs and says in which it was."""
-        return self._end + _SLACK - asyncio.get_running_loop().time()
+        """Return the seconds left: more than the attempt's, which ends a hanging call and names
+        it.
+        """
+        return self._end + _CALL_GRACE_SECONDS - asyncio.get_running_loop().time()
 
     def key(self, tool: str, arguments: dict[str, Any]) -> str:
-        """The same for the same call in every attempt; another for the same call once more."""
+        """Return the call's key: equal in every attempt, different if one attempt repeats the
+        call.
+        """
         written = json.dumps([tool, arguments], sort_keys=True, default=str)
-        mark = hashlib.sha256(written.encode(errors="replace")).hexdigest()[:16]
-        self._seen[mark] += 1
-        again = f".{self._seen[mark]}" if self._seen[mark] > 1 else ""
-        return f"{self._occurrence}/{mark}{again}"
+        digest = hashlib.sha256(written.encode(errors="replace")).hexdigest()[:16]
+        self._key_counts[digest] += 1
+        repeat = f".{self._key_counts[digest]}" if self._key_counts[digest] > 1 else ""
+        return f"{self._occurrence}/{digest}{repeat}"
 
 
 def legal_names(full: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """A name for each of ``full`` that every provider takes, and that none other has.
+    """Return for each of ``full`` a unique name that every provider accepts.
 
-    It is ``server_tool``. Where that is too long, or stands for two, it ends in a mark of the full
-    name, so that it does not depend on what else is offered beside these.
+    The name is ``server_tool``. If that is too long or ambiguous, it ends in a hash of the full
+    name, so that it does not depend on the other tools of the request.
     """
     plain = {each: _ILLEGAL.sub("_", each) for each in full}
     count = Counter([*plain.values(), *taken])
     return {
-        each: name if count[name] == 1 and len(name) <= LONGEST_NAME else _marked(each, name)
+        each: name
+        if count[name] == 1 and len(name) <= MAX_NAME_CHARACTERS
+        else _with_hash(each, name)
         for each, name in plain.items()
     }
 
 
-def _marked(full: str, name: str) -> str:
-    mark = hashlib.sha256(full.encode(errors="replace")).hexdigest()[:_MARK]
-    return f"{name[: LONGEST_NAME - _MARK - 1]}_{mark}"
+def _with_hash(full: str, name: str) -> str:
+    digest = hashlib.sha256(full.encode(errors="replace")).hexdigest()[:_HASH_CHARACTERS]
+    return f"{name[: MAX_NAME_CHARACTERS - _HASH_CHARACTERS - 1]}_{digest}"

@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of a run: one Markdown artifact with the prompt and the answer."""
+"""Markdown artifact of a run in Prefect's UI, with the prompt and the answer."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ log = logging.getLogger(__name__)
 _MARK = "\ue000"
 _RISKY = re.compile(rf"(?<!!)!+\[|<(?=[A-Za-z/!?])|{_MARK}")
 _MARKED = re.compile(rf"{_MARK}(\d+);")
-_INSTEAD = {"!": "[image: ", "<": "&lt;", _MARK: _MARK}
+_REPLACEMENTS = {"!": "[image: ", "<": "&lt;", _MARK: _MARK}
 _FENCE = re.compile(r"`{3,}")
 _CODE = re.compile(r"`|~~~")
 
-LONGEST_READ = 40_000
-"""Characters up to which an answer is read for its code; a longer one is escaped throughout."""
+MAX_PARSED_CHARACTERS = 40_000
+"""Characters up to which an answer is parsed for its code; a longer one is escaped throughout."""
 
-# The reader's time grows with the square of a text for links, images and emphasis. None of them is
-# needed to find code.
+# For links, images and emphasis the parser takes quadratic time. None of them is needed to find
+# code.
 _SLOW_RULES = ["link", "image", "emphasis"]
 
 
-def harmless(markdown: str) -> str:
-    """Model-written Markdown without images and raw HTML: neither may call out of the UI.
+def sanitize_markdown(markdown: str) -> str:
+    """Disarm images and raw HTML in model-written Markdown: the UI must not load them.
 
-    Fenced blocks and code spans stay as they are, since an escape would be shown in them.
+    Fenced blocks and code spans stay as they are, because they would show the escapes.
     """
-    escaped = _RISKY.sub(lambda found: _INSTEAD[found[0][0]], markdown)
-    if escaped == markdown or len(markdown) > LONGEST_READ or not _CODE.search(markdown):
+    escaped = _RISKY.sub(lambda found: _REPLACEMENTS[found[0][0]], markdown)
+    if escaped == markdown or len(markdown) > MAX_PARSED_CHARACTERS or not _CODE.search(markdown):
         return escaped
     found: list[str] = []
 
@@ -51,97 +51,97 @@ def harmless(markdown: str) -> str:
 
     def put_back(marked: re.Match[str]) -> str:
         risky = found[int(marked[1])]
-        return risky if marked[0] in code else _INSTEAD[risky[0]]
+        return risky if marked[0] in code else _REPLACEMENTS[risky[0]]
 
-    # Read with marks in the place of what is risky, so that the reading meets no HTML itself.
+    # Parse with marks in place of the risky parts, so that the parser meets no HTML.
     marked = _RISKY.sub(mark, markdown)
     code = {each[0] for text in _code(marked) for each in _MARKED.finditer(text)}
     restored = _MARKED.sub(put_back, marked)
-    # What was put back can change how the whole is read: a tag that begins a line, for example.
+    # The restored parts can change the parse of the whole: a tag that starts a line, for example.
     return escaped if any(map(_calls_out, _tokens(restored))) else restored
 
 
 def _calls_out(token: Token) -> bool:
-    """Whether ``token`` is raw HTML, or text that another reader takes for an image."""
+    """Return whether ``token`` is raw HTML, or text that another parser takes for an image."""
     return token.type.startswith("html_") or (token.type == "text" and "![" in token.content)
 
 
 def _tokens(markdown: str) -> Iterator[Token]:
     reader = MarkdownIt("commonmark").enable("table").disable(_SLOW_RULES)
-    reader.inline.ruler2.enableOnly([])  # what pairs the signs of emphasis
+    reader.inline.ruler2.enableOnly([])  # the rules that pair emphasis marks
     for token in reader.parse(markdown):
         yield token
         yield from token.children or ()
 
 
 def _code(markdown: str) -> Iterator[str]:
-    """What is code to every reader of Markdown, whatever its view of the finer points."""
+    """Yield the text that every Markdown parser takes for code, whatever its dialect."""
     links = False
     for token in _tokens(markdown):
         text = token.content
         if token.type == "inline":
-            links = "](" in text  # in a link's address a backtick is no code
-        # Some readers end a fence at a line that only begins as its end does.
+            links = "](" in text  # a backtick in a link's address is not code
+        # Some parsers end a fence at any line that starts like its end.
         if token.type == "fence" and not any(
             line.lstrip().startswith(token.markup) for line in text.splitlines()
         ):
             yield text
-        # One that goes over several lines is not found again: its line breaks are blanks by now.
+        # A span over several lines cannot be found again: its line breaks are spaces now.
         if token.type == "code_inline" and not links and text in markdown:
             yield text
 
 
-def quoted(text: str) -> str:
-    """``text`` as a fenced block that it cannot leave."""
+def fenced_block(text: str) -> str:
+    """Return ``text`` as a fenced block that it cannot break out of."""
     longest = max((len(found) for found in _FENCE.findall(text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}text\n{text}\n{fence}"
 
 
-def took(outcome: Outcome, attempts: int = 0) -> str:
-    """What it took, in one line; what nobody knows is left out, and empty is nothing known.
+def usage_line(outcome: Outcome, attempts: int = 0) -> str:
+    """Return the usage in one line, without the unknown parts; empty if nothing is known.
 
-    A price that nobody knows is said to be unknown: it is not nothing.
+    An unknown price is called unknown, because it is not zero.
     """
     usage = outcome.usage or {}
-    told = [f"{attempts} attempts"] if attempts > 1 else []
+    parts = [f"{attempts} attempts"] if attempts > 1 else []
     if usage and outcome.model:
-        told.append(f"model {harmless(outcome.model)}")
+        parts.append(f"model {sanitize_markdown(outcome.model)}")
     if usage.get("input_tokens") is not None:
         out = usage.get("output_tokens") or 0
-        told.append(f"{usage['input_tokens']:,} tokens in, {out:,} out")
+        parts.append(f"{usage['input_tokens']:,} tokens in, {out:,} out")
     if usage:
         cost = usage.get("cost_usd")
-        told.append("price unknown" if cost is None else f"${cost:.6f}")
-    return " · ".join(told)
+        parts.append("price unknown" if cost is None else f"${cost:.6f}")
+    return " · ".join(parts)
 
 
-def told(rows: Sequence[OutboxRow]) -> list[str]:
-    """What became of each callback and message, a line of Markdown for each."""
-    return [f"- {_told(row)}" for row in rows]
+def delivery_lines(rows: Sequence[OutboxRow]) -> list[str]:
+    """Return one line of Markdown for each callback and message, with its delivery status."""
+    return [f"- {_delivery_line(row)}" for row in rows]
 
 
-def _told(row: OutboxRow) -> str:
+def _delivery_line(row: OutboxRow) -> str:
     to = f"{row.address} {row.chat_id}".strip()
     if row.purpose == CALLBACK:
-        to = row.lane  # without the query, in which a token may stand
-    words = f"{row.purpose} to {harmless(to)}: **{row.status}**"
+        to = row.lane  # without the query, which may contain a token
+    line = f"{row.purpose} to {sanitize_markdown(to)}: **{row.status}**"
     if row.attempts > 1:
-        words += f", tried {row.attempts} times"
+        line += f", tried {row.attempts} times"
     if row.status == Delivery.PENDING and row.attempts:
-        words += f", next try {row.next_at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{words}; {harmless(row.error)}" if row.error else words
+        line += f", next try {row.next_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{line}; {sanitize_markdown(row.error)}" if row.error else line
 
 
-def of_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
-    """The Markdown that says later what became of a run's callbacks and messages."""
-    about = f"**{run.status}** · due {_utc(run.due)} · run `{run.id[:8]}`"
+def render_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
+    """Return the Markdown of a later artifact about a run's callbacks and messages."""
+    about = f"**{run.status}** · due {_utc_text(run.due)} · run `{run.id[:8]}`"
     heading = f"## Delivery: {run.delivery}"
-    parts = [f"# {harmless(title)}", about, heading, "\n".join(told(rows))]
+    parts = [f"# {sanitize_markdown(title)}", about, heading, "\n".join(delivery_lines(rows))]
     return "\n\n".join(parts) + "\n"
 
 
-def _utc(instant: datetime) -> str:
+def _utc_text(instant: datetime) -> str:
     return instant.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
@@ -151,57 +151,59 @@ def render(
     attempts: int = 0,
     rows: Sequence[OutboxRow] = (),
 ) -> str:
-    """The artifact's Markdown; ``attempts`` is how often it was tried, 0 where nobody knows.
+    """Return the artifact's Markdown. ``attempts`` is the number of attempts, 0 if unknown.
 
     ``rows`` are the run's callbacks and messages.
     """
     job = granted.job
     title = job.row.name if job else "direct call"
-    due = _utc(granted.due)
-    whom, (heading, sent) = _whom(granted, outcome), _sent(granted, outcome)
+    due = _utc_text(granted.due)
+    target, (heading, sent) = _target(granted, outcome), _sent_part(granted, outcome)
     lines = [
-        f"# {harmless(title)}",
-        f"**{outcome.status}** · due {due} · {granted.trigger} · {harmless(whom)} · "
+        f"# {sanitize_markdown(title)}",
+        f"**{outcome.status}** · due {due} · {granted.trigger} · {sanitize_markdown(target)} · "
         f"run `{granted.run_id[:8]}`",
-        *filter(None, [took(outcome, attempts)]),
+        *filter(None, [usage_line(outcome, attempts)]),
         "## Answer" if outcome.status is Status.SUCCEEDED else "## What went wrong",
     ]
-    if why := _why(outcome):
-        lines.append(quoted(why))
+    if why := _explanation(outcome):
+        lines.append(fenced_block(why))
     if outcome.output:
         by_a_model = "prompt" in granted.parameters
-        lines.append(harmless(outcome.output) if by_a_model else quoted(outcome.output))
+        lines.append(
+            sanitize_markdown(outcome.output) if by_a_model else fenced_block(outcome.output)
+        )
     if sent:
-        lines += [f"## {heading}", quoted(sent)]
+        lines += [f"## {heading}", fenced_block(sent)]
     if rows:
-        lines += ["## Delivery", "\n".join(told(rows))]
+        lines += ["## Delivery", "\n".join(delivery_lines(rows))]
     return "\n\n".join(lines) + "\n"
 
 
-def _why(outcome: Outcome) -> str:
-    """Reason and error, below each other, where the one does not say the other already."""
+def _explanation(outcome: Outcome) -> str:
+    """Return error and reason on two lines, or the reason alone if it starts with the error."""
     reason, error = outcome.reason, outcome.error or ""
     return reason if reason.startswith(error) else "\n".join(filter(None, [error, reason]))
 
 
-def _whom(granted: Granted, outcome: Outcome) -> str:
-    asked = granted.parameters
-    if "url" in asked:
-        return f"{asked.get('method')} {asked['url']}"
-    if "tool" in asked:
-        return f"tool {asked['tool']}"
-    return f"agent {outcome.agent or asked.get('agent', '')}"
+def _target(granted: Granted, outcome: Outcome) -> str:
+    parameters = granted.parameters
+    if "url" in parameters:
+        return f"{parameters.get('method')} {parameters['url']}"
+    if "tool" in parameters:
+        return f"tool {parameters['tool']}"
+    return f"agent {outcome.agent or parameters.get('agent', '')}"
 
 
-def _sent(granted: Granted, outcome: Outcome) -> tuple[str, str]:
-    """What went out, and its heading; an empty text where that was nothing."""
-    asked = granted.parameters
-    if "url" in asked:
-        return "Body", str(asked.get("body", ""))
-    if "tool" in asked:
-        params = asked.get("params")
+def _sent_part(granted: Granted, outcome: Outcome) -> tuple[str, str]:
+    """Return the heading and the text of what was sent; the text is empty if there was nothing."""
+    parameters = granted.parameters
+    if "url" in parameters:
+        return "Body", str(parameters.get("body", ""))
+    if "tool" in parameters:
+        params = parameters.get("params")
         return "Parameters", json.dumps(params, indent=2, ensure_ascii=False) if params else ""
-    return "Prompt", outcome.prompt or str(asked.get("prompt", ""))
+    return "Prompt", outcome.prompt or str(parameters.get("prompt", ""))
 
 
 async def publish(
@@ -210,7 +212,7 @@ async def publish(
     attempts: int = 0,
     rows: Sequence[OutboxRow] = (),
 ) -> None:
-    """Make the artifact of a run; ``attempts`` and ``rows`` as `render` has them.
+    """Create the artifact of a run; ``attempts`` and ``rows`` as in `render`.
 
     A failure is logged and changes nothing: the ledger has the outcome.
     """

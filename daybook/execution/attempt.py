@@ -1,23 +1,23 @@
-"""One attempt at the effect, after `begin`: act, and settle for sure.
+"""One attempt at the effect, after `begin`: act, and record the outcome reliably.
 
 ::
 
-    act ──► settle ──► the outcome
-     │         ├ temporary, and attempts are left  waiting for the next one: `Again`
-     │         ├ the ledger is not to be reached   kept in the spool, tried again until the lease is
-     │         │                                   lost: `Unwritten`
-     │         └ another has decided meanwhile     kept as evidence: `FenceRefused` or
-     │                                             `IllegalTransition`
+    act ──► finish ──► the outcome
+     │         ├ temporary, attempts left      waiting for the next one: `RetryAt`
+     │         ├ the ledger is unreachable     kept in the spool, retried until the lease is lost:
+     │         │                               `OutcomeUnwritten`
+     │         └ decided elsewhere meanwhile   kept as evidence: `FenceRefused` or
+     │                                         `IllegalTransition`
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
      ├ any other error            failed
      ├ cancelled                  cancelled
-     ├ the process is stopped     unknown: the effect may have been had
-     └ the lease was refused      the agent is ended, what is known is kept: `LeaseLost`
+     ├ the process is stopped     unknown: the effect may have happened
+     └ the lease was refused      the agent is ended, its outcome so far is kept: `LeaseLost`
 
-Nothing here leads back to a second try at the effect but a temporary error that the attempt has
-ended with, where the job has retries left (`docs/promise.md` 4, 8). What was begun and cannot be
-known is never set back (rule 3).
+A second try at the effect follows only a temporary error that ended the attempt, and only if the
+job has retries left (promise.md 4: which errors are retried; 8: timeouts). A begun attempt with an
+unknown end is never rescheduled (promise.md 3).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from daybook.clock import Clock
 from daybook.errors import AgentTemporary, AgentTimeout, DaybookError
 from daybook.execution import lease, recording
 from daybook.execution.handover import Handover
-from daybook.jobs.policy import LONGEST_ASKED, Policy
+from daybook.jobs.policy import MAX_REQUESTED_DELAY, Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import occurrence, states
@@ -47,48 +47,47 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-Act = Callable[[], Awaitable["Outcome | Tried"]]
-"""The flow's own part: has the effect, and says how it went. Raises what the agents raise.
+Act = Callable[[], Awaitable["Outcome | AttemptResult"]]
+"""The flow's own part: performs the effect and returns its outcome. Raises what the agents raise.
 
-One that holds something open is `Closing`.
-"""
+An act that holds something open is a `ClosableAct`."""
 
 
 @runtime_checkable
-class Closing(Protocol):
-    """An act that has to be closed where it is given up."""
+class ClosableAct(Protocol):
+    """An act that has to be closed if it is not carried out."""
 
     async def close(self) -> None: ...
 
 
-async def give_up(act: object) -> None:
-    """Let go of an act that is not carried out after all."""
-    if isinstance(act, Closing):
+async def close_act(act: object) -> None:
+    """Close an act that is not carried out after all."""
+    if isinstance(act, ClosableAct):
         await act.close()
 
 
 Prepare = Callable[[Granted], Awaitable[Act]]
-"""What the flow does between claim and begin, without an effect: whom to ask, and what."""
+"""The flow's preparation between claim and begin, without an effect."""
 
 
-STOPPED = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
-"""How the end of this process reaches a flow: Prefect's SIGTERM is raised wherever it strikes."""
+STOP_ERRORS = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
+"""How the end of this process reaches a flow; Prefect's SIGTERM handler raises anywhere."""
 
-_TRIES = 3
+_MAX_TRIES = 3
 
 
 @dataclass(frozen=True)
-class Again:
-    """The attempt ended with a temporary error; the run waits until ``until`` for its next one."""
+class RetryAt:
+    """The attempt ended with a temporary error; the next one starts at ``until``."""
 
     until: datetime
 
 
 @dataclass(frozen=True)
-class Tried:
-    """How the attempt ended; a temporary error is tried again while retries are left.
+class AttemptResult:
+    """Result of an attempt. A temporary error is retried while retries are left.
 
-    ``asked`` is how long the other side wants to be left alone.
+    ``asked`` is the delay that the other side asked for.
     """
 
     outcome: Outcome
@@ -96,7 +95,7 @@ class Tried:
     asked: timedelta = timedelta(0)
 
 
-async def carry(
+async def run_attempt(
     ledger: Ledger,
     granted: Granted,
     attempt: int,
@@ -104,15 +103,16 @@ async def carry(
     clock: Clock,
     *,
     given: Handover | None = None,
-) -> Outcome | Again:
-    """Act and settle; returns the outcome that is in the ledger, or `Again`.
+) -> Outcome | RetryAt:
+    """Act and record the outcome. Return the outcome in the ledger, or `RetryAt`.
 
-    ``attempt`` is this one's number. With ``given`` a worker renews the lease, and settles if this
-    process is stopped: it knows why. Raises as drawn above.
+    ``attempt`` is the number of this attempt. With ``given``, a worker renews the lease, and
+    records the outcome if this process is stopped, because it knows the cause. Raise the errors of
+    the diagram above.
     """
-    tried: Tried | None = None
+    tried: AttemptResult | None = None
     every = TIMING.run_lease_renewal.total_seconds()
-    keeping = nullcontext() if given else lease.kept(ledger.address, granted, every)
+    keeping = nullcontext() if given else lease.keep_lease(ledger.address, granted, every)
     try:
         async with keeping:
             tried = await _try(granted, act)
@@ -122,70 +122,70 @@ async def carry(
             if tried
             else Outcome(Status.UNKNOWN, "the lease was refused, the agent was ended")
         )
-        await _to_the_end(lambda: recording.leave_word(ledger, granted, known))
+        await _run_to_end(lambda: recording.finish_once(ledger, granted, known))
         raise
-    except STOPPED:
-        # The agent has been ended by its own adapter; what is left is to say so while there is
-        # time. That the process is stopped does not make a known outcome unknown.
+    except STOP_ERRORS:
+        # The agent's adapter has ended the agent; record that while there is time. A stopped
+        # process does not make a known outcome unknown.
         if tried is not None:
-            await _write(ledger, granted, attempt, tried, clock)
+            await _record(ledger, granted, attempt, tried, clock)
         elif given is None:
-            await _to_the_end(lambda: _interrupted(ledger, granted))
+            await _run_to_end(lambda: _record_interruption(ledger, granted))
         raise
-    return await _write(ledger, granted, attempt, tried, clock)
+    return await _record(ledger, granted, attempt, tried, clock)
 
 
-async def _write(
-    ledger: Ledger, granted: Granted, attempt: int, tried: Tried, clock: Clock
-) -> Outcome | Again:
-    """Settle the run, or only its attempt where another one follows."""
+async def _record(
+    ledger: Ledger, granted: Granted, attempt: int, tried: AttemptResult, clock: Clock
+) -> Outcome | RetryAt:
+    """Record the outcome of the run, or only of its attempt if another one follows."""
     policy = Policy.model_validate(granted.parameters["policy"])
-    again = None
+    retry = None
     if tried.temporary and attempt <= policy.retries:
-        again = Again(clock.now() + policy.delay(attempt, tried.asked))
-    waits = False
+        retry = RetryAt(clock.now() + policy.delay(attempt, tried.asked))
+    is_waiting = False
 
-    async def write() -> None:
-        nonlocal waits
-        at = again.until if again is not None else None
-        status = await recording.settle(ledger, granted, tried.outcome, clock, at)
-        waits = status is Status.WAITING
+    async def finish() -> None:
+        nonlocal is_waiting
+        at = retry.until if retry is not None else None
+        status = await recording.finish(ledger, granted, tried.outcome, clock, at)
+        is_waiting = status is Status.WAITING
 
-    await _to_the_end(write)
-    # A run that was judged `unknown` meanwhile ends with what this attempt knows.
-    return again if again is not None and waits else tried.outcome
+    await _run_to_end(finish)
+    # A run that was marked `unknown` meanwhile ends with the outcome of this attempt.
+    return retry if retry is not None and is_waiting else tried.outcome
 
 
-async def _try(granted: Granted, act: Act) -> Tried:
+async def _try(granted: Granted, act: Act) -> AttemptResult:
     try:
-        done = await act()
-        return done if isinstance(done, Tried) else Tried(done)
+        result = await act()
+        return result if isinstance(result, AttemptResult) else AttemptResult(result)
     except AgentTimeout as error:
-        said = error.output or None
+        output = error.output or None
         timed_out = Outcome(
-            Status.TIMED_OUT, str(error), error=str(error), output=said, usage=error.usage
+            Status.TIMED_OUT, str(error), error=str(error), output=output, usage=error.usage
         )
-        return Tried(timed_out, temporary=not error.final)
+        return AttemptResult(timed_out, temporary=not error.final)
     except AgentTemporary as error:
-        asked = seconds_asked(error.retry_after)
+        delay = requested_delay(error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
-        return Tried(failed, temporary=not error.final, asked=asked)
+        return AttemptResult(failed, temporary=not error.final, asked=delay)
     except DaybookError as error:
-        said = getattr(error, "output", "") or None
+        output = getattr(error, "output", "") or None
         usage = getattr(error, "usage", None)
-        return Tried(Outcome(Status.FAILED, error=str(error), output=said, usage=usage))
+        return AttemptResult(Outcome(Status.FAILED, error=str(error), output=output, usage=usage))
     except Exception as error:
         log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
-        return Tried(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+        return AttemptResult(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
 
 
-def seconds_asked(retry_after: float | None) -> timedelta:
-    """What another side asked for, as far as a wait goes at all."""
-    return timedelta(seconds=min(retry_after or 0, LONGEST_ASKED.total_seconds()))
+def requested_delay(retry_after: float | None) -> timedelta:
+    """Return the delay that the other side asked for, limited to the longest delay accepted."""
+    return timedelta(seconds=min(retry_after or 0, MAX_REQUESTED_DELAY.total_seconds()))
 
 
-async def _interrupted(ledger: Ledger, granted: Granted) -> None:
-    run = occurrence.this_flow_run()
+async def _record_interruption(ledger: Ledger, granted: Granted) -> None:
+    run = occurrence.current_flow_run()
     cancelled = False
     try:
         async with get_client() as client:
@@ -197,20 +197,21 @@ async def _interrupted(ledger: Ledger, granted: Granted) -> None:
         outcome = Outcome(Status.CANCELLED, "cancelled")
     else:
         outcome = Outcome(Status.UNKNOWN, "the process was stopped while the agent was at work")
-    await recording.leave_word(ledger, granted, outcome)
+    await recording.finish_once(ledger, granted, outcome)
 
 
-async def _to_the_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do ``work`` to its end even if this task is stopped; the stop goes on after it.
+async def _run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run ``work`` to its end even if this task is stopped; the stop takes effect afterwards.
 
-    A loop that is torn down cancels every task, the one that works as well: then it works again.
+    A loop that is torn down cancels every task, including the one for ``work``, which is then
+    repeated.
     """
     task = asyncio.ensure_future(work())
     try:
         await asyncio.shield(task)
-    except STOPPED:
-        with anyio.CancelScope(shield=True):  # a cancel scope asks again at every turn of the loop
-            for _ in range(_TRIES):
+    except STOP_ERRORS:
+        with anyio.CancelScope(shield=True):  # a scope cancels at each turn of the loop
+            for _ in range(_MAX_TRIES):
                 while not task.done():
                     with suppress(asyncio.CancelledError):
                         await asyncio.wait({task})
@@ -218,5 +219,5 @@ async def _to_the_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
                     break
                 task = asyncio.ensure_future(work())
         if task.done() and not task.cancelled():
-            task.exception()  # seen: the stop is what goes on
+            task.exception()  # mark it as retrieved: the stop is raised
         raise

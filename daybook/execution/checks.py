@@ -1,19 +1,19 @@
-"""The gate of a run, asked between claim and begin (requirements 42 and 43).
+"""The check of a run: decides between claim and begin whether the run goes on.
 
 ========  ============================================  ======================================
-asked     open                                          closed
+check     run                                           skip
 ========  ============================================  ======================================
 tool      true, or `{"action": "run"}`                  false, or `{"action": "skip"}`
 prompt    `{"action": "run", "reason": "..."}`          `{"action": "skip", "reason": "..."}`
-command   exit code 0                                   exit code 1; its first line is why
+command   exit code 0                                   exit code 1; the reason is line one
 ========  ============================================  ======================================
 
-Closed, the run ends as skipped, with the reason. Everything else is no answer, and fails the run:
-an error of what was asked, other words, JSON of another form, a tool call in the place of an
-answer. So a gate that is broken is seen, and nothing happens in silence.
+If the check says skip, the run ends as skipped, with the reason. Anything else is not an answer and
+fails the run: an error of the check, other words, JSON of another form, a tool call in place of an
+answer. So a broken check is visible and never silent.
 
-It is asked before the first attempt only, and tried once: an error that may pass fails the run as
-well. What it took is the run's. An agent is asked without a conversation and without tools.
+The check runs before the first attempt only, and once: a temporary error fails the run as well. Its
+usage counts for the run. An agent is asked without a conversation and without tools.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from daybook.jobs import policy, provenance
 from daybook.jobs.checks import Check
 from daybook.ledger.states import Status
 from daybook.processes import environment, locations
-from daybook.resources.secrets import PrefectSecrets
+from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs import usage
 from daybook.runs.claim_requests import Granted
 from daybook.tools import calls
@@ -45,11 +45,11 @@ from daybook.tools.server_blocks import PrefectServers
 
 log = logging.getLogger(__name__)
 
-OPEN, CLOSED = 0, 1
-"""What a command's exit codes mean."""
-LONGEST_QUOTED = 100
-"""Characters of an answer that is not understood, in the error."""
-LONGEST_REASON = 500
+RUN_EXIT_CODE, SKIP_EXIT_CODE = 0, 1
+"""Meaning of a command's exit codes."""
+MAX_QUOTED_CHARACTERS = 100
+"""Characters of an unreadable answer that the error quotes."""
+MAX_REASON_CHARACTERS = 500
 
 _ANSWER = (
     "Decide whether there is anything to do. Call no tool and do none of it yourself. Answer with "
@@ -61,14 +61,14 @@ _OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the run may go on, why not, and what it took to find out."""
+    """Whether the run may go on, why not, and the usage of the check."""
 
     opens: bool
     reason: str = ""
     usage: dict[str, Any] | None = None
 
     def charged(self, granted: Granted) -> Granted:
-        """What is granted after this; raises `CheckFailed` where no token is left."""
+        """Return ``granted`` less the check's tokens. Raise `CheckFailed` if none is left."""
         if granted.tokens is None:
             return granted
         used = usage.tokens(self.usage)
@@ -81,15 +81,15 @@ class Verdict:
         return replace(granted, tokens=left)
 
 
-UNASKED = Verdict(opens=True)
-"""Of a run that has no gate, or is past it."""
+NO_CHECK = Verdict(opens=True)
+"""Verdict for a run without a check, or past it."""
 
-Gate = Callable[[Granted], Awaitable[Verdict]]
-"""Asks; raises `CheckFailed`, and what cannot be reached."""
+CheckCallable = Callable[[Granted], Awaitable[Verdict]]
+"""Runs a check. Raises `CheckFailed`, and errors of an unreachable ledger or Prefect."""
 
 
 class CheckFailed(DaybookError):
-    """The gate gave no answer that is understood. ``usage`` is what it took all the same."""
+    """The check gave no readable answer. ``usage`` is its usage all the same."""
 
     code = "check_failed"
 
@@ -98,46 +98,46 @@ class CheckFailed(DaybookError):
         super().__init__(message)
 
 
-async def of_job(granted: Granted) -> Verdict:
-    """Ask what the run's policy says; `UNASKED` where it says nothing."""
-    told = policy.of_run(granted.parameters)
-    if not told.check:
-        return UNASKED
-    seconds = told.timeout.total_seconds()
-    return await named("check", lambda: _asked(told.check, granted, seconds))
+async def check_job(granted: Granted) -> Verdict:
+    """Run the check of the run's policy; return `NO_CHECK` if there is none."""
+    run_policy = policy.policy_from_parameters(granted.parameters)
+    if not run_policy.check:
+        return NO_CHECK
+    seconds = run_policy.timeout.total_seconds()
+    return await run_check("check", lambda: _run(run_policy.check, granted, seconds))
 
 
-async def named(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
-    """What ``ask`` finds; its reasons and its errors begin with the gate's name."""
+async def run_check(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
+    """Call ``ask``; prefix its reasons and its errors with the name of the check."""
     try:
         verdict = await ask()
-    except Unreachable:  # of Prefect or the ledger, which passes
+    except Unreachable:  # Prefect or the ledger: a temporary error
         raise
     except DaybookError as error:
         raise CheckFailed(f"{gate}: {error}", getattr(error, "usage", None)) from None
     except ValueError as error:
         raise CheckFailed(f"{gate}: {error}") from None
-    why = " ".join(verdict.reason.split())[:LONGEST_REASON]
+    why = " ".join(verdict.reason.split())[:MAX_REASON_CHARACTERS]
     log.info("the %s is %s: %s", gate, "open" if verdict.opens else "closed", why)
     return replace(verdict, reason=f"{gate}: {why}")
 
 
-async def _asked(check: Check, granted: Granted, seconds: float) -> Verdict:
+async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:
     if check.tool:
         return await _tool(check, granted, seconds)
     if check.prompt:
         async with get_client() as client:
-            agent = await agent_lookup.agent(client, check.agent or _own_agent(granted))
-        return await ask_agent(agent, conversation.rendered(granted, check.prompt), granted)
+            agent = await agent_lookup.find_agent(client, check.agent or _agent_of_run(granted))
+        return await ask_agent(agent, conversation.render_prompt(granted, check.prompt), granted)
     return await _command(check, granted, seconds)
 
 
-def _own_agent(granted: Granted) -> str:
+def _agent_of_run(granted: Granted) -> str:
     return str(granted.parameters.get("agent") or documents.DEFAULT)
 
 
 def _key(granted: Granted) -> str:
-    """The occurrence as the gate's: with the run's own it would be told the same as that."""
+    """Return the idempotency key of the check; the run's own key would get it the run's answer."""
     return f"{granted.occurrence}#check"
 
 
@@ -147,43 +147,43 @@ def _key(granted: Granted) -> str:
 async def ask_agent(
     agent: Agent, prompt: str, granted: Granted, took: dict[str, Any] | None = None
 ) -> Verdict:
-    """Ask an agent whether there is anything to do; ``took`` is what was asked before this.
+    """Ask an agent whether there is anything to do; ``took`` is the usage before this.
 
-    Raises `CheckFailed`.
+    Raise `CheckFailed`.
     """
     request = AgentRequest(
         prompt=f"{prompt}\n\n{_ANSWER}",
-        timeout=policy.of_run(granted.parameters).timeout.total_seconds(),
+        timeout=policy.policy_from_parameters(granted.parameters).timeout.total_seconds(),
         occurrence=_key(granted),
         job=granted.job.row.name if granted.job else None,
         due=granted.due,
         tokens=granted.tokens,
     )
     try:
-        reply = await _once(agent).answer(request)
+        reply = await _single_request(agent).answer(request)
     except AgentError as error:
         raise CheckFailed(str(error), usage.total((took, error.usage))) from None
     took = usage.total((took, reply.usage))
     try:
-        return replace(_said(reply), usage=took)
+        return replace(_verdict_of_reply(reply), usage=took)
     except CheckFailed as error:
         raise CheckFailed(str(error), took) from None
 
 
-def _said(reply: AgentReply) -> Verdict:
+def _verdict_of_reply(reply: AgentReply) -> Verdict:
     if reply.cut:
         raise CheckFailed(f"the answer of agent {reply.agent} was cut: {reply.cut}")
     try:
         value = json_text.read(_unfenced(reply.text))
     except ValueError as error:
-        said = _quoted(reply.text)
-        told = f"the answer of agent {reply.agent} is no JSON ({error}); it was {said}"
-        raise CheckFailed(told) from None
-    return _decided(value, f"agent {reply.agent}")
+        quoted = _quoted(reply.text)
+        message = f"the answer of agent {reply.agent} is no JSON ({error}); it was {quoted}"
+        raise CheckFailed(message) from None
+    return _verdict_of_json(value, f"agent {reply.agent}")
 
 
-def _once(agent: Agent) -> Agent:
-    """The agent without tools, and without a second request where it calls one all the same."""
+def _single_request(agent: Agent) -> Agent:
+    """Return the agent limited to one request, so that a tool call gets no second one."""
     if isinstance(agent, ModelAgent):
         settings = agent.settings.model_copy(update={"request_limit": 1})
         return replace(agent, settings=settings)
@@ -191,7 +191,7 @@ def _once(agent: Agent) -> Agent:
 
 
 def _unfenced(text: str) -> str:
-    """What stands in the fenced block, where the whole text is one."""
+    """Return the content of a fenced block if the whole text is one; else the text."""
     whole = text.strip()
     opening = _OPENING.match(whole)
     if opening is None or not (inside := whole[opening.end() :]).endswith(opening[1]):
@@ -200,8 +200,8 @@ def _unfenced(text: str) -> str:
     return inside.removesuffix("\n").removesuffix("\r") if inside.endswith("\n") else inside
 
 
-def _decided(value: Any, whose: str) -> Verdict:
-    """What a gate's JSON says; words of another form are no answer."""
+def _verdict_of_json(value: Any, whose: str) -> Verdict:
+    """Read the verdict of a check's JSON; any other form is not an answer."""
     match value:
         case {"action": "run" | "skip" as action}:
             reason = value.get("reason") or ""
@@ -212,47 +212,47 @@ def _decided(value: Any, whose: str) -> Verdict:
 
 
 def _quoted(value: object) -> str:
-    said = repr(" ".join(value.split()) if isinstance(value, str) else value)
-    return said if len(said) <= LONGEST_QUOTED else f"{said[:LONGEST_QUOTED]}…"
+    text = repr(" ".join(value.split()) if isinstance(value, str) else value)
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
 
 
 # --- a tool
 
 
 async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
-    guard = guard_of(granted, provenance.CHECK)
+    guard = guard_of(granted, provenance.CHECK_PARTS)
     async with get_client() as client:
         prepared = await calls.prepare(
             check.tool,
             check.params,
             _key(granted),
             PrefectServers(client),
-            PrefectSecrets(client),
+            PrefectSecretStore(client),
             guard,
         )
     outcome = (await calls.call(prepared, timeout=seconds)).outcome
     if outcome.status is not Status.SUCCEEDED:
         raise CheckFailed(outcome.error or outcome.reason)
-    said = outcome.result["result"] if isinstance(outcome.result, Mapping) else None
-    return _of_tool(said, f"the tool {check.tool}")
+    result = outcome.result["result"] if isinstance(outcome.result, Mapping) else None
+    return _verdict_of_result(result, f"the tool {check.tool}")
 
 
-def _of_tool(value: Any, whose: str) -> Verdict:
-    """Of what a tool gave: a server has no way but an object or a text to say true."""
+def _verdict_of_result(value: Any, whose: str) -> Verdict:
+    """Read the verdict of a tool's result; a server can say true only in an object or a text."""
     match value:
         case bool():
             return Verdict(value, f"{whose} says {'yes' if value else 'no'}")
         case {"result": inner, **rest} if not rest:
-            return _of_tool(inner, whose)
+            return _verdict_of_result(inner, whose)
         case str():
             try:
-                read = json_text.read(value)
+                parsed = json_text.read(value)
             except ValueError:
-                read = None
-            if isinstance(read, (bool, dict)):
-                return _of_tool(read, whose)
+                parsed = None
+            if isinstance(parsed, (bool, dict)):
+                return _verdict_of_result(parsed, whose)
         case dict():
-            return _decided(value, whose)
+            return _verdict_of_json(value, whose)
     legal = 'legal is true, false, or {"action": "run" or "skip", "reason": "..."}'
     raise CheckFailed(f"{whose} answered {_quoted(value)}; {legal}")
 
@@ -261,13 +261,13 @@ def _of_tool(value: Any, whose: str) -> Verdict:
 
 
 async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
-    """Run the operator's program, in a folder of its own, with the least of our environment."""
+    """Run the operator's program in a folder of its own, with a minimal environment."""
     if owners.is_agent(_owner(granted)):
         raise CheckFailed("a command is the operator's to write, and the job is an agent's")
-    variables = environment.allowed(environment.DEFAULT)
+    variables = environment.allowed(environment.DEFAULT_NAMES)
     name = check.command[0]
-    with locations.folder("", prefix="daybook-check-") as folder:
-        program = locations.program(name, folder, variables)
+    with locations.run_folder("", prefix="daybook-check-") as folder:
+        program = locations.find_program(name, folder, variables)
         try:
             ended = await process.run(
                 [program, *check.command[1:]],
@@ -280,13 +280,13 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
             raise CheckFailed(f"{program} cannot be run: {error.strerror}") from None
     if ended.timed_out:
         raise CheckFailed(f"{name} did not end within {seconds:g} s; it was ended")
-    if ended.code not in (OPEN, CLOSED):
-        words = ended.errors.decode(errors="replace").strip()[-LONGEST_REASON:]
-        said = f"; it said: {words}" if words else ""
-        raise CheckFailed(f"{name} ended with exit code {ended.code}{said}")
+    if ended.code not in (RUN_EXIT_CODE, SKIP_EXIT_CODE):
+        errors = ended.errors.decode(errors="replace").strip()[-MAX_REASON_CHARACTERS:]
+        suffix = f"; it said: {errors}" if errors else ""
+        raise CheckFailed(f"{name} ended with exit code {ended.code}{suffix}")
     lines = ended.output.decode(errors="replace").strip().splitlines()
     why = lines[0] if lines else f"{name} ended with exit code {ended.code}"
-    return Verdict(ended.code == OPEN, why)
+    return Verdict(ended.code == RUN_EXIT_CODE, why)
 
 
 def _owner(granted: Granted) -> str:

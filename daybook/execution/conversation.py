@@ -1,7 +1,6 @@
-"""What a run asks, and what was said before it: the prompt with its variables, and the history.
+"""Prompt of a run with its variables filled in, and the session's history before it.
 
-A message is what a person or a job wrote and nothing else: what begins with a slash is sent as it
-is (requirement 27).
+The prompt is sent exactly as a person or a job wrote it, also if it starts with a slash.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from daybook.schedules.schedule import zone
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation: what is asked now, and the messages before it, oldest first."""
+    """One turn of a conversation: the prompt, and the messages before it, oldest first."""
 
     prompt: str
     history: tuple[Message, ...]
 
 
 def turn(granted: Granted) -> Turn:
-    """The turn that the claim gave this run.
+    """Return the turn that the claim gave this run.
 
-    Raises `InvalidInput` when nothing but variables stood in the prompt and all of them are empty.
+    Raise `InvalidInput` if the prompt consisted of variables only and all of them are empty.
     """
-    prompt = rendered(granted, str(granted.parameters["prompt"]))
+    prompt = render_prompt(granted, str(granted.parameters["prompt"]))
     if not prompt.strip():
         raise InvalidInput("prompt", "is blank once its variables are filled in")
     history = (
@@ -39,13 +38,13 @@ def turn(granted: Granted) -> Turn:
     return Turn(prompt, tuple(history))
 
 
-def rendered(granted: Granted, prompt: str) -> str:
-    """``prompt`` with its variables as they are in this run."""
+def render_prompt(granted: Granted, prompt: str) -> str:
+    """Return ``prompt`` with this run's variables filled in."""
     return prompts.render(prompt, _values(granted))
 
 
 def _values(granted: Granted) -> dict[str, str]:
-    """The due time is by the clock of the job's zone, with its offset."""
+    """Return the variables. The due time is in the job's time zone, with its offset."""
     job = granted.job
     timezone = job.job.schedule.timezone if job else settings.load().timezone
     return {

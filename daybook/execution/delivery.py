@@ -1,20 +1,20 @@
-"""What was to be told of a run: sent by the process that settled it, and shown in Prefect's UI.
+"""Delivery of a run's callbacks and messages by its own process, and its display in Prefect's UI.
 
 ::
 
-    settled ─► nothing was asked for                       nothing is done
-           └─► callbacks at once, within `WITHIN` ─► the run's artifact says what became of it
-                          └ messages to channels; what is not sent by then, stopped, killed:
-                            the leader's keeper sends it ─► an artifact of its own says so
+    finished ─► nothing to send                            nothing is done
+             └► callbacks at once, within `SEND_TIMEOUT_SECONDS` ─► the run's artifact shows them
+                          └ messages to channels, and what is not sent by then or after a kill:
+                            the leader's keeper sends it ─► a later artifact shows it
 
-A run ends in Prefect when its process does: who answers slowly does not keep it at work, nor so
-long that the keeper (`Timing.own_state_limit`) or the worker ends it. A try that is cut for it is
-given back and sent again by the keeper, under the same id; it uses up no try and is no
-destination's failure. A message to a channel has no id, so it would arrive twice: it is the
-keeper's, who looks each second, unless it only goes to a file or the like. A direct call may be the
-only process there is: it sends all, and takes the time that it takes.
+A run ends in Prefect when its process does, so a slow receiver must not keep it active, nor for so
+long that the keeper (`Timing.own_state_limit`) or the worker ends it. An attempt that is cut for
+this reason is given back, and the keeper sends it again under the same id; it counts neither as an
+attempt nor as a failure of the destination. A message to a channel has no id, so it would arrive
+twice: the keeper sends it, within a second, unless its channel is a file or the like. A direct call
+may be the only process, so it sends everything and takes the time that this needs.
 
-Whatever fails here is logged and changes nothing: what is to be sent stands in the ledger.
+Any failure here is logged and changes nothing: the outbox is in the ledger.
 """
 
 from __future__ import annotations
@@ -44,70 +44,76 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WITHIN = 4.0
-"""Seconds that a run's process gives to it; what came of it is written in a moment more."""
-WITHIN_ALONE = 60.0
-"""The same of a direct call: longer than any one try takes."""
+SEND_TIMEOUT_SECONDS = 4.0
+"""Seconds that a run's process spends on sending; recording the results takes a moment more."""
+DIRECT_SEND_TIMEOUT_SECONDS = 60.0
+"""The same for a direct call: longer than any single attempt."""
 
 
-async def at_once(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[OutboxRow]:
-    """Send what is pending of a run; returns what was asked for, and what became of it by now.
+async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[OutboxRow]:
+    """Send a run's pending messages; return its callbacks and messages with their status by now.
 
-    ``alone`` says that it is a direct call.
+    ``alone`` means that the run is a direct call.
     """
-    asked: Sequence[OutboxRow] = ()
+    rows: Sequence[OutboxRow] = ()
     try:
         if alone:
-            await _listened(ledger, run_id)
-        asked = await _of(ledger, run_id)
-        if all(row.status != Delivery.PENDING for row in asked):
-            return asked
-        # Only now: it brings the ways out with it, and most runs tell nobody.
-        from daybook.delivery.dispatcher import drain
+            await _call_listeners(ledger, run_id)
+        rows = await _rows_of(ledger, run_id)
+        if all(row.status != Delivery.PENDING for row in rows):
+            return rows
+        # A late import: it loads all channels, and most runs send nothing.
+        from daybook.delivery.dispatcher import dispatch
 
         with suppress(TimeoutError):
-            within = WITHIN_ALONE if alone else WITHIN
-            async with asyncio.timeout(within), get_client() as client:
-                holder = occurrence.holder()
-                await drain(ledger, client, holder, run_id=run_id, hurried=not alone)
-        return await _of(ledger, run_id)
+            timeout = DIRECT_SEND_TIMEOUT_SECONDS if alone else SEND_TIMEOUT_SECONDS
+            async with asyncio.timeout(timeout), get_client() as client:
+                holder = occurrence.current_holder()
+                await dispatch(ledger, client, holder, run_id=run_id, hurried=not alone)
+        return await _rows_of(ledger, run_id)
     except Exception as error:
-        why = str(error) or type(error).__name__
-        log.warning("not sent yet: %s", why, extra={"action": "outbox_away"})
-    return asked
+        reason = str(error) or type(error).__name__
+        log.warning("not sent yet: %s", reason, extra={"action": "outbox_away"})
+    return rows
 
 
-async def _listened(ledger: Ledger, run_id: str) -> None:
-    if names := registry.here(registry.LISTENERS):
-        from daybook.delivery.listener_calls import listen
+async def _call_listeners(ledger: Ledger, run_id: str) -> None:
+    if names := registry.known_names(registry.LISTENERS):
+        from daybook.delivery.listener_calls import call_listeners
 
-        await listen(ledger, occurrence.holder(), names, run_id=run_id, claims_for=WITHIN_ALONE)
+        await call_listeners(
+            ledger,
+            occurrence.current_holder(),
+            names,
+            run_id=run_id,
+            claims_for=DIRECT_SEND_TIMEOUT_SECONDS,
+        )
 
 
-async def _of(ledger: Ledger, run_id: str) -> list[OutboxRow]:
-    """What is told of a run: its callbacks and messages, and the listeners that failed."""
+async def _rows_of(ledger: Ledger, run_id: str) -> list[OutboxRow]:
+    """Return a run's callbacks, messages and failed listener calls."""
     async with ledger.read() as session:
-        asked = await history.of_run(session, run_id)
-    return [row for row in asked if row.purpose != LISTENER or row.status == Delivery.FAILED]
+        rows = await history.list_for_run(session, run_id)
+    return [row for row in rows if row.purpose != LISTENER or row.status == Delivery.FAILED]
 
 
-async def show(ledger: Ledger, client: PrefectClient, run_ids: Iterable[str]) -> None:
-    """Say in Prefect's UI what has become of these runs' callbacks and messages by now.
+async def publish_delivery(ledger: Ledger, client: PrefectClient, run_ids: Iterable[str]) -> None:
+    """Publish the delivery status of these runs' callbacks and messages in Prefect's UI.
 
-    It is an artifact of the flow run, beside the one that the run made: a state is never forced.
+    It is an artifact of the flow run, beside the run's own; a state is never forced for it.
     """
     for run_id in run_ids:
         async with ledger.read() as session:
             run = await session.get(RunRow, run_id)
             job = await session.get(JobRow, run.job_id) if run and run.job_id else None
-            rows = await history.of_run(session, run_id)
+            rows = await history.list_for_run(session, run_id)
         if run is None or run.flow_run_id is None or not rows:
             continue
         made = ArtifactCreate(
             key=f"{slugify(job.slug) if job else 'direct-call'}-delivery",
             type="markdown",
             description=f"delivery: {run.delivery}",
-            data=artifact.of_delivery(job.name if job else "direct call", run, rows),
+            data=artifact.render_delivery(job.name if job else "direct call", run, rows),
             flow_run_id=UUID(run.flow_run_id),
         )
         try:

@@ -1,19 +1,18 @@
-"""Carrying out one run: claim, begin, act, settle, and what Prefect is told.
+"""Execution of one run: claim, check, attempt, record the outcome, and its state in Prefect.
 
 ::
 
-    claim ──► check ──► begin ─┬─► act ─┬─► settle ──► tell ──► artifact ──► state
-      ▲         └► skipped     │        │                         (`runs.checks`, `runs.attempt`)
-      ├─────────── fenced off ─┘        │   the claim was lost before the effect, so it may be
-      │                                 │   tried again
-      └─────────── waiting, once more ──┘   a temporary error, and the job has retries left
+    claim ──► check ──► begin ─┬─► act ─┬─► finish ──► send ──► artifact ──► state
+      ▲         └► skipped     │        │
+      ├─────── claim lost ─────┘        │   before the effect, so the run may be claimed again
+      └─────── waiting, once more ──────┘   a temporary error, and the job has retries left
 
-A wait of up to half a minute is done here, a longer one goes back to Prefect (`gate.PATIENCE`).
+(`execution.checks`, `execution.attempt`.) The process itself waits up to half a minute; for longer
+the run is rescheduled in Prefect (`claim.MAX_IN_PROCESS_WAIT`).
 
-Between claim and `begin` the job's check is asked, before the first attempt only, and the flow
-prepares: it finds out whom to ask, and what. Until `begin` is
-written, a ledger or a Prefect that is not to be reached sets the run back. After it nothing
-does: the effect may have been had.
+Between claim and `begin`, before the first attempt only, the job's check runs, and the flow
+prepares the act: which agent to ask, and what. Until `begin` is written, an unreachable ledger or
+Prefect reschedules the run. Afterwards nothing does, because the effect may have happened.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
 
 from daybook import registry, settings
-from daybook.clock import SYSTEM, Clock
+from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.errors import (
     DaybookError,
     FenceRefused,
@@ -42,46 +41,47 @@ from daybook.errors import (
 )
 from daybook.execution import artifact, attempt, checks, delivery, handover, lease, outcome_spool
 from daybook.execution import claim as gate
-from daybook.execution.attempt import Act, Again, Prepare
-from daybook.execution.claim import NO_LEDGER_WAIT, PATIENCE, Reconciler
+from daybook.execution.attempt import Act, Prepare, RetryAt
+from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY, Reconciler
 from daybook.execution.handover import Handover
-from daybook.execution.recording import Unwritten
+from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs import policy as policies
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import occurrence, run_names, states
-from daybook.prefect.states import set_back, state_of
-from daybook.processes.ending import to_its_end
+from daybook.prefect.states import suspend_flow_run, terminal_state
+from daybook.processes.ending import wait_shielded
 from daybook.runs import claims
-from daybook.runs.claim_requests import Ended, Granted
+from daybook.runs.claim_requests import Finished, Granted
 from daybook.schedules.durations import to_text
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-AWAY = (Unreachable, httpx.TransportError)
-"""What says that the ledger or Prefect is not to be reached, which may pass."""
+UNAVAILABLE_ERRORS = (Unreachable, httpx.TransportError)
+"""Errors of an unreachable ledger or Prefect, which may pass."""
 
 
-_NEVER_BEGAN = {state_of(status, "").name for status in (Status.SKIPPED, Status.MISSED)}
-"""The names of the states of runs that ended before their effect."""
+_UNBEGUN_STATES = {terminal_state(status, "").name for status in (Status.SKIPPED, Status.MISSED)}
+"""Names of the states of runs that ended before their effect."""
 
-GATE_SLACK = timedelta(seconds=5)
-"""Less than a worker waits longer (`Timing.timeout_margin`): who asks says best what was late."""
+CHECK_GRACE = timedelta(seconds=5)
+"""Time for a check beyond its timeout; less than the worker gives (`Timing.timeout_margin`),
+because the process itself can best name what was late."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What is to be carried out, and with what; ``given`` by a worker, if one started it."""
+    """The flow run to execute and its means. ``given`` is the worker's handover, if any."""
 
     flow_run: FlowRun
     given: Handover | None
     kind: str
     parameters: dict[str, Any]
     refused: str
-    gate: checks.Gate
+    gate: checks.CheckCallable
     prepare: Prepare
     reconciler: Reconciler
     clock: Clock
@@ -92,7 +92,7 @@ class _Run:
 
     @property
     def is_direct(self) -> bool:
-        """Whether it was called in a script, of no deployment."""
+        """Return whether the flow was called in a script, without a deployment."""
         return self.flow_run.deployment_id is None
 
 
@@ -102,18 +102,18 @@ async def carry_out(
     prepare: Prepare,
     reconciler: Reconciler,
     *,
-    gate: checks.Gate = checks.of_job,
-    clock: Clock = SYSTEM,
+    gate: checks.CheckCallable = checks.check_job,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> State[Any]:
-    """Carry out the flow run that this is called in; returns the state for the flow to return.
+    """Execute the current flow run; return the state for the flow to return.
 
-    ``parameters`` are the flow's, as JSON. What is wrong with those of a direct call is raised as
-    `InvalidInput`; a due time acts with the job's own, and any other run ends as failed, in the
-    ledger too. The state's data is the run as the flow's result. Leaves with Prefect's `Abort` when
-    the run has to wait.
+    ``parameters`` are the flow's, as JSON. If those of a direct call are invalid, raise
+    `InvalidInput`; a due time uses the job's own, and any other run ends as failed, in the ledger
+    too. The state's data is the run as the flow's result. Raise Prefect's `Abort` if the run has to
+    wait.
     """
-    flow_run, refused = occurrence.this_flow_run(), ""
-    given = handover.of(str(flow_run.id))
+    flow_run, refused = occurrence.current_flow_run(), ""
+    given = handover.received_for(str(flow_run.id))
     try:
         parameters = dict(normal_parameters(kind, parameters))
     except InvalidInput as error:
@@ -121,111 +121,113 @@ async def carry_out(
             raise
         refused = str(error)
     run = _Run(flow_run, given, kind, parameters, refused, gate, prepare, reconciler, clock)
-    if run.is_direct:  # there may be no other process that knows of listeners
-        registry.look()
+    if run.is_direct:  # perhaps the only process that knows of listeners
+        registry.find_listeners()
     try:
-        with handover.ends_softly() if given is not None else nullcontext():
-            state = await _carried_out(run)
-    except attempt.STOPPED as error:
+        with handover.cancel_on_sigterm() if given is not None else nullcontext():
+            state = await _execute(run)
+    except attempt.STOP_ERRORS as error:
         if given is None:
             raise
-        # Not a crash that Prefect should tell of: the worker knows why, and says it on both sides.
+        # Prefect must not report a crash: the worker knows the cause and records it on both sides.
         raise Abort(f"ended by its worker: {error!r}") from None
-    if not run.is_direct and state.name in _NEVER_BEGAN:
-        await states.end_as(run.id, state)
+    if not run.is_direct and state.name in _UNBEGUN_STATES:
+        await states.end_flow_run(run.id, state)
     return state
 
 
-async def _carried_out(run: _Run) -> State[Any]:
+async def _execute(run: _Run) -> State[Any]:
     given, clock = run.given, run.clock
     async with AsyncExitStack() as stack:
-        outcome: Outcome | Again | None = None
+        outcome: Outcome | RetryAt | None = None
         while not isinstance(outcome, Outcome):
             try:
                 if outcome is None:
                     ledger = await stack.enter_async_context(Ledger(settings.load().ledger_address))
-                begun = await _begun(ledger, run)
-            except (*AWAY, LedgerNewer) as error:
+                claimed = await _claim_and_begin(ledger, run)
+            except (*UNAVAILABLE_ERRORS, LedgerNewer) as error:
                 if run.is_direct:
                     raise
-                # No ledger, no effect (promise.md 7).
-                await set_back(run.id, clock.now() + NO_LEDGER_WAIT, str(error))
-            if isinstance(begun, Ended):
-                return _not_carried_out(begun, run)
-            granted, number, act = begun
+                # No ledger, no effect (promise.md 7): the run is rescheduled.
+                await suspend_flow_run(run.id, clock.now() + NO_LEDGER_DELAY, str(error))
+            if isinstance(claimed, Finished):
+                return _state_of_end(claimed, run)
+            granted, number, act = claimed
             try:
-                outcome = await attempt.carry(ledger, granted, number, act, clock, given=given)
-            except Unwritten as error:
+                outcome = await attempt.run_attempt(
+                    ledger, granted, number, act, clock, given=given
+                )
+            except OutcomeUnwritten as error:
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
-                return _unwritten(granted, run, error)
+                return _state_of_unwritten(granted, run, error)
             except (lease.LeaseLost, FenceRefused, IllegalTransition) as error:
                 return await _decided_elsewhere(ledger, granted, run, error)
-            if isinstance(outcome, Again) and given is not None:
+            if isinstance(outcome, RetryAt) and given is not None:
                 given.tell(waiting=outcome.until)
-                if outcome.until - clock.now() <= PATIENCE:
+                if outcome.until - clock.now() <= MAX_IN_PROCESS_WAIT:
                     await clock.wait_until(outcome.until)
-        outcome = await _summed_up(ledger, granted, outcome, number)
+        outcome = await _with_total_usage(ledger, granted, outcome, number)
         if given is not None:
             given.tell(ended=outcome.status)
-        told = await delivery.at_once(ledger, granted.run_id, alone=run.is_direct)
-    await artifact.publish(granted, outcome, number, told)
+        rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
+    await artifact.publish(granted, outcome, number, rows)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)
     return _state(granted.run_id, outcome, run)
 
 
-async def _begun(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Ended:
-    """Claim, prepare, and write `running`: what comes back has begun its attempt of that number."""
+async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Finished:
+    """Claim, prepare and begin; return the grant, the attempt's number and act, or the end."""
     flow_run, given = run.flow_run, run.given
     if given is not None:
-        with suppress(FenceRefused):  # taken back meanwhile, or this is a later attempt: claim
-            granted = await claims.granted(ledger, given.run_id, given.fence)
-            begun = await _prepared(ledger, run, granted)
-            if begun is not None:
-                return begun
+        with suppress(FenceRefused):  # the worker's claim was lost or used: claim again
+            granted = await claims.read_grant(ledger, given.run_id, given.fence)
+            prepared = await _check_and_begin(ledger, run, granted)
+            if prepared is not None:
+                return prepared
     deployment_id = str(flow_run.deployment_id) if flow_run.deployment_id else None
-    if occurrence.belongs_elsewhere(flow_run, ledger.id):
+    if occurrence.belongs_to_other_ledger(flow_run, ledger.id):
         why = f"it is of another ledger than this worker's, {ledger.id}: check its DAYBOOK_HOME"
-        await set_back(run.id, run.clock.now() + NO_LEDGER_WAIT, why)
-    offer = await occurrence.offer(
+        await suspend_flow_run(run.id, run.clock.now() + NO_LEDGER_DELAY, why)
+    offer = await occurrence.build_claim_request(
         ledger,
         flow_run,
         run.parameters,
         run.reconciler,
         kind=run.kind,
-        holder=given.holder if given else occurrence.holder(),
+        holder=given.holder if given else occurrence.current_holder(),
         starts=flow_run.run_count,
         refused=run.refused,
-        # A direct call is nobody's scheduled work: it counts, and does not wait.
+        # A direct call counts for the limit of active runs, but does not wait for it.
         most=settings.load().max_concurrent if deployment_id else None,
     )
     while True:
-        answer = await gate.enter(
+        answer = await gate.wait_for_claim(
             ledger,
             offer,
             run.reconciler,
             run.clock,
             deployment_id=deployment_id,
             made_by=str(flow_run.created_by.id) if flow_run.created_by else None,
-            patience=timedelta(0) if given else PATIENCE,
+            patience=timedelta(0) if given else MAX_IN_PROCESS_WAIT,
         )
-        if isinstance(answer, Ended):
+        if isinstance(answer, Finished):
             if offer.job_id is not None and answer.run_id is not None:
                 await _push(run.reconciler, offer.job_id)
             return answer
         if given is not None:
             given.tell(claimed=answer.fence)
-        begun = await _prepared(ledger, run, answer)
-        if begun is not None:
-            return begun
+        prepared = await _check_and_begin(ledger, run, answer)
+        if prepared is not None:
+            return prepared
 
 
-async def _prepared(
+async def _check_and_begin(
     ledger: Ledger, run: _Run, granted: Granted
-) -> tuple[Granted, int, Act] | Ended | None:
-    """Check, prepare and begin a claim; None when it was lost before that, and is claimed again."""
-    naming = asyncio.create_task(_name(run, granted))  # meanwhile: nothing waits for it
-    checked, prepared = checks.UNASKED, granted
+) -> tuple[Granted, int, Act] | Finished | None:
+    """Check, prepare and begin a claimed run. None: the claim was lost before, claim again."""
+    naming = asyncio.create_task(_name_run(run, granted))  # concurrently: nothing depends on it
+    checked, prepared = checks.NO_CHECK, granted
     act: Act | None = None
     outcome = None
     try:
@@ -236,27 +238,27 @@ async def _prepared(
             act = await run.prepare(prepared)
         else:
             outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
-    except AWAY as error:
-        until = run.clock.now() + NO_LEDGER_WAIT
+    except UNAVAILABLE_ERRORS as error:
+        until = run.clock.now() + NO_LEDGER_DELAY
         await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
         raise
     except (lease.LeaseLost, FenceRefused) as error:
         log.warning("%s", error, extra={"action": "fence_refused"})
         return None
     except Exception as error:
-        outcome = _why_not(granted, error, checked)
+        outcome = _failure(granted, error, checked)
     finally:
         await naming
     if act is None:
         assert outcome is not None
-        return await _not_begun(ledger, granted, run, outcome)
+        return await _end_unbegun(ledger, granted, run, outcome)
     try:
         number = await claims.begin(ledger, granted.run_id, granted.fence, usage=checked.usage)
     except BaseException as error:
-        await attempt.give_up(act)
+        await attempt.close_act(act)
         if not isinstance(error, FenceRefused):
             raise
-        # The claim was lost before the effect, so whoever claims next may have it.
+        # The claim was lost before the effect, so the run may be claimed again.
         log.warning("%s", error, extra={"action": "fence_refused"})
         return None
     if run.given is not None:
@@ -265,76 +267,78 @@ async def _prepared(
 
 
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
-    """What the run's gate says; meanwhile the claim is kept, and the worker knows since when."""
-    told = policies.of_run(granted.parameters)
-    if run.gate is checks.of_job and not told.check:
-        return checks.UNASKED
+    """Run the check, while the lease is renewed and the worker knows when it started."""
+    policy = policies.policy_from_parameters(granted.parameters)
+    if run.gate is checks.check_job and not policy.check:
+        return checks.NO_CHECK
     if run.given is not None:
         run.given.tell(checking=granted.fence)
-        verdict = await _in_time(run, granted, told.timeout)
-        run.given.tell(claimed=granted.fence)  # what follows only prepares, and may wait
+        verdict = await _in_time(run, granted, policy.timeout)
+        run.given.tell(claimed=granted.fence)  # the preparation that follows has no time limit
         return verdict
     try:
         every = TIMING.run_lease_renewal.total_seconds()
-        async with lease.kept(ledger.address, granted, every):
-            return await _in_time(run, granted, told.timeout)
-    except attempt.STOPPED:
-        if run.is_direct:  # nobody would ever claim it again
+        async with lease.keep_lease(ledger.address, granted, every):
+            return await _in_time(run, granted, policy.timeout)
+    except attempt.STOP_ERRORS:
+        if run.is_direct:  # no process would ever claim it again
             stopped = Outcome(Status.CANCELLED, "stopped before it began")
-            settling = claims.settle(ledger, granted.run_id, granted.fence, stopped)
-            await to_its_end(asyncio.create_task(settling))
+            finishing = claims.finish(ledger, granted.run_id, granted.fence, stopped)
+            await wait_shielded(asyncio.create_task(finishing))
         raise
 
 
 async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Verdict:
-    """All that a gate asks has the time of one attempt, and a moment for what ends in its time."""
-    limit = asyncio.timeout((timeout + GATE_SLACK).total_seconds())
+    """Limit the whole check to the timeout of one attempt, plus a grace for what it has to end."""
+    limit = asyncio.timeout((timeout + CHECK_GRACE).total_seconds())
     try:
         async with limit:
             return await run.gate(granted)
     except TimeoutError:
         if not limit.expired():
             raise
-        name = "check" if run.gate is checks.of_job else run.kind
+        name = "check" if run.gate is checks.check_job else run.kind
         raise checks.CheckFailed(f"{name}: no answer within {to_text(timeout)}") from None
 
 
-async def _name(run: _Run, granted: Granted) -> None:
+async def _name_run(run: _Run, granted: Granted) -> None:
     if granted.job is None:
         name = run_names.of_call(run.kind, granted.due, settings.load().timezone)
     elif granted.trigger == "retry":
-        return  # it keeps the name of the run that it repeats
+        return  # it keeps the name of the repeated run
     else:
         name = run_names.of_due(granted.job, granted.due)
-    await run_names.give_own(run.flow_run, name)
+    await run_names.rename_own_run(run.flow_run, name)
 
 
-def _why_not(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
-    """Nothing was begun, and trying again would not help: an agent that is not there, say."""
+def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
+    """Return the outcome of a run that cannot begin, even in a retry: no such agent, say."""
     if isinstance(error, DaybookError):
-        told = str(error)
+        message = str(error)
     else:
         log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
-        told = f"{type(error).__name__}: {error}"
-    took = error.usage if isinstance(error, checks.CheckFailed) else checked.usage
-    return Outcome(Status.FAILED, error=told, usage=took)
+        message = f"{type(error).__name__}: {error}"
+    usage = error.usage if isinstance(error, checks.CheckFailed) else checked.usage
+    return Outcome(Status.FAILED, error=message, usage=usage)
 
 
-async def _not_begun(ledger: Ledger, granted: Granted, run: _Run, outcome: Outcome) -> Ended:
-    """Settle a run before it has begun: its gate stayed closed, or it cannot begin."""
-    await claims.settle(ledger, granted.run_id, granted.fence, outcome)
+async def _end_unbegun(ledger: Ledger, granted: Granted, run: _Run, outcome: Outcome) -> Finished:
+    """Record the end of a run that did not begin: its check said skip, or it cannot begin."""
+    await claims.finish(ledger, granted.run_id, granted.fence, outcome)
     if run.given is not None:
         run.given.tell(ended=outcome.status)
-    await delivery.at_once(ledger, granted.run_id, alone=run.is_direct)
+    await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)
-    return Ended(outcome.status, outcome.reason, granted.run_id, run.id, outcome.error)
+    return Finished(outcome.status, outcome.reason, granted.run_id, run.id, outcome.error)
 
 
-async def _summed_up(ledger: Ledger, granted: Granted, outcome: Outcome, number: int) -> Outcome:
-    """The outcome with what all attempts took, as the ledger has summed it up.
+async def _with_total_usage(
+    ledger: Ledger, granted: Granted, outcome: Outcome, number: int
+) -> Outcome:
+    """Return the outcome with the usage of all attempts, as the ledger has summed it up.
 
-    What others could not write is written on this occasion: their worker may be gone.
+    On this occasion also write other runs' spooled outcomes, since their worker may be gone.
     """
     with suppress(LedgerUnreachable):
         await outcome_spool.drain(ledger)
@@ -345,13 +349,13 @@ async def _summed_up(ledger: Ledger, granted: Granted, outcome: Outcome, number:
     return outcome
 
 
-def _unwritten(granted: Granted, run: _Run, error: Unwritten) -> State[Any]:
-    """What Prefect is told of an outcome that the ledger does not know yet."""
+def _state_of_unwritten(granted: Granted, run: _Run, error: OutcomeUnwritten) -> State[Any]:
+    """Return the Prefect state for an outcome that the ledger does not have yet."""
     if not error.spooled:
         return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)), run)
     if not run.is_direct:
-        # Whoever drains the spool tells Prefect. An end that it shows before the ledger knows of
-        # it would be taken for the end of a process that settled nothing.
+        # The process that drains the spool updates Prefect. If Prefect showed the end before the
+        # ledger has it, it would look like a process that recorded no outcome.
         raise Abort(str(error))
     return _state(granted.run_id, error.outcome, run)
 
@@ -359,7 +363,7 @@ def _unwritten(granted: Granted, run: _Run, error: Unwritten) -> State[Any]:
 async def _decided_elsewhere(
     ledger: Ledger, granted: Granted, run: _Run, error: DaybookError
 ) -> State[Any]:
-    """End as the ledger says, where another has decided; what this attempt knew is kept there."""
+    """End the run as another process decided; this attempt's outcome is kept as evidence."""
     log.warning("%s", error, extra={"action": "decided_elsewhere"})
     async with ledger.read() as session:
         row = await session.get(RunRow, granted.run_id)
@@ -368,13 +372,13 @@ async def _decided_elsewhere(
         known = Outcome(row.state, row.reason, row.output, row.result, row.error)
         return _state(row.id, known, run)
     if row.flow_run_id == run.id:
-        # A later start of this very flow run has it: its state is that one's to write.
+        # A later start of this very flow run holds it and sets its state.
         raise Abort(str(error))
     return _state(row.id, Outcome(Status.SKIPPED, f"run {row.id[:8]} was taken over"), run)
 
 
-def _not_carried_out(answer: Ended, run: _Run) -> State[Any]:
-    shown = gate.shown(answer, run.id)
+def _state_of_end(answer: Finished, run: _Run) -> State[Any]:
+    shown = gate.end_to_show(answer, run.id)
     return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error), run)
 
 
@@ -382,17 +386,16 @@ async def _push(reconciler: Reconciler, job_id: str) -> None:
     try:
         await reconciler.push(job_id)
     except (DaybookError, httpx.HTTPError) as error:
-        # The job stays marked as pending; the next sync brings it.
+        # The job stays marked as pending; the next reconciliation applies it.
         log.warning("not synced: %s", error, extra={"action": "push_failed"})
 
 
 def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:
-    """The flow's last state. Its data are what a direct call or a parent flow gets.
+    """Return the flow's last state. Its data is the result for a direct call or a parent flow.
 
-    Only a state that is completed carries them: of the others Prefect makes an error, from the
-    message.
+    Only a completed state carries data: for the others Prefect makes an exception from the message.
     """
-    told = states.message(outcome.status, run_id, outcome.error, outcome.reason)
+    message = states.outcome_message(outcome.status, run_id, outcome.error, outcome.reason)
     result = {
         "run_id": run_id,
         "status": str(outcome.status),
@@ -402,5 +405,5 @@ def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:
         "error": outcome.error,
     }
     if run.is_direct:
-        return states.of_direct_call(outcome.status, told, result)
-    return state_of(outcome.status, told, result)
+        return states.of_direct_call(outcome.status, message, result)
+    return terminal_state(outcome.status, message, result)

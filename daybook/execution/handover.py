@@ -1,18 +1,18 @@
-"""What a worker hands to the process of one run, and what that process tells its worker.
+"""Handover of a claimed run from the worker to its process, and the process's reports back.
 
-A worker that claims before it starts a process (`docs/promise.md` 2) hands over the grant: the run,
-its fence, and under whose name further claims of this process are made, so that the worker renews
-them all. The process tells of each step in one line of JSON on a pipe; the worker, which must know
-when an attempt began, never asks.
+A worker that claims before it starts a process (promise.md 2) hands over the grant: the run, its
+fencing token, and the holder name for further claims of this process, so that the worker renews
+them all. The process reports each step as one line of JSON on a pipe. The worker needs to know when
+an attempt began, but never asks.
 
 ::
 
-    {"claimed": fence}                        a claim of its own, between two attempts
-    {"checking": fence}                       the job's gate is asked, before the first attempt;
-                                              it is answered where {"claimed": fence} follows
+    {"claimed": fence}                        a claim by the process, between two attempts
+    {"checking": fence}                       the job's check runs, before the first attempt;
+                                              it has ended when {"claimed": fence} follows
     {"running": attempt}                      begun, immediately before the effect
     {"waiting": "<until>"}                    the attempt ended, the next one begins here
-    {"took": usage}                           of the attempt so far, where it may be ended in a call
+    {"took": usage}                           of the attempt so far, in case a call is cut off
     {"changed": tool}                         a tool that changes something is being called
     {"ended": status}                         the outcome is in the ledger
 """
@@ -33,7 +33,10 @@ from prefect.context import FlowRunContext
 
 @dataclass(frozen=True)
 class Handover:
-    """``descriptor`` is the pipe's writing end; ``holder`` the worker, as its leases name it."""
+    """A grant from the worker.
+
+    ``descriptor`` is the writing end of the status pipe; ``holder`` names the worker in its leases.
+    """
 
     flow_run_id: str
     run_id: str
@@ -42,7 +45,7 @@ class Handover:
     descriptor: int
 
     def tell(self, **facts: object) -> None:
-        """Write one line; a worker that is gone needs none."""
+        """Write one line. If the worker is gone, do nothing."""
         line = json.dumps(facts, default=str) + "\n"
         with suppress(OSError):
             os.write(self.descriptor, line.encode())
@@ -52,44 +55,44 @@ _received: list[Handover] = []
 
 
 def receive(flow_run_id: str, run_id: str, fence: int, holder: str, descriptor: int) -> None:
-    """Called once in the process of a run, before its flow is entered."""
+    """Store the handover. Called once in the process of a run, before its flow is entered."""
     _received[:] = [Handover(flow_run_id, run_id, fence, holder, descriptor)]
 
 
-def of(flow_run_id: str) -> Handover | None:
-    """What was handed over for this flow run; None if it has to claim for itself.
+def received_for(flow_run_id: str) -> Handover | None:
+    """Return the handover for this flow run, or None if it has to claim for itself.
 
-    Another flow run of the same process (a subflow) was handed nothing.
+    Another flow run in the same process (a subflow) has no handover.
     """
     return next((each for each in _received if each.flow_run_id == flow_run_id), None)
 
 
-def tell(**facts: object) -> None:
-    """Tell the worker of the flow run that this is called in; nobody where there is none."""
+def report(**facts: object) -> None:
+    """Report to the worker of the current flow run, if it has one."""
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
-    if run is not None and (given := of(str(run.id))) is not None:
+    if run is not None and (given := received_for(str(run.id))) is not None:
         given.tell(**facts)
 
 
 @contextmanager
-def ends_softly() -> Iterator[None]:
-    """While the block runs, SIGTERM cancels the task that runs it; in the main thread only.
+def cancel_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM cancel the current task while the block runs; in the main thread only.
 
-    Prefect's handler raises wherever it strikes, in the loop itself as a rule, which is torn down
-    then: an agent's program would be killed without having been asked to end.
+    Prefect's handler raises at any point, usually in the event loop itself, which is then torn
+    down: an agent's program would be killed without SIGTERM.
 
-    After the block SIGTERM is ignored: the run has its outcome, and Prefect would be told of a
-    crash over it. Who sent it sends SIGKILL in its time.
+    After the block SIGTERM is ignored: the run has its outcome, and Prefect would get a crash
+    instead. The sender follows with SIGKILL.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    before = signal.getsignal(signal.SIGTERM)
+    old_handler = signal.getsignal(signal.SIGTERM)
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    after: Any = before
+    new_handler: Any = old_handler
     try:
         yield
-        after = signal.SIG_IGN
+        new_handler = signal.SIG_IGN
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, after)
+        signal.signal(signal.SIGTERM, new_handler)

@@ -1,10 +1,10 @@
-"""What a heartbeat asks: its gate, and then its agent (requirement 42).
+"""Heartbeat of an agent: first the checks, then the agent.
 
 ::
 
-    the orders are missing or blank ──► closed, and nobody is asked
-    the job's check, if it has one ───► closed
-    the gate's agent ─────────────────► closed, or open: its agent is asked to do what is to be done
+    the standing orders are missing or blank ──► skip, without asking
+    the job's check, if it has one ────────────► skip
+    the agent of the check ────────────────────► skip, or run: the agent is asked to do the work
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import read_parameters
 from daybook.runs.claim_requests import Granted
 
-ASKED = ("agent", "model", "session", "session_key", "policy", "notify")
-"""What the asking of its agent has in common with an agent prompt."""
+SHARED_PARAMETERS = ("agent", "model", "session", "session_key", "policy", "notify")
+"""Parameters of a heartbeat that it shares with an agent prompt."""
 
-_GATE = """\
+_CHECK_PROMPT = """\
 It is {{due}}. An agent has the standing orders below. It is woken only when something in them is \
 to be done now.
 
@@ -35,22 +35,22 @@ words what is worth telling. Where nothing is, answer with [SILENT] alone.
 
 
 def prompt(file: str) -> str:
-    """What the agent is asked, with variables. Raises `InvalidInput` where there are no orders."""
+    """Return the agent's prompt, with variables. Raise `InvalidInput` if there are no orders."""
     try:
         text = standing_orders.read(file)
     except FileNotFoundError:
         text = ""
-    if not text:  # it was there when the gate was asked
-        raise InvalidInput("file", f"{standing_orders.place(file)} says nothing any more")
+    if not text:  # the check found orders, which are gone now
+        raise InvalidInput("file", f"{standing_orders.path_of(file)} says nothing any more")
     return _PROMPT + text
 
 
-async def gate(granted: Granted) -> Verdict:
-    """Whether there is anything to do; nobody is asked where there are no orders."""
-    return await checks.named("heartbeat", lambda: _gate(granted))
+async def check(granted: Granted) -> Verdict:
+    """Decide whether there is anything to do; without standing orders, no agent is asked."""
+    return await checks.run_check("heartbeat", lambda: _check(granted))
 
 
-async def _gate(granted: Granted) -> Verdict:
+async def _check(granted: Granted) -> Verdict:
     action, _, _ = read_parameters("heartbeat", granted.parameters)
     assert isinstance(action, Heartbeat)
     try:
@@ -59,10 +59,10 @@ async def _gate(granted: Granted) -> Verdict:
         return Verdict(opens=False, reason=f"{action.file} is missing")
     if not text:
         return Verdict(opens=False, reason=f"{action.file} is blank")
-    before = await checks.of_job(granted)
-    if not before.opens:
-        return before
+    job_verdict = await checks.check_job(granted)
+    if not job_verdict.opens:
+        return job_verdict
     async with get_client() as client:
-        agent = await agent_lookup.agent(client, action.gate_agent or action.agent)
-    asked = conversation.rendered(granted, _GATE + text)
-    return await checks.ask_agent(agent, asked, before.charged(granted), before.usage)
+        agent = await agent_lookup.find_agent(client, action.gate_agent or action.agent)
+    question = conversation.render_prompt(granted, _CHECK_PROMPT + text)
+    return await checks.ask_agent(agent, question, job_verdict.charged(granted), job_verdict.usage)

@@ -1,4 +1,4 @@
-"""A lease that renews itself from a thread of its own (`docs/promise.md` 5).
+"""Lease that renews itself from a thread of its own (promise.md 5: a refused renewal stops it).
 
 The thread has its own event loop and its own connection, so that a flow that blocks its loop keeps
 its claim. A *refused* renewal cancels the run; an *unreachable* ledger does not.
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class LeaseLost(DaybookError):
-    """The claim was taken over while the run was at work."""
+    """Another holder took over the claim during the run."""
 
     code = "lease_lost"
 
@@ -33,13 +33,13 @@ async def _renew_until(
     refused: Callable[[], None],
     every: float,
 ) -> None:
-    # Not entered: whether the schema is this program's was seen at the claim, and an upgrade that
-    # comes in mid-run must not cost the lease.
+    # Not entered: the claim has checked the schema version, and an upgrade during the run must
+    # not cost the lease.
     ledger = Ledger(address)
     try:
         while not await asyncio.to_thread(stopped.wait, every):
             try:
-                kept = await leases.renew(ledger, granted.run_id, granted.fence)
+                renewed = await leases.renew(ledger, granted.run_id, granted.fence)
             except Exception as error:
                 log.warning(
                     "the lease could not be renewed: %s",
@@ -47,7 +47,7 @@ async def _renew_until(
                     extra={"action": "renew_unreachable"},
                 )
                 continue
-            if not kept:
+            if not renewed:
                 refused()
                 return
     finally:
@@ -55,36 +55,38 @@ async def _renew_until(
 
 
 @asynccontextmanager
-async def kept(address: str, granted: Granted, every: float) -> AsyncIterator[None]:
+async def keep_lease(address: str, granted: Granted, every: float) -> AsyncIterator[None]:
     """Renew the lease every ``every`` seconds while the block runs.
 
-    When a renewal is refused the block is cancelled and `LeaseLost` is raised in its place, unless
-    the task is being cancelled by somebody else as well.
+    If a renewal is refused, the block is cancelled and `LeaseLost` is raised in place of the
+    cancellation, unless the task is also being cancelled for another reason.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
     stopped, lost = threading.Event(), threading.Event()
 
     def cancel() -> None:
-        # In the loop, so that a block that has just ended is never cancelled for its lease.
+        # Runs in the loop, so that a block that has just ended is never cancelled.
         if not stopped.is_set():
             lost.set()
             task.cancel()
 
-    def work() -> None:
+    def renew_in_thread() -> None:
         def refused() -> None:
             loop.call_soon_threadsafe(cancel)
 
         asyncio.run(_renew_until(stopped, address, granted, refused, every))
 
-    thread = threading.Thread(target=work, name=f"lease-{granted.run_id[:8]}", daemon=True)
+    thread = threading.Thread(
+        target=renew_in_thread, name=f"lease-{granted.run_id[:8]}", daemon=True
+    )
     thread.start()
     try:
         try:
             yield
         finally:
             stopped.set()
-            # A renewal under way may wait for its turn in the ledger; the loop goes on meanwhile.
+            # A running renewal may wait for the ledger's lock; the loop must not block meanwhile.
             await asyncio.to_thread(thread.join)
     except asyncio.CancelledError:
         if lost.is_set() and task.uncancel() == 0:

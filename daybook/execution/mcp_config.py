@@ -1,7 +1,7 @@
-"""The MCP configuration of a program: saved servers as a whole, and Daybook itself.
+"""MCP configuration for a program: saved servers, each as a whole, and Daybook itself.
 
-It is what `daybook.agents.command` writes into a file for the program, in the form that most
-clients read: ``{"mcpServers": {name: {"command", "args", "env"} or {"type", "url", "headers"}}}``.
+`daybook.agents.command` writes it into a file for the program, in the form that most clients read:
+``{"mcpServers": {name: {"command", "args", "env"} or {"type", "url", "headers"}}}``.
 """
 
 from __future__ import annotations
@@ -15,58 +15,59 @@ from typing import Any
 from daybook.agents import allowed
 from daybook.agents.base import McpServers
 from daybook.errors import UnknownName
-from daybook.home import CLIENT_CREDENTIAL, here
+from daybook.home import CLIENT_CREDENTIAL, current_home
 from daybook.http import secrets as references
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import Destination, Filled
+from daybook.http.secrets import FilledSecrets, SecretDestination
 from daybook.owners import Actor
 from daybook.processes import environment
 from daybook.settings import home_path
 from daybook.tools.base import Server, Servers
 from daybook.tools.pool import Read
 
-_NEEDED = ("DAYBOOK_", "PREFECT_API_", "PREFECT_PROFILE", "PREFECT_HOME")
-"""Beginnings of what Daybook's own server reads, to reach the same ledger and the same Prefect."""
+_VARIABLE_PREFIXES = ("DAYBOOK_", "PREFECT_API_", "PREFECT_PROFILE", "PREFECT_HOME")
+"""Prefixes of variables that Daybook's own server reads, to reach the same ledger and Prefect."""
 
-_SECRET = ("DAYBOOK_LEDGER_URL", "PREFECT_API_AUTH_STRING")
-"""Those whose names do not say that they are."""
+_SECRET_VARIABLES = ("DAYBOOK_LEDGER_URL", "PREFECT_API_AUTH_STRING")
+"""Secret variables whose names do not show that they are."""
 
-_NOT_NEEDED = ("DAYBOOK_WEBHOOK_SECRET", "DAYBOOK_MCP_TOKEN")
+_EXCLUDED_VARIABLES = ("DAYBOOK_WEBHOOK_SECRET", "DAYBOOK_MCP_TOKEN")
 
 
 @dataclass(frozen=True)
-class Configuration:
-    """The servers of an agent, with what their headers refer to; ``own``: Daybook is one."""
+class McpConfiguration:
+    """Servers of an agent, with their headers' secrets; ``own`` means that Daybook is one."""
 
     servers: tuple[tuple[Server, Read], ...] = field(default=(), repr=False)
     own: bool = False
 
 
-async def find(entries: Iterable[str], servers: Servers) -> Configuration:
-    """What ``entries`` name. Raises `UnknownName`, `InvalidInput`, and what Prefect's client
-    raises.
+async def find(entries: Iterable[str], servers: Servers) -> McpConfiguration:
+    """Return the servers that ``entries`` name.
+
+    Raise `UnknownName`, `InvalidInput`, and what Prefect's client raises.
     """
     names = dict.fromkeys(entries)
     if not names:
-        return Configuration()
+        return McpConfiguration()
     saved = await servers.names()
-    found = []
+    selected = []
     for name in names:
         if name == allowed.OWN:
             continue
         if name not in saved:
             raise UnknownName("tool server", name, [allowed.OWN, *saved])
         server = await servers.read(name)
-        found.append((server, await Read.of(server, servers.secrets)))
-    return Configuration(tuple(found), allowed.OWN in names)
+        selected.append((server, await Read.of(server, servers.secrets)))
+    return McpConfiguration(tuple(selected), allowed.OWN in names)
 
 
-async def made(configuration: Configuration, actor: Actor) -> McpServers:
-    """The configuration with its secrets; Daybook's own server works for ``actor``.
+async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
+    """Build the configuration with its secrets; Daybook's own server acts for ``actor``.
 
-    Raises `InvalidInput` for a secret that may not go where the server is.
+    Raise `InvalidInput` for a secret that must not be sent to the server's address.
     """
-    filled = Filled()
+    filled = FilledSecrets()
     variables: dict[str, str] = {}
     entries: dict[str, Any] = {}
     for server, secrets in configuration.servers:
@@ -74,46 +75,48 @@ async def made(configuration: Configuration, actor: Actor) -> McpServers:
         if settings.command:
             given = environment.allowed(settings.environment)
             variables |= given
-            entry = _program(settings.command, given)
-            entries[server.name] = entry | _in(settings.work_dir)
+            entry = _program_entry(settings.command, given)
+            entries[server.name] = entry | _working_directory(settings.work_dir)
         else:
             url = Guard.here(Rule.OPERATOR).check(settings.url)
-            where = Destination.of_url(url)
+            destination = SecretDestination.of_url(url)
             headers = {
-                name: await references.fill("headers", value, where, secrets, filled)
+                name: await references.fill("headers", value, destination, secrets, filled)
                 for name, value in settings.headers.items()
             }
             entries[server.name] = {"type": "http", "url": str(url), "headers": headers}
     if configuration.own:
-        given = _needed(os.environ)
+        given = _own_variables(os.environ)
         variables |= given
-        filled.values.update(given[name] for name in _SECRET if name in given)
-        whose = ["--owner", actor.owner]
-        whose += [f"--user-id={actor.user_id}"] if actor.user_id else []  # which may begin with -
-        entries[allowed.OWN] = _program([sys.executable, "-m", "daybook", "mcp", *whose], given)
+        filled.values.update(given[name] for name in _SECRET_VARIABLES if name in given)
+        options = ["--owner", actor.owner]
+        options += [f"--user-id={actor.user_id}"] if actor.user_id else []  # may begin with -
+        entries[allowed.OWN] = _program_entry(
+            [sys.executable, "-m", "daybook", "mcp", *options], given
+        )
     return McpServers({"mcpServers": entries}, variables, frozenset(filled.values))
 
 
-def _program(command: list[str], variables: Mapping[str, str]) -> dict[str, Any]:
+def _program_entry(command: list[str], variables: Mapping[str, str]) -> dict[str, Any]:
     program, *arguments = command
     return {"command": os.path.expanduser(program), "args": arguments, "env": dict(variables)}
 
 
-def _in(work_dir: str) -> dict[str, str]:
+def _working_directory(work_dir: str) -> dict[str, str]:
     return {"cwd": os.path.expanduser(work_dir)} if work_dir else {}
 
 
-def _needed(variables: Mapping[str, str]) -> dict[str, str]:
+def _own_variables(variables: Mapping[str, str]) -> dict[str, str]:
     ours = {
         name: value
         for name, value in variables.items()
-        if name.startswith(_NEEDED) and name not in _NOT_NEEDED
+        if name.startswith(_VARIABLE_PREFIXES) and name not in _EXCLUDED_VARIABLES
     }
-    # The program reads this file; Daybook's server finds the credential in the home by itself.
-    if (sent := ours.get(CLIENT_CREDENTIAL)) and sent == here().credential():
+    # The program can read this file; Daybook's server finds the credential in the home itself.
+    if (credential := ours.get(CLIENT_CREDENTIAL)) and credential == current_home().credential():
         del ours[CLIENT_CREDENTIAL]
     return {
-        **environment.allowed(environment.DEFAULT, variables),
+        **environment.allowed(environment.DEFAULT_NAMES, variables),
         **ours,
         "DAYBOOK_HOME": str(home_path()),
     }

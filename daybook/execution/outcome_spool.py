@@ -1,18 +1,18 @@
-"""Outcomes that could not be written into the ledger, each in a file until they are (rule 6).
+"""Spool of outcomes that could not be written into the ledger, one file each (promise.md 6).
 
 ::
 
-    settle, retry ── the ledger is away ──► <home>/spool/<run>-<fence>-<n>.json
-                                                  │ whoever reaches the ledger drains it
+    finish, retry ── ledger unreachable ──► <home>/spool/<run>-<fence>-<n>.json
+                                                  │ drained by any process that reaches the ledger
         ┌─────────────────────────────────────────┤
         ▼                                         ▼
-    written, or refused and kept as evidence    cannot be read, or is of no run here: set aside as
-    with the run: the file goes                 `….aside`, which `daybook doctor` tells of
+    written, or refused and kept as evidence    unreadable, or of no known run: set aside as
+    with the run: the file is deleted           `….aside`, which `daybook doctor` reports
 
-A file is complete or not there: it is written beside its name, synced, and renamed. Writing an
-outcome twice changes nothing (`claims.settle`, `claims.retry`), so a file that is still there after
-its outcome was written, because somebody died in between or several drain at once, does no harm.
-Files are readable by their owner only, as the ledger is.
+A file is complete or absent: it is written under another name, synced, and renamed. Writing an
+outcome twice changes nothing (`claims.finish`, `claims.retry`), so a file that remains after its
+outcome was written, because of a crash or of several drains at once, does no harm. Only their owner
+can read the files, as with the ledger.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from daybook.runs import claims
 log = logging.getLogger(__name__)
 
 VERSION = 1
-ASIDE = ".aside"
-ABANDONED = 3600.0
-"""Seconds after which a file that was never finished is deleted: its writer died at it."""
+ASIDE_SUFFIX = ".aside"
+MAX_DRAFT_AGE_SECONDS = 3600.0
+"""Age in seconds after which an unfinished file is deleted, because its writer has died."""
 
 
 @dataclass(frozen=True)
-class Spooled:
-    """An outcome on its way; with ``until`` it is that of an attempt, and another one follows."""
+class SpooledOutcome:
+    """An outcome to be written. With ``until`` it is an attempt's, and another attempt follows."""
 
     ledger_id: str
     run_id: str
@@ -52,15 +52,15 @@ class Spooled:
     until: datetime | None = None
 
     async def write(self, ledger: Ledger) -> Status:
-        """Bring it into the ledger; raises what `claims.settle` and `claims.retry` raise."""
+        """Write it into the ledger. Raise what `claims.finish` and `claims.retry` raise."""
         if self.until is None:
-            return await claims.settle(ledger, self.run_id, self.fence, self.outcome)
+            return await claims.finish(ledger, self.run_id, self.fence, self.outcome)
         return await claims.retry(ledger, self.run_id, self.fence, self.outcome, self.until)
 
 
 @dataclass
-class Drained:
-    """How many outcomes were written, refused by the ledger, set aside, and left for another."""
+class DrainResult:
+    """Numbers of outcomes: written, refused, set aside, left for another ledger."""
 
     written: int = 0
     refused: int = 0
@@ -72,19 +72,19 @@ class Drained:
 
 
 def folder() -> Path:
-    """This home's spool; it is made when it is needed."""
-    return home.here().path / "spool"
+    """Return this home's spool folder, which is made when needed."""
+    return home.current_home().path / "spool"
 
 
-def put(spooled: Spooled) -> Path:
-    """Keep an outcome in a file of its own, which survives the machine. Raises OSError."""
-    place = folder()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Each time, not only by who made it: that one may have died before, or be at it still.
-    _sync(place.parent)
+def put(spooled: SpooledOutcome) -> Path:
+    """Store an outcome in a file of its own that survives a power failure. Raise OSError."""
+    directory = folder()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Each time, not only by the process that made the folder: it may have died, or not be done.
+    _sync(directory.parent)
     text = json.dumps({"version": VERSION, **_as_json(spooled)})
     for number in range(1, 1000):
-        final = place / f"{spooled.run_id}-{spooled.fence}-{number}.json"
+        final = directory / f"{spooled.run_id}-{spooled.fence}-{number}.json"
         draft = final.with_suffix(f".{os.getpid()}.new")
         if final.exists():
             continue
@@ -94,34 +94,34 @@ def put(spooled: Spooled) -> Path:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(final)
-        _sync(place)
+        _sync(directory)
         return final
-    raise FileExistsError(f"too many outcomes of run {spooled.run_id} in {place}")
+    raise FileExistsError(f"too many outcomes of run {spooled.run_id} in {directory}")
 
 
 def drop(file: Path | None) -> None:
-    """Its outcome is in the ledger."""
+    """Delete the file of an outcome that is in the ledger."""
     if file is not None:
         file.unlink(missing_ok=True)
 
 
-async def drain(ledger: Ledger, run_id: str = "") -> Drained:
-    """Write what lies in the spool into ``ledger``, all or that of one run.
+async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
+    """Write the spooled outcomes into ``ledger``: all, or those of one run.
 
-    Raises `LedgerUnreachable`; what was written until then has gone from the spool.
+    Raise `LedgerUnreachable`; the outcomes written before that are deleted from the spool.
     """
-    done = Drained()
-    for file in waiting(run_id):
+    result = DrainResult()
+    for file in pending_files(run_id):
         try:
             spooled = _read(file)
         except FileNotFoundError:
-            continue  # another drains too
+            continue  # another process drains too
         except (OSError, ValueError, KeyError, TypeError) as error:
             _set_aside(file, f"cannot be read: {error!r}")
-            done.aside += 1
+            result.aside += 1
             continue
         if spooled.ledger_id != ledger.id:
-            done.left += 1
+            result.left += 1
             continue
         try:
             status = await spooled.write(ledger)
@@ -130,35 +130,35 @@ async def drain(ledger: Ledger, run_id: str = "") -> Drained:
         except (FenceRefused, IllegalTransition) as error:
             log.warning("%s", error, extra={"action": "outcome_refused"})
             drop(file)
-            done.refused += 1
+            result.refused += 1
         except Exception as error:
             _set_aside(file, f"cannot be written: {error!r}")
-            done.aside += 1
+            result.aside += 1
         else:
             log.info("run %s was %s", spooled.run_id, status, extra={"action": "spool_drained"})
             drop(file)
-            done.written += 1
-    return done
+            result.written += 1
+    return result
 
 
-def waiting(run_id: str = "") -> list[Path]:
-    """The files that wait to be drained, those of a run in the order in which they were written."""
-    place = folder()
+def pending_files(run_id: str = "") -> list[Path]:
+    """Return the files to be drained, those of one run in the order in which they were written."""
+    directory = folder()
     try:
-        found = list(place.iterdir())
+        files = list(directory.iterdir())
     except FileNotFoundError:
         return []
-    _tidy(found)
+    _delete_abandoned(files)
     return sorted(
-        (each for each in found if each.suffix == ".json" and each.name.startswith(run_id)),
+        (each for each in files if each.suffix == ".json" and each.name.startswith(run_id)),
         key=_order,
     )
 
 
-def aside() -> list[Path]:
-    """The files that were set aside."""
+def set_aside_files() -> list[Path]:
+    """Return the files that were set aside."""
     with suppress(FileNotFoundError):
-        return sorted(each for each in folder().iterdir() if each.suffix == ASIDE)
+        return sorted(each for each in folder().iterdir() if each.suffix == ASIDE_SUFFIX)
     return []
 
 
@@ -169,15 +169,15 @@ def _order(file: Path) -> tuple[str, int, int]:
     return (run, int(fence), int(number)) if numbered else (run, 0, 0)
 
 
-def _tidy(found: list[Path]) -> None:
-    for each in found:
+def _delete_abandoned(files: list[Path]) -> None:
+    for each in files:
         if each.suffix == ".new":
             with suppress(OSError):
-                if time.time() - each.stat().st_mtime > ABANDONED:
+                if time.time() - each.stat().st_mtime > MAX_DRAFT_AGE_SECONDS:
                     each.unlink()
 
 
-def _as_json(spooled: Spooled) -> dict[str, Any]:
+def _as_json(spooled: SpooledOutcome) -> dict[str, Any]:
     until = None if spooled.until is None else spooled.until.isoformat()
     return {
         "ledger": spooled.ledger_id,
@@ -188,19 +188,19 @@ def _as_json(spooled: Spooled) -> dict[str, Any]:
     }
 
 
-def _read(file: Path) -> Spooled:
-    """Raises OSError, ValueError, KeyError, TypeError for what was not written by `put`."""
-    told = json.loads(file.read_text(encoding="utf-8"))
-    if told["version"] != VERSION:
-        raise ValueError(f"of version {told['version']}, known is {VERSION}")
-    outcome = told["outcome"]
-    until = None if told["until"] is None else datetime.fromisoformat(told["until"])
+def _read(file: Path) -> SpooledOutcome:
+    """Raise OSError, ValueError, KeyError or TypeError for a file that `put` did not write."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if content["version"] != VERSION:
+        raise ValueError(f"of version {content['version']}, known is {VERSION}")
+    outcome = content["outcome"]
+    until = None if content["until"] is None else datetime.fromisoformat(content["until"])
     if until is not None and until.tzinfo is None:
         raise ValueError("a time without a zone")
-    return Spooled(
-        str(told["ledger"]),
-        str(told["run"]),
-        int(told["fence"]),
+    return SpooledOutcome(
+        str(content["ledger"]),
+        str(content["run"]),
+        int(content["fence"]),
         Outcome(**{**outcome, "status": Status(outcome["status"])}),
         until,
     )
@@ -209,11 +209,11 @@ def _read(file: Path) -> Spooled:
 def _set_aside(file: Path, why: str) -> None:
     log.error("%s %s; it is set aside", file, why, extra={"action": "spool_aside"})
     with suppress(FileNotFoundError):
-        file.rename(file.with_suffix(ASIDE))
+        file.rename(file.with_suffix(ASIDE_SUFFIX))
 
 
-def _sync(place: Path) -> None:
-    descriptor = os.open(place, os.O_RDONLY)
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

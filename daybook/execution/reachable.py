@@ -1,4 +1,4 @@
-"""By whose rule the addresses of a run are judged (requirement 38)."""
+"""Guard of a run's outgoing addresses."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from daybook.jobs import limits, provenance
 from daybook.runs.claim_requests import Granted
 
 
-def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION) -> Guard:
-    """That of the job's owner, with its hosts, and of who wrote these ``parts`` of the job last; a
-    direct call is the operator's.
+def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION_PARTS) -> Guard:
+    """Return the guard for an address of the run.
+
+    Its rule is the stricter one of the job's owner and of the last writer of these ``parts``, with
+    the owner's hosts. A direct call has the operator's.
     """
     if granted.job is None:
         return Guard.here(Rule.OPERATOR)
     row = granted.job.row
-    writer = provenance.writer(granted.job.revision.written_by, row.created_by, parts)
-    return Guard.here(Rule.of(row.owner, writer), limits.of_owner(row.owner))
+    writer = provenance.author_of(granted.job.revision.written_by, row.created_by, parts)
+    return Guard.here(Rule.of(row.owner, writer), limits.load_limits(row.owner))

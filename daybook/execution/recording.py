@@ -1,11 +1,11 @@
-"""Bringing what an attempt came to into the ledger, for sure (`docs/promise.md` 6).
+"""Recording of an attempt's outcome in the ledger, with retries and the spool (promise.md 6).
 
 ::
 
-    settle ─► written
-      ├ the ledger is away   kept in the spool at once, tried again until the lease is lost:
-      │                      `Unwritten`, and whoever drains the spool writes it
-      └ refused              another has decided meanwhile; kept with the run as evidence
+    finish ─► written
+      ├ ledger unreachable   spooled at once, retried until the lease is lost: `OutcomeUnwritten`;
+      │                      a later drain of the spool writes it
+      └ refused              decided elsewhere meanwhile; kept with the run as evidence
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from daybook.clock import Clock
 from daybook.errors import DaybookError, FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.execution import outcome_spool
-from daybook.execution.outcome_spool import Spooled
+from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs.claim_requests import Granted
@@ -25,14 +25,14 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT = timedelta(seconds=1)
-LONGEST_WAIT = timedelta(seconds=15)
+FIRST_RETRY_DELAY = timedelta(seconds=1)
+MAX_RETRY_DELAY = timedelta(seconds=15)
 
 
-class Unwritten(DaybookError):
+class OutcomeUnwritten(DaybookError):
     """The outcome is known and could not be written before the lease was lost.
 
-    ``spooled`` is whether it lies in the spool, and so will be written; else it is lost.
+    ``spooled`` means that it is in the spool and will be written; else it is lost.
     """
 
     code = "outcome_unwritten"
@@ -48,29 +48,28 @@ class Unwritten(DaybookError):
         )
 
 
-async def settle(
+async def finish(
     ledger: Ledger,
     granted: Granted,
     outcome: Outcome,
     clock: Clock,
     again: datetime | None = None,
 ) -> Status:
-    """Write the outcome of the run, or with ``again`` of its attempt: when the next one begins.
+    """Record the outcome of the run, or with ``again`` (the next attempt's start) of its attempt.
 
-    Returns the status that the run has now. Raises `Unwritten`, `FenceRefused`,
-    `IllegalTransition`.
+    Return the new status of the run. Raise `OutcomeUnwritten`, `FenceRefused`, `IllegalTransition`.
     """
-    wait, until = FIRST_WAIT, clock.now() + 2 * TIMING.run_lease
-    known = Spooled(ledger.id, granted.run_id, granted.fence, outcome, again)
+    delay, deadline = FIRST_RETRY_DELAY, clock.now() + 2 * TIMING.run_lease
+    spooled = SpooledOutcome(ledger.id, granted.run_id, granted.fence, outcome, again)
     file: Path | None = None
     while True:
         try:
-            status = await known.write(ledger)
+            status = await spooled.write(ledger)
         except LedgerUnreachable as error:
-            # Kept first: this process may be killed while it waits.
-            file = file or _kept(known)
-            if clock.now() + wait >= until:
-                raise Unwritten(granted, outcome, error, spooled=file is not None) from error
+            # Spool it first: this process may be killed while it waits.
+            file = file or _spool(spooled)
+            if clock.now() + delay >= deadline:
+                raise OutcomeUnwritten(granted, outcome, error, spooled=file is not None) from error
             log.warning(
                 "the outcome is not written yet: %s", error, extra={"action": "settle_unreachable"}
             )
@@ -80,26 +79,26 @@ async def settle(
         else:
             outcome_spool.drop(file)
             return status
-        await clock.wait_until(clock.now() + wait)
-        wait = min(wait * 2, LONGEST_WAIT)
+        await clock.wait_until(clock.now() + delay)
+        delay = min(delay * 2, MAX_RETRY_DELAY)
 
 
-async def leave_word(ledger: Ledger, granted: Granted, outcome: Outcome) -> None:
-    """Settle once, whatever comes of it: the process has no time, or the run is another's."""
-    known = Spooled(ledger.id, granted.run_id, granted.fence, outcome)
+async def finish_once(ledger: Ledger, granted: Granted, outcome: Outcome) -> None:
+    """Try once to record the outcome; raise nothing: there is no time, or the run is lost."""
+    spooled = SpooledOutcome(ledger.id, granted.run_id, granted.fence, outcome)
     try:
-        await known.write(ledger)
+        await spooled.write(ledger)
     except (FenceRefused, IllegalTransition) as error:
         log.warning("%s", error, extra={"action": "outcome_refused"})
     except LedgerUnreachable as error:
-        kept = _kept(known) is not None
-        what = "is written later" if kept else "is lost"
+        is_spooled = _spool(spooled) is not None
+        what = "is written later" if is_spooled else "is lost"
         log.error("the outcome %s: %s", what, error, extra={"action": "settle_unreachable"})
 
 
-def _kept(known: Spooled) -> Path | None:
+def _spool(spooled: SpooledOutcome) -> Path | None:
     try:
-        return outcome_spool.put(known)
+        return outcome_spool.put(spooled)
     except OSError as error:
         log.error("the outcome cannot be kept: %s", error, extra={"action": "spool_failed"})
         return None

@@ -1,4 +1,4 @@
-"""The standing orders of a heartbeat: the operator's words, in a file of the operator's."""
+"""Standing orders of a heartbeat: a text file that the operator writes."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from pathlib import Path
 from daybook import home
 from daybook.errors import InvalidInput
 
-LONGEST = 100_000
-"""Characters that the file may have: all of it goes to a model, twice."""
+MAX_CHARACTERS = 100_000
+"""The most characters of the file: all of it goes to a model, twice."""
 
 
-def place(file: str) -> Path:
-    """Where the file of that name is: a relative one in the home. Raises `InvalidInput`."""
+def path_of(file: str) -> Path:
+    """Return the file's path; a relative name is one in the home. Raise `InvalidInput`."""
     try:
-        return home.here().path / Path(file).expanduser()
+        return home.current_home().path / Path(file).expanduser()
     except RuntimeError as error:
         raise InvalidInput("file", f"{file} is nowhere: {error}") from None
 
 
 def read(file: str) -> str:
-    """What it says; blank where it says nothing. Raises `InvalidInput`, and FileNotFoundError."""
-    there = place(file)
+    """Return the stripped text of the file. Raise `InvalidInput` and FileNotFoundError."""
+    path = path_of(file)
     try:
-        if there.exists() and not there.is_file():  # a pipe would be waited for
-            raise InvalidInput("file", f"{there} is no file")
-        with there.open(encoding="utf-8", errors="replace") as opened:
-            text = opened.read(LONGEST + 1)
+        if path.exists() and not path.is_file():  # opening a pipe would block
+            raise InvalidInput("file", f"{path} is no file")
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            text = stream.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InvalidInput("file", f"{there} cannot be read: {error.strerror}") from None
-    if len(text) > LONGEST:
-        raise InvalidInput("file", f"{there} is too long", f"legal: at most {LONGEST:,} characters")
+        raise InvalidInput("file", f"{path} cannot be read: {error.strerror}") from None
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidInput(
+            "file", f"{path} is too long", f"legal: at most {MAX_CHARACTERS:,} characters"
+        )
     return text.strip()

@@ -1,16 +1,16 @@
-"""The act of a webhook job: one request to an address, and what it means for the run.
+"""Act of a webhook job: one request to an address, and its meaning for the run.
 
 ========================================================  ======================================
 2xx                                                       succeeded
-429, 503                                                  failed, to be tried again
-refused, not found, no time to connect                    failed or timed out, to be tried again
-no answer after it was sent, or a part of a 2xx           unknown; where the job is idempotent:
-                                                          failed or timed out, to be tried again
+429, 503                                                  failed, temporary
+refused, not found, timeout while connecting              failed or timed out, temporary
+no answer after it was sent, or a part of a 2xx           unknown; if the job is idempotent:
+                                                          failed or timed out, temporary
 any other status; an untrusted certificate                failed
 an address, a header or a secret that is refused          raises `InvalidInput`; failed
 ========================================================  ======================================
 
-It is rule 4 of `docs/promise.md`. ``Idempotency-Key`` is the occurrence, the same in every attempt.
+These are the retries of promise.md 4. ``Idempotency-Key`` is the occurrence, equal in all attempts.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from daybook.clock import SYSTEM, Clock
+from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.errors import InvalidInput
 from daybook.http import bodies, request, secrets
 from daybook.http.guard import Guard, origin
 from daybook.http.httpx_transport import HttpxTransport
-from daybook.http.request import Answer, NoAnswer
-from daybook.http.secrets import Destination, Filled, Secrets
+from daybook.http.request import NoResponse, Response
+from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.ledger.states import Outcome, Status
 
 
 class Action(Protocol):
-    """What a job says: header values may hold ``{{secret:name}}``; ``body`` is sent as UTF-8."""
+    """The job's request. Header values may hold ``{{secret:name}}``; ``body`` is sent as UTF-8."""
 
     @property
     def url(self) -> str: ...
@@ -44,21 +44,23 @@ class Action(Protocol):
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """All that is sent. It holds secrets: it is neither stored nor shown."""
+class PreparedWebhook:
+    """The complete request. It holds secrets, so it is neither stored nor shown."""
 
     method: str
     url: str
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     secret: frozenset[str] = frozenset()
-    filled: Filled = field(default_factory=Filled, repr=False)
+    filled: FilledSecrets = field(default_factory=FilledSecrets, repr=False)
 
 
 @dataclass(frozen=True)
-class Sent:
-    """How it went. ``temporary``: it may be tried again; ``retry_after`` is in seconds, None where
-    the other side named none.
+class WebhookResult:
+    """Result of the request.
+
+    ``temporary`` means that it may be retried; ``retry_after`` is in seconds, None if the other
+    side named none.
     """
 
     outcome: Outcome
@@ -67,7 +69,7 @@ class Sent:
 
 
 def check(action: Action, guard: Guard) -> None:
-    """What can be told when the job is made, without a look-up; raises `InvalidInput`."""
+    """Check a new job's request without a DNS lookup. Raise `InvalidInput`."""
     if "{{" in action.url:
         raise InvalidInput("url", "a reference in it", "{{secret:name}} stands in a header's value")
     guard.check(action.url)
@@ -79,14 +81,16 @@ def check(action: Action, guard: Guard) -> None:
     secrets.refuse_literal_headers(action.headers)
 
 
-async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets) -> Prepared:
-    """Between claim and begin: all but the sending.
+async def prepare(
+    action: Action, occurrence: str, guard: Guard, source: SecretStore
+) -> PreparedWebhook:
+    """Do everything but the sending, between claim and begin.
 
-    Raises `InvalidInput`, and what ``source`` raises when it cannot be asked.
+    Raise `InvalidInput`, and what ``source`` raises if it is unreachable.
     """
     check(action, guard)
-    destination = Destination.of_url(guard.check(action.url))
-    filled = Filled()
+    destination = SecretDestination.of_url(guard.check(action.url))
+    filled = FilledSecrets()
     headers = {
         name: await secrets.fill("headers", value, destination, source, filled)
         for name, value in action.headers.items()
@@ -99,18 +103,18 @@ async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets
     if body and not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json"
     request.check(action.method, headers)
-    return Prepared(action.method, action.url, body, headers, frozenset(secret), filled)
+    return PreparedWebhook(action.method, action.url, body, headers, frozenset(secret), filled)
 
 
 async def send(
-    prepared: Prepared,
+    prepared: PreparedWebhook,
     transport: HttpxTransport,
     *,
     timeout: float = 30.0,
     idempotent: bool = False,
-    clock: Clock = SYSTEM,
-) -> Sent:
-    """Send it once; ``timeout`` in seconds. Raises `OutgoingRefused`."""
+    clock: Clock = SYSTEM_CLOCK,
+) -> WebhookResult:
+    """Send it once; ``timeout`` is in seconds. Raise `OutgoingRefused`."""
     address = origin(transport.guard.check(prepared.url))
     hide = prepared.filled.hide
     try:
@@ -123,43 +127,53 @@ async def send(
             secret=prepared.secret,
             timeout=timeout,
         )
-    except NoAnswer as error:
+    except NoResponse as error:
         if error.part is None or 200 <= error.part.status < 300:
-            return _unanswered(error, hide(str(error)), prepared, idempotent=idempotent)
-        # The status says that it was not done, whatever is missing of the words to it.
+            return _result_without_answer(error, hide(str(error)), prepared, idempotent=idempotent)
+        # The status means that it was not done, even if the body is incomplete.
         answer = error.part
-    return _answered(answer, address, prepared, clock.now())
+    return _result_of_answer(answer, address, prepared, clock.now())
 
 
-def _answered(answer: Answer, address: str, prepared: Prepared, now: datetime) -> Sent:
-    result = _result(answer, prepared)
+def _result_of_answer(
+    answer: Response, address: str, prepared: PreparedWebhook, now: datetime
+) -> WebhookResult:
+    result = _result_json(answer, prepared)
     remark = _remark(answer)
     if 200 <= answer.status < 300:
-        return Sent(Outcome(Status.SUCCEEDED, remark, output=result["body"], result=result))
-    told = f"{address} answered {request.words_of(answer.status)}"
-    failed = Outcome(Status.FAILED, remark, output=result["body"], result=result, error=told)
-    if answer.status in request.TRY_AGAIN:
-        return Sent(failed, True, request.retry_after(answer.headers.get("retry-after", ""), now))
-    return Sent(failed)
+        return WebhookResult(
+            Outcome(Status.SUCCEEDED, remark, output=result["body"], result=result)
+        )
+    message = f"{address} answered {request.status_text(answer.status)}"
+    failed = Outcome(Status.FAILED, remark, output=result["body"], result=result, error=message)
+    if answer.status in request.RETRYABLE_STATUSES:
+        return WebhookResult(
+            failed, True, request.retry_after(answer.headers.get("retry-after", ""), now)
+        )
+    return WebhookResult(failed)
 
 
-def _unanswered(error: NoAnswer, told: str, prepared: Prepared, *, idempotent: bool) -> Sent:
-    result = _result(error.part, prepared) if error.part else None
+def _result_without_answer(
+    error: NoResponse, message: str, prepared: PreparedWebhook, *, idempotent: bool
+) -> WebhookResult:
+    result = _result_json(error.part, prepared) if error.part else None
     output = result["body"] if result else None
     if error.sent and not idempotent:
-        why = f"{told}; it was sent, and whether it was done is not known"
-        return Sent(Outcome(Status.UNKNOWN, why, output=output, result=result, error=told))
+        reason = f"{message}; it was sent, and whether it was done is not known"
+        return WebhookResult(
+            Outcome(Status.UNKNOWN, reason, output=output, result=result, error=message)
+        )
     status = Status.TIMED_OUT if error.timed_out else Status.FAILED
-    outcome = Outcome(status, error=told, output=output, result=result)
-    return Sent(outcome, temporary=not error.misconfigured)
+    outcome = Outcome(status, error=message, output=output, result=result)
+    return WebhookResult(outcome, temporary=not error.misconfigured)
 
 
-def _result(answer: Answer, prepared: Prepared) -> dict[str, Any]:
-    body = prepared.filled.hide(bodies.text(answer.body, answer.headers))
+def _result_json(answer: Response, prepared: PreparedWebhook) -> dict[str, Any]:
+    body = prepared.filled.hide(bodies.decode_text(answer.body, answer.headers))
     return {"status_code": answer.status, "body": body}
 
 
-def _remark(answer: Answer) -> str:
-    turned = f"redirected: {'; '.join(answer.turned)}" if answer.turned else ""
+def _remark(answer: Response) -> str:
+    redirects = f"redirected: {'; '.join(answer.turned)}" if answer.turned else ""
     cut = f"cut: {answer.cut}" if answer.cut else ""
-    return "; ".join(filter(None, (turned, cut)))
+    return "; ".join(filter(None, (redirects, cut)))

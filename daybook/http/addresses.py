@@ -1,11 +1,13 @@
-"""What an address is: a cloud's metadata service, public, or neither. Tables and pure functions.
+"""Classification of IP addresses: a cloud's metadata service, public or neither. Pure.
 
-The tables are our own: what `ipaddress` takes for global differs between Python's versions, lacks
-ranges that were registered since, and counts multicast in. Public is what IANA's registries of
-special addresses call globally reachable, less what nobody serves HTTP on, such as relays.
+The tables are our own, because `ipaddress.is_global` differs between Python versions, lacks ranges
+that were registered later, and includes multicast. An address is public if IANA's registries of
+special addresses call it globally reachable and somebody may serve HTTP there, which excludes
+relays.
 
-An IPv6 address can carry an IPv4 one, and the network delivers it there. So nothing that carries
-one is public, but NAT64 of a public one: networks without IPv4 reach all of IPv4 by it.
+An IPv6 address can embed an IPv4 address, and the network delivers packets to that. So no address
+that embeds one is public, except NAT64 of a public address: networks without IPv4 reach all of
+IPv4 through it.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from ipaddress import (
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-PORTS = {"http": 80, "https": 443}
-"""The schemes that are reached, and where they listen."""
+DEFAULT_PORTS = {"http": 80, "https": 443}
+"""The allowed schemes, and the default port of each."""
 
-METADATA: dict[Address, str] = {
+METADATA_SERVICES: dict[Address, str] = {
     ip_address(address): whose
     for address, whose in {
         "169.254.169.254": "AWS, Google Cloud, Azure, Oracle, DigitalOcean, OpenStack and others",
@@ -45,7 +47,7 @@ METADATA: dict[Address, str] = {
         "fe80::a9fe:a9fe": "OpenStack",
     }.items()
 }
-"""Who asks there is given the keys of the machine."""
+"""Metadata services, which hand the machine's credentials to any process that asks."""
 
 METADATA_NAMES = frozenset(
     {
@@ -64,7 +66,7 @@ METADATA_NAMES = frozenset(
     }
 )
 
-NOT_PUBLIC: dict[Network, str] = {
+NON_PUBLIC_NETWORKS: dict[Network, str] = {
     ip_network(network): what
     for network, what in {
         "0.0.0.0/8": "this host",
@@ -82,7 +84,7 @@ NOT_PUBLIC: dict[Network, str] = {
         "203.0.113.0/24": "for documentation",
         "224.0.0.0/4": "multicast",
         "240.0.0.0/4": "reserved",
-        # All of IPv6 that is public lies in 2000::/3. These tell why something outside is not,
+        # All public IPv6 addresses lie in 2000::/3. Networks outside it are listed with a reason,
         "::/128": "this host",
         "::1/128": "this host",
         "::ffff:0:0/96": "an IPv4 address in IPv6's clothes",
@@ -94,7 +96,7 @@ NOT_PUBLIC: dict[Network, str] = {
         "fe80::/10": "link-local",
         "fec0::/10": "a private network",
         "ff00::/8": "multicast",
-        # and these lie inside and are not.
+        # and these inside it are not public.
         "2001::/32": "a Teredo tunnel to an IPv4 address",
         "2001::/23": "reserved for protocols",
         "2001:db8::/32": "for documentation",
@@ -107,52 +109,64 @@ _PUBLIC_IPV6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 _TEREDO = IPv6Network("2001::/32")
 _ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
-_LAST = (12, 13, 14, 15)
-# Where the bytes of an IPv4 address may stand: NAT64 by the length of the prefix, which a network
-# chooses for itself (RFC 6052), and 6to4.
-_CARRIED = (
+_LAST_FOUR_BYTES = (12, 13, 14, 15)
+# Positions of an embedded IPv4 address: NAT64 by the length of its prefix, which the network
+# chooses (RFC 6052), and 6to4.
+_EMBEDDED_POSITIONS = (
     (4, 5, 6, 7),
     (5, 6, 7, 9),
     (6, 7, 9, 10),
     (7, 9, 10, 11),
     (9, 10, 11, 12),
-    _LAST,
+    _LAST_FOUR_BYTES,
     (2, 3, 4, 5),
 )
 
 
-def metadata(address: Address) -> str:
-    """Whose metadata service ``address`` is, or carries in any place; empty if it is none."""
-    if address in METADATA:
-        return METADATA[address]
+def metadata_provider(address: Address) -> str:
+    """Return the provider whose metadata service ``address`` is or embeds, or an empty string.
+
+    An embedded address is searched for in every position that a translation can use.
+    """
+    if address in METADATA_SERVICES:
+        return METADATA_SERVICES[address]
     if isinstance(address, IPv4Address):
         return ""
-    # The list is short enough that no honest address meets one of it by chance.
-    return next((METADATA[each] for each in _carried(address) if each in METADATA), "")
+    # The table is so short that no legitimate address matches it by chance.
+    return next(
+        (
+            METADATA_SERVICES[each]
+            for each in _embedded_addresses(address)
+            if each in METADATA_SERVICES
+        ),
+        "",
+    )
 
 
-def not_public(address: Address) -> str:
-    """What ``address`` is in place of a public one; empty if it is public."""
-    for network, what in NOT_PUBLIC.items():
+def non_public_reason(address: Address) -> str:
+    """Return what ``address`` is instead of public, or an empty string if it is public."""
+    for network, what in NON_PUBLIC_NETWORKS.items():
         if address in network:
             return what
     if isinstance(address, IPv4Address):
         return ""
     if address in _NAT64:
-        carried = not_public(_at(address, _LAST))
-        return carried and f"{carried}, by NAT64"
+        reason = non_public_reason(_at(address, _LAST_FOUR_BYTES))
+        return reason and f"{reason}, by NAT64"
     if address not in _PUBLIC_IPV6:
         return "reserved"
-    if address.packed[8:12] in _ISATAP and (carried := not_public(_at(address, _LAST))):
-        return f"{carried}, by ISATAP"
+    if address.packed[8:12] in _ISATAP and (
+        reason := non_public_reason(_at(address, _LAST_FOUR_BYTES))
+    ):
+        return f"{reason}, by ISATAP"
     return ""
 
 
-def _carried(address: IPv6Address) -> Iterator[IPv4Address]:
-    for places in _CARRIED:
-        yield _at(address, places)
-    if address in _TEREDO:  # its bits are turned over
-        yield IPv4Address(int(_at(address, _LAST)) ^ 0xFFFFFFFF)
+def _embedded_addresses(address: IPv6Address) -> Iterator[IPv4Address]:
+    for positions in _EMBEDDED_POSITIONS:
+        yield _at(address, positions)
+    if address in _TEREDO:  # the bits are inverted
+        yield IPv4Address(int(_at(address, _LAST_FOUR_BYTES)) ^ 0xFFFFFFFF)
 
 
 def _at(address: IPv6Address, places: tuple[int, ...]) -> IPv4Address:

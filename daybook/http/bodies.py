@@ -1,7 +1,7 @@
-"""Reading the body of an answer, never more of it than is kept.
+"""Bounded reading and decompression of response bodies.
 
-Bytes are counted after they are decompressed, and no step of decompressing makes more than is still
-wanted: a small answer that would become a huge one costs what a small one costs.
+Bytes are counted after decompression, and no decompression step produces more than is still
+wanted, so a small response that expands to a huge one costs no more than a small one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from email.message import Message
 
 import httpx
 
-ENCODINGS = "gzip"
-"""What is asked for, as `Accept-Encoding` says it."""
+ACCEPT_ENCODING = "gzip"
+"""The value of the `Accept-Encoding` header."""
 
 _WINDOWS = {
     "gzip": zlib.MAX_WBITS | 16,
@@ -22,10 +22,10 @@ _WINDOWS = {
 }
 
 
-class Body:
-    """The first ``limit`` bytes of a body that comes in parts.
+class BoundedBody:
+    """The first ``limit`` bytes of a body that arrives in parts.
 
-    ``cut`` says why it is not whole; empty while nothing is known to be missing.
+    ``cut`` is the reason why the body is incomplete, or empty while nothing is known to be missing.
     """
 
     def __init__(self, headers: httpx.Headers, limit: int) -> None:
@@ -46,7 +46,7 @@ class Body:
         return bytes(self._kept)
 
     def add(self, part: bytes) -> bool:
-        """Take the next part; false when no more is wanted."""
+        """Add the next part; return false if no more parts are wanted."""
         if self.cut:
             return False
         self._raw += len(part)
@@ -60,13 +60,13 @@ class Body:
         except zlib.error:
             self.cut = "compressed, and not as it should be"
             return False
-        # Compressed bytes that say nothing could come for ever.
+        # Compressed bytes that expand to nothing could arrive for ever.
         if self._zlib is not None and self._raw > 2 * self._limit + 1024:
             self._cut()
         return not self.cut
 
     def end(self) -> None:
-        """No more parts come."""
+        """Record that no more parts come."""
         if self._zlib is not None and not self.cut and self._raw and not self._zlib.eof:
             self.cut = "compressed, and its end is missing"
 
@@ -79,18 +79,21 @@ class Body:
             return
         assert self._window is not None
         while part:
-            if self._zlib.eof:  # what follows is another gzip file, or padding
+            if self._zlib.eof:  # the rest is another gzip member, or padding
                 part = part.lstrip(b"\0")
                 if not part:
                     return
                 self._zlib = zlib.decompressobj(self._window)
-            # One byte more than there is room for tells a body that is longer from one that fits.
+            # One byte more than fits distinguishes a longer body from one that fits exactly.
             yield self._zlib.decompress(part, self._limit - len(self._kept) + 1)
             part = self._zlib.unconsumed_tail or self._zlib.unused_data
 
 
-def text(body: bytes, headers: httpx.Headers) -> str:
-    """``body`` in the charset that the headers name, else UTF-8; what cannot be read is U+FFFD."""
+def decode_text(body: bytes, headers: httpx.Headers) -> str:
+    """Decode ``body`` by the charset in the headers, or as UTF-8.
+
+    Undecodable bytes become U+FFFD.
+    """
     message = Message()
     message["content-type"] = headers.get("content-type", "")
     try:

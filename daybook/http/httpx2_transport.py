@@ -1,4 +1,4 @@
-"""The guarded way out for httpx2: its network backend, and its transport."""
+"""Guarded transport for httpx2: its network backend, stream and transport classes."""
 
 from __future__ import annotations
 
@@ -7,35 +7,41 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from daybook.http.transport import Body, GuardedTransport, JudgedConnection, Library, PinnedBackend
+from daybook.http.transport import (
+    GuardedTransport,
+    HttpLibrary,
+    PinnedBackend,
+    PinnedConnection,
+    ResponseBody,
+)
 
 
 class _Backend(PinnedBackend, httpcore2.AsyncNetworkBackend):
     pass
 
 
-class _Connection(JudgedConnection, httpcore2.AsyncNetworkStream):
+class _Connection(PinnedConnection, httpcore2.AsyncNetworkStream):
     pass
 
 
-class _Body(Body, httpx2.AsyncByteStream):
+class _Body(ResponseBody, httpx2.AsyncByteStream):
     pass
 
 
-LIBRARY = Library(httpx2, httpcore2, _Backend, _Connection, _Body)
+LIBRARY = HttpLibrary(httpx2, httpcore2, _Backend, _Connection, _Body)
 
 
 class Httpx2Transport(GuardedTransport, httpx2.AsyncBaseTransport):
-    """A `GuardedTransport` for `httpx2`, the client that MCP's and pydantic-ai's libraries use."""
+    """A `GuardedTransport` for `httpx2`, the client of MCP's and pydantic-ai's libraries."""
 
     library = LIBRARY
 
     def client(self, **given: Any) -> httpx2.AsyncClient:
-        """A client that has no other way; ``given`` are its other arguments.
+        """Return a client that uses only this transport; ``given`` are its other arguments.
 
-        It fits where fastmcp and mcp want a factory of clients: what they say of redirects is left
-        to this transport. With the environment a client sets up proxies beside its transport and
-        reads `.netrc`.
+        It serves as the client factory of fastmcp and mcp. Their redirect setting is ignored: this
+        transport follows redirects. ``trust_env`` is false because a client that reads the
+        environment adds proxies beside its transport and reads `.netrc`.
         """
         given |= {"transport": self, "trust_env": False, "follow_redirects": False}
         return httpx2.AsyncClient(**given)

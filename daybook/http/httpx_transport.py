@@ -1,4 +1,4 @@
-"""The guarded way out for httpx: its network backend, and its transport."""
+"""Guarded transport for httpx: its network backend, stream and transport classes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,40 @@ from typing import Any
 import httpcore
 import httpx
 
-from daybook.http.transport import Body, GuardedTransport, JudgedConnection, Library, PinnedBackend
+from daybook.http.transport import (
+    GuardedTransport,
+    HttpLibrary,
+    PinnedBackend,
+    PinnedConnection,
+    ResponseBody,
+)
 
 
 class _Backend(PinnedBackend, httpcore.AsyncNetworkBackend):
     pass
 
 
-class _Connection(JudgedConnection, httpcore.AsyncNetworkStream):
+class _Connection(PinnedConnection, httpcore.AsyncNetworkStream):
     pass
 
 
-class _Body(Body, httpx.AsyncByteStream):
+class _Body(ResponseBody, httpx.AsyncByteStream):
     pass
 
 
-LIBRARY = Library(httpx, httpcore, _Backend, _Connection, _Body)
+LIBRARY = HttpLibrary(httpx, httpcore, _Backend, _Connection, _Body)
 
 
 class HttpxTransport(GuardedTransport, httpx.AsyncBaseTransport):
-    """A `GuardedTransport` for `httpx`: webhook jobs, callbacks and wakes are sent by it."""
+    """A `GuardedTransport` for `httpx`; it sends webhook jobs, callbacks and wakes."""
 
     library = LIBRARY
 
     def client(self, **given: Any) -> httpx.AsyncClient:
-        """A client that has no other way; ``given`` are its other arguments.
+        """Return a client that uses only this transport; ``given`` are its other arguments.
 
-        With the environment a client sets up proxies beside its transport and reads `.netrc`.
+        ``trust_env`` is false because a client that reads the environment adds proxies beside its
+        transport and reads `.netrc`.
         """
         given |= {"transport": self, "trust_env": False, "follow_redirects": False}
         return httpx.AsyncClient(**given)

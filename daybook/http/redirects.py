@@ -1,15 +1,15 @@
-"""What a redirect asks for, by RFC 9110 and what browsers do. Pure.
+"""The request that a redirect asks for, by RFC 9110 and the practice of browsers. Pure.
 
-=============  ==============================  =================
-status         becomes                         had by the first?
-=============  ==============================  =================
+=============  ==============================  ==================
+status         next request                    first had effect?
+=============  ==============================  ==================
 301, 302       POST: GET without a body        POST: yes
 303            GET without a body (HEAD: HEAD)  yes
-307, 308       the same, body and all          no
-=============  ==============================  =================
+307, 308       the same, with its body         no
+=============  ==============================  ==================
 
-At another origin only what says nothing about the sender goes along: any other header may be a
-credential under a name that nobody knows.
+At another origin only headers that reveal nothing about the sender are kept: any other header may
+be a credential under an unknown name.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import httpx
 
 from daybook.errors import OutgoingRefused
 from daybook.http import guard
-from daybook.http.addresses import PORTS
+from daybook.http.addresses import DEFAULT_PORTS
 
-MOST = 5
+MAX_REDIRECTS = 5
 
-_STATUSES = {301, 302, 303, 307, 308}
-_OF_THE_BODY = {"content-type", "content-length", "content-encoding", "content-language"}
-_HARMLESS = _OF_THE_BODY | {
+_REDIRECT_STATUSES = {301, 302, 303, 307, 308}
+_BODY_HEADERS = {"content-type", "content-length", "content-encoding", "content-language"}
+_SAFE_HEADERS = _BODY_HEADERS | {
     "accept",
     "accept-encoding",
     "accept-language",
@@ -39,10 +39,10 @@ Headers = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Next:
-    """The next request; ``had`` says that what asked for it has had its effect already.
+class RedirectedRequest:
+    """The next request; ``had_effect`` is true if the previous one already had its effect.
 
-    ``as_it_is`` says that it is the same request, at the same origin.
+    ``unchanged`` is true if it is the same request at the same origin.
     """
 
     method: str
@@ -54,11 +54,11 @@ class Next:
 
 
 def location(status: int, headers: httpx.Headers) -> str | None:
-    """Where an answer leads; None when it leads nowhere."""
-    return headers.get("location") if status in _STATUSES else None
+    """Return the Location of a redirect; None if the response is no redirect."""
+    return headers.get("location") if status in _REDIRECT_STATUSES else None
 
 
-def follow(
+def next_request(
     status: int,
     where: str,
     *,
@@ -66,10 +66,11 @@ def follow(
     url: httpx.URL,
     headers: Iterable[tuple[str, str]],
     rule: str,
-) -> Next:
-    """The request that ``where`` asks for; raises `OutgoingRefused` for one that is not followed.
+) -> RedirectedRequest:
+    """Return the request that the Location ``where`` asks for.
 
-    Its address is not judged here.
+    Does not check the host of the new URL: the guard does. Raises `OutgoingRefused` for a redirect
+    that is not followed: to an invalid URL, or from https to http.
     """
     shown = guard.origin(url)
     try:
@@ -79,17 +80,24 @@ def follow(
     if url.scheme == "https" and target.scheme == "http":
         why = "a redirect from https to http is not followed"
         raise OutgoingRefused(guard.origin(target), why, rule)
-    same = method in {"GET", "HEAD"} or status in {307, 308}
-    same = same or (status in {301, 302} and method != "POST")
+    same_method = method in {"GET", "HEAD"} or status in {307, 308}
+    same_method = same_method or (status in {301, 302} and method != "POST")
     kept = [(name, value) for name, value in headers if name.lower() != "host"]
-    if not same:
-        kept = [(name, value) for name, value in kept if name.lower() not in _OF_THE_BODY]
-    elsewhere = _origin(target) != _origin(url)
-    if elsewhere:
-        kept = [(name, value) for name, value in kept if name.lower() in _HARMLESS]
-    had = not same or status == 303
-    return Next(method if same else "GET", target, kept, same, had, same and not elsewhere)
+    if not same_method:
+        kept = [(name, value) for name, value in kept if name.lower() not in _BODY_HEADERS]
+    other_origin = _origin(target) != _origin(url)
+    if other_origin:
+        kept = [(name, value) for name, value in kept if name.lower() in _SAFE_HEADERS]
+    had_effect = not same_method or status == 303
+    return RedirectedRequest(
+        method if same_method else "GET",
+        target,
+        kept,
+        same_method,
+        had_effect,
+        same_method and not other_origin,
+    )
 
 
 def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
-    return url.scheme, url.raw_host.lower(), url.port or PORTS.get(url.scheme)
+    return url.scheme, url.raw_host.lower(), url.port or DEFAULT_PORTS.get(url.scheme)

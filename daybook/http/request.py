@@ -1,15 +1,15 @@
-"""One request to an address that somebody chose, and its answer.
+"""One HTTP request to a URL that another party chose, and its response.
 
 ::
 
-    ask ─┬─► the answer, whole                              `Answer`
-         ├─► the answer, longer than is kept                `Answer` with `cut`, the rest unread
-         ├─► nothing was sent: not found, refused, no time  `NoAnswer`
-         ├─► sent, and no answer, or only a part of one     `NoAnswer`, `sent`
-         └─► the address may not be reached                 `OutgoingRefused`
+    request ─┬─► whole response                               `Response`
+             ├─► response longer than the limit               `Response` with `cut`, rest unread
+             ├─► not sent: not found, refused or timed out    `NoResponse`
+             ├─► sent, but no or only a partial response      `NoResponse` with `sent`
+             └─► the guard refuses the address                `OutgoingRefused`
 
-The time is that of the whole exchange: looking up, connecting, sending, redirects, and reading, so
-that an answer which comes a byte at a time ends as well.
+The timeout covers the whole exchange: resolving, connecting, sending, redirects and reading. So a
+response that arrives one byte at a time ends as well.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ import httpx
 import daybook
 from daybook.errors import DaybookError, InvalidInput
 from daybook.http import guard
-from daybook.http.bodies import ENCODINGS, Body
-from daybook.http.transport import PROGRESS, SECRETS, GuardedTransport, Progress
+from daybook.http.bodies import ACCEPT_ENCODING, BoundedBody
+from daybook.http.transport import PROGRESS_EXTENSION, SECRETS_EXTENSION, GuardedTransport, Progress
 from daybook.jobs.actions import Method
 
-LIMIT = 2**20
-"""Bytes of an answer that are kept."""
+MAX_BODY_BYTES = 2**20
+"""Bytes of a response body that are kept."""
 
-MOST_HEADERS = 100
-LONGEST_VALUE = 16_384
-"""Characters of a header's value: servers take 8,192 or 16,384 bytes of one."""
+MAX_HEADERS = 100
+MAX_HEADER_VALUE_LENGTH = 16_384
+"""Characters of a header value: servers accept 8,192 or 16,384 bytes."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
-TRY_AGAIN = (429, 503)
-_SENT_AS_IT_IS = punctuation.replace("%", "")
+RETRYABLE_STATUSES = (429, 503)
+_UNQUOTED = punctuation.replace("%", "")
 
 METHODS: tuple[str, ...] = get_args(Method)
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _VALUE = re.compile(r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?\Z")
-_NOT_THEIRS = {
+_RESERVED_HEADERS = {
     "accept-encoding",
     "connection",
     "content-length",
@@ -65,10 +65,10 @@ _NOT_THEIRS = {
 
 
 @dataclass(frozen=True)
-class Answer:
-    """``body`` is decompressed; ``cut`` says why it is only the beginning, empty where it is whole.
+class Response:
+    """A response. ``body`` is decompressed; ``cut`` is the reason why it is incomplete, else empty.
 
-    ``turned`` tells each redirect that was followed, as "308 to https://example.org".
+    ``turned`` describes each followed redirect, such as "308 to https://example.org".
     """
 
     status: int
@@ -78,11 +78,12 @@ class Answer:
     turned: tuple[str, ...] = ()
 
 
-class NoAnswer(DaybookError):
-    """No answer, or not the whole of one.
+class NoResponse(DaybookError):
+    """No response, or only a part of one.
 
-    ``sent`` says that the request has left, so that it may have had its effect; ``timed_out`` that
-    the time was up; ``misconfigured`` that trying again cannot help; ``part`` is what had come.
+    ``sent`` is true if the request was sent and may have had its effect; ``timed_out`` if the time
+    was up; ``misconfigured`` if a retry cannot help. ``part`` is the part of the response that
+    arrived.
     """
 
     code = "no_answer"
@@ -94,7 +95,7 @@ class NoAnswer(DaybookError):
         sent: bool,
         timed_out: bool = False,
         misconfigured: bool = False,
-        part: Answer | None = None,
+        part: Response | None = None,
     ) -> None:
         self.sent = sent
         self.timed_out = timed_out
@@ -112,59 +113,61 @@ async def request(
     body: bytes = b"",
     secret: Collection[str] = (),
     timeout: float = 30.0,
-    limit: int = LIMIT,
-) -> Answer:
-    """Ask once; ``timeout`` in seconds, ``limit`` in bytes.
+    limit: int = MAX_BODY_BYTES,
+) -> Response:
+    """Send one request; ``timeout`` is in seconds, ``limit`` in bytes.
 
-    ``secret`` names the headers that hold secrets. Raises `NoAnswer`, `OutgoingRefused`, and
-    `InvalidInput` for a header or an address that is none.
+    ``secret`` names the headers that hold secrets. Raises `NoResponse`, `OutgoingRefused`, and
+    `InvalidInput` for an invalid header or URL.
     """
     check(method, headers)
     address = transport.guard.check(url)
     progress = Progress()
     client = transport.library.http
-    asked = client.Request(
+    outgoing = client.Request(
         method,
         str(address),
-        headers=_with_ours(headers),
+        headers=_with_defaults(headers),
         content=body or None,
         extensions={
-            PROGRESS: progress,
-            SECRETS: {name.lower() for name in secret},
+            PROGRESS_EXTENSION: progress,
+            SECRETS_EXTENSION: {name.lower() for name in secret},
             "timeout": {"connect": timeout},
         },
     )
     exchange = _Exchange(limit, progress)
     try:
         async with asyncio.timeout(timeout):
-            return await exchange.carry_out(transport, asked)
+            return await exchange.carry_out(transport, outgoing)
     except (TimeoutError, client.TimeoutException) as error:
-        told = f"{guard.origin(address)} did not answer within {timeout:g} s"
-        raise NoAnswer(told, sent=progress.sent, timed_out=True, part=exchange.so_far()) from error
+        reason = f"{guard.origin(address)} did not answer within {timeout:g} s"
+        raise NoResponse(
+            reason, sent=progress.sent, timed_out=True, part=exchange.so_far()
+        ) from error
     except client.TransportError as error:
         raise _no_answer(error, guard.origin(address), exchange) from error
 
 
 def check(method: str, headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` for what cannot be sent; the words hold no value of a header."""
+    """Raise `InvalidInput` for an invalid request; the message contains no header value."""
     if method not in METHODS:
         raise InvalidInput(
             "method", f'"{method[:20]}" is not legal', f"legal: {', '.join(METHODS)}"
         )
-    if len(headers) > MOST_HEADERS:
-        raise InvalidInput("headers", f"are {len(headers):,}", f"legal: at most {MOST_HEADERS}")
+    if len(headers) > MAX_HEADERS:
+        raise InvalidInput("headers", f"are {len(headers):,}", f"legal: at most {MAX_HEADERS}")
     seen = set()
     for name, value in headers.items():
         low = name.lower()
-        if len(value) > LONGEST_VALUE:
+        if len(value) > MAX_HEADER_VALUE_LENGTH:
             raise InvalidInput(
                 "headers",
                 f"the value of {name[:60]!r} has {len(value):,} characters",
-                f"legal: at most {LONGEST_VALUE:,}",
+                f"legal: at most {MAX_HEADER_VALUE_LENGTH:,}",
             )
         if not _NAME.match(name):
             raise InvalidInput("headers", f"{name[:60]!r} is no name of a header", "such as X-Team")
-        if low in _NOT_THEIRS or low.startswith("proxy-"):
+        if low in _RESERVED_HEADERS or low.startswith("proxy-"):
             raise InvalidInput("headers", f'"{name}" is not a job\'s to set', "leave it out")
         if low in seen:
             raise InvalidInput("headers", f'"{name}" is there twice', "give it once")
@@ -178,18 +181,18 @@ def check(method: str, headers: Mapping[str, str]) -> None:
 
 
 class _Exchange:
-    """One exchange, and what of its answer has come."""
+    """One exchange, and the part of its response that has arrived."""
 
     def __init__(self, limit: int, progress: Progress) -> None:
         self.progress = progress
         self._limit = limit
         self._response: Any = None
-        self._body: Body | None = None
+        self._body: BoundedBody | None = None
 
-    async def carry_out(self, transport: GuardedTransport, asked: Any) -> Answer:
-        response = await transport.send(asked)
+    async def carry_out(self, transport: GuardedTransport, outgoing: Any) -> Response:
+        response = await transport.send(outgoing)
         try:
-            self._response, self._body = response, Body(response.headers, self._limit)
+            self._response, self._body = response, BoundedBody(response.headers, self._limit)
             async with aclosing(response.aiter_raw()) as parts:
                 async for part in parts:
                     if not self._body.add(part):
@@ -202,50 +205,50 @@ class _Exchange:
         assert answer is not None
         return answer
 
-    def so_far(self) -> Answer | None:
+    def so_far(self) -> Response | None:
         if self._response is None or self._body is None:
             return None
         response, body = self._response, self._body
         turned = self.progress.turned
-        return Answer(response.status_code, response.headers, bytes(body), body.cut, turned)
+        return Response(response.status_code, response.headers, bytes(body), body.cut, turned)
 
 
-def _with_ours(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+def _with_defaults(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     given = {name.lower() for name in headers}
-    ours = {"Accept": "*/*", "User-Agent": f"daybook/{daybook.__version__}"}
-    kept = [(name, value) for name, value in ours.items() if name.lower() not in given]
-    return [*kept, ("Accept-Encoding", ENCODINGS), *headers.items()]
+    defaults = {"Accept": "*/*", "User-Agent": f"daybook/{daybook.__version__}"}
+    kept = [(name, value) for name, value in defaults.items() if name.lower() not in given]
+    return [*kept, ("Accept-Encoding", ACCEPT_ENCODING), *headers.items()]
 
 
-def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoAnswer:
-    certificate = untrusted(error)
-    why = certificate or str(error)
+def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoResponse:
+    certificate = certificate_problem(error)
+    detail = certificate or str(error)
     sent = exchange.progress.sent
-    told = "the connection ended before the whole answer" if sent else "it cannot be reached"
-    return NoAnswer(
-        f"{address}: {told}" + (f" ({why})" if why else ""),
+    reason = "the connection ended before the whole answer" if sent else "it cannot be reached"
+    return NoResponse(
+        f"{address}: {reason}" + (f" ({detail})" if detail else ""),
         sent=sent,
         misconfigured=bool(certificate),
         part=exchange.so_far(),
     )
 
 
-def untrusted(error: BaseException) -> str:
-    """What is wrong with a certificate, where that is what ``error`` comes from; else empty."""
-    certificate = _cause(error, ssl.SSLCertVerificationError)
+def certificate_problem(error: BaseException) -> str:
+    """Return why the certificate was refused, if that caused ``error``; else empty."""
+    certificate = _find_cause(error, ssl.SSLCertVerificationError)
     if isinstance(certificate, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {certificate.verify_message}"
     return ""
 
 
-def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
 
 
-def words_of(status: int) -> str:
-    """``status`` with its phrase, where it has one."""
+def status_text(status: int) -> str:
+    """Return ``status`` with its phrase, if it has one."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
@@ -253,7 +256,7 @@ def words_of(status: int) -> str:
 
 
 def retry_after(text: str, now: datetime) -> float | None:
-    """The seconds of a ``Retry-After``, which may be a date; None for what is neither."""
+    """Return the seconds of a ``Retry-After`` (a number or a date); None for other text."""
     if text.strip().isascii() and text.strip().isdigit():
         return float(text)
     with suppress(ValueError, TypeError, OverflowError):
@@ -262,5 +265,5 @@ def retry_after(text: str, now: datetime) -> float | None:
 
 
 def idempotency_key(occurrence: str) -> str:
-    """``occurrence`` as a header can hold it: anything else as ``%`` and two digits."""
-    return quote(occurrence, safe=_SENT_AS_IT_IS)
+    """Return ``occurrence`` as a header value: other characters percent-encoded."""
+    return quote(occurrence, safe=_UNQUOTED)

@@ -1,7 +1,7 @@
-"""Secrets by reference: ``{{secret:name}}`` in a header or a parameter, resolved when it is used.
+"""Secrets by reference: ``{{secret:name}}`` in a header or parameter, resolved when it is used.
 
-A secret is bound to hosts, and goes to no other: who may change a job's address cannot have it
-sent there. What looks like a secret itself is refused where a reference belongs, because a job is
+A secret is bound to hosts and sent to no other host, so changing a job's URL cannot redirect it.
+A literal value that looks like a secret is refused where a reference belongs, because a job is
 shown, exported, and kept in its revisions.
 """
 
@@ -14,24 +14,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daybook.errors import InvalidInput
-from daybook.http.addresses import PORTS
+from daybook.http.addresses import DEFAULT_PORTS
 from daybook.jobs.secret_references import SECRET
 
 if TYPE_CHECKING:
     import httpx
 
 HIDDEN = "********"
-"""Stands where a secret stood."""
+"""The replacement for a hidden secret."""
 
-ADVICE = (
+STORE_SECRET_HINT = (
     "keep it with `daybook secrets add`, bound to its hosts, and write {{secret:name}} in its place"
 )
 
 _REFERENCE = SECRET
 _BEGINS = re.compile(r"\{\{\s*secret\b")
-_SHORTEST_HIDDEN = 4
+_MIN_HIDDEN_LENGTH = 4
 
-# The last word, or words, of a header's name: X-Api-Key, PRIVATE-TOKEN.
+# The last word or words of a header's name: X-Api-Key, PRIVATE-TOKEN.
 _SECRET_HEADER = re.compile(
     r"(^|-)(authorization|cookie|token|secret|passw(or)?d|(api|access|auth|private)-?key|apikey"
     r"|credentials?)\Z"
@@ -58,70 +58,76 @@ _SECRET_VALUE = re.compile(
 
 @dataclass(frozen=True)
 class Secret:
-    """``hosts`` are those that it may go to: ``name``, ``name:port``, ``tool:name``."""
+    """A secret; ``hosts`` are its allowed destinations: ``name``, ``name:port``, ``tool:name``."""
 
     name: str
     value: str = field(repr=False)
     hosts: tuple[str, ...]
 
 
-class Secrets(Protocol):
-    """Where secrets are kept."""
+class SecretStore(Protocol):
+    """A store of secrets."""
 
     async def read(self, name: str) -> Secret:
-        """The secret of that name; raises `InvalidInput`, `UnknownName` where there is none."""
+        """Return the secret of that name; raise `InvalidInput`, or `UnknownName` if none has it."""
         ...
 
 
 @dataclass(frozen=True)
-class Destination:
-    """Where a secret would go: ``shown`` in messages, ``known_as`` in the hosts of a secret."""
+class SecretDestination:
+    """A destination of a secret: ``shown`` in messages, matched by ``known_as``.
+
+    ``known_as`` are its spellings in the hosts of a secret.
+    """
 
     shown: str
     known_as: frozenset[str]
 
     @classmethod
-    def of_url(cls, url: httpx.URL) -> Destination:
-        """Of an address that a guard has checked."""
+    def of_url(cls, url: httpx.URL) -> SecretDestination:
+        """Return the destination of a URL that a guard has checked."""
         host = url.raw_host.decode("ascii").lower().removesuffix(".")
-        port = url.port or PORTS[url.scheme]
+        port = url.port or DEFAULT_PORTS[url.scheme]
         bracketed = f"[{host}]" if ":" in host else host
         return cls(f"{bracketed}:{port}", frozenset({host, bracketed, f"{bracketed}:{port}"}))
 
     @classmethod
-    def of_tool(cls, name: str) -> Destination:
-        """Of a tool that has no host."""
+    def of_tool(cls, name: str) -> SecretDestination:
+        """Return the destination of a tool that has no host."""
         return cls(f"tool:{name}", frozenset({f"tool:{name}".lower()}))
 
 
 @dataclass
-class Filled:
-    """Texts with their secrets in them. ``values`` is what must not be seen anywhere."""
+class FilledSecrets:
+    """The secrets that were filled into texts. ``values`` must not appear anywhere."""
 
     values: set[str] = field(default_factory=set, repr=False)
 
     def hide(self, text: str) -> str:
-        """``text`` without the secrets: who is sent one may say it back.
+        """Return ``text`` without the secrets, because a server may echo a secret that it was sent.
 
-        What is cut is to be cut afterwards: a part of a secret is not found.
+        Hide before truncating: a part of a secret is not found.
         """
-        hidden = [value for value in self.values if len(value) >= _SHORTEST_HIDDEN]
+        hidden = [value for value in self.values if len(value) >= _MIN_HIDDEN_LENGTH]
         for written in sorted({each for v in hidden for each in _written(v)}, key=len)[::-1]:
             text = text.replace(written, HIDDEN)
         return text
 
 
 def _written(value: str) -> Iterator[str]:
-    """``value`` as it is, as it stands in JSON, and as Python's errors quote it."""
+    """Yield ``value`` as it is, as JSON writes it, and as Python's errors quote it."""
     yield value
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
     yield repr(value)[1:-1]
-    yield repr(f'"{value}')[2:-1]  # beside a quotation mark
+    yield repr(f'"{value}')[2:-1]  # next to a quotation mark
 
 
 def references(what: str, text: str) -> list[str]:
-    """Return the names in ``text``; raises `InvalidInput` for ``what`` if one is misspelt."""
+    """Return the names referenced in ``text``; raise `InvalidInput` for a misspelt reference.
+
+    ``what`` names the field in the error.
+    """
     if len(_BEGINS.findall(text)) != len(_REFERENCE.findall(text)):
         raise InvalidInput(
             what,
@@ -131,18 +137,22 @@ def references(what: str, text: str) -> list[str]:
     return _REFERENCE.findall(text)
 
 
-def referred(value: Any) -> set[str]:
-    """The names that the texts of JSON refer to, whatever is wrong with others in it."""
+def referenced_names(value: Any) -> set[str]:
+    """Return the names that the texts of a JSON value reference; ignore misspelt references."""
     return {name for _, text in _texts(value) for name in _REFERENCE.findall(text)}
 
 
 async def fill(
-    what: str, text: str, destination: Destination, secrets: Secrets, filled: Filled
+    what: str,
+    text: str,
+    destination: SecretDestination,
+    secrets: SecretStore,
+    filled: FilledSecrets,
 ) -> str:
-    """``text`` with its secrets; each is added to ``filled``.
+    """Return ``text`` with its secrets filled in; add each to ``filled``.
 
-    ``what`` is the field as the user wrote it. Raises `InvalidInput` for a secret that is not there
-    or is bound to other hosts.
+    ``what`` is the field as the user wrote it. Raises `InvalidInput` for a secret that does not
+    exist or is bound to other hosts.
     """
     values = {}
     for name in references(what, text):
@@ -159,9 +169,9 @@ async def fill(
 
 
 async def fill_params(
-    params: Any, destination: Destination, secrets: Secrets, filled: Filled
+    params: Any, destination: SecretDestination, secrets: SecretStore, filled: FilledSecrets
 ) -> Any:
-    """JSON with the secrets in its texts filled in; the names in it are left as they are."""
+    """Return the JSON value with the secrets filled into its texts; names stay unchanged."""
     match params:
         case str():
             return await fill("params", params, destination, secrets, filled)
@@ -177,22 +187,24 @@ async def fill_params(
 
 
 def refuse_literal_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` where a header holds what looks like a secret itself."""
+    """Raise `InvalidInput` if a header holds what looks like a literal secret."""
     for name, value in headers.items():
         named = _SECRET_HEADER.search(name.lower()) and not references("headers", value)
         if value.strip() and (named or _SECRET_VALUE.search(value)):
-            raise InvalidInput("headers", f'"{name}" looks like a secret', ADVICE)
+            raise InvalidInput("headers", f'"{name}" looks like a secret', STORE_SECRET_HINT)
 
 
 def refuse_literal_params(params: Any) -> None:
-    """Raise `InvalidInput` where JSON holds what looks like a secret itself, or a misspelt
+    """Raise `InvalidInput` if the JSON value holds what looks like a literal secret, or a misspelt
     reference.
     """
     for path, value in _texts(params):
         named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
         known = references("params", value)
         if value and ((named and not known) or _SECRET_VALUE.search(value)):
-            raise InvalidInput("params", f'"{path or "params"}" looks like a secret', ADVICE)
+            raise InvalidInput(
+                "params", f'"{path or "params"}" looks like a secret', STORE_SECRET_HINT
+            )
 
 
 def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -1,21 +1,22 @@
-"""The guarded way out: what `httpx_transport` and `httpx2_transport` share.
+"""Guarded transport, shared by `httpx_transport` and `httpx2_transport`.
 
 ::
 
-    request ─► judge the address ─► connect to a judged address ─► send ─► answer ─┬─► returned
+    request ─► check the host ─► connect to a checked address ─► send ─► response ─┬─► returned
                    ▲                                                               │
                    └────────────────────── the next request ◄── a redirect ◄───────┘
 
-httpx2 is a fork of httpx and has its API, as httpcore2 has httpcore's. So the policy is written
-once, here and in `guard` and `redirects`; a `Library` names the modules that it works with.
+httpx2 is a fork of httpx with the same API, as httpcore2 is of httpcore. So the policy is written
+once, here and in `guard` and `redirects`; an `HttpLibrary` names the modules to use.
 
-By default each request has a connection of its own: it connects to what was judged, and no request
-finds a connection that another was allowed to open. The certificate, SNI and `Host` are the name's.
+By default each request has its own connection: it connects to the checked IP address, and no
+request can use a connection that another request was allowed to open. The certificate, SNI and
+`Host` are those of the name.
 
-A sender of thousands of requests to a few hosts may keep connections (``kept_for``): the text of
-each address is judged still, its name is looked up only once in so many seconds, and a connection
-serves requests of this transport alone, and so of its one rule, to that scheme, name, port and path
-alone.
+A sender of thousands of requests to a few hosts may keep connections (``kept_for``). The text of
+each URL is still checked, but its name is resolved only once in that many seconds. A kept
+connection serves only requests of this transport, hence of its one rule, to the same scheme, name,
+port and path.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.http import guard, redirects
 from daybook.http.guard import Guard, Target
 
-PROGRESS = "daybook_progress"
-SECRETS = "daybook_secrets"
-BODY = ":body"
-"""Stands among the `SECRETS` of a request for its body; no header is called so."""
-IDLE = 2.0
-"""Seconds for which a kept connection may be idle: fewer than any server waits."""
-CONNECTED = "daybook_connected"
-"""The extra information of a network stream that is the judged address it was connected to."""
+PROGRESS_EXTENSION = "daybook_progress"
+SECRETS_EXTENSION = "daybook_secrets"
+SECRET_BODY = ":body"
+"""Marks the request's body as secret among its `SECRETS_EXTENSION`; no header has this name."""
+MAX_IDLE_SECONDS = 2.0
+"""How long a kept connection may be idle: shorter than the timeout of any server."""
+CONNECTED_ADDRESS = "daybook_connected"
+"""The extra info of a network stream that holds the checked IP address it is connected to."""
 
 
 @dataclass
 class Progress:
-    """How far an exchange has come; given in a request's extensions as `PROGRESS`.
+    """The progress of an exchange; passed in a request's extensions as `PROGRESS_EXTENSION`.
 
-    ``sent`` is true from the first byte of a request on, which may have had its effect then, and
-    false again when the answer says that it had none and is to be sent elsewhere. ``turned`` names
-    each redirect that was followed.
+    ``sent`` is true from the first byte of a request on, because the request may then have had its
+    effect. It is false again after a redirect which says that the request had no effect and is to
+    be sent elsewhere. ``turned`` describes each followed redirect.
     """
 
     sent: bool = False
@@ -56,38 +57,38 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Library:
-    """An HTTP client library: ``http`` is `httpx` or `httpx2`, ``core`` the module below it.
+class HttpLibrary:
+    """An HTTP client library: ``http`` is `httpx` or `httpx2`, ``core`` its `httpcore` module.
 
-    ``backend``, ``connection`` and ``body`` are the classes of this module as that library has
-    them: a network backend, a network stream, and the stream of a response.
+    ``backend``, ``connection`` and ``body`` are this module's classes as subclasses of the
+    library's network backend, network stream and response stream.
     """
 
     http: Any
     core: Any
     backend: type[PinnedBackend]
-    connection: type[JudgedConnection]
-    body: type[Body]
+    connection: type[PinnedConnection]
+    body: type[ResponseBody]
 
 
 class GuardedTransport:
-    """Sends to addresses that ``guard`` allows, and follows redirects by itself.
+    """Transport that sends to addresses that ``guard`` allows, and follows redirects itself.
 
-    ``backend`` opens connections to addresses, never to names; ``ssl_context`` says which
-    certificates are trusted, this machine's by default. With ``one_origin`` a redirect to another
-    origin, and one that would drop the body, is refused: a body with secrets goes to that address
-    only. A request's extension `SECRETS`, a collection of header names in lowercase, says which of
-    its headers hold secrets: they do not go over plain HTTP to a public address. `BODY` among them
-    stands for the request's body.
+    ``backend`` opens connections to IP addresses, never to names. ``ssl_context`` holds the trusted
+    certificates, by default this machine's. If ``one_origin`` is true, a redirect to another origin
+    and one that drops the body are refused, so a body with secrets goes to that origin only. If
+    ``follow`` is false, a redirect is returned as the response. If ``kept_for`` is positive,
+    connections are kept for that many seconds after their address was checked, and the transport
+    must be closed (`aclose`).
 
-    With ``follow=False`` an answer that redirects is returned as it is. With ``kept_for``
-    connections are kept for so many seconds after their address was judged; the transport has to be
-    closed then (`aclose`).
+    The extension `SECRETS_EXTENSION` of a request, a collection of lowercase header names, says
+    which headers hold secrets: they are not sent over plain HTTP to a public address. `SECRET_BODY`
+    among them stands for the body.
 
     Raises `InvalidInput` and `OutgoingRefused`, and the library's `TransportError`.
     """
 
-    library: ClassVar[Library]
+    library: ClassVar[HttpLibrary]
 
     def __init__(
         self,
@@ -107,15 +108,15 @@ class GuardedTransport:
         self._ssl_context = ssl_context
 
     async def send(self, request: Any) -> Any:
-        """Send the library's request, and what its redirects ask for; return the last response."""
-        progress = request.extensions.get(PROGRESS) or Progress()
-        secret = frozenset(request.extensions.get(SECRETS, ()))
+        """Send the library's request and follow its redirects; return the last response."""
+        progress = request.extensions.get(PROGRESS_EXTENSION) or Progress()
+        secret = frozenset(request.extensions.get(SECRETS_EXTENSION, ()))
         source: str | None = None
         while True:
-            url = self._judged_text(request.url)
+            url = self._checked_url(request.url)
             pool = await self._pool(url, source)
             try:
-                _keep_secret(request, pool.target, secret, self.guard.rule)
+                _refuse_plain_secret(request, pool.target, secret, self.guard.rule)
                 response, source = await self._send(request, pool, progress)
             except BaseException:
                 await pool.leave()
@@ -124,7 +125,7 @@ class GuardedTransport:
             if where is None or not self._follow:
                 return response
             await response.aclose()
-            following = redirects.follow(
+            following = redirects.next_request(
                 response.status_code,
                 where,
                 method=request.method,
@@ -136,20 +137,23 @@ class GuardedTransport:
             if self._one_origin and not following.as_it_is:
                 why = "a redirect to another address, or of another method, is not followed"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
-            if len(progress.turned) == redirects.MOST:
-                why = f"more than {redirects.MOST} redirects"
+            if len(progress.turned) == redirects.MAX_REDIRECTS:
+                why = f"more than {redirects.MAX_REDIRECTS} redirects"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
             progress.turned += (_turn(response.status_code, following, request.method),)
             request = self._next(request, following)
 
     async def aclose(self) -> None:
-        """Close the kept connections; requests under way go on to their end."""
+        """Close the kept connections; requests under way finish first."""
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.close()
 
-    def _judged_text(self, url: Any) -> httpx.URL:
-        """The address as the guard reads it. Raise `InvalidInput` if the library reads another."""
+    def _checked_url(self, url: Any) -> httpx.URL:
+        """Return the URL as the guard parses it.
+
+        Raises `InvalidInput` if the library parses it differently.
+        """
         if isinstance(url, httpx.URL):
             return url
         read = httpx.URL(str(url))
@@ -159,48 +163,48 @@ class GuardedTransport:
         return read
 
     async def _pool(self, url: httpx.URL, source: str | None) -> _Pool:
-        """The connections to take for ``url``: judged, and entered, so that they have to be left.
+        """Return the connection pool for ``url``: checked and entered, so the caller must leave it.
 
-        ``source`` is the address of the server that redirected here.
+        ``source`` is the IP address of the server that redirected here.
         """
-        # By path as well: a pool looks at each of its connections for every request.
-        key = url.scheme, guard.name_of(url), url.port, url.raw_path.partition(b"?")[0]
+        # By path as well, because a pool scans all its connections for every request.
+        key = url.scheme, guard.host_name(url), url.port, url.raw_path.partition(b"?")[0]
         pool = self._pools.get(key) if source is None else None
         if pool is not None and time.monotonic() < pool.until:
-            self.guard.check(url)  # the text is judged each time
+            self.guard.check(url)  # the text is checked each time
             return pool.enter()
         target = await self._target(url, source)
         if target.url.scheme == "https" and self._ssl_context is None:
-            self._ssl_context = _trusted()
+            self._ssl_context = _default_ssl_context()
         keeps = self._kept_for > 0 and source is None
         connections = self.library.core.AsyncConnectionPool(
             ssl_context=self._ssl_context,
             max_connections=None if keeps else 1,
             max_keepalive_connections=None if keeps else 0,
-            keepalive_expiry=IDLE if keeps else None,
+            keepalive_expiry=MAX_IDLE_SECONDS if keeps else None,
             network_backend=self.library.backend(self.library, target, self._backend),
         )
-        made = _Pool(target, connections, time.monotonic() + self._kept_for).enter()
+        created = _Pool(target, connections, time.monotonic() + self._kept_for).enter()
         if not keeps:
-            await made.close()  # as soon as this one request has left it
-            return made
-        # Another request may have judged the same meanwhile: either will do.
-        over = [known for known, each in self._pools.items() if each.until < time.monotonic()]
-        closing = [self._pools.pop(known) for known in {key, *over} if known in self._pools]
-        self._pools[key] = made
+            await created.close()  # as soon as this request has left it
+            return created
+        # Another request may have made the same pool meanwhile: either is valid.
+        expired = [known for known, each in self._pools.items() if each.until < time.monotonic()]
+        closing = [self._pools.pop(known) for known in {key, *expired} if known in self._pools]
+        self._pools[key] = created
         for each in closing:
             await each.close()
-        return made
+        return created
 
     async def _target(self, url: httpx.URL, source: str | None) -> Target:
         try:
             return await self.guard.target(url, source)
         except OSError as error:
-            told = f"{guard.origin(url)} is not found: {error}"
-            raise self.library.http.ConnectError(told) from error
+            reason = f"{guard.origin(url)} is not found: {error}"
+            raise self.library.http.ConnectError(reason) from error
 
     async def _send(self, request: Any, pool: _Pool, progress: Progress) -> tuple[Any, str]:
-        """The response, and the address that was connected to."""
+        """Return the response, and the IP address of the server."""
         library = self.library
 
         async def trace(name: str, info: Mapping[str, Any]) -> None:
@@ -208,30 +212,34 @@ class GuardedTransport:
                 progress.sent = True
 
         url = request.url
-        kept = {k: v for k, v in request.extensions.items() if k not in {PROGRESS, SECRETS}}
-        asked = library.core.Request(
+        passed_on = {
+            k: v
+            for k, v in request.extensions.items()
+            if k not in {PROGRESS_EXTENSION, SECRETS_EXTENSION}
+        }
+        outgoing = library.core.Request(
             method=request.method,
             url=library.core.URL(
                 scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
             ),
             headers=request.headers.raw,
             content=request.stream,
-            extensions=kept | {"trace": trace, "sni_hostname": pool.target.name},
+            extensions=passed_on | {"trace": trace, "sni_hostname": pool.target.name},
         )
         try:
-            answer = await pool.connections.handle_async_request(asked)
+            incoming = await pool.connections.handle_async_request(outgoing)
         except _core_errors(library) as error:
-            raise _http_error(library, error) from error
+            raise _to_http_error(library, error) from error
         response = library.http.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=library.body(library, answer, pool),
-            extensions=answer.extensions,
+            incoming.status,
+            headers=incoming.headers,
+            stream=library.body(library, incoming, pool),
+            extensions=incoming.extensions,
             request=request,
         )
-        return response, answer.extensions["network_stream"].get_extra_info(CONNECTED)
+        return response, incoming.extensions["network_stream"].get_extra_info(CONNECTED_ADDRESS)
 
-    def _next(self, request: Any, following: redirects.Next) -> Any:
+    def _next(self, request: Any, following: redirects.RedirectedRequest) -> Any:
         http, content = self.library.http, None
         if following.with_body:
             try:
@@ -252,9 +260,10 @@ _Key = tuple[str, str, int | None, bytes]
 
 @dataclass
 class _Pool:
-    """Connections to one judged target, and how many requests are on them.
+    """Connections to one checked target, and the number of requests on them.
 
-    New requests enter it until ``until``; closed, it lasts until the last request leaves.
+    New requests enter it until ``until`` (monotonic seconds). A closed pool ends its connections
+    when the last request leaves.
     """
 
     target: Target
@@ -281,12 +290,12 @@ class _Pool:
 
 
 class PinnedBackend:
-    """Connects to the addresses of ``target``, one after the other, whatever the name means now.
+    """Network backend that connects to the addresses of ``target`` in order, and resolves no name.
 
     ``backend`` is the library's own network backend.
     """
 
-    def __init__(self, library: Library, target: Target, backend: Any) -> None:
+    def __init__(self, library: HttpLibrary, target: Target, backend: Any) -> None:
         self._library, self._target, self._backend = library, target, backend
 
     async def connect_tcp(
@@ -306,7 +315,7 @@ class PinnedBackend:
                 opened = await self._backend.connect_tcp(
                     address,
                     port,
-                    # One that never answers leaves time for the others.
+                    # An address that never responds must leave time for the others.
                     timeout=None if timeout is None else timeout / len(self._target.addresses),
                     local_address=local_address,
                     socket_options=socket_options,
@@ -319,8 +328,8 @@ class PinnedBackend:
         raise AssertionError("a target has an address")
 
 
-class JudgedConnection:
-    """A connection that knows the judged address it was opened to, also with TLS over it."""
+class PinnedConnection:
+    """Network stream that knows the checked IP address it is connected to, also under TLS."""
 
     def __init__(self, stream: Any, address: str) -> None:
         self._stream, self._address = stream, address
@@ -345,13 +354,13 @@ class JudgedConnection:
         return type(self)(encrypted, self._address)
 
     def get_extra_info(self, info: str) -> Any:
-        return self._address if info == CONNECTED else self._stream.get_extra_info(info)
+        return self._address if info == CONNECTED_ADDRESS else self._stream.get_extra_info(info)
 
 
-class Body:
-    """The body of an answer; closing it leaves the pool that it came by."""
+class ResponseBody:
+    """Stream of a response body; closing it leaves the connection pool it came from."""
 
-    def __init__(self, library: Library, answer: Any, pool: _Pool) -> None:
+    def __init__(self, library: HttpLibrary, answer: Any, pool: _Pool) -> None:
         self._library, self._answer = library, answer
         self._pool: _Pool | None = pool
 
@@ -360,47 +369,57 @@ class Body:
             async for part in self._answer.aiter_stream():
                 yield part
         except _core_errors(self._library) as error:
-            raise _http_error(self._library, error) from error
+            raise _to_http_error(self._library, error) from error
 
     async def aclose(self) -> None:
         try:
             await self._answer.aclose()
         finally:
             pool, self._pool = self._pool, None
-            if pool is not None:  # closed once, however often it is asked for
+            if pool is not None:  # leave once, however often it is closed
                 await pool.leave()
 
 
-def _core_errors(library: Library) -> tuple[type[Exception], ...]:
+def _core_errors(library: HttpLibrary) -> tuple[type[Exception], ...]:
     core = library.core
     return core.TimeoutException, core.NetworkError, core.ProtocolError, core.UnsupportedProtocol
 
 
-def _http_error(library: Library, error: BaseException) -> Exception:
-    """The error of the same name. A protocol error of our own making could quote a header."""
+def _to_http_error(library: HttpLibrary, error: BaseException) -> Exception:
+    """Return the library's error of the same name as the core's error.
+
+    Drop the text of a local protocol error: it could quote a header.
+    """
     http = library.http
     kind = getattr(http, type(error).__name__, http.TransportError)
-    made: Exception = kind("" if isinstance(error, library.core.LocalProtocolError) else str(error))
-    return made
+    converted: Exception = kind(
+        "" if isinstance(error, library.core.LocalProtocolError) else str(error)
+    )
+    return converted
 
 
-def _trusted() -> ssl.SSLContext:
-    """The certificates of this machine, for either library: httpcore's own default differs."""
+def _default_ssl_context() -> ssl.SSLContext:
+    """Return a context with this machine's certificates, for either library.
+
+    httpcore's own default differs.
+    """
     import httpcore2
 
     return httpcore2.default_ssl_context()
 
 
-def _keep_secret(request: Any, target: Target, secret: frozenset[str], rule: str) -> None:
-    """Raise where a secret would go unencrypted through the internet."""
+def _refuse_plain_secret(request: Any, target: Target, secret: frozenset[str], rule: str) -> None:
+    """Raise `OutgoingRefused` if a secret would go unencrypted to a public address."""
     if target.url.scheme == "https" or not target.exposed:
         return
     names = {name.lower() for name in request.headers}
-    if not secret.isdisjoint(names | {BODY} if "content-length" in names else names):
+    if not secret.isdisjoint(names | {SECRET_BODY} if "content-length" in names else names):
         why = "a secret does not go over plain http to a public address"
         raise OutgoingRefused(guard.origin(target.url), why, rule, "legal: https")
 
 
-def _turn(status: int, following: redirects.Next, method: str) -> str:
-    turned = f"{status} to {guard.origin(following.url)}"
-    return turned if following.method == method else f"{turned}, asked as {following.method}"
+def _turn(status: int, following: redirects.RedirectedRequest, method: str) -> str:
+    description = f"{status} to {guard.origin(following.url)}"
+    return (
+        description if following.method == method else f"{description}, asked as {following.method}"
+    )

@@ -2,5 +2,5 @@
 
 `model` is the whole job: a schedule, an action (`actions`), a `policy`, `checks` and notifications
 (`notify`). `upcoming` and `lateness` apply the policy to due times. `limits` and `provenance`
-restrict what an agent's own jobs may do. Only `store` uses the database.
+restrict the jobs that agents own or write. Only `store` uses the database.
 """

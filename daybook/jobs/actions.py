@@ -1,6 +1,4 @@
-"""What a job does, by its kind: asks an agent, calls a webhook or a tool, or looks after a file of
-standing orders (requirements 8 and 42).
-"""
+"""Actions of a job by kind: an agent prompt, a webhook, a tool call, or a heartbeat."""
 
 from __future__ import annotations
 
@@ -21,77 +19,77 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs import answer_schema
-from daybook.names import checked_line
-from daybook.validation import for_pydantic
+from daybook.names import validate_line
+from daybook.validation import raising_pydantic_error
 
-LONGEST_KEY = 100
-KEYS_OF_OURS = ("chat:", "job:", "run:")
-"""Session keys that begin so would be the names of sessions that nobody named."""
+MAX_KEY_LENGTH = 100
+RESERVED_KEY_PREFIXES = ("chat:", "job:", "run:")
+"""Prefixes of Daybook's own session keys; a user's key may not start with one."""
 
 
-LONGEST_URL = 4_000
-LONGEST_BODY = 500_000
-"""Characters: Prefect answers parameters above 512 KiB with 422."""
-LONGEST_TOOL = 200
-"""Characters of a tool's name; an address has its own on top."""
-ORDERS = "HEARTBEAT.md"
-"""The file of a heartbeat that names none."""
-DEEPEST = 100
-"""Levels of a tool's parameters."""
+MAX_URL_LENGTH = 4_000
+MAX_BODY_LENGTH = 500_000
+"""Characters. Prefect answers parameters above 512 KiB with 422."""
+MAX_TOOL_NAME_LENGTH = 200
+"""Characters of a tool's name; the URL of its server has its own limit on top."""
+DEFAULT_ORDERS_FILE = "HEARTBEAT.md"
+"""File of a heartbeat that names none."""
+MAX_DEPTH = 100
+"""Nesting levels of a tool's parameters."""
 
 Kind = Literal["agent-prompt", "webhook", "tool-call", "heartbeat"]
 
-TALKING = ("agent-prompt", "heartbeat")
-"""The kinds whose runs ask an agent, and go on with a conversation."""
+CONVERSATION_KINDS = ("agent-prompt", "heartbeat")
+"""Kinds whose runs ask an agent and continue a conversation."""
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-"""The methods of a webhook."""
+"""HTTP methods of a webhook."""
 
 
 def _not_blank(prompt: str) -> str:
     if not prompt.strip():
-        with for_pydantic():
+        with raising_pydantic_error():
             raise InvalidInput("prompt", "is blank", "write what the agent is asked")
     return prompt
 
 
 def _agent(name: str) -> str:
     if not name.strip():
-        with for_pydantic():
+        with raising_pydantic_error():
             raise InvalidInput("agent", "is blank", "name an agent, such as default")
-    return _short(name, "agent")
+    return _checked_length(name, "agent")
 
 
 def _gate_agent(name: str) -> str:
-    return _short(name, "gate_agent")
+    return _checked_length(name, "gate_agent")
 
 
-def _short(name: str, field: str) -> str:
+def _checked_length(name: str, field: str) -> str:
     name = name.strip()
-    if len(name) > LONGEST_KEY:  # it is a part of its conversation's key
-        with for_pydantic():
-            raise InvalidInput(field, "is too long", f"legal: at most {LONGEST_KEY} characters")
+    if len(name) > MAX_KEY_LENGTH:  # it is part of its conversation's key
+        with raising_pydantic_error():
+            raise InvalidInput(field, "is too long", f"legal: at most {MAX_KEY_LENGTH} characters")
     return name
 
 
 def _model(name: str) -> str:
-    with for_pydantic():
-        return checked_line(name, "model")
+    with raising_pydantic_error():
+        return validate_line(name, "model")
 
 
-_TOOL_SAID = "write name, server.tool, or https://host/path#tool"
-_PREFECTS = "__prefect_kind"
+_TOOL_HINT = "write name, server.tool, or https://host/path#tool"
+_PREFECT_KEY = "__prefect_kind"
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 Session = Literal["reuse", "new", "chat"]
-"""Which conversation a job's runs continue: their own, none, the channel's (requirement 26)."""
+"""Conversation that a job's runs continue: their own, none, or the channel's."""
 
 OutputFormat = Literal["text", "json", "structured"]
-"""What an answer has to be (requirement 28)."""
+"""Required format of an answer."""
 
 
 class AgentPrompt(BaseModel):
-    """What an `agent-prompt` job does: asks an agent. The prompt is kept as it was written."""
+    """Action of an `agent-prompt` job: ask an agent. The prompt is stored as it was written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -132,7 +130,7 @@ class AgentPrompt(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        with for_pydantic():
+        with raising_pydantic_error():
             _check_session(self.session, self.session_key)
             if self.output_schema and self.output_format != "structured":
                 legal = "give output_format structured with it"
@@ -145,16 +143,16 @@ class AgentPrompt(BaseModel):
 def _check_session(session: Session, key: str) -> None:
     if key and session != "reuse":
         raise InvalidInput("session_key", "a named session is always reused", "leave out session")
-    if key != key.strip() or len(key) > LONGEST_KEY:
-        legal = f"at most {LONGEST_KEY} characters, without blanks around"
+    if key != key.strip() or len(key) > MAX_KEY_LENGTH:
+        legal = f"at most {MAX_KEY_LENGTH} characters, without blanks around"
         raise InvalidInput("session_key", "is not legal", legal)
-    if key.startswith(KEYS_OF_OURS):
-        legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
+    if key.startswith(RESERVED_KEY_PREFIXES):
+        legal = "not " + "… or ".join(RESERVED_KEY_PREFIXES) + "…"
         raise InvalidInput("session_key", f'"{key}" is Daybook\'s own', legal)
 
 
 def is_readable(url: str) -> bool:
-    """Whether an address can be taken apart: `http://[/` cannot."""
+    """Return whether a URL can be parsed: `http://[/` cannot."""
     try:
         urlsplit(url).hostname  # noqa: B018 - read for what it raises
     except ValueError:
@@ -163,29 +161,29 @@ def is_readable(url: str) -> bool:
 
 
 def _url(url: str) -> str:
-    """Something that can be an address; whether it may be reached is `daybook.http`'s."""
-    if len(url) > LONGEST_URL or not is_address(url) or not is_readable(url):
-        with for_pydantic():
+    """Check that the text is a URL; `daybook.http` decides whether it may be reached."""
+    if len(url) > MAX_URL_LENGTH or not is_address(url) or not is_readable(url):
+        with raising_pydantic_error():
             legal = (
-                f"write one such as https://api.example.org/export, at most {LONGEST_URL:,} long"
+                f"write one such as https://api.example.org/export, at most {MAX_URL_LENGTH:,} long"
             )
             raise InvalidInput("url", "is no web address", legal)
     return url
 
 
-def _upper(method: object) -> object:
+def _upper_case(method: object) -> object:
     return method.upper() if isinstance(method, str) else method
 
 
 class Webhook(BaseModel):
-    """What a `webhook` job does: one HTTP request. 2xx is success."""
+    """Action of a `webhook` job: one HTTP request. 2xx is success."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, AfterValidator(_url)] = Field(
         title="URL", description="The address that is called."
     )
-    method: Annotated[Method, BeforeValidator(_upper)] = Field(
+    method: Annotated[Method, BeforeValidator(_upper_case)] = Field(
         default="POST", title="Method", description="The HTTP method."
     )
     headers: dict[str, str] = Field(
@@ -195,43 +193,44 @@ class Webhook(BaseModel):
     )
     body: str = Field(
         default="",
-        max_length=LONGEST_BODY,
+        max_length=MAX_BODY_LENGTH,
         title="Body",
         description="What is sent, as it stands; JSON unless a Content-Type header says otherwise.",
     )
 
 
 def _tool(name: str) -> str:
-    """Something that can name a tool; whether there is one is `daybook.tools`'s."""
+    """Check that the text can name a tool; `daybook.tools` decides whether the tool exists."""
     name = name.strip()
-    longest = LONGEST_TOOL + (LONGEST_URL if is_address(name) else 0)
-    with for_pydantic():
+    longest = MAX_TOOL_NAME_LENGTH + (MAX_URL_LENGTH if is_address(name) else 0)
+    with raising_pydantic_error():
         if not name or not name.isprintable():
-            raise InvalidInput("tool", "is not legal" if name else "is blank", _TOOL_SAID)
+            raise InvalidInput("tool", "is not legal" if name else "is blank", _TOOL_HINT)
         if is_address(name) and not name.partition("#")[2]:
-            raise InvalidInput("tool", "is an address that names no tool", _TOOL_SAID)
+            raise InvalidInput("tool", "is an address that names no tool", _TOOL_HINT)
         if len(name) > longest:
             raise InvalidInput("tool", "is too long", f"legal: at most {longest:,} characters")
         if is_address(name) and not is_readable(name):
-            raise InvalidInput("tool", "is no web address", _TOOL_SAID)
+            raise InvalidInput("tool", "is no web address", _TOOL_HINT)
     return name
 
 
 def is_address(tool: str) -> bool:
-    """Whether a tool is named by the address of its server."""
+    """Return whether a tool is named by the URL of its server."""
     return tool.lower().startswith(("http://", "https://"))
 
 
 def _params(params: dict[str, Any]) -> dict[str, Any]:
-    """Only what is JSON to everybody, and what Prefect keeps as it is."""
-    with for_pydantic():
-        check_json(params, "params", LONGEST_BODY)
+    """Check that the parameters are strict JSON, and that Prefect stores them unchanged."""
+    with raising_pydantic_error():
+        check_json(params, "params", MAX_BODY_LENGTH)
     return params
 
 
 def check_json(value: object, field: str, longest: int) -> None:
-    """Raise `InvalidInput`, naming ``field``, unless ``value`` is JSON of at most ``longest``
-    characters that every database and Prefect store unchanged.
+    """Check that ``value`` is JSON of at most ``longest`` characters.
+
+    Every database and Prefect store such a value unchanged. Raises `InvalidInput` naming ``field``.
     """
     _check_json(value, field, 0)
     if len(json.dumps(value)) > longest:
@@ -239,15 +238,15 @@ def check_json(value: object, field: str, longest: int) -> None:
 
 
 def _check_json(value: object, field: str, depth: int) -> None:
-    if depth > DEEPEST:
-        raise InvalidInput(field, "is nested too deeply", f"legal: at most {DEEPEST} levels")
+    if depth > MAX_DEPTH:
+        raise InvalidInput(field, "is nested too deeply", f"legal: at most {MAX_DEPTH} levels")
     match value:
         case dict():
             for name, each in value.items():
                 if not isinstance(name, str):
                     raise InvalidInput(field, f"{name!r} is no name", "write a text")
                 _check_json(name, field, depth)
-                if name == _PREFECTS:
+                if name == _PREFECT_KEY:
                     raise InvalidInput(field, f'"{name}" is Prefect\'s own word', "leave it out")
                 _check_json(each, field, depth + 1)
         case list():
@@ -268,7 +267,7 @@ def _check_json(value: object, field: str, depth: int) -> None:
 
 
 class ToolCall(BaseModel):
-    """What a `tool-call` job does: calls a tool once, with exactly these parameters."""
+    """Action of a `tool-call` job: call a tool once, with exactly these parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -286,21 +285,24 @@ class ToolCall(BaseModel):
 
 def _file(file: str) -> str:
     file = file.strip()
-    with for_pydantic():
-        if not file or not file.isprintable() or len(file) > LONGEST_URL:
-            raise InvalidInput("file", f"{file!r} is no file's name", f"write one such as {ORDERS}")
+    with raising_pydantic_error():
+        if not file or not file.isprintable() or len(file) > MAX_URL_LENGTH:
+            raise InvalidInput(
+                "file", f"{file!r} is no file's name", f"write one such as {DEFAULT_ORDERS_FILE}"
+            )
     return file
 
 
 class Heartbeat(BaseModel):
-    """What a `heartbeat` job does: where a file of standing orders says something and a gate thinks
-    that it calls for it, the agent is asked to do what the file says.
+    """Action of a `heartbeat` job: ask an agent to do what a file of standing orders says.
+
+    The agent is asked only if the file has text and the gate decides that there is something to do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: Annotated[str, AfterValidator(_file)] = Field(
-        default=ORDERS,
+        default=DEFAULT_ORDERS_FILE,
         title="File",
         description="What the agent is to look after, in words. A relative name is one in "
         "Daybook's home. Where there is no such file, or it is blank, nobody is asked.",
@@ -334,7 +336,7 @@ class Heartbeat(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        with for_pydantic():
+        with raising_pydantic_error():
             _check_session(self.session, self.session_key)
         return self
 
@@ -346,27 +348,29 @@ ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall | Heartbeat]] = {
     "tool-call": ToolCall,
     "heartbeat": Heartbeat,
 }
-"""The kinds of job, and what each one's action is."""
+"""Action model of each kind of job."""
 
-POLICIES: dict[str, dict[str, object]] = {
+DEFAULT_POLICIES: dict[str, dict[str, object]] = {
     "agent-prompt": {},
     "webhook": {"timeout": "30s", "retries": 0},
     "tool-call": {"retries": 0},
     "heartbeat": {"retries": 0, "catch_up": "none"},
 }
-"""What a kind's policy is where nothing is given, beside the defaults of `Policy` (requirement 11):
-a webhook or a tool may have had its effect although it failed, and the next heartbeat is soon."""
+"""Defaults of a kind's policy that differ from those of `Policy`.
 
-ALIASES = {
+A failed webhook or tool call may have had its effect, and the next heartbeat comes soon.
+"""
+
+KIND_ALIASES = {
     "send_message": "agent-prompt",
     "call_webhook": "webhook",
     "call_tool": "tool-call",
 }
-"""Names of other schedulers, accepted on import (requirement 8)."""
+"""Names of other schedulers for a kind, accepted on import."""
 
 
 def subject(action: Action) -> str:
-    """What the action is about, as the beginning of a name: a prompt, an address, a tool."""
+    """Return the subject of the action for a name: the prompt, the host, or the tool."""
     match action:
         case AgentPrompt():
             return action.prompt

@@ -1,8 +1,8 @@
-"""The schema of a structured answer: which are legal, what an answer lacks (requirement 28).
+"""JSON schema of a structured answer: validation of the schema and of answers.
 
-A schema is complete in itself. Each `$ref` is resolved when the job is made, and in an empty
-registry always: what stands elsewhere would be fetched, from an address that the job chose, after
-the answer was paid for.
+A schema is complete in itself. Every `$ref` is resolved when the job is created, and always in an
+empty registry. An external reference would be fetched from a URL that the job chose, after the
+answer was paid for.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from referencing.jsonschema import SchemaResource
 
 _FIELD = "output_schema"
-_REFERENCES = ("$ref", "$dynamicRef")
-_LONGEST = 500  # characters of what is wrong with an answer: it repeats a part of that
+_REFERENCE_KEYWORDS = ("$ref", "$dynamicRef")
+_MAX_MESSAGE_LENGTH = 500  # characters of a validation message, which repeats part of the answer
 
 
 def check(schema: Mapping[str, Any]) -> None:
-    """Raise `InvalidInput` for a schema by which no answer could be judged."""
+    """Raise `InvalidInput` for a schema that cannot validate an answer."""
     if not schema:
         raise InvalidInput(_FIELD, "is missing", "a structured answer needs a JSON schema")
     from referencing import Registry
@@ -38,24 +38,24 @@ def check(schema: Mapping[str, Any]) -> None:
 
 
 def mismatch(schema: Mapping[str, Any], value: Any) -> str:
-    """What in ``value`` does not fit the schema, and where; empty when all of it fits.
+    """Return what in ``value`` violates the schema, and where, or "" if all of it is valid.
 
-    The schema is one that `check` has let pass.
+    `check` has accepted the schema.
     """
     from jsonschema.exceptions import best_match
 
     try:
-        found = best_match(_validator(schema).iter_errors(value))
+        error = best_match(_validator(schema).iter_errors(value))
     except RecursionError:
         return "is nested deeper than the schema can be applied"
-    if found is None:
+    if error is None:
         return ""
-    told = f"does not fit the schema at {found.json_path}: {found.message}"
-    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]} …"
+    message = f"does not fit the schema at {error.json_path}: {error.message}"
+    return message if len(message) <= _MAX_MESSAGE_LENGTH else f"{message[:_MAX_MESSAGE_LENGTH]} …"
 
 
 def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
-    from jsonschema import Draft202012Validator  # heavy, and seldom needed
+    from jsonschema import Draft202012Validator  # slow to import, and seldom needed
     from referencing import Registry
 
     return Draft202012Validator(dict(schema), registry=Registry())
@@ -71,12 +71,12 @@ def _check_form(schema: Any) -> None:
 
 
 def _check_references(resource: SchemaResource, resolver: Any, seen: set[int]) -> None:
-    """Resolve the references in a schema and in what they lead to; ``seen`` are done already."""
+    """Resolve the references in a schema and in their targets; ``seen`` are already resolved."""
     schema = resource.contents
     if not isinstance(schema, Mapping) or id(schema) in seen:
         return
     seen.add(id(schema))
-    for word in _REFERENCES:
+    for word in _REFERENCE_KEYWORDS:
         if word in schema:
             _check_reference(str(schema[word]), resolver, seen)
     for inner in resource.subresources():
@@ -87,14 +87,14 @@ def _check_reference(reference: str, resolver: Any, seen: set[int]) -> None:
     from referencing.jsonschema import DRAFT202012
 
     try:
-        found = resolver.lookup(reference)
-    except Exception:  # its own errors, and what following a pointer into a number raises
+        target = resolver.lookup(reference)
+    except Exception:  # errors of `referencing`, and any error from a pointer into a number
         raise InvalidInput(
             _FIELD,
             f'"{reference}" leads out of the schema, or nowhere',
             "nothing is fetched: put it under $defs, and refer to it as #/$defs/<name>",
         ) from None
-    if id(found.contents) not in seen:
-        # A pointer may lead to a place where nobody expects a schema, and so has not read one.
-        _check_form(found.contents)
-        _check_references(DRAFT202012.create_resource(found.contents), found.resolver, seen)
+    if id(target.contents) not in seen:
+        # A pointer may lead to a place that is no subschema, which was not checked before.
+        _check_form(target.contents)
+        _check_references(DRAFT202012.create_resource(target.contents), target.resolver, seen)

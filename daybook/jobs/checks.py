@@ -1,8 +1,8 @@
-"""The gate of a job: what is asked before the model is, or a webhook or a tool (requirement 43).
+"""Check of a job: a precondition that decides whether a run starts.
 
-It is a tool, a prompt to an agent, or a command. Closed, the run ends as skipped, with the reason;
-a gate that fails is the run's failure. It is asked before the first attempt only. What it asks just
-looks: it may be asked again for the same run when a process died before the run's own work began.
+It is a tool, a prompt to an agent, or a command. If the check answers no, the run ends as skipped
+with the reason; if the check fails, the run fails. It runs before the first attempt only. A check
+must only read: it may run again for the same run if a process died before the run's work began.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
-from daybook.validation import for_pydantic
+from daybook.validation import raising_pydantic_error
 
 KINDS = ("tool", "prompt", "command")
 
@@ -52,7 +52,7 @@ class Check(BaseModel):
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        with for_pydantic():
+        with raising_pydantic_error():
             given = [name for name in KINDS if getattr(self, name)]
             if len(given) > 1:
                 raise InvalidInput(
@@ -69,16 +69,16 @@ class Check(BaseModel):
         return self
 
     def __bool__(self) -> bool:
-        """Whether there is a gate at all."""
+        """Return whether there is a check at all."""
         return any(getattr(self, name) for name in KINDS)
 
 
-def changed(before: object, given: object) -> object:
-    """What a check is when ``given`` is said of it: another tool, prompt or command takes the place
-    of all that was there, parameters or an agent alone are added to it.
+def merge_check(before: object, given: object) -> object:
+    """Return the check ``before`` with the edit ``given`` applied.
 
-    The prompt's variables are looked at here, not in `Check`: what is stored stays readable. Raises
-    `InvalidInput`.
+    Another tool, prompt or command replaces the whole check; parameters or an agent alone are added
+    to it. The prompt's variables are validated here and not in `Check`, so that stored checks stay
+    readable. Raises `InvalidInput`.
     """
     if not isinstance(given, Mapping):
         return given

@@ -1,6 +1,6 @@
-"""Whether a due time that is claimed or audited late still runs (`promise.md` rule 9).
+"""Judgement of a late due time: whether it still runs (promise 9).
 
-One function, used at claim and at audit, so that the two cannot disagree.
+A claim and the audit use the same function, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from typing import Literal
 
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import next_due
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
-ON_TIME = timedelta(seconds=60)
-SHORTEST = timedelta(seconds=60)
-LONGEST = timedelta(hours=2)
-ONE_TIME = timedelta(hours=24)
-ALL = timedelta(hours=24)
-"""How long ago a due time may be that a job which catches up on all of them makes up for."""
+ON_TIME_GRACE = timedelta(seconds=60)
+MIN_WINDOW = timedelta(seconds=60)
+MAX_WINDOW = timedelta(hours=2)
+ONE_TIME_WINDOW = timedelta(hours=24)
+MAX_CATCH_UP_AGE = timedelta(hours=24)
+"""Maximum age of a due time that a job with `catch_up = "all"` still makes up for."""
 
 
 @dataclass(frozen=True)
 class Lateness:
-    """``on_time`` and ``run`` may run, ``missed`` not; ``reason`` is said of the last two.
+    """Judgement of a due time: ``on_time`` and ``run`` may run, ``missed`` may not.
 
-    ``why`` is what of a missed one's reason is said of its neighbours as well: not how late it is.
+    ``reason`` explains ``run`` and ``missed``. ``why`` is the part of a missed one's reason that
+    also applies to its neighbours: it leaves out how late this one is.
     """
 
     verdict: Literal["on_time", "run", "missed"]
@@ -40,7 +41,7 @@ class Lateness:
 
 @dataclass(frozen=True)
 class Following:
-    """The due time that comes next after the one that is judged; None when none is in sight."""
+    """The due time after the judged one; None if there is none in sight."""
 
     due: datetime | None
 
@@ -48,9 +49,9 @@ class Following:
 def window(
     schedule: Cron | Every | At | OnDemand, due: datetime, policy: Policy | None = None
 ) -> timedelta:
-    """How late this due time may still run: half the gap to the next one, 60 s to 2 h.
+    """Return how late this due time may still run: half the gap to the next one, 60 s to 2 h.
 
-    A one-time job's is 24 h, whatever comes.
+    For a one-time job it is always 24 h.
     """
     return _window(schedule, due, next_due(schedule, policy or Policy(), due))
 
@@ -59,10 +60,10 @@ def _window(
     schedule: Cron | Every | At | OnDemand, due: datetime, following: datetime | None
 ) -> timedelta:
     if isinstance(schedule, At):
-        return ONE_TIME
+        return ONE_TIME_WINDOW
     if following is None:
-        return LONGEST
-    return min(max((following - due) / 2, SHORTEST), LONGEST)
+        return MAX_WINDOW
+    return min(max((following - due) / 2, MIN_WINDOW), MAX_WINDOW)
 
 
 def judge(
@@ -72,31 +73,31 @@ def judge(
     policy: Policy | None = None,
     following: Following | None = None,
 ) -> Lateness:
-    """Judge the due time ``due`` of ``schedule`` at ``now``; both aware.
+    """Judge the due time ``due`` of ``schedule`` at ``now``; both are aware.
 
-    On time until 60 s after the due time, whatever the policy. Later it is missed with `none`;
-    with `latest` it runs if it is inside its window and no later due time has passed; with `all`
-    if it is not more than a day ago. All bounds are inclusive. ``policy`` also bounds the due times
-    that come after it; who goes through them one after the other gives the ``following`` one.
+    It is on time until 60 s after the due time, with any policy. Later it is missed with `none`;
+    with `latest` it runs if it is inside its window and no later due time has passed; with `all` it
+    runs for 24 hours. All bounds are inclusive. ``policy`` also bounds the later due times. A
+    caller that goes through consecutive due times passes the ``following`` one.
     """
-    said = policy or Policy()
+    effective_policy = policy or Policy()
     late = now - due
-    if late <= ON_TIME:
+    if late <= ON_TIME_GRACE:
         return Lateness("on_time")
-    if said.catch_up == "none":
+    if effective_policy.catch_up == "none":
         return _missed(late, "the job catches up on none")
-    if said.catch_up == "all":
-        if late > ALL:
+    if effective_policy.catch_up == "all":
+        if late > MAX_CATCH_UP_AGE:
             return _missed(late, "the job catches up on the last 24 hours")
-        return Lateness("run", f"{span(late)} late")
-    known = following or Following(next_due(schedule, said, due))
-    if known.due is not None and known.due <= now:
+        return Lateness("run", f"{duration_in_words(late)} late")
+    next_one = following or Following(next_due(schedule, effective_policy, due))
+    if next_one.due is not None and next_one.due <= now:
         return _missed(late, "a later due time has passed")
-    allowed = _window(schedule, due, known.due)
+    allowed = _window(schedule, due, next_one.due)
     if late > allowed:
-        return _missed(late, f"the window is {span(allowed)}")
-    return Lateness("run", f"{span(late)} late")
+        return _missed(late, f"the window is {duration_in_words(allowed)}")
+    return Lateness("run", f"{duration_in_words(late)} late")
 
 
 def _missed(late: timedelta, why: str) -> Lateness:
-    return Lateness("missed", f"{span(late)} late, and {why}", why)
+    return Lateness("missed", f"{duration_in_words(late)} late, and {why}", why)

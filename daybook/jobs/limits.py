@@ -1,7 +1,7 @@
-"""What an agent's own jobs may do: the operator's limits (requirements 41 and 44).
+"""Operator's limits on the jobs that agents own.
 
-They stand in the table ``limits`` of `config.toml`, once for all agents, and where an agent is to
-have others, below its name::
+They are the table ``limits`` of `config.toml`: one set for all agents, and differences for one
+agent below its name::
 
     user_jobs = true
 
@@ -14,9 +14,9 @@ have others, below its name::
     agents = ["researcher", "fast"]
     tools = ["search.*"]
 
-They are judged when a job is written, and again at each claim, by the parameters that the run
-would act with, whatever Prefect holds. Names may have `*` and `?`, as a shell has them. What is
-not known here is not allowed: a kind of job, say, that a later version brings.
+They are checked when a job is written, and again at each claim with the parameters that the run
+would use, whatever Prefect stores. Names may contain the shell patterns `*` and `?`. Anything
+unknown is not allowed, such as a kind of job that a later version adds.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ from daybook.jobs.model import Job
 from daybook.jobs.secret_references import secrets_in
 from daybook.schedules import due, durations
 from daybook.schedules.schedule import Schedule
-from daybook.schedules.zones import wall, zone
-from daybook.validation import for_pydantic, from_details
+from daybook.schedules.zones import wall_time, zone
+from daybook.validation import from_pydantic, raising_pydantic_error
 
 if TYPE_CHECKING:
     from daybook.settings import Settings
 
-LOOKED_AT, AT_LEAST, AHEAD = 2_000, 100, timedelta(days=32)
-"""So many due times are looked at for the smallest interval between two: those `AHEAD`, or as many
-as `AT_LEAST` where there are fewer.
+MAX_DUE_TIMES_CHECKED, MIN_DUE_TIMES_CHECKED, LOOKAHEAD_DURATION = 2_000, 100, timedelta(days=32)
+"""Due times that are checked for the smallest interval between two.
 
-What a cron expression fires within a minute, an hour or a day it fires in each that it fires in;
-and among these the clock and the calendar begin anew.
+At most `MAX_DUE_TIMES_CHECKED`: those within `LOOKAHEAD_DURATION`, or `MIN_DUE_TIMES_CHECKED` if
+there are fewer. A cron expression that fires several times within a minute, an hour or a day does
+so in each one in which it fires; the range also covers changes of the clock and of the month.
 """
 
-NEVER = ("console", "file")
-"""Channels that no job of an agent has, whatever is allowed."""
+FORBIDDEN_CHANNELS = ("console", "file")
+"""Channels that no agent's job may use, whatever the limits allow."""
 
-Names = tuple[str, ...]
+Patterns = tuple[str, ...]
 
-_NONE = timedelta()
+_ZERO = timedelta()
 
 
 def _interval(value: object) -> object:
     if isinstance(value, str):
-        with for_pydantic():
+        with raising_pydantic_error():
             return durations.parse(value, "min_interval")
     return value
 
 
 class Limits(BaseModel):
-    """What the jobs of one agent may be."""
+    """Limits on the jobs of one agent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,26 +77,26 @@ class Limits(BaseModel):
     min_interval: Annotated[timedelta, BeforeValidator(_interval)] = Field(
         default=timedelta(minutes=1), description="The least time between two of a job's due times."
     )
-    agents: Names = Field(
+    agents: Patterns = Field(
         default=("default",),
         description="The agents that its jobs may ask, beside the one of its own name.",
     )
-    models: Names = Field(
+    models: Patterns = Field(
         default=(),
         description="The models that a job may name in place of its agent's own; none: no other.",
     )
-    tools: Names = Field(default=(), description="The tools that its jobs may call.")
-    channels: Names = Field(
+    tools: Patterns = Field(default=(), description="The tools that its jobs may call.")
+    channels: Patterns = Field(
         default=("*",), description="The channels that its jobs may use; never file and console."
     )
-    chats: Names = Field(
+    chats: Patterns = Field(
         default=("*",), description="The chat ids that its jobs may send to, in those channels."
     )
-    hosts: Names = Field(
+    hosts: Patterns = Field(
         default=("*",),
         description="The hosts that its jobs may reach, among those that an agent may at all.",
     )
-    secrets: Names = Field(
+    secrets: Patterns = Field(
         default=(), description="The secrets that its jobs may name, beside where those may go."
     )
     tokens_per_run: int = Field(
@@ -113,16 +113,16 @@ class Limits(BaseModel):
     )
 
     def has_host(self, name: str) -> bool:
-        """Whether it is among `hosts`, written with capital letters or not."""
-        return allowed(name.lower().removesuffix("."), tuple(map(str.lower, self.hosts)))
+        """Return whether the host matches `hosts`, ignoring case."""
+        return matches_any(name.lower().removesuffix("."), tuple(map(str.lower, self.hosts)))
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What the operator allows: ``for_all`` agents, and ``for_one`` by an agent's id.
+class AgentLimits:
+    """Limits for all agents, and those for one agent by its id.
 
-    ``user_jobs`` is False where only plugins' jobs and heartbeats are to fire (requirement 9).
-    ``timezone`` is the operator's: of an agent's day, which no job's own zone may begin anew.
+    ``user_jobs`` is False if only plugins' jobs and heartbeats may fire. ``timezone`` is the
+    operator's: it defines an agent's day, so that a job's own zone cannot start it anew.
     """
 
     for_all: Limits = field(default_factory=Limits)
@@ -132,7 +132,10 @@ class Rules:
 
     @classmethod
     def of(cls, table: Mapping[str, Any], *, user_jobs: bool = True, timezone: str = "UTC") -> Self:
-        """Of the settings; an agent's own table says what differs. Raises `InvalidInput`."""
+        """Read the settings table; an agent's own table overrides the common one.
+
+        Raises `InvalidInput`.
+        """
         common = {key: value for key, value in table.items() if key != "for"}
         own = table.get("for", {})
         if not isinstance(own, Mapping) or not all(isinstance(v, Mapping) for v in own.values()):
@@ -146,7 +149,7 @@ class Rules:
         )
 
     def for_owner(self, owner: str) -> Limits | None:
-        """The limits of what ``owner`` owns; None where nothing limits it."""
+        """Return the limits of the owner's jobs, or None if nothing limits them."""
         if not owners.is_agent(owner):
             return None
         return self.for_one.get(owners.agent_id(owner), self.for_all)
@@ -156,18 +159,20 @@ def _read(table: Mapping[str, Any], where: str) -> Limits:
     try:
         return Limits.model_validate(dict(table))
     except ValidationError as error:
-        wrong = from_details(error.errors()[0], Limits.model_fields)
-        raise InvalidInput(f"{where}.{wrong.field}", wrong.problem, wrong.hint) from None
+        problem = from_pydantic(error.errors()[0], Limits.model_fields)
+        raise InvalidInput(f"{where}.{problem.field}", problem.problem, problem.hint) from None
 
 
 def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
-    """Raise `InvalidInput` for the first limit that ``job`` is beyond, naming the field and what is
-    legal. How many jobs there are, and what was used, is asked of the ledger (`daybook.ledger`).
+    """Raise `InvalidInput` for the first limit that ``job`` exceeds, with the field and a hint.
+
+    The number of jobs and the used tokens are checked in the ledger (`daybook.runs`,
+    `daybook.api`).
     """
     if limits is None:
         return
     _check_action(job, owner, limits)
-    _check_gate(job, owner, limits)
+    _check_precondition(job, owner, limits)
     _check_secrets(job, limits)
     least = smallest_interval(job, now, limits.min_interval)
     if least is not None and least < limits.min_interval:
@@ -184,54 +189,57 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
 
 
 def check_channel(channel: str, chat_id: str, limits: Limits | None) -> None:
-    """The same of what is told: also where no run was claimed, of a due time that was missed."""
+    """Check a notification channel; also used without a claim, for a missed due time."""
     if limits is None:
         return
-    if channel in NEVER:
+    if channel in FORBIDDEN_CHANNELS:
         raise InvalidInput("channel", f'"{channel}" is the operator\'s', "name another")
     if not may_use(channel, limits):
         raise _not_allowed("channel", channel, limits.channels)
-    if chat_id and not allowed(chat_id, limits.chats):
+    if chat_id and not matches_any(chat_id, limits.chats):
         raise _not_allowed("chat_id", chat_id, limits.chats)
 
 
 def may_use(channel: str, limits: Limits) -> bool:
-    """Whether an agent's jobs may use the channel at all."""
-    return channel not in NEVER and allowed(channel, limits.channels)
+    """Return whether an agent's jobs may use the channel at all."""
+    return channel not in FORBIDDEN_CHANNELS and matches_any(channel, limits.channels)
 
 
 def check_host(url: str, field: str, limits: Limits | None) -> None:
-    """The same of an address; an empty one is none."""
+    """Check the host of a URL; an empty URL is always allowed."""
     host = (urlsplit(url).hostname or "") if url else ""
     if url and limits is not None and not limits.has_host(host):
         raise _not_allowed(field, host, limits.hosts)
 
 
-def allowed(name: str, patterns: Names) -> bool:
-    """Whether one of these patterns is that of ``name``; capital letters count."""
+def matches_any(name: str, patterns: Patterns) -> bool:
+    """Return whether one of the patterns matches ``name``; case matters."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def smallest_interval(job: Job, now: datetime, enough: timedelta = _NONE) -> timedelta | None:
-    """The least time between two due times among the next `LOOKED_AT`; None below two of them.
+def smallest_interval(job: Job, now: datetime, enough: timedelta = _ZERO) -> timedelta | None:
+    """Return the least time between two of the next `MAX_DUE_TIMES_CHECKED` due times.
 
-    One below ``enough`` is told as soon as it is found.
-    Bounds do not count: they only leave some out, and days on which they do may be far. Nor does
-    the hour that a zone's clocks skip: what is due daily is so on that day too.
+    None if there are fewer than two. An interval below ``enough`` is returned as soon as it is
+    found. Bounds are ignored: they only remove due times, and the days on which they do may be far
+    away. The hour that a zone's clocks skip is ignored, too: a daily due time stays daily on that
+    day.
     """
     return _smallest(job.schedule, now.astimezone(UTC).date(), enough)
 
 
 @lru_cache(maxsize=1_000)
 def _smallest(schedule: Schedule, since: date, enough: timedelta) -> timedelta | None:
-    """Once a day: it is asked at each claim, under the claim lock."""
+    """Compute it once a day: each claim needs it, under the claim lock."""
     tz, begin = zone(schedule.timezone), datetime.combine(since, time(), UTC)
-    coming = islice(due.due_times(schedule, after=begin), LOOKED_AT)
+    upcoming = islice(due.due_times(schedule, after=begin), MAX_DUE_TIMES_CHECKED)
     smallest: timedelta | None = None
-    for number, (a, b) in enumerate(pairwise(coming), start=2):
-        gap = max(b - a, wall(b, tz) - wall(a, tz))
+    for number, (a, b) in enumerate(pairwise(upcoming), start=2):
+        gap = max(b - a, wall_time(b, tz) - wall_time(a, tz))
         smallest = gap if smallest is None else min(smallest, gap)
-        if smallest < enough or (number >= AT_LEAST and b - begin > AHEAD):
+        if smallest < enough or (
+            number >= MIN_DUE_TIMES_CHECKED and b - begin > LOOKAHEAD_DURATION
+        ):
             break
     return smallest
 
@@ -240,7 +248,7 @@ def _check_action(job: Job, owner: str, limits: Limits) -> None:
     match job.action:
         case AgentPrompt():
             _check_agent("agent", job.action.agent, owner, limits)
-            if job.action.model and not allowed(job.action.model, limits.models):
+            if job.action.model and not matches_any(job.action.model, limits.models):
                 raise _not_allowed("model", job.action.model, limits.models)
             _check_session(job.action.session_key, owner)
         case ToolCall():
@@ -254,7 +262,7 @@ def _check_action(job: Job, owner: str, limits: Limits) -> None:
 
 
 def _check_session(key: str, owner: str) -> None:
-    """Others' conversations are not an agent's to read: what it names begins with its name."""
+    """Restrict session keys to those that start with the agent's name: others are private."""
     own = owners.agent_id(owner)
     if key and key != own and not key.startswith(f"{own}:"):
         legal = f"legal for {owner}: {own}, or {own}:…"
@@ -262,7 +270,7 @@ def _check_session(key: str, owner: str) -> None:
 
 
 def _check_chat(job: Job, limits: Limits) -> None:
-    """What others said in a chat is the agent's to read only where its channel was named to it."""
+    """Allow `chat` only if the limits name the channel itself: it shows what others said there."""
     if getattr(job.action, "session", "") == "chat" and job.notify.channel not in limits.channels:
         channel = job.notify.channel
         legal = f'reuse, or new; "{channel}" in the limits\' channels, not as a pattern, allows it'
@@ -274,55 +282,57 @@ def _check_secrets(job: Job, limits: Limits) -> None:
     if isinstance(job.action, AgentPrompt):
         fields = {}
     for name in sorted(secrets_in([fields, job.policy.check.params])):
-        if not allowed(name, limits.secrets):
+        if not matches_any(name, limits.secrets):
             raise _not_allowed("secret", name, limits.secrets)
 
 
-def _check_gate(job: Job, owner: str, limits: Limits) -> None:
-    gate = job.policy.check
-    if gate.command:
+def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
+    precondition = job.policy.check
+    if precondition.command:
         raise InvalidInput("check", "a command is the operator's to write", "a tool, or a prompt")
-    if gate.tool:
-        _check_tool("check", gate.tool, limits)
-    if gate.prompt:
+    if precondition.tool:
+        _check_tool("check", precondition.tool, limits)
+    if precondition.prompt:
         own = getattr(job.action, "agent", "default")
-        _check_agent("check", gate.agent or own, owner, limits)
+        _check_agent("check", precondition.agent or own, owner, limits)
 
 
 def _check_agent(field: str, name: str, owner: str, limits: Limits) -> None:
     own = owners.agent_id(owner)
-    if name != own and not allowed(name, limits.agents):
+    if name != own and not matches_any(name, limits.agents):
         raise _not_allowed(field, name, tuple(dict.fromkeys((*limits.agents, own))))
 
 
 def _check_tool(field: str, name: str, limits: Limits) -> None:
-    if not allowed(name, limits.tools):
+    if not matches_any(name, limits.tools):
         raise _not_allowed(field, name, limits.tools)
     if is_address(name):
         check_host(name, field, limits)
 
 
-def _not_allowed(field: str, name: str, names: Names) -> InvalidInput:
+def _not_allowed(field: str, name: str, names: Patterns) -> InvalidInput:
     legal = ", ".join(names) or "none"
     return InvalidInput(field, f'"{name}" is not allowed to agents here', f"allowed: {legal}")
 
 
-def of_settings(found: Settings | None = None) -> Rules:
-    """Return the operator's rules by the settings, which are read unless ``found`` is given.
+def load_rules(found: Settings | None = None) -> AgentLimits:
+    """Return the limits in the settings, which are read unless ``found`` is given.
 
-    For each claim: the file may have changed. Raises `InvalidInput` naming the variable, or the
-    file and the key.
+    Called for each claim, because the file may have changed. Raises `InvalidInput` naming the
+    variable, or the file and the key.
     """
 
     from daybook import settings  # slow to import, and this module is pure
 
     found = found or settings.load()
     try:
-        return Rules.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
+        return AgentLimits.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
     except InvalidInput as error:
-        raise settings.refused("limits", f"{error.field}: {error.problem}", error.hint) from None
+        raise settings.invalid_setting(
+            "limits", f"{error.field}: {error.problem}", error.hint
+        ) from None
 
 
-def of_owner(owner: str) -> Limits | None:
-    """Those of ``owner`` in this home; None where nothing limits it. Raises as `of_settings`."""
-    return of_settings().for_owner(owner) if owners.is_agent(owner) else None
+def load_limits(owner: str) -> Limits | None:
+    """Return the limits of ``owner`` in this home, or None. Raises as `load_rules`."""
+    return load_rules().for_owner(owner) if owners.is_agent(owner) else None

@@ -1,7 +1,7 @@
-"""A job: its name, what it does, when it is due, and its policy.
+"""Job model: its name, action, schedule, policy and notifications.
 
-`new_job` and `edit` are the two ways from what a user gives, as flat fields, to a job; they raise
-`InvalidInput` naming the field, and change nothing. `None` always means that a field was not given.
+`new_job` and `edit` make a job from a user's flat fields. They raise `InvalidInput` naming the
+field, and change nothing then. `None` always means that a field was not given.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
-from daybook.validation import for_pydantic, translated, unknown_field
+from daybook.validation import raising_invalid_input, raising_pydantic_error, unknown_field
 
 __all__ = [
     "Job",
@@ -77,63 +77,65 @@ FIELDS = (
     "notify",
     *notifications.FIELDS,
 )
-"""What `new_job` and `edit` take."""
+"""Fields that `new_job` and `edit` accept."""
 
-TAG_OF_OURS = "daybook:"
-"""Tags that begin so belong to Daybook (`promise.md` rule 15)."""
+RESERVED_TAG_PREFIX = "daybook:"
+"""Prefix of Daybook's own tags (promise 15: a deployment carries the id of its ledger as a tag)."""
 
-LONGEST_METADATA = 10_000
-"""Characters, as JSON, of what a program keeps with a job."""
+MAX_METADATA_LENGTH = 10_000
+"""Characters, as JSON, of the metadata that a program stores with a job."""
 
 _POLICY = policies.FIELDS
 _NOTIFY = notifications.FIELDS
-_NEEDED = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
-"""The field that a kind cannot do without; a heartbeat has none, and is told by its kind."""
-_NEEDED_FOR = {
+_REQUIRED_FIELD = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
+"""Required field of a kind. A heartbeat has none: only its kind identifies it."""
+_REQUIRED_FIELD_HINT = {
     "agent-prompt": "write what the agent is asked",
     "webhook": "write the address that is called",
     "tool-call": "write the tool that is called",
 }
-_A = {
+_WITH_ARTICLE = {
     "agent-prompt": "an agent prompt",
     "webhook": "a webhook",
     "tool-call": "a tool call",
     "heartbeat": "a heartbeat",
 }
 _OBJECTS = ("policy", "notify")
-"""The parameters that are objects of their own, beside the fields of the action."""
-_WHEN = ("cron", "every", "at", "on_demand", "schedule")
+"""Parameters that are objects, beside the fields of the action."""
+_SCHEDULE_FIELDS = ("cron", "every", "at", "on_demand", "schedule")
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    with for_pydantic():
+    with raising_pydantic_error():
         for tag in tags:
             if not tag.strip():
                 raise InvalidInput("tags", "a tag is blank")
-            if tag.strip().startswith(TAG_OF_OURS):
-                raise InvalidInput("tags", f'"{tag}" is Daybook\'s own', f"not {TAG_OF_OURS}…")
+            if tag.strip().startswith(RESERVED_TAG_PREFIX):
+                raise InvalidInput(
+                    "tags", f'"{tag}" is Daybook\'s own', f"not {RESERVED_TAG_PREFIX}…"
+                )
     return tuple(dict.fromkeys(tag.strip() for tag in tags))
 
 
 def _metadata(metadata: object) -> dict[str, Any]:
-    with for_pydantic():
+    with raising_pydantic_error():
         if not isinstance(metadata, Mapping):
             legal = 'write an object, such as {"team": "blue"}'
             raise InvalidInput("metadata", f"{metadata!r} is no object", legal)
-        found = dict(metadata)
-        actions.check_json(found, "metadata", LONGEST_METADATA)
-        if not all(name.strip() for name in found):
+        values = dict(metadata)
+        actions.check_json(values, "metadata", MAX_METADATA_LENGTH)
+        if not all(name.strip() for name in values):
             raise InvalidInput("metadata", "a name is blank")
-    return found
+    return values
 
 
 def _name(name: str) -> str:
-    with for_pydantic():
+    with raising_pydantic_error():
         return validate_name(name, stored=True)
 
 
 class Job(BaseModel):
-    """A job as it is written down; what the ledger adds (id, revision, times) is not here."""
+    """Job as the user defines it, without the ledger's fields (id, revision, times)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -149,14 +151,14 @@ class Job(BaseModel):
     notify: Notify = Notify()
 
     @model_validator(mode="after")
-    def _of_one_kind(self) -> Self:
+    def _check_kind(self) -> Self:
         if not isinstance(self.action, ACTIONS[self.kind]):
-            with for_pydantic():
+            with raising_pydantic_error():
                 raise InvalidInput("kind", f"is {self.kind}, and its action is another's")
         return self
 
     def parameters(self) -> dict[str, JsonValue]:
-        """The parameters of the job's Prefect deployment: all that it does, without loss.
+        """Return the parameters of the job's Prefect deployment: its complete behaviour.
 
         Keys: the fields of the kind's action (`actions.ACTIONS`), and the objects `policy` and
         `notify`. `read_parameters` is the inverse.
@@ -167,19 +169,19 @@ class Job(BaseModel):
         return parameters
 
     def agents(self) -> list[str]:
-        """The agents that its runs ask, its gate's among them."""
+        """Return the agents that the job's runs ask, including those of its gate and its check."""
         found = [getattr(self.action, name, "") for name in ("agent", "gate_agent")]
         return list(dict.fromkeys(filter(None, [*found, self.policy.check.agent])))
 
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
-        """The same job with what these parameters say. Raises `InvalidInput`."""
+        """Return the job with these parameters. Raises `InvalidInput`."""
         action, policy, notify = read_parameters(self.kind, parameters)
         _check_prompt(action, self.action)
         return self.model_copy(update={"action": action, "policy": policy, "notify": notify})
 
 
 def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action, Policy, Notify]:
-    """What a deployment's parameters say; absent ones have the kind's defaults.
+    """Return a deployment's action, policy and notifications; absent ones get the kind's defaults.
 
     Raises `InvalidInput` naming the parameter.
     """
@@ -210,27 +212,27 @@ def new_job(
     taken: Collection[str] = (),
     **fields: object,
 ) -> Job:
-    """The job of flat fields (`FIELDS`); the only place where they become one.
+    """Return the job made from flat fields (`FIELDS`); no other function makes one.
 
-    ``now`` is an aware instant: the anchor of an `every`, and what is past for an `at`.
-    ``default_timezone`` is used where `timezone` is not given. ``taken`` are the names in use: a
-    given name that is taken is refused, one made from the prompt gets `-2`, `-3`.
+    ``now`` is an aware instant: the anchor of an `every`, and the limit of the past for an `at`.
+    ``default_timezone`` is used if `timezone` is not given. ``taken`` are the names in use: a given
+    name that is taken is refused, a name made from the prompt gets `-2`, `-3`.
 
-    `schedule` is one text (see `schedule.parse`) in place of `cron`, `every`, `at` and `on_demand`;
-    `policy` and `notify` are objects in place of `timeout`, `channel` and the like, or beside them.
-    Raises `InvalidInput` naming the field.
+    `schedule` is one text (see `schedule.parse`) that replaces `cron`, `every`, `at` and
+    `on_demand`; `policy` and `notify` are objects that replace or complement `timeout`, `channel`
+    and the like. Raises `InvalidInput` naming the field.
     """
     given = _known(fields)
     kind = _kind(given)
-    action = _action(kind, _of_action(kind, given))
+    action = _action(kind, _action_fields(kind, given))
     _check_prompt(action, None)
     timezone = _text(given, "timezone", default_timezone)
     schedule = _schedule(given, timezone, now, None)
     if "name" in given:
-        name = _free(validate_name(_text(given, "name", "")), taken)
+        name = _unused(validate_name(_text(given, "name", "")), taken)
     else:
         name = free_name(default_name(actions.subject(action)), taken)
-    with translated(FIELDS):
+    with raising_invalid_input(FIELDS):
         job = Job.model_validate(
             {
                 "name": name,
@@ -249,23 +251,23 @@ def new_job(
 def edit(
     job: Job, changes: Mapping[str, object], *, now: datetime, taken: Collection[str] = ()
 ) -> Job:
-    """The job with only the given fields changed (requirement 14); ``job`` itself never changes.
+    """Return the job with only the given fields changed; ``job`` itself never changes.
 
-    `timezone` alone re-reads a cron expression by the new zone's clocks, and only changes what the
-    other schedules are shown in. A new `every` counts from ``now``; the same one keeps its phase.
+    `timezone` alone re-reads a cron expression by the new zone's clocks, and changes only the
+    display of other schedules. A new `every` counts from ``now``; the same one keeps its phase.
     ``taken`` are the names of the other jobs. Raises `InvalidInput` as `new_job` does.
     """
     given = _known(changes)
     if given.get("kind", job.kind) != job.kind:
         raise InvalidInput("kind", "cannot be changed", "make a new job")
     update: dict[str, object] = {}
-    asked = _of_action(job.kind, given)
-    if asked:
-        action = _action(job.kind, {**job.action.model_dump(), **asked})
-        _check_prompt(action, None if "prompt" in asked else job.action)
+    action_fields = _action_fields(job.kind, given)
+    if action_fields:
+        action = _action(job.kind, {**job.action.model_dump(), **action_fields})
+        _check_prompt(action, None if "prompt" in action_fields else job.action)
         update["action"] = action
     timezone = _text(given, "timezone", job.schedule.timezone)
-    if any(name in given for name in _WHEN):
+    if any(name in given for name in _SCHEDULE_FIELDS):
         update["schedule"] = _schedule(given, timezone, now, job.schedule)
     elif "timezone" in given:
         update["schedule"] = schedules.in_zone(job.schedule, timezone)
@@ -273,18 +275,18 @@ def edit(
         before = job.policy.model_dump(mode="json")
         update["policy"] = _policy(job.kind, given.get("policy", before), given)
     if any(name in given for name in ("notify", *_NOTIFY)):
-        told = job.notify.model_dump(mode="json")
-        if "channel" in given:  # another channel's chat id says nothing here
-            told["chat_id"] = ""
-        update["notify"] = _notify(given.get("notify", told), given)
+        notify = job.notify.model_dump(mode="json")
+        if "channel" in given:  # a chat id is valid for its own channel only
+            notify["chat_id"] = ""
+        update["notify"] = _notify(given.get("notify", notify), given)
     if "name" in given:
-        update["name"] = _free(validate_name(_text(given, "name", "")), taken)
-    now_so = {name: getattr(job, name) for name in Job.model_fields}
-    with translated(FIELDS):
-        edited = Job.model_validate({**now_so, **update, **_plain(given)})
-    same = (edited.schedule, edited.policy) == (job.schedule, job.policy)
+        update["name"] = _unused(validate_name(_text(given, "name", "")), taken)
+    current = {name: getattr(job, name) for name in Job.model_fields}
+    with raising_invalid_input(FIELDS):
+        edited = Job.model_validate({**current, **update, **_plain(given)})
+    unchanged = (edited.schedule, edited.policy) == (job.schedule, job.policy)
     _check_chat(edited.action, edited.notify)
-    return edited if same else _bounded(edited, now)
+    return edited if unchanged else _bounded(edited, now)
 
 
 def _known(fields: Mapping[str, object]) -> dict[str, object]:
@@ -295,36 +297,38 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
         if name not in FIELDS:
             raise unknown_field(name, FIELDS)
     kind = given.get("kind", "agent-prompt")
-    if kind not in ACTIONS and kind not in actions.ALIASES:
+    if kind not in ACTIONS and kind not in actions.KIND_ALIASES:
         raise InvalidInput("kind", f"{kind!r} is not legal", f"legal: {', '.join(ACTIONS)}")
-    if kind in actions.ALIASES:
-        given["kind"] = actions.ALIASES[str(kind)]
+    if kind in actions.KIND_ALIASES:
+        given["kind"] = actions.KIND_ALIASES[str(kind)]
     return given
 
 
 def _kind(given: Mapping[str, object]) -> str:
-    """The kind that is given, or that the one field tells which each kind needs."""
-    told = [kind for kind, field in _NEEDED.items() if field in given]
-    if len(told) > 1:
-        fields = " and ".join(_NEEDED[kind] for kind in told)
+    """Return the given kind, or the one that the only required field implies."""
+    implied = [kind for kind, field in _REQUIRED_FIELD.items() if field in given]
+    if len(implied) > 1:
+        fields = " and ".join(_REQUIRED_FIELD[kind] for kind in implied)
         raise InvalidInput(fields, "only one of these can be given", "a job does one thing")
-    return str(given.get("kind") or (told[0] if told else "agent-prompt"))
+    return str(given.get("kind") or (implied[0] if implied else "agent-prompt"))
 
 
-def _of_action(kind: str, given: Mapping[str, object]) -> dict[str, object]:
-    """The fields of the kind's action; raises `InvalidInput` for a field of another kind's."""
+def _action_fields(kind: str, given: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields of the kind's action. Raises `InvalidInput` for a field of another kind."""
     own = ACTIONS[kind].model_fields
-    for other, made in ACTIONS.items():
-        for name in made.model_fields:
+    for other, model in ACTIONS.items():
+        for name in model.model_fields:
             if name in given and name not in own:
                 raise InvalidInput(
-                    name, f"is {_A[other]}'s, and this is {_A[kind]}", "leave it out"
+                    name,
+                    f"is {_WITH_ARTICLE[other]}'s, and this is {_WITH_ARTICLE[kind]}",
+                    "leave it out",
                 )
     return {name: given[name] for name in own if name in given}
 
 
 def _check_prompt(action: Action, before: Action | None) -> None:
-    """The variables of a prompt that is new."""
+    """Check the variables of a prompt that is new or changed."""
     if isinstance(action, AgentPrompt):
         old = before.prompt if isinstance(before, AgentPrompt) else None
         if action.prompt != old:
@@ -339,7 +343,7 @@ def _plain(given: Mapping[str, object]) -> dict[str, object]:
     return plain
 
 
-def _free(name: str, taken: Collection[str]) -> str:
+def _unused(name: str, taken: Collection[str]) -> str:
     if name in taken:
         raise InvalidInput("name", f'"{name}" is taken', f'free is "{free_name(name, taken)}"')
     return name
@@ -353,15 +357,15 @@ def _text(given: Mapping[str, object], field: str, default: str) -> str:
 
 
 def _action(kind: str, fields: Mapping[str, object]) -> Action:
-    needed = _NEEDED.get(kind)
+    needed = _REQUIRED_FIELD.get(kind)
     if needed is not None and needed not in fields:
-        raise InvalidInput(needed, "is missing", _NEEDED_FOR[kind])
-    with translated(FIELDS):
+        raise InvalidInput(needed, "is missing", _REQUIRED_FIELD_HINT[kind])
+    with raising_invalid_input(FIELDS):
         return ACTIONS[kind].model_validate(dict(fields))
 
 
 def _bounded(job: Job, now: datetime) -> Job:
-    """``job``, if its policy goes with its schedule and it is ever due. Raises `InvalidInput`."""
+    """Return ``job`` if its policy suits its schedule and it is ever due. Raises `InvalidInput`."""
     if job.policy.delete_after_run and not isinstance(job.schedule, At):
         raise InvalidInput("delete_after_run", "only a job that is due once is removed", "give at")
     if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
@@ -379,9 +383,9 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
         raise InvalidInput("policy", f"{base!r} is no object", "write fields such as timeout")
     flat = {name: given[name] for name in _POLICY if name in given}
     if "check" in flat:
-        flat["check"] = checks.changed(base.get("check"), flat["check"])
-    with translated(policies.FIELDS_BY_NAME):
-        return Policy.model_validate({**actions.POLICIES[kind], **base, **flat})
+        flat["check"] = checks.merge_check(base.get("check"), flat["check"])
+    with raising_invalid_input(policies.FIELDS_BY_NAME):
+        return Policy.model_validate({**actions.DEFAULT_POLICIES[kind], **base, **flat})
 
 
 def _notify(base: object, given: Mapping[str, object]) -> Notify:
@@ -391,14 +395,14 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
         base = {}
     if not isinstance(base, Mapping):
         raise InvalidInput("notify", f"{base!r} is no object", "write fields such as channel")
-    with translated(_NOTIFY):
+    with raising_invalid_input(_NOTIFY):
         return Notify.model_validate(
             {**base, **{name: given[name] for name in _NOTIFY if name in given}}
         )
 
 
 def _check_chat(action: Action, notify: Notify) -> None:
-    """Raise `InvalidInput` where there is no channel whose conversation is to be continued."""
+    """Raise `InvalidInput` if the `chat` session has no channel whose conversation it continues."""
     if not isinstance(action, (AgentPrompt, Heartbeat)):
         return
     if action.session == "chat" and not notify.channel:
@@ -411,7 +415,7 @@ def _schedule(
     now: datetime,
     current: Cron | Every | At | OnDemand | None,
 ) -> Cron | Every | At | OnDemand:
-    when = [name for name in _WHEN if name in given]
+    when = [name for name in _SCHEDULE_FIELDS if name in given]
     if "schedule" in when:
         if len(when) > 1:
             raise InvalidInput(" and ".join(when), "only one of these can be given")

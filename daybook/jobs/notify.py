@@ -1,4 +1,4 @@
-"""Who is told what of a job's runs (requirements 30, 33): callbacks, a channel, or nobody.
+"""Notifications of a job's runs: callbacks, a channel, or none.
 
 ===========  ==================================  ================================================
 event        the run ended as                    goes to
@@ -10,8 +10,8 @@ cancelled    cancelled                           `on_fail`, and the channel
 missed       missed                              `on_fail`, and the channel
 ===========  ==================================  ================================================
 
-A skipped run is no event. What is not among a job's `events` goes nowhere, but for alerts: those
-of a job whose channel does not get them go to the operator's.
+A skipped run is no event. An event that is not among a job's `events` is not sent anywhere, except
+for alerts: if the job's channel does not get them, they go to the operator's channel.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
-from daybook.jobs.actions import LONGEST_URL, is_readable
+from daybook.jobs.actions import MAX_URL_LENGTH, is_readable
 from daybook.schedules.durations import Progress
-from daybook.validation import for_pydantic
+from daybook.validation import raising_pydantic_error
 
 Event = Literal["completed", "failed", "cancelled", "missed"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 
-ON_FAIL = frozenset({"failed", "cancelled", "missed"})
-"""The events that `on_fail` is called for."""
+ON_FAIL_EVENTS = frozenset({"failed", "cancelled", "missed"})
+"""Events that call `on_fail`."""
 
 VARIABLES = ("job", "status", "due", "output", "error", "reason", "run")
-"""What a template may name, as `{{output}}`."""
+"""Variables of a template, such as `{{output}}`."""
 
-SILENT = "[SILENT]"
-"""An answer that says only this is delivered to nobody (requirement 29); so is an empty one."""
+SILENT_ANSWER = "[SILENT]"
+"""An answer with only this text is not sent; neither is an empty one."""
 
-LONGEST = 200
+MAX_NAME_LENGTH = 200
 """Characters of a channel's name, and of a chat id."""
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGEST)]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NAME_LENGTH)]
 
 
 def _url(url: str) -> str:
@@ -57,16 +57,16 @@ def _url(url: str) -> str:
         raise InvalidInput(
             "url", "is no web address", "write one such as https://ops.example.org/hook"
         )
-    if len(url) > LONGEST_URL or "{{" in url:
+    if len(url) > MAX_URL_LENGTH or "{{" in url:
         raise InvalidInput(
-            "url", "is no address of a callback", f"plain, at most {LONGEST_URL:,} long"
+            "url", "is no address of a callback", f"plain, at most {MAX_URL_LENGTH:,} long"
         )
     return url
 
 
 def _callback(field: str) -> AfterValidator:
     def validate(url: str) -> str:
-        with for_pydantic():
+        with raising_pydantic_error():
             try:
                 return _url(url.strip())
             except InvalidInput as error:
@@ -76,7 +76,7 @@ def _callback(field: str) -> AfterValidator:
 
 
 def _template(text: str) -> str:
-    with for_pydantic():
+    with raising_pydantic_error():
         prompts.check(text, VARIABLES, "template")
     return text
 
@@ -142,18 +142,18 @@ class Notify(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        with for_pydantic():
+        with raising_pydantic_error():
             if len(set(self.events)) < len(self.events):
                 raise InvalidInput("events", "one is there twice", f"legal: {', '.join(EVENTS)}")
             if self.chat_id and not self.channel:
                 raise InvalidInput("chat_id", "there is no channel", "name the channel as well")
             if self.on_complete and "completed" not in self.events:
                 raise InvalidInput("on_complete", "completed is not among the events", "add it")
-            if self.on_fail and ON_FAIL.isdisjoint(self.events):
-                legal = f"add one of {', '.join(e for e in EVENTS if e in ON_FAIL)}"
+            if self.on_fail and ON_FAIL_EVENTS.isdisjoint(self.events):
+                legal = f"add one of {', '.join(e for e in EVENTS if e in ON_FAIL_EVENTS)}"
                 raise InvalidInput("on_fail", "none of its events is among the events", legal)
         return self
 
 
 FIELDS = tuple(Notify.model_fields)
-"""What the fields are called, in texts and in JSON."""
+"""Names of the fields, in texts and in JSON."""

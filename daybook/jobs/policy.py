@@ -1,4 +1,4 @@
-"""How a job's runs are bounded and kept apart (requirement 11)."""
+"""Policy of a job: limits of its runs, retries, overlap, catch-up and bounds."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from daybook.errors import InvalidInput
 from daybook.jobs.checks import Check
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import Deadline, RetryDelay, Stagger, Timeout
-from daybook.validation import for_pydantic
+from daybook.validation import raising_pydantic_error
 
 CatchUp = Literal["none", "latest", "all"]
-"""What becomes of due times that nobody was there for (requirement 21)."""
+"""Treatment of due times that passed while nothing ran."""
 
-Class = Literal["light", "medium", "resource-intensive"]
-"""How much a run takes; the settings may limit each (requirement 12)."""
+RunClass = Literal["light", "medium", "resource-intensive"]
+"""Resource class of a run; the settings may limit how many runs of each are at work."""
 
 OnLost = Literal["unknown", "rerun"]
-"""What becomes of a run whose process vanished while it was running (requirement 17)."""
+"""Treatment of a run whose process vanished while it was running."""
 
 Overlap = Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
-"""What becomes of a run that is due while one of its job is at work (requirement 22)."""
+"""Treatment of a run that is due while another run of the job is at work."""
 
-MOST_RETRIES = 10
-LONGEST_DELAY = timedelta(minutes=5)
-LONGEST_ASKED = timedelta(hours=1)
-JITTER = 0.1
-"""By what part a delay may be longer, so that what failed together is not tried together."""
+MAX_RETRIES = 10
+MAX_RETRY_DELAY = timedelta(minutes=5)
+MAX_REQUESTED_DELAY = timedelta(hours=1)
+JITTER_FRACTION = 0.1
+"""Fraction by which a delay may be longer, so that runs that failed together retry apart."""
 
 
-def _not_blank(texts: tuple[str, ...]) -> tuple[str, ...]:
+def _without_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(filter(None, texts))
 
 
 Moment = Annotated[str, StringConstraints(strip_whitespace=True)]
-"""A day, a time or a range of them as it was written: what it says depends on the job's zone."""
+"""Day, time or range of them as it was written; its meaning depends on the job's zone."""
 
 
 class Policy(BaseModel):
@@ -74,7 +74,7 @@ class Policy(BaseModel):
     retries: int = Field(
         default=3,
         ge=0,
-        le=MOST_RETRIES,
+        le=MAX_RETRIES,
         title="Retries",
         description="How often a temporary error (429, a refused connection) is tried again.",
     )
@@ -99,7 +99,7 @@ class Policy(BaseModel):
         description="What is made up for of due times that passed while nothing ran: none; the "
         "latest, if it is not too long ago; or all of the last 24 hours, one after the other.",
     )
-    class_: Class = Field(
+    class_: RunClass = Field(
         default="medium",
         alias="class",
         title="Class",
@@ -124,7 +124,7 @@ class Policy(BaseModel):
         title="Max runs",
         description="After so many runs the job is switched off. 0: no limit.",
     )
-    exclude: Annotated[tuple[Moment, ...], AfterValidator(_not_blank)] = Field(
+    exclude: Annotated[tuple[Moment, ...], AfterValidator(_without_blanks)] = Field(
         default=(),
         title="Exclude",
         description="Days on which it is not due: 2026-12-25, or 2026-12-24..2027-01-01.",
@@ -135,7 +135,7 @@ class Policy(BaseModel):
         description="Due only within these hours of the job's clock, such as 09:00-17:00, or "
         "22:00-06:00 for the night. Empty: all day.",
     )
-    quiet_hours: Annotated[tuple[Moment, ...], AfterValidator(_not_blank)] = Field(
+    quiet_hours: Annotated[tuple[Moment, ...], AfterValidator(_without_blanks)] = Field(
         default=(),
         title="Quiet hours",
         description="Windows of the job's clock in which it is not due, such as 12:00-13:00.",
@@ -194,24 +194,26 @@ class Policy(BaseModel):
 
     @property
     def reruns(self) -> int:
-        """How many lost attempts may be followed by another; only where `on_lost` says rerun."""
+        """Number of lost attempts that may be repeated; 0 unless `on_lost` is `rerun`."""
         return max(1, self.retries) if self.on_lost == "rerun" else 0
 
     def delay(self, attempt: int, asked: timedelta = timedelta(0)) -> timedelta:
-        """How long to wait after ``attempt`` (1 is the first) has ended with a temporary error.
+        """Return how long to wait after ``attempt`` (1 is the first) ended with a temporary error.
 
-        `retry_delay`, doubled for each attempt before and capped at `LONGEST_DELAY`, plus jitter;
-        ``asked`` is what the other side asked for, which is kept up to an hour.
+        `retry_delay` is doubled for each earlier attempt, capped at `MAX_RETRY_DELAY`, and gets
+        jitter. ``asked`` is the delay that the other side requested; it is respected up to an hour.
         """
-        doubled = min(self.retry_delay * (1 << (attempt - 1)), LONGEST_DELAY)
-        return max(doubled * random.uniform(1, 1 + JITTER), min(asked, LONGEST_ASKED))
+        doubled = min(self.retry_delay * (1 << (attempt - 1)), MAX_RETRY_DELAY)
+        return max(
+            doubled * random.uniform(1, 1 + JITTER_FRACTION), min(asked, MAX_REQUESTED_DELAY)
+        )
 
     @field_validator("retry_delay")
     @classmethod
-    def _kept(cls, value: timedelta) -> timedelta:
-        if value > LONGEST_DELAY:
-            longest = durations.to_text(LONGEST_DELAY)
-            with for_pydantic():
+    def _check_retry_delay(cls, value: timedelta) -> timedelta:
+        if value > MAX_RETRY_DELAY:
+            longest = durations.to_text(MAX_RETRY_DELAY)
+            with raising_pydantic_error():
                 raise InvalidInput(
                     "retry_delay",
                     f'"{durations.to_text(value)}" is longer than {longest}',
@@ -220,21 +222,21 @@ class Policy(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _readable(self) -> Self:
-        with for_pydantic():
+    def _check_bounds(self) -> Self:
+        with raising_pydantic_error():
             bounds.check(self)
         return self
 
 
 FIELDS_BY_NAME = {field.alias or name: field for name, field in Policy.model_fields.items()}
-"""A policy's fields by the names that texts and JSON use."""
+"""Fields of a policy by their names in texts and JSON."""
 FIELDS = tuple(FIELDS_BY_NAME)
 
 
-def of_run(parameters: Mapping[str, object]) -> Policy:
-    """The policy among a run's parameters; where none is that can be read, the default one.
+def policy_from_parameters(parameters: Mapping[str, object]) -> Policy:
+    """Return the policy in a run's parameters, or the default if it is absent or cannot be read.
 
-    A run that a version before this one wrote down must not stop whoever looks after all runs.
+    A run that an earlier version stored must not stop a service that handles all runs.
     """
     try:
         return Policy.model_validate(parameters.get("policy") or {})

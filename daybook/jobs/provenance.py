@@ -1,7 +1,7 @@
-"""Where what a job says leads its runs and its callbacks, and who wrote that last (requirement 38).
+"""Authorship of a job's targets: which owner last wrote the URLs and tools that its runs reach.
 
-By the rule of whoever wrote an address it is judged: a job of the operator's may be changed through
-MCP, and one that was made so by the operator. What has no word here is as the job was made.
+A target is judged by the rules of its author: a model may edit the operator's job through MCP, and
+the operator may edit a model's job. A part without an entry was written by the job's creator.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from collections.abc import Iterable, Mapping
 from daybook import owners
 from daybook.jobs.model import Job
 
-ACTION = ("url", "tool", "params")
-CHECK = ("check.tool", "check.params")
+ACTION_PARTS = ("url", "tool", "params")
+CHECK_PARTS = ("check.tool", "check.params")
 
 
-def of(job: Job) -> dict[str, object]:
-    """The parts of a job that say where it leads; those that it has not are empty."""
-    gate = job.policy.check
+def target_parts(job: Job) -> dict[str, object]:
+    """Return the parts of a job that name its targets; absent ones are empty."""
+    check = job.policy.check
     return {
-        **{name: getattr(job.action, name, None) for name in ACTION},
-        **dict(zip(CHECK, (gate.tool, gate.params), strict=True)),
+        **{name: getattr(job.action, name, None) for name in ACTION_PARTS},
+        **dict(zip(CHECK_PARTS, (check.tool, check.params), strict=True)),
         **{name: getattr(job.notify, name) for name in ("on_complete", "on_fail")},
     }
 
 
-def written(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
-    """Who wrote each part, where ``writer`` makes ``before`` into ``after``.
+def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
+    """Return the author of each part after ``author_of`` changed ``before`` into ``after``.
 
-    What is empty leads nowhere: nobody wrote it, however the job was made.
+    An empty part has no target, and so no author, whichever way the job was created.
     """
-    had, has = of(before), of(after)
-    if had == has:
+    old, new = target_parts(before), target_parts(after)
+    if old == new:
         return dict(by)
-    empty = {name: "" for name, value in has.items() if not value}
-    return {**by, **{name: writer for name in has if has[name] != had[name]}, **empty}
+    empty = {name: "" for name, value in new.items() if not value}
+    return {**by, **{name: writer for name in new if new[name] != old[name]}, **empty}
 
 
-def writer(by: Mapping[str, str], created_by: str, parts: Iterable[str]) -> str:
-    """Who wrote these parts: an agent, or what models write through, where any of them did."""
+def author_of(by: Mapping[str, str], created_by: str, parts: Iterable[str]) -> str:
+    """Return the author of these parts: an agent or a model's channel, if any of them wrote one."""
     wrote = [by.get(name, created_by) for name in parts]
-    models = filter(owners.is_models, wrote)
+    models = filter(owners.is_model, wrote)
     return next(models, None) or next(filter(None, wrote), "")

@@ -1,4 +1,4 @@
-"""How a job names a secret: ``{{secret:name}}``, in place of the secret itself."""
+"""References of a job to secrets: ``{{secret:name}}``, in place of the secret itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SECRET = re.compile(r"\{\{\s*secret:\s*([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\s*\}\}"
 
 
 def secrets_in(value: object) -> set[str]:
-    """The names of the secrets that the texts of JSON refer to, names of fields included."""
+    """Return the names of the secrets that the texts of JSON refer to, object keys included."""
     match value:
         case str():
             return set(SECRET.findall(value))

@@ -1,9 +1,9 @@
-"""Jobs and their revisions (`docs/promise.md`, "Words").
+"""Jobs and their revisions in the ledger.
 
-Every change of when a job is due, what it does, how, and who is told makes a new revision, in force
-from `effective_from` (strictly rising per job) to the next one's. Name, description and tags are of
-the job itself. All functions take a session of `Ledger.write` or `Ledger.read`, and instants in
-UTC.
+Every change of a job's schedule, action, policy, notifications or enabled flag makes a new
+revision, in force from `effective_from` (strictly increasing per job) until the next one's. Name,
+description and tags belong to the job itself. All functions take a session of `Ledger.write` or
+`Ledger.read`, and instants in UTC.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from daybook.jobs import provenance
 from daybook.jobs.model import Job
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow
 
-FIRED = "fired"
-"""How the reason begins by which a one-time job was disabled after its time."""
+FIRED_REASON = "fired"
+"""Prefix of the reason why a one-time job was disabled after its time."""
 
-FAILING = "paused after"
-"""The same of a job that failed too often in a row."""
+FAILURES_REASON = "paused after"
+"""Prefix of the reason why a job was disabled after too many failures in a row."""
 
-DONE = "max runs"
-"""The same of a job that has had all its runs."""
+MAX_RUNS_REASON = "max runs"
+"""Prefix of the reason why a job was disabled after all its runs."""
 
-FEW = 200
-"""So many ids are asked for by name; more of them are picked out of all."""
+MAX_IDS_PER_QUERY = 200
+"""Number of ids in one query; with more ids, all jobs are read and filtered."""
 
 
 @dataclass(frozen=True)
 class StoredJob:
-    """A job's row with one of its revisions, and the `Job` that the two make."""
+    """Row of a job with one of its revisions, and the `Job` that they make."""
 
     row: JobRow
     revision: RevisionRow
@@ -82,19 +82,19 @@ def _revision(
     )
 
 
-async def names(session: AsyncSession, owner: str) -> set[str]:
-    """The names that are taken for a job of ``owner``.
+async def taken_names(session: AsyncSession, owner: str) -> set[str]:
+    """Return the names that are taken for a job of ``owner``.
 
-    Each agent has names of its own, so that no refusal tells it of the jobs of others. All other
-    owners share theirs.
+    Each agent has a namespace of its own, so that a refusal reveals nothing about the jobs of
+    others. All other owners share one.
     """
-    whose = col(JobRow.owner) == owner if owners.is_agent(owner) else ~_of_agents()
-    those = select(JobRow.name).where(col(JobRow.archived_at).is_(None), whose)
-    return set((await session.execute(those)).scalars())
+    condition = col(JobRow.owner) == owner if owners.is_agent(owner) else ~_owned_by_agent()
+    query = select(JobRow.name).where(col(JobRow.archived_at).is_(None), condition)
+    return set((await session.execute(query)).scalars())
 
 
-async def slugs(session: AsyncSession, kind: str) -> set[str]:
-    """The deployment names that are taken among the jobs of this kind."""
+async def taken_slugs(session: AsyncSession, kind: str) -> set[str]:
+    """Return the deployment names that are taken among the jobs of this kind."""
     live = (col(JobRow.kind) == kind, col(JobRow.archived_at).is_(None))
     return set((await session.execute(select(JobRow.slug).where(*live))).scalars())
 
@@ -109,8 +109,8 @@ async def add(
     user_id: str = "",
     created_by: str = "cli",
 ) -> StoredJob:
-    """Store a new job; raises `InvalidInput` when its name is taken."""
-    if job.name in await names(session, owner):
+    """Store a new job. Raises `InvalidInput` if its name is taken."""
+    if job.name in await taken_names(session, owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "give another, or edit that job")
     row = JobRow(
         name=job.name,
@@ -133,20 +133,20 @@ async def add(
     return _compose(row, revision)
 
 
-async def count_of(session: AsyncSession, owner: str) -> int:
-    """How many jobs ``owner`` has, those that are off included."""
+async def count_owned(session: AsyncSession, owner: str) -> int:
+    """Return how many jobs ``owner`` has, disabled ones included."""
     live = (col(JobRow.owner) == owner, col(JobRow.archived_at).is_(None))
     count: int = (await session.execute(select(func.count()).where(*live))).scalar_one()
     return count
 
 
 async def any_ever(session: AsyncSession) -> bool:
-    """Whether this ledger has ever held a job, archived ones included."""
+    """Return whether this ledger has ever held a job, archived ones included."""
     return (await session.execute(select(JobRow.id).limit(1))).first() is not None
 
 
 async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
-    """The job with its newest revision, archived or not; None when there is none."""
+    """Return the job with its newest revision, archived or not, or None."""
     row = await session.get(JobRow, job_id)
     if row is None:
         return None
@@ -158,49 +158,49 @@ async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
 async def find(
     session: AsyncSession, ref: str, *, archived: bool = False, owner: str | None = None
 ) -> StoredJob:
-    """The live job with this name, id, or unique id prefix; raises `NotFound`, `Ambiguous`.
+    """Return the live job with this name, id, or unique id prefix. Raises `NotFound`, `Ambiguous`.
 
-    Of several with that name the one that no agent owns. With ``archived``, where there is none,
-    the archived one; of several the one that was archived last (requirement 15). With ``owner``
-    only what that one owns.
+    Among several with the same name, the one that no agent owns wins. With ``archived``, an
+    archived job is returned if there is no live one, the one archived last among several. With
+    ``owner``, only jobs of that owner are searched.
     """
-    whose = true() if owner is None else col(JobRow.owner) == owner
-    row = await _look_up(session, ref, col(JobRow.archived_at).is_(None) & whose)
+    condition = true() if owner is None else col(JobRow.owner) == owner
+    row = await _look_up(session, ref, col(JobRow.archived_at).is_(None) & condition)
     if row is None and archived:
-        row = await _look_up(session, ref, col(JobRow.archived_at).is_not(None) & whose)
+        row = await _look_up(session, ref, col(JobRow.archived_at).is_not(None) & condition)
     if row is None:
         raise NotFound("job", ref)
-    found = await get(session, row.id)
-    assert found is not None
-    return found
+    stored = await get(session, row.id)
+    assert stored is not None
+    return stored
 
 
 async def _look_up(session: AsyncSession, ref: str, which: ColumnElement[bool]) -> JobRow | None:
-    those = select(JobRow).where(which).order_by(col(JobRow.archived_at).desc()).limit(5)
-    named = those.where(col(JobRow.name) == ref).order_by(None)
-    named = named.order_by(_of_agents(), col(JobRow.archived_at).desc())
-    fits: list[JobRow] = list((await session.execute(named)).scalars())
-    if fits and (fits[0].archived_at is not None or not owners.is_agent(fits[0].owner)):
-        return fits[0]
-    if not fits and ref:
-        prefixed = those.where(col(JobRow.id).startswith(ref, autoescape=True))
-        fits = list((await session.execute(prefixed)).scalars())
-    if len(fits) > 1:
-        raise Ambiguous("job", ref, map(_told, fits))
-    return fits[0] if fits else None
+    query = select(JobRow).where(which).order_by(col(JobRow.archived_at).desc()).limit(5)
+    by_name = query.where(col(JobRow.name) == ref).order_by(None)
+    by_name = by_name.order_by(_owned_by_agent(), col(JobRow.archived_at).desc())
+    matches: list[JobRow] = list((await session.execute(by_name)).scalars())
+    if matches and (matches[0].archived_at is not None or not owners.is_agent(matches[0].owner)):
+        return matches[0]
+    if not matches and ref:
+        prefixed = query.where(col(JobRow.id).startswith(ref, autoescape=True))
+        matches = list((await session.execute(prefixed)).scalars())
+    if len(matches) > 1:
+        raise Ambiguous("job", ref, map(_label, matches))
+    return matches[0] if matches else None
 
 
-def _told(row: JobRow) -> str:
+def _label(row: JobRow) -> str:
     whose = f", of {row.owner}" if owners.is_agent(row.owner) else ""
     return f"{row.id[:12]} ({row.name}{whose})"
 
 
-def _of_agents() -> ColumnElement[bool]:
-    return col(JobRow.owner).startswith(owners.BY_AGENT, autoescape=True)
+def _owned_by_agent() -> ColumnElement[bool]:
+    return col(JobRow.owner).startswith(owners.AGENT_PREFIX, autoescape=True)
 
 
-async def every(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
-    """All live jobs with their newest revisions, by name; ``only`` those with these ids."""
+async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
+    """Return all live jobs with their newest revisions, by name; ``only`` selects these ids."""
     joined = (
         select(JobRow, RevisionRow)
         .join(
@@ -211,14 +211,14 @@ async def every(session: AsyncSession, only: Collection[str] | None = None) -> l
         .where(col(JobRow.archived_at).is_(None))
         .order_by(col(JobRow.name))
     )
-    if only is not None and len(only) <= FEW:
+    if only is not None and len(only) <= MAX_IDS_PER_QUERY:
         joined = joined.where(col(JobRow.id).in_(only))
-    found = (await session.execute(joined)).all()
-    return [_compose(row, rev) for row, rev in found if only is None or row.id in only]
+    pairs = (await session.execute(joined)).all()
+    return [_compose(row, rev) for row, rev in pairs if only is None or row.id in only]
 
 
 async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> StoredJob | None:
-    """The job with the revision in force at ``instant``; None before its first one."""
+    """Return the job with the revision in force at ``instant``; None before its first one."""
     newest = (
         select(RevisionRow)
         .where(col(RevisionRow.job_id) == job_id, col(RevisionRow.effective_from) <= instant)
@@ -230,8 +230,8 @@ async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> Sto
     return None if revision is None or row is None else _compose(row, revision)
 
 
-async def since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:
-    """The job by each revision in force at ``instant`` or later, oldest first."""
+async def revisions_since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:
+    """Return the job by each revision in force at ``instant`` or later, oldest first."""
     of_job = col(RevisionRow.job_id) == job_id
     first = select(func.max(RevisionRow.effective_from)).where(
         of_job, col(RevisionRow.effective_from) <= instant
@@ -257,16 +257,16 @@ async def change(
     disabled_reason: str = "",
     writer: str = "",
 ) -> StoredJob:
-    """Make ``job`` what is in force from ``now`` on; nothing is written when nothing changed.
+    """Put ``job`` in force from ``now`` on; write nothing if nothing changed.
 
     ``stored`` is the job with its newest revision, ``now`` the ledger's time. An edit that was made
-    before, when it was ``edited``, counts from then on, but not from before the watermark: what was
-    audited stays as it was judged. A watermark ahead of ``now``, left there by a clock that was set
-    back, puts nothing off. ``writer`` writes where the job leads from now on (`spec.reach`); where
-    nobody is told, who did stays. Raises `InvalidInput` when a new name is taken.
+    at ``edited`` counts from then, but not from before the watermark: audited due times stay as
+    they were judged. A watermark ahead of ``now``, which a clock that was set back leaves, delays
+    nothing. ``writer`` becomes the author of the changed targets (`daybook.jobs.provenance`); if it
+    is empty, the authors stay. Raises `InvalidInput` if a new name is taken.
     """
     row, latest = stored.row, stored.revision
-    if job.name != row.name and job.name in await names(session, row.owner):
+    if job.name != row.name and job.name in await taken_names(session, row.owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "give another")
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
     if job == stored.job and reason == row.disabled_reason:
@@ -276,49 +276,49 @@ async def change(
     row.disabled_reason = reason
     if job.enabled and not stored.job.enabled:
         row.consecutive_failures, row.snoozed_until = 0, None
-    # Strictly rising as well: sync takes it for the job's version.
+    # Strictly increasing as well: reconcile uses it as the job's version.
     since = edited or now
     row.updated_at = max(since, row.updated_at + timedelta(microseconds=1))
     row.sync_pending = True
-    fresh = _revision(row.id, latest.number + 1, job, now, source)
-    fresh.written_by = dict(latest.written_by)
+    revision = _revision(row.id, latest.number + 1, job, now, source)
+    revision.written_by = dict(latest.written_by)
     if writer:
-        fresh.written_by = provenance.written(stored.job, job, latest.written_by, writer)
-    meaning = ("enabled", "schedule", "action", "policy", "notify")
-    if any(getattr(fresh, name) != getattr(latest, name) for name in meaning):
-        # Strictly rising, also when two changes fall into one microsecond or the clock went back.
-        rising = latest.effective_from + timedelta(microseconds=1)
-        fresh.effective_from = max(since, rising, min(row.audited_until, now))
-        row.revision = fresh.number
-        session.add(fresh)
-        latest = fresh
+        revision.written_by = provenance.update_authors(stored.job, job, latest.written_by, writer)
+    versioned_fields = ("enabled", "schedule", "action", "policy", "notify")
+    if any(getattr(revision, name) != getattr(latest, name) for name in versioned_fields):
+        # Strictly increasing, even if two changes share a microsecond or the clock was set back.
+        earliest = latest.effective_from + timedelta(microseconds=1)
+        revision.effective_from = max(since, earliest, min(row.audited_until, now))
+        row.revision = revision.number
+        session.add(revision)
+        latest = revision
     session.add(row)
     await session.flush()
     return _compose(row, latest)
 
 
-def with_new_time(stored: StoredJob, job: Job) -> Job:
-    """``job``, switched on when ``stored`` is off because it was done, and it is not any more.
+def enable_again(stored: StoredJob, job: Job) -> Job:
+    """Return ``job``, enabled again if it was disabled because it was done and now has more to do.
 
-    Requirement 6: a one-time job is disabled after its time; a new schedule lets it fire again. So
-    does a higher `max_runs` for one that has had all its runs.
+    A one-time job is disabled after its time; a new schedule lets it fire again. A higher
+    `max_runs` does the same for a job that has had all its runs.
     """
     reason = "" if stored.job.enabled else stored.row.disabled_reason
-    fires_again = reason.startswith(FIRED) and job.schedule != stored.job.schedule
-    has_more = reason.startswith(DONE) and not all_done(stored.row, job)
+    fires_again = reason.startswith(FIRED_REASON) and job.schedule != stored.job.schedule
+    has_more = reason.startswith(MAX_RUNS_REASON) and not has_had_all_runs(stored.row, job)
     if fires_again or has_more:
         return job.model_copy(update={"enabled": True})
     return job
 
 
-def all_done(row: JobRow, job: Job) -> bool:
-    """Whether the job has had as many runs as its policy lets it have."""
+def has_had_all_runs(row: JobRow, job: Job) -> bool:
+    """Return whether the job has had as many runs as its policy allows."""
     return 0 < job.policy.max_runs <= row.run_count
 
 
-async def forget(session: AsyncSession, job_id: str) -> None:
-    """Undo `add`: for a job that never ran. What was told of it stays."""
-    told = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
-    await session.execute(told)
+async def undo_add(session: AsyncSession, job_id: str) -> None:
+    """Undo `add`, for a job that never ran. Its messages in the outbox stay."""
+    detach_messages = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
+    await session.execute(detach_messages)
     await session.execute(delete(RevisionRow).where(col(RevisionRow.job_id) == job_id))
     await session.execute(delete(JobRow).where(col(JobRow.id) == job_id))

@@ -1,28 +1,35 @@
-"""What keeps ledger and Prefect in agreement, and each due time from being forgotten.
+"""Background services of the leader: they keep the ledger and Prefect in agreement, and let no due
+time be forgotten.
 
 ::
 
-    ledger ─► Prefect   ensure      a waiting row has one scheduled Prefect run       (promise 11)
-                        wake        a free slot's run is scheduled now                (promise 12)
-                        mirror      an ended row's Prefect run shows how it ended     (promise 13)
-                        correct     what Prefect queues wrongly is right in time      (promise 14)
-    Prefect ─► ledger   observe     what was edited there is taken over
-                        ends        an end made there becomes the run's outcome       (promise 13)
-                        leftovers   what nobody runs any more is run again, or ended
-    ledger ─► others    drain       what is to be told of runs is sent
-    the ledger alone    expire      a lost lease, a passed deadline                   (promise 3, 5)
-                        audit       each due time that passed has its row              (promise 10)
-                        prune       what is old goes
+    ledger ─► Prefect   scheduled_runs  a waiting run has one scheduled Prefect run   (promise 11)
+                                        the run that gets a free slot starts now      (promise 12)
+                        state_mirror    a finished run's Prefect run shows its end    (promise 13)
+                        corrections     due times that Prefect queues wrongly         (promise 14)
+                        blocks          restores block documents that Prefect lost
+    Prefect ─► ledger   observer        imports edits made in Prefect
+                        blocks          copies block documents made in Prefect
+                        ended_runs      an end in Prefect becomes the run's outcome   (promise 13)
+                        stale_runs      a run without a process runs again, or ends
+    ledger ─► others    deliveries      sends callbacks and messages
+                        listeners       calls listeners with outcomes
+                        alerts          overdue runs, and long runs
+    the ledger alone    lease_reaper    lost leases, passed deadlines                 (promise 3, 5)
+                        auditor         each due time that passed has its row         (promise 10)
+                        tasks           leases of tasks, wakes of sessions
+                        retention       deletes old rows
 
-`loops` does them again and again in the one process that leads (`lead`, promise 16); each worker,
-and `daybook keeper`, has a keeper that leads or stands by. Leftovers are each worker's own.
+`services` runs them in the one process that leads (`leader`; promise 16: one leader by a lease).
+Each worker, and `daybook keeper`, has a keeper that leads or stands by. `stale_runs` runs in each
+worker instead. The services that compare runs with Prefect are modules of `daybook.prefect`.
 
-Each is one idempotent pass. Two processes may do the same one at once, and one may die between any
-two of its writes: the ledger decides each time anew, Prefect runs are made under a key, and a state
-is written only where the row is still what was read (`prefect_runs.change`). What is worth writing
-is looked for in the ledger, so a pass without work asks Prefect nothing; only `ends` and
-`leftovers` have to ask, once.
+One cycle of a service is idempotent. Two processes may run the same cycle at once, and one may die
+between any two of its writes: each cycle derives its work from the ledger anew, Prefect runs are
+created under an idempotency key, and a state is written only if the row is still the one that was
+read (`prefect.flow_runs.change`). The ledger tells what is to be written, so a cycle without work
+sends no request to Prefect; only `ended_runs` and `stale_runs` have to send one.
 
-The passes raise `LedgerUnreachable`, `PrefectUnreachable` and what Prefect's client raises; what
-was done until then stays done, and the next turn does the rest.
+Services raise `LedgerUnreachable`, `PrefectUnreachable` and the errors of Prefect's client; writes
+made before the error persist, and the next cycle does the rest.
 """

@@ -1,7 +1,7 @@
-"""Blocks: what was made or edited in Prefect's UI is in the ledger, what Prefect lost is restored.
+"""Block reconciliation: copies block documents of Prefect's UI to the ledger, restores lost ones.
 
-Agents, secrets, tool servers, channels and destinations are block documents of Prefect. No event
-tells of their edits, so each pass lists them (`daybook.resources.mirror`).
+Agents, secrets, tool servers, channels and destinations are block documents of Prefect. Prefect
+emits no event when one is edited, so each cycle lists them (`daybook.resources.mirror`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from daybook.delivery import destinations
 from daybook.delivery.channels import apprise
 from daybook.ledger.engine import Ledger
 from daybook.resources import mirror, secrets
-from daybook.resources.mirror import Memory, Report
+from daybook.resources.mirror import ComparisonCache, MirrorReport
 from daybook.tools import server_blocks
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TYPES = (
+BLOCK_TYPES = (
     *kinds.TYPES,
     secrets.TYPE,
     server_blocks.TYPE,
@@ -32,10 +32,12 @@ TYPES = (
 """Every block type whose documents the ledger has copies of."""
 
 
-async def blocks(ledger: Ledger, client: PrefectClient, memory: Memory | None = None) -> Report:
-    """One pass. Raises what a Prefect or a ledger raises that cannot be reached."""
-    memory = memory or Memory()
-    report = await mirror.agree(ledger, client, TYPES, memory)
+async def reconcile_blocks(
+    ledger: Ledger, client: PrefectClient, memory: ComparisonCache | None = None
+) -> MirrorReport:
+    """Run one cycle. Raises the errors of a Prefect or a ledger that cannot be reached."""
+    memory = memory or ComparisonCache()
+    report = await mirror.reconcile(ledger, client, BLOCK_TYPES, memory)
     if report.key_problem != memory.key_problem:
         memory.key_problem = report.key_problem
         if report.key_problem:
@@ -59,6 +61,6 @@ async def blocks(ledger: Ledger, client: PrefectClient, memory: Memory | None = 
             ", ".join(report.removed),
             extra={"action": "copies_removed"},
         )
-    for what, why in report.failed.items():
-        log.warning("%s is not restored: %s", what, why, extra={"action": "restore_failed"})
+    for label, why in report.failed.items():
+        log.warning("%s is not restored: %s", label, why, extra={"action": "restore_failed"})
     return report

@@ -1,37 +1,41 @@
-"""What the passes over jobs may cost: a share of a core, in the long run."""
+"""CPU budget of the job services: a share of one core in the long run."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-SHARE = 0.02
-"""How much of a core the passes over jobs may use."""
-SAVED = 2.0
-"""Seconds of CPU that they may use at once when they have used none for long."""
-OWED = 300.0
-"""Seconds: the longest wait that one of them can bring about."""
+CPU_SHARE = 0.02
+"""Share of one core that the job services may use."""
+MAX_BURST_SECONDS = 2.0
+"""Seconds of CPU that they may use in a burst after a long time without use."""
+MAX_WAIT_SECONDS = 300.0
+"""The longest wait that one cycle can cause."""
 
 
-class Budget:
-    """A share of a core: what a pass has cost is paid back before the next one, within `OWED`."""
+class CpuBudget:
+    """A token bucket of CPU seconds.
+
+    A cycle that overdraws it delays the next one until the debt is paid back, at most by
+    `MAX_WAIT_SECONDS`.
+    """
 
     def __init__(
         self,
-        share: float = SHARE,
-        saved: float = SAVED,
+        share: float = CPU_SHARE,
+        saved: float = MAX_BURST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share, self._most, self._clock = share, saved, clock
         self._left, self._at = saved, clock()
 
     def spend(self, seconds: float) -> None:
-        """So much CPU was used."""
+        """Deduct CPU seconds that were used."""
         self._accrue()
-        self._left = max(self._left - seconds, -OWED * self._share)
+        self._left = max(self._left - seconds, -MAX_WAIT_SECONDS * self._share)
 
     def wait(self) -> float:
-        """How many seconds it takes until nothing is owed."""
+        """Return the seconds until no debt is left."""
         self._accrue()
         return max(0.0, -self._left / self._share)
 

@@ -1,4 +1,4 @@
-"""What a pass costs: CPU seconds of one coroutine, and how often Prefect was asked."""
+"""Cost meters of a cycle: CPU seconds of one coroutine, and the number of requests to Prefect."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Metered(Generic[T]):
-    """A coroutine whose own CPU time in this thread is measured: `await metered`, once.
+class MeteredCoroutine(Generic[T]):
+    """A coroutine whose own CPU time in this thread is measured; await it once.
 
-    What other tasks of the loop do meanwhile is not counted, nor what other threads do for it (the
-    driver of a database): the process's clock would count the work of a whole worker.
+    The time of other tasks of the loop is not counted, nor that of other threads (such as a
+    database driver's): the process's clock would count the work of a whole worker.
     """
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
@@ -24,47 +24,47 @@ class Metered(Generic[T]):
         self.seconds = 0.0
 
     def __await__(self) -> Generator[Any, Any, T]:
-        go_on: Callable[[], Any] = lambda: self._work.send(None)  # noqa: E731
+        step: Callable[[], Any] = lambda: self._work.send(None)  # noqa: E731
         while True:
             began = time.thread_time()
             try:
-                waits_for = go_on()
+                awaited = step()
             except StopIteration as end:
                 return cast("T", end.value)
             finally:
                 self.seconds += time.thread_time() - began
             try:
-                value = yield waits_for
+                value = yield awaited
             except BaseException as error:
-                go_on = _throwing(self._work, error)
+                step = _step_throwing(self._work, error)
             else:
-                go_on = _sending(self._work, value)
+                step = _step_sending(self._work, value)
 
 
-def _sending(work: Coroutine[Any, Any, Any], value: Any) -> Callable[[], Any]:
+def _step_sending(work: Coroutine[Any, Any, Any], value: Any) -> Callable[[], Any]:
     return lambda: work.send(value)
 
 
-def _throwing(work: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
+def _step_throwing(work: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
     return lambda: work.throw(error)
 
 
-class Counted:
-    """Prefect's client, with a count of the calls: each is one request, repetitions aside."""
+class CountingClient:
+    """Prefect's client with a count of its calls; each call is one request, retries aside."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client, self.requests = client, 0
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._client, name)
-        if not callable(found):
-            return found
+        attribute = getattr(self._client, name)
+        if not callable(attribute):
+            return attribute
 
-        def called(*given: Any, **named: Any) -> Any:
+        def counted_call(*args: Any, **kwargs: Any) -> Any:
             self.requests += 1
-            return found(*given, **named)
+            return attribute(*args, **kwargs)
 
-        return called
+        return counted_call
 
     @property
     def as_client(self) -> PrefectClient:

@@ -1,8 +1,8 @@
-"""Drain: the outbox's callbacks and messages are sent, by the leader (requirement 31).
+"""Delivery service: the leader sends the outbox's callbacks and messages.
 
-The process that settles a run sends what is to be told of it at once; this pass sends what it did
-not get to, what has to be tried again, and what the keeper's own passes asked for. How soon it
-looks again follows from when the next row is due: one query that an index answers.
+The process that records an outcome sends its messages at once. This service sends those that it did
+not get to, those that have to be retried, and those that other services queued. The next cycle
+follows from when the next row is due: one indexed query.
 """
 
 from __future__ import annotations
@@ -14,63 +14,70 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook.delivery import dispatcher as outbox
 from daybook.delivery import sending
-from daybook.delivery.dispatcher import Sent
-from daybook.delivery.outbox import is_sent
+from daybook.delivery.dispatcher import DispatchResult
+from daybook.delivery.outbox import is_dispatched
 from daybook.execution import delivery
 from daybook.ledger.engine import Ledger
 
-SOON = 1.0
-"""Seconds between two looks while something is due within `AHEAD`."""
-IDLE = 2.0
-"""The same while nothing is: what other processes ask for is not announced."""
-AHEAD = 5.0
-AWAY = 10.0
-"""The same while Prefect cannot be asked for a token, or for a channel."""
-CLAIMS_FOR = 45.0
-"""Seconds in which one pass begins tries; each has its end as long after that at most."""
-SHOWN = 20
-"""Runs of which a pass says in Prefect's UI what became of their messages."""
-REMEMBERED = 1000
-"""Runs that wait to be shown; of more the ledger alone says what became of their messages."""
+BUSY_INTERVAL_SECONDS = 1.0
+"""Interval while a row is due within `LOOKAHEAD_SECONDS`."""
+IDLE_INTERVAL_SECONDS = 2.0
+"""Interval otherwise: other processes do not announce the rows that they queue."""
+LOOKAHEAD_SECONDS = 5.0
+UNREACHABLE_INTERVAL_SECONDS = 10.0
+"""Interval while Prefect cannot be asked for a token or for a channel."""
+MAX_CLAIMING_SECONDS = 45.0
+"""How long one cycle claims rows; a try that it has started may take as long again."""
+MAX_SHOWN_PER_CYCLE = 20
+"""Runs whose delivery results one cycle shows in Prefect's UI."""
+MAX_UNSHOWN = 1000
+"""Runs that may wait to be shown; the delivery results of further ones are in the ledger alone."""
 
 
 @dataclass
-class Memory:
-    """What a leader remembers: the runs that are still to be shown."""
+class DeliveriesState:
+    """State of the service between two cycles: the runs whose delivery results are still to be
+    shown.
+    """
 
     ended: dict[str, None] = field(default_factory=dict)
 
     def note(self, runs: Iterable[str]) -> None:
         for run in runs:
-            if len(self.ended) < REMEMBERED:
+            if len(self.ended) < MAX_UNSHOWN:
                 self.ended[run] = None
 
     def some(self) -> list[str]:
-        return list(self.ended)[:SHOWN]
+        return list(self.ended)[:MAX_SHOWN_PER_CYCLE]
 
     def forget(self, run: str) -> None:
         del self.ended[run]
 
 
-async def drain(ledger: Ledger, client: PrefectClient, holder: str, memory: Memory) -> float:
-    """Send what is due, by a lease of ``holder``; the seconds until the next look.
+async def send_due(
+    ledger: Ledger, client: PrefectClient, holder: str, memory: DeliveriesState
+) -> float:
+    """Send the due rows under a lease of ``holder``; return the seconds until the next cycle.
 
-    Raises `LedgerUnreachable`; what is to be shown is remembered then, as while Prefect is away.
+    Raises `LedgerUnreachable`. The runs that are still to be shown are kept then, and while Prefect
+    is unreachable.
     """
-    due, now = await sending.next_due(ledger, is_sent), ledger.now()
-    sent = Sent()
+    due, now = await sending.next_due(ledger, is_dispatched), ledger.now()
+    sent = DispatchResult()
     if due is not None and due <= now:
         try:
-            await outbox.drain(ledger, client, holder, claims_for=CLAIMS_FOR, sent=sent)
+            await outbox.dispatch(
+                ledger, client, holder, claims_for=MAX_CLAIMING_SECONDS, sent=sent
+            )
         finally:
             memory.note(sent.ended)
     if sent.away:
-        return AWAY
+        return UNREACHABLE_INTERVAL_SECONDS
     for run in memory.some():
-        await delivery.show(ledger, client, [run])
+        await delivery.publish_delivery(ledger, client, [run])
         memory.forget(run)
     if sent.held:
-        return AWAY
-    if memory.ended or (due is not None and (due - now).total_seconds() <= AHEAD):
-        return SOON
-    return IDLE
+        return UNREACHABLE_INTERVAL_SECONDS
+    if memory.ended or (due is not None and (due - now).total_seconds() <= LOOKAHEAD_SECONDS):
+        return BUSY_INTERVAL_SECONDS
+    return IDLE_INTERVAL_SECONDS

@@ -1,7 +1,8 @@
-"""Prefect's stream of events: heard within milliseconds, as long as it does not break.
+"""Subscription to Prefect's event stream: events arrive within milliseconds while it is open.
 
-Events can only shorten a wait. What a scheduler inserts and what is edited of a schedule emits
-none, and with several servers and messaging in memory those of the others never arrive.
+Events may only shorten a wait. Prefect's scheduler inserts runs, and edits of a schedule are
+stored, without an event; with several servers and in-memory messaging, events of the other servers
+never arrive.
 """
 
 from __future__ import annotations
@@ -19,38 +20,44 @@ from prefect.events.filters import EventFilter
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT = 30.0
-"""Seconds: the longest pause before a broken stream is opened again."""
-CLOSED_WITHIN = 1.0
+MAX_RECONNECT_DELAY_SECONDS = 30.0
+"""The longest delay before a broken stream is opened again."""
+CLOSE_TIMEOUT_SECONDS = 1.0
 
-Heard = Callable[[Event], Awaitable[None]]
+EventHandler = Callable[[Event], Awaitable[None]]
 
 
-async def listen(only: EventFilter, heard: Heard) -> NoReturn:
-    """Call ``heard`` with each such event, until cancelled."""
+async def listen(only: EventFilter, heard: EventHandler) -> NoReturn:
+    """Call ``heard`` with each event that ``only`` selects, until cancelled; reopen a broken
+    stream.
+    """
     wait = 1.0
     while True:
-        began = time.monotonic()
-        hearing = asyncio.create_task(_hear(only, heard))
+        started = time.monotonic()
+        receiving = asyncio.create_task(_receive(only, heard))
         try:
-            await asyncio.wait({hearing})
+            await asyncio.wait({receiving})
         finally:
-            # Closing a stream may wait for the server's answer, and must not hold up who stops:
-            # asked a second time it lets go.
-            while not hearing.done():
-                hearing.cancel()
-                await asyncio.wait({hearing}, timeout=CLOSED_WITHIN)
-        # Whoever listens looks by itself too.
-        why = None if hearing.cancelled() else hearing.exception()
-        log.info("no events: %r", why, extra={"action": "events_away"})
-        wait = 1.0 if time.monotonic() - began > LONGEST_WAIT else min(wait * 2, LONGEST_WAIT)
+            # Closing a stream may wait for the server's answer, which must not delay a shutdown:
+            # a second cancellation interrupts it.
+            while not receiving.done():
+                receiving.cancel()
+                await asyncio.wait({receiving}, timeout=CLOSE_TIMEOUT_SECONDS)
+        # Not an error: the callers also poll.
+        error = None if receiving.cancelled() else receiving.exception()
+        log.info("no events: %r", error, extra={"action": "events_away"})
+        wait = (
+            1.0
+            if time.monotonic() - started > MAX_RECONNECT_DELAY_SECONDS
+            else min(wait * 2, MAX_RECONNECT_DELAY_SECONDS)
+        )
         await asyncio.sleep(wait)
 
 
-async def _hear(only: EventFilter, heard: Heard) -> None:
+async def _receive(only: EventFilter, heard: EventHandler) -> None:
     stream = get_events_subscriber(filter=only, reconnection_attempts=0)
     async with AsyncExitStack() as stack:
-        # Before it is opened: Prefect leaves open what is ended, or refused, while it is.
+        # Before it is opened: Prefect leaves a stream open that is cancelled or refused meanwhile.
         stack.push_async_exit(stream)
         await stream.__aenter__()
         async for event in stream:

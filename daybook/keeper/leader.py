@@ -1,17 +1,18 @@
-"""Whether this process is the leader, and a client of Prefect that asks before it writes (rule 16).
+"""Leadership of this process, and a Prefect client that checks it before each write (promise 16:
+one leader by a lease; its Prefect writes are keyed or derived again).
 
 ::
 
     stands by ──acquire──► leads ──renew, in time──► leads
         ▲                    │
-        ├── release, rest ───┤  given back
-        ├── a no ────────────┤  another has it
-        └── no renewal for ──┘  nearly a lease: another may have it
+        ├── release, wait ───┤  given up
+        ├── refused ─────────┤  another process leads
+        └── no renewal for ──┘  nearly a lease: another process may lead
             so long
 
-A process that was stopped, or whose renewals hang, does not know that it leads no more: right
-before each write in Prefect `Lead.check` asks the ledger. What was sent a moment before the lead
-was lost is no harm, because it is keyed or derived again.
+A process that was suspended, or whose renewals hang, does not know that it lost the leadership:
+`Leadership.check` asks the ledger right before each write in Prefect. A write sent just before the
+loss is harmless, because it is keyed or derived again.
 """
 
 from __future__ import annotations
@@ -30,30 +31,31 @@ from typing import Any, NoReturn
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 
-from daybook.errors import LeadLost, LedgerUnreachable
+from daybook.errors import LeadershipLost, LedgerUnreachable
 from daybook.keeper import leadership
 from daybook.ledger.engine import Ledger
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-NAME = "keeper"
+LEADERSHIP_NAME = "keeper"
 
 _READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
-"""What is asked by POST."""
-_GATEWAYS = (502, 504)
-"""What one in front of Prefect answers when it does not reach it."""
+"""Paths that read although they are requested by POST."""
+_GATEWAY_ERRORS = (502, 504)
+"""Status codes of a proxy that does not reach Prefect."""
 
 
 def new_holder() -> str:
-    """The name of this process in leads and leases, of this life alone."""
+    """Return the name of this process in leases; no later process has the same."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
-class Lead:
-    """The lead of one process; ``holder`` is its name, of this life alone.
+class Leadership:
+    """The leadership of one process; ``holder`` is its name, which no later process has.
 
-    ``note`` is asked at each renewal for what to tell of this leader (`leads.Leader.note`).
+    ``note`` is called at each renewal for what `daybook status` shows of this leader
+    (`leadership.Leader.note`).
     """
 
     def __init__(
@@ -61,40 +63,40 @@ class Lead:
         ledger: Ledger,
         holder: str,
         *,
-        name: str = NAME,
+        name: str = LEADERSHIP_NAME,
         note: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._ledger, self._name, self._note = ledger, name, note
         self.holder = holder
         self._fence: int | None = None
-        self._until = self._rests_until = 0.0
-        self._led, self._over = asyncio.Event(), asyncio.Event()
-        self._stirred = asyncio.Event()
+        self._until = self._not_before = 0.0
+        self._gained, self._ended = asyncio.Event(), asyncio.Event()
+        self._wake_up = asyncio.Event()
         self.heard_at = time.monotonic()
-        """When Prefect answered last, by this process's own clock."""
+        """When Prefect last answered, by this process's monotonic clock."""
 
     @property
     def fence(self) -> int | None:
-        """Of this leadership; None while it does not lead, as far as it knows."""
+        """The fencing token of this term; None while this process is not known to lead."""
         return self._fence if time.monotonic() < self._until else None
 
     async def led(self) -> int:
-        """Wait until it leads; the fence."""
+        """Wait until this process leads; return the fencing token."""
         while (fence := self.fence) is None:
-            self._led.clear()
-            await self._led.wait()
+            self._gained.clear()
+            await self._gained.wait()
         return fence
 
     async def followed(self) -> None:
-        """Wait until it leads no more, as far as it knows: refused by the ledger, or given back."""
+        """Wait until the ledger refuses a renewal, or the leadership is released."""
         while self._fence is not None:
-            self._over.clear()
-            await self._over.wait()
+            self._ended.clear()
+            await self._ended.wait()
 
     async def keep(self) -> NoReturn:
-        """Take the lead when it is free, and keep it, until cancelled."""
+        """Acquire the leadership when it is free and renew it, until cancelled."""
         while True:
-            self._stirred.clear()
+            self._wake_up.clear()
             try:
                 pause = await self._turn()
             except LedgerUnreachable as error:
@@ -105,54 +107,54 @@ class Lead:
                 pause = TIMING.leader_check.total_seconds()
             try:
                 async with asyncio.timeout(pause):
-                    await self._stirred.wait()
+                    await self._wake_up.wait()
             except TimeoutError:
                 pass
 
     async def _turn(self) -> float:
-        """Acquire, renew or look; how long to wait until the next turn."""
+        """Acquire, renew or check; return the seconds until the next turn."""
         if self._fence is not None:
-            asked = time.monotonic()
+            sent_at = time.monotonic()
             if await leadership.renew(self._ledger, self._name, self._fence, self._note()):
-                self._has_it(asked)
+                self._extend(sent_at)
                 return TIMING.leader_lease_renewal.total_seconds()
             self._lost()
-        if (rest := self._rests_until - time.monotonic()) > 0:
-            return rest
-        asked = time.monotonic()
+        if (delay := self._not_before - time.monotonic()) > 0:
+            return delay
+        sent_at = time.monotonic()
         fence = await leadership.acquire(self._ledger, self._name, self.holder)
         if fence is None:
             return TIMING.leader_check.total_seconds()
         log.info("%s leads", self.holder, extra={"action": "lead_acquired"})
         self._fence = fence
-        self._has_it(asked)
-        return 0.0  # renewed at once: so it tells of itself
+        self._extend(sent_at)
+        return 0.0  # renewed at once, which stores its note
 
-    def _has_it(self, asked: float) -> None:
-        self._until = asked + TIMING.leader_trust.total_seconds()
-        self._led.set()
+    def _extend(self, sent_at: float) -> None:
+        self._until = sent_at + TIMING.leader_trust.total_seconds()
+        self._gained.set()
 
     def _lost(self) -> None:
         if self._fence is not None:
             log.warning("%s leads no more", self.holder, extra={"action": "lead_lost"})
         self._fence = None
-        self._over.set()
+        self._ended.set()
 
     async def check(self) -> None:
-        """Raise `LeadLost` unless the ledger says that this process leads now."""
+        """Raise `LeadershipLost` unless the ledger says that this process leads now."""
         fence = self.fence
         if fence is None or not await leadership.check(self._ledger, self._name, fence):
-            raise LeadLost(self.holder)
+            raise LeadershipLost(self.holder)
 
     async def release(self, rest: float = 0.0) -> None:
-        """Give the lead back, and do not ask for it again for ``rest`` seconds.
+        """Give up the leadership, and do not acquire it again for ``rest`` seconds.
 
-        Where the ledger cannot be reached it runs out by itself.
+        If the ledger cannot be reached, the lease expires by itself.
         """
         fence, self._fence = self._fence, None
-        self._rests_until = time.monotonic() + rest
-        self._over.set()
-        self._stirred.set()
+        self._not_before = time.monotonic() + rest
+        self._ended.set()
+        self._wake_up.set()
         if fence is not None:
             try:
                 await leadership.release(self._ledger, self._name, fence)
@@ -162,29 +164,29 @@ class Lead:
                 )
 
 
-requests: ContextVar[list[int]] = ContextVar("requests")
-"""A list with the number of requests that the pass of this task has sent."""
+request_count: ContextVar[list[int]] = ContextVar("requests")
+"""A list with the number of requests that the cycle of this task has sent."""
 
 
-def client_of(lead: Lead) -> PrefectClient:
-    """A client whose writes are refused with `LeadLost` when ``lead`` is lost; not entered yet."""
+def leader_client(lead: Leadership) -> PrefectClient:
+    """Return a client (not entered) whose writes raise `LeadershipLost` once ``lead`` is lost."""
 
-    async def asks_first(request: httpx.Request) -> None:
-        if counted := requests.get(None):
+    async def check_leadership(request: httpx.Request) -> None:
+        if counted := request_count.get(None):
             counted[0] += 1
         if is_write(request.method, request.url.path):
             await lead.check()
 
-    async def hears(response: httpx.Response) -> None:
-        if response.status_code not in _GATEWAYS:
+    async def note_answer(response: httpx.Response) -> None:
+        if response.status_code not in _GATEWAY_ERRORS:
             lead.heard_at = time.monotonic()
 
-    hooks = {"request": [asks_first], "response": [hears]}
+    hooks = {"request": [check_leadership], "response": [note_answer]}
     return get_client(httpx_settings={"event_hooks": hooks})
 
 
 def is_write(method: str, path: str) -> bool:
-    """Whether such a request may change something in Prefect."""
+    """Return whether such a request may change something in Prefect."""
     if method == "POST":
         return not _READS.search(path)
     return method not in ("GET", "HEAD", "OPTIONS")

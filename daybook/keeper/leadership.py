@@ -1,15 +1,17 @@
-"""One leader among any number of processes (`docs/promise.md` 16).
+"""Leader election: one leader among any number of processes (promise 16: the keeper leads by a
+lease).
 
 ::
 
-    nobody leads ──acquire──► leads(fence) ──renew, in time──► leads(fence)
+    no leader ──acquire──► leads(fence) ──renew, in time──► leads(fence)
          ▲                        │
          ├── release ─────────────┤
-         └── not renewed for `Timing.leader_lease`: whoever acquires next raises the fence
+         └── not renewed for `Timing.leader_lease`: the next `acquire` raises the fencing token
 
-``acquire`` and ``renew`` answer yes or no; a no means: you lead no more, write nothing. The time is
-the ledger's. Unlike a run's lease a lead is given to the next as soon as it has run out: nothing is
-lost with it, because each act of a leader is keyed, or derived from the ledger again.
+``acquire`` and ``renew`` return whether they succeeded; a process that is refused no longer leads
+and must write nothing. The time is the ledger's. Unlike a run's lease, the leadership passes on as
+soon as its lease expires: nothing is lost with it, because each write of a leader is keyed or
+derived from the ledger again.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from daybook.timing import TIMING
 
 @dataclass(frozen=True)
 class Leader:
-    """Who leads, or led last: ``holder`` is empty when it gave the lead back.
+    """The current or last leader; ``holder`` is empty if it released the leadership.
 
-    ``note`` is what it told of itself with its last renewal; {} when it told nothing.
+    ``note`` is what the leader stored with its last renewal; {} if it stored nothing.
     """
 
     holder: str
@@ -37,25 +39,26 @@ class Leader:
     note: dict[str, Any]
 
     def leads(self, now: datetime) -> bool:
-        """Whether its lease runs at ``now``, the ledger's time."""
+        """Return whether its lease is valid at ``now`` (ledger time)."""
         return bool(self.holder) and self.until > now
 
 
 async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
-    """Take the lead of that name for a lease; returns the fence, None while another has it.
+    """Acquire the leadership ``name`` for one lease; return the fencing token, None if it is held.
 
-    ``holder`` is of this process alone: its own lead, got by a commit whose answer was lost, it
-    takes again. While another has it this reads only, and does not ask for the write lock.
+    ``holder`` names this process alone: a leadership of its own, from a commit whose answer was
+    lost, is acquired again. While another process holds it, this only reads and needs no write
+    lock.
     """
     async with ledger.read() as session:
         row = await session.get(LeadRow, name)
-    if row is not None and _taken(row, holder, ledger.now()):
+    if row is not None and _is_held(row, holder, ledger.now()):
         return None
     async with ledger.write() as session:
         row, now = await session.get(LeadRow, name), ledger.now()
         if row is None:
             row = LeadRow(name=name, holder=holder, until=now + TIMING.leader_lease, fence=1)
-        elif _taken(row, holder, now):
+        elif _is_held(row, holder, now):
             return None
         else:
             row.holder, row.until, row.fence = holder, now + TIMING.leader_lease, row.fence + 1
@@ -66,9 +69,9 @@ async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
 async def renew(
     ledger: Ledger, name: str, fence: int, note: Mapping[str, Any] | None = None
 ) -> bool:
-    """Renew the lease of the lead, and keep ``note``; False when another has taken it.
+    """Renew the lease and store ``note``; return False if another process has acquired it.
 
-    One that ran out and that nobody took meanwhile is extended too.
+    An expired lease that no other process has acquired is renewed too.
     """
     async with ledger.write() as session:
         row = await session.get(LeadRow, name)
@@ -82,14 +85,14 @@ async def renew(
 
 
 async def check(ledger: Ledger, name: str, fence: int) -> bool:
-    """Whether the lead is still that of ``fence`` and has not run out."""
+    """Return whether ``fence`` still holds the leadership and its lease has not expired."""
     async with ledger.read() as session:
         row = await session.get(LeadRow, name)
     return row is not None and bool(row.holder) and row.fence == fence and row.until > ledger.now()
 
 
 async def release(ledger: Ledger, name: str, fence: int) -> None:
-    """Give the lead back, so that another need not wait for its end; nothing if it is another's."""
+    """Release the leadership, so that no other waits for its expiry; no-op if another holds it."""
     async with ledger.write() as session:
         row = await session.get(LeadRow, name)
         if row is not None and row.fence == fence:
@@ -98,7 +101,7 @@ async def release(ledger: Ledger, name: str, fence: int) -> None:
 
 
 async def read(ledger: Ledger, name: str) -> Leader | None:
-    """Who leads, or led last; None when nobody ever did."""
+    """Return the current or last leader; None if there never was one."""
     async with ledger.read() as session:
         row = await session.get(LeadRow, name)
         fact = await session.get(Fact, _note(name))
@@ -107,7 +110,7 @@ async def read(ledger: Ledger, name: str) -> Leader | None:
     return Leader(row.holder, row.until, json.loads(fact.value) if fact else {})
 
 
-def _taken(row: LeadRow, by_another_than: str, now: datetime) -> bool:
+def _is_held(row: LeadRow, by_another_than: str, now: datetime) -> bool:
     return row.until > now and row.holder != by_another_than
 
 

@@ -1,7 +1,8 @@
-"""Expire: leases that ran out and deadlines that passed (`docs/promise.md` 3, 5).
+"""The lease reaper: expires lost leases and passed deadlines (promise 3: a lease lost before the
+effect makes the run wait again; promise 5: one lost after it makes the run unknown).
 
-The ledger judges; what it decided is brought to Prefect at once. Whoever held such a run has not
-been heard of for two periods, and its next write is refused: so the run is taken from it there too.
+The ledger judges, and the result is written to Prefect at once. The holder of such a run has been
+silent for two periods and its next write is refused, so its Prefect run is taken over as well.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from daybook.runs import leases
 
 
 @dataclass
-class Expired:
-    """How many runs wait again, and how many ended."""
+class ExpiryReport:
+    """Number of runs that wait again, and of runs that ended."""
 
     waiting: int = 0
     ended: int = 0
@@ -27,14 +28,14 @@ class Expired:
         return bool(self.waiting or self.ended)
 
 
-async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> Expired:
-    """One pass over at most ``limit`` lost leases and as many passed deadlines.
+async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> ExpiryReport:
+    """Run one cycle over at most ``limit`` lost leases and as many passed deadlines.
 
-    Where Prefect cannot be reached, `mirror` and `ensure` do the rest later.
+    If Prefect cannot be reached, `state_mirror` and `scheduled_runs` write the rest later.
     """
     rows = await leases.expire_all(ledger, limit)
     waiting = [row for row in rows if row.state is Status.WAITING]
     ended = [row for row in rows if row.state is not Status.WAITING]
-    await state_mirror.these(ledger, client, ended)
-    await scheduled_runs.these(ledger, client, waiting, abandoned=True)
-    return Expired(len(waiting), len(ended))
+    await state_mirror.mirror_rows(ledger, client, ended)
+    await scheduled_runs.ensure_rows(ledger, client, waiting, abandoned=True)
+    return ExpiryReport(len(waiting), len(ended))

@@ -1,8 +1,8 @@
-"""Listen: listeners are told of outcomes, by the leader (requirement 35).
+"""Listener service: the leader calls listeners with outcomes.
 
-Which there are is announced in the ledger, so that whoever settles a run asks for them
-(`daybook.delivery.listeners`). Where there are none this costs one look a minute. It has a loop of
-its own: a listener that hangs holds up no callback.
+The ledger holds the names of the installed listeners, so that the process that records an outcome
+queues calls for them (`daybook.delivery.listeners`). Without listeners this costs one cycle a
+minute. It has a loop of its own: a listener that hangs delays no callback.
 """
 
 from __future__ import annotations
@@ -13,33 +13,41 @@ from dataclasses import dataclass, field
 from daybook.delivery import listener_calls, listeners
 from daybook.ledger.engine import Ledger
 
-SOON = 0.5
-"""Seconds until the next look after one was told."""
-IDLE = 2.0
-"""The same where nothing could be told."""
-NONE = 60.0
-"""The same where nobody listens."""
-ANNOUNCED = 3600.0
-"""Seconds for which what was announced is left at that."""
-CLAIMS_FOR = 45.0
-"""Seconds in which one pass begins to tell; each has its end as long after that at most."""
+BUSY_INTERVAL_SECONDS = 0.5
+"""Interval after a cycle that called a listener."""
+IDLE_INTERVAL_SECONDS = 2.0
+"""Interval after a cycle without calls."""
+NO_LISTENERS_INTERVAL_SECONDS = 60.0
+"""Interval while no listener is installed."""
+ANNOUNCE_INTERVAL_SECONDS = 3600.0
+"""How often the names of the installed listeners are written to the ledger again."""
+MAX_CLAIMING_SECONDS = 45.0
+"""How long one cycle starts calls; a call that it has started may take as long again."""
 
 
 @dataclass
-class Memory:
-    """What a leader remembers: who listens here, and when that was announced."""
+class ListenersState:
+    """State between two cycles: the installed listeners, and when they were announced."""
 
     names: list[str] = field(default_factory=list)
     announced_at: float | None = None
 
 
-async def listen(ledger: Ledger, holder: str, memory: Memory) -> float:
-    """Tell listeners what is due; the seconds until the next look. Raises `LedgerUnreachable`."""
-    if memory.announced_at is None or time.monotonic() - memory.announced_at > ANNOUNCED:
-        memory.names = await listener_calls.here()
+async def call_listeners(ledger: Ledger, holder: str, memory: ListenersState) -> float:
+    """Call listeners with due outcomes; return the seconds until the next cycle.
+
+    Raises `LedgerUnreachable`.
+    """
+    if (
+        memory.announced_at is None
+        or time.monotonic() - memory.announced_at > ANNOUNCE_INTERVAL_SECONDS
+    ):
+        memory.names = await listener_calls.load_names()
         await listeners.announce(ledger, memory.names)
         memory.announced_at = time.monotonic()
     if not memory.names:
-        return NONE
-    told = await listener_calls.listen(ledger, holder, memory.names, claims_for=CLAIMS_FOR)
-    return SOON if told else IDLE
+        return NO_LISTENERS_INTERVAL_SECONDS
+    called = await listener_calls.call_listeners(
+        ledger, holder, memory.names, claims_for=MAX_CLAIMING_SECONDS
+    )
+    return BUSY_INTERVAL_SECONDS if called else IDLE_INTERVAL_SECONDS

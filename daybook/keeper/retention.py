@@ -1,7 +1,7 @@
-"""Prune: the ledger keeps of the past what the settings say (requirement 19), in small batches.
+"""The retention service: deletes old rows of the ledger, as the settings say, in small batches.
 
-Nothing is asked or changed in Prefect: a server of ours has its own retention on the same terms
-(`daybook.operations.server`), any other one keeps what its operator wants.
+It changes nothing in Prefect: a server of ours has a retention of its own on the same terms
+(`daybook.operations.server`); any other server keeps what its operator wants.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from functools import partial
 
 from daybook.ledger.engine import Ledger
 from daybook.runs import retention as book
-from daybook.runs.retention import Keep
+from daybook.runs.retention import RetentionLimits
 from daybook.tasks import retention as tasks
 
 
 @dataclass
-class Pruned:
-    """What went: how many runs, messages of conversations, of what was told of no run any more, and
-    runs of tasks; which archived jobs; ``left``: time was up."""
+class PruneReport:
+    """Number of deleted runs, messages of conversations, outbox rows without a run (``told``) and
+    task runs; the names of deleted archived jobs. ``left``: the time limit was reached.
+    """
 
     runs: int = 0
     messages: int = 0
@@ -33,25 +34,33 @@ class Pruned:
         return bool(self.runs or self.messages or self.told or self.tasks or self.jobs)
 
 
-async def prune(ledger: Ledger, keep: Keep | None = None, *, most_seconds: float = 5.0) -> Pruned:
-    """One pass, of about ``most_seconds``; what is left is the next one's."""
-    said, done, end = keep or Keep.of_settings(), Pruned(), time.monotonic() + most_seconds
+async def prune(
+    ledger: Ledger, keep: RetentionLimits | None = None, *, most_seconds: float = 5.0
+) -> PruneReport:
+    """Run one cycle of about ``most_seconds``; the next cycle does the rest."""
+    settings, done, end = (
+        keep or RetentionLimits.of_settings(),
+        PruneReport(),
+        time.monotonic() + most_seconds,
+    )
 
-    async def all_of(batch: Callable[[], Awaitable[int]]) -> int:
+    async def in_batches(batch: Callable[[], Awaitable[int]]) -> int:
         count = 0
-        while not done.left and (some := await batch()):
-            count += some
+        while not done.left and (deleted := await batch()):
+            count += deleted
             done.left = time.monotonic() >= end
         return count
 
-    for job_id in await book.jobs_with_more(ledger, said):
-        done.runs += await all_of(partial(book.runs_of, ledger, job_id, said))
-    for each in await book.conversations_with_more(ledger, said):
-        done.messages += await all_of(partial(book.messages_of, ledger, each, said))
-    done.told = await all_of(partial(book.told, ledger, said))
-    done.tasks = await all_of(partial(tasks.ended, ledger, said))
-    await all_of(partial(tasks.wakes, ledger))
-    await all_of(partial(tasks.sessions, ledger))
+    for job_id in await book.jobs_to_prune(ledger, settings):
+        done.runs += await in_batches(partial(book.prune_runs, ledger, job_id, settings))
+    for conversation in await book.sessions_to_prune(ledger, settings):
+        done.messages += await in_batches(
+            partial(book.prune_messages, ledger, conversation, settings)
+        )
+    done.told = await in_batches(partial(book.prune_outbox, ledger, settings))
+    done.tasks = await in_batches(partial(tasks.delete_ended_tasks, ledger, settings))
+    await in_batches(partial(tasks.delete_old_wakes, ledger))
+    await in_batches(partial(tasks.delete_expired_sessions, ledger))
     if not done.left:
-        done.jobs = await book.archived(ledger, said)
+        done.jobs = await book.prune_archived_jobs(ledger, settings)
     return done

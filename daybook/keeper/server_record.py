@@ -1,4 +1,4 @@
-"""Record of this process's Prefect server, so that two servers on one ledger are noticed."""
+"""Record of this process's Prefect server, which makes two servers on one ledger detectable."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.prefect import instances, prefect_instance
 
-RECORD_EVERY = instances.RECORD_EVERY.total_seconds()
+RECORD_INTERVAL_SECONDS = instances.RECORD_INTERVAL.total_seconds()
 
 
 async def record(ledger: Ledger, client: PrefectClient, holder: str) -> str:
-    """Record the server; returns what is wrong if processes of this ledger use another one too."""
+    """Record the server; return what is wrong if processes of this ledger use another one too."""
     pool_id = await prefect_instance.pool_id(client)
     if pool_id is None:
         return ""  # no pool yet, so no run of ours
@@ -22,6 +22,6 @@ async def record(ledger: Ledger, client: PrefectClient, holder: str) -> str:
 
 
 async def forget(ledger: Ledger, holder: str) -> None:
-    """Remove the record of a process that ends; one that cannot be removed is soon out of date."""
+    """Remove the record of a process that ends; if that fails, the record soon expires."""
     with suppress(LedgerUnreachable):
         await instances.forget(ledger, holder)

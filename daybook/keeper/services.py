@@ -1,26 +1,30 @@
-"""The keeper: the leader's passes, each again and again; beside them what every process does.
+"""The keeper: runs the leader's services in loops, and the two services of every process.
+
+The names in the second column are those of `daybook status` (`passes`) and of the log.
 
 ::
 
-    every process   keep the lead, or look whether it is free            (`keeper.lead`)
-                    drain     what lies in this home's spool
-                    server    its Prefect server is recorded: all have to use the same one
-    the leader      runs      drain ─► expire ─► ends ─► ensure ─► wake         every 5 s
-                              ─► mirror ─► unread (ends)
+    every process   renew the leadership, or try to acquire it           (`keeper.leader`)
+                    drain     `outcome_spool`: this home's spooled outcomes
+                    server    `server_record`: all processes must use the same Prefect server
+    the leader      runs      drain ─► expire (`lease_reaper`) ─► ends (`ended_runs`)
+                              ─► ensure, wake (`scheduled_runs`) ─► mirror (`state_mirror`)
+                              ─► unread (`ended_runs`)                          every 5 s
                     jobs      blocks ─► observe ─► correct      every 10 s, sooner by an event;
-                              later where they would use over 2 % of a core
-                    naming    new Prefect runs get their names  every 10 s, later where that would
+                              later if they would use over 2 % of a core
+                    naming    names new Prefect runs            every 10 s, later if it would
                               use over 2 % of a core
                     audit     after each observation, and every 10 s, whatever those cost
-                    outbox    what is due is sent       every second while something is due soon
-                    listen    listeners are told            every 2 s where there are any
-                    tasks     leases end, sessions are woken         every 15 s
-                    alarm     what is overdue, or long at work, is told         every 30 s
-                    prune                                                       every hour
+                    outbox    sends due messages        every second while one is due soon
+                    listen    calls listeners               every 2 s if there are any
+                    tasks     expires task leases, wakes sessions               every 15 s
+                    alarm     overdue and long runs                             every 30 s
+                    prune     `retention`                                       every hour
 
-Each pass is one function, idempotent and bounded in what it does; here it is also bounded in time.
-What stops one stops no other: it is told, and its next turn tries again. A leader that does not
-reach Prefect gives the lead back for a while: another may reach it.
+One cycle of a service is one idempotent function with a bounded amount of work, and has a timeout
+here. A failing service stops no other: its error is logged, and its next cycle tries again. A
+leader that does not reach Prefect releases the leadership for a while: another process may reach
+it.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 
-from daybook.errors import LeadLost, Unreachable
+from daybook.errors import LeadershipLost, Unreachable
 from daybook.execution import outcome_spool
 from daybook.keeper import (
     alerts,
@@ -55,9 +59,9 @@ from daybook.keeper import (
     tasks,
 )
 from daybook.keeper import observer as observe
-from daybook.keeper.budget import Budget
-from daybook.keeper.cost import Metered
-from daybook.keeper.leader import Lead
+from daybook.keeper.budget import CpuBudget
+from daybook.keeper.cost import MeteredCoroutine
+from daybook.keeper.leader import Leadership
 from daybook.ledger.engine import Ledger
 from daybook.prefect import corrections, ended_runs, run_naming, scheduled_runs, state_mirror
 from daybook.resources import mirror as block_mirror
@@ -68,13 +72,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PRUNE = 3600.0
-LONGEST = 120.0
-"""Seconds after which a pass is ended; what it did stays done."""
-UNHEARD = 90.0
-"""Seconds for which Prefect has not answered when the lead is given back."""
-REST = 2 * TIMING.leader_check.total_seconds()
-"""Seconds in which another may take it."""
+PRUNE_INTERVAL_SECONDS = 3600.0
+CYCLE_TIMEOUT_SECONDS = 120.0
+"""Timeout of one cycle; its writes up to then persist."""
+PREFECT_TIMEOUT_SECONDS = 90.0
+"""How long Prefect may not answer before the leader releases the leadership."""
+REACQUIRE_DELAY_SECONDS = 2 * TIMING.leader_check.total_seconds()
+"""How long this process does not acquire it again, so that another can."""
 _EDITS = EventFilter(
     event=EventNameFilter(
         name=[f"prefect.deployment.{done}" for done in ("created", "updated", "deleted")]
@@ -83,8 +87,8 @@ _EDITS = EventFilter(
 
 
 @dataclass
-class Cost:
-    """The last turn of a pass: when it ended (the ledger's time), what it took, how it failed."""
+class CycleCost:
+    """The last cycle of a service: its end (ledger time), its cost, its error (empty for none)."""
 
     at: datetime
     seconds: float
@@ -104,25 +108,25 @@ class Cost:
 
 @dataclass
 class _Term:
-    """What a leader remembers from pass to pass; another leadership begins with nothing."""
+    """State of one term of leadership; a new term starts with nothing."""
 
     fence: int
     ends_read: datetime | None = None
-    copied: block_mirror.Memory = field(default_factory=block_mirror.Memory)
+    copied: block_mirror.ComparisonCache = field(default_factory=block_mirror.ComparisonCache)
     observer: observe.Observer = field(default_factory=observe.Observer)
     observed: dict[str, datetime] = field(default_factory=dict)
     observed_at: datetime | None = None
-    audited: auditor.Memory = field(default_factory=auditor.Memory)
-    corrected: corrections.Memory = field(default_factory=corrections.Memory)
-    named: run_naming.Memory = field(default_factory=run_naming.Memory)
-    unshown: deliveries.Memory = field(default_factory=deliveries.Memory)
-    watched: alerts.Memory = field(default_factory=alerts.Memory)
-    heard: listeners.Memory = field(default_factory=listeners.Memory)
+    audited: auditor.AuditorState = field(default_factory=auditor.AuditorState)
+    corrected: corrections.CorrectionState = field(default_factory=corrections.CorrectionState)
+    named: run_naming.NamingState = field(default_factory=run_naming.NamingState)
+    unshown: deliveries.DeliveriesState = field(default_factory=deliveries.DeliveriesState)
+    watched: alerts.AlertState = field(default_factory=alerts.AlertState)
+    heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
 
     def known(self) -> dict[str, datetime]:
-        """Up to when Prefect is known, of each job: its edits, and the ends of its runs.
+        """Return up to when each job is known from Prefect: its edits, and the ends of its runs.
 
-        One that was cancelled ahead there, while nobody led, is not to be made up for.
+        A run that was cancelled ahead in Prefect while no keeper led must not be caught up.
         """
         read_to = self.ends_read
         if read_to is None:
@@ -131,9 +135,10 @@ class _Term:
 
 
 class Keeper:
-    """The keeper of one process. ``holder`` is the process's name, of this life alone.
+    """The keeper of one process. ``holder`` is the process's name, which no later process has.
 
-    ``supervised`` are the flow runs whose processes it watches: what it sees of them comes first.
+    ``supervised`` returns the flow runs whose processes this process supervises; the supervision's
+    findings about them take precedence over the keeper's.
     """
 
     def __init__(
@@ -144,28 +149,28 @@ class Keeper:
         supervised: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._ledger, self._supervised = ledger, supervised
-        self.lead = Lead(ledger, holder, note=self._note)
-        self.costs: dict[str, Cost] = {}
+        self.lead = Leadership(ledger, holder, note=self._note)
+        self.costs: dict[str, CycleCost] = {}
         self._term = _Term(0)
         self._edited, self._observed = asyncio.Event(), asyncio.Event()
 
     async def go_on(self) -> NoReturn:
-        """Until cancelled; then the lead is given back."""
+        """Run until cancelled, then release the leadership."""
         try:
-            async with leader.client_of(self.lead) as client, asyncio.TaskGroup() as group:
+            async with leader.leader_client(self.lead) as client, asyncio.TaskGroup() as group:
                 group.create_task(self.lead.keep())
                 group.create_task(self._drain())
-                group.create_task(self._server(client))
+                group.create_task(self._record_server(client))
                 group.create_task(self._runs(client))
                 group.create_task(self._jobs(client))
-                group.create_task(self._naming(client))
+                group.create_task(self._name_runs(client))
                 group.create_task(self._audit())
                 group.create_task(self._outbox(client))
-                group.create_task(self._listen())
+                group.create_task(self._call_listeners())
                 group.create_task(self._tasks(client))
-                group.create_task(self._alarm())
+                group.create_task(self._alert())
                 group.create_task(self._prune())
-                group.create_task(event_stream.listen(_EDITS, self._hear))
+                group.create_task(event_stream.listen(_EDITS, self._wake_jobs))
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
@@ -180,17 +185,17 @@ class Keeper:
             await self._turn("drain", outcome_spool.drain(self._ledger))
             await asyncio.sleep(TIMING.runs_pass.total_seconds())
 
-    async def _server(self, client: PrefectClient) -> NoReturn:
-        told = ""
+    async def _record_server(self, client: PrefectClient) -> NoReturn:
+        reported = ""
         while True:
-            found = await self._turn(
+            conflict = await self._turn(
                 "server", server_record.record(self._ledger, client, self.lead.holder)
             )
-            if found is not None:
-                if found and found != told:
-                    log.warning("%s", found, extra={"action": "two_prefect_servers"})
-                told = found
-            await asyncio.sleep(server_record.RECORD_EVERY)
+            if conflict is not None:
+                if conflict and conflict != reported:
+                    log.warning("%s", conflict, extra={"action": "two_prefect_servers"})
+                reported = conflict
+            await asyncio.sleep(server_record.RECORD_INTERVAL_SECONDS)
 
     async def _runs(self, client: PrefectClient) -> NoReturn:
         while True:
@@ -200,53 +205,57 @@ class Keeper:
 
     async def _over_runs(self, client: PrefectClient, term: _Term) -> None:
         ledger = self._ledger
-        # First: what is known of a run must not be judged unknown.
+        # First: a run whose outcome is spooled must not be judged unknown.
         await self._turn("drain", outcome_spool.drain(ledger))
         await self._turn("expire", lease_reaper.expire(ledger, client))
         supervised = self._supervised()
-        ended = await self._turn("ends", ended_runs.live(ledger, client, supervised=supervised))
+        ended = await self._turn(
+            "ends", ended_runs.record_live_ends(ledger, client, supervised=supervised)
+        )
         if ended is not None:
-            await self._turn("ensure", scheduled_runs.ensure(ledger, client, supervised=supervised))
-            await self._turn("wake", scheduled_runs.idle_slots(ledger, client))
+            await self._turn(
+                "ensure", scheduled_runs.ensure_all(ledger, client, supervised=supervised)
+            )
+            await self._turn("wake", scheduled_runs.wake_for_idle_slots(ledger, client))
             await self._turn("mirror", state_mirror.mirror(ledger, client))
-            # Last: of a long absence there may be much to read, and nobody waits for it here.
-            reading = ended_runs.unread(ledger, client, supervised=self._supervised())
+            # Last: after a long absence there may be much to read, and nothing here waits for it.
+            reading = ended_runs.record_unread_ends(ledger, client, supervised=self._supervised())
             term.ends_read = await self._turn("unread", reading) or term.ends_read
-        # One that reads on is heard, and `unread` asks at every turn.
-        if time.monotonic() - self.lead.heard_at > UNHEARD:
+        # A long reading counts as an answer too, and `unread` sends a request in every cycle.
+        if time.monotonic() - self.lead.heard_at > PREFECT_TIMEOUT_SECONDS:
             self.lead.heard_at = time.monotonic()
             log.warning("Prefect is not heard of: the lead is given back")
-            await self.lead.release(rest=REST)
+            await self.lead.release(rest=REACQUIRE_DELAY_SECONDS)
 
     async def _jobs(self, client: PrefectClient) -> NoReturn:
-        budget = Budget()
+        budget = CpuBudget()
         while True:
             term = await self._leading()
             self._edited.clear()
             first = term.observed_at is None
             await self._over_jobs(client, term)
-            if not first:  # that one is the price of the lead
-                passes = ("blocks", "observe", "correct")
-                budget.spend(sum(self.costs[each].cpu_seconds for each in passes))
-            owed = max(TIMING.soonest_pass.total_seconds(), budget.wait())
-            await asyncio.sleep(owed)
+            if not first:  # the first observation of a term is not charged
+                names = ("blocks", "observe", "correct")
+                budget.spend(sum(self.costs[each].cpu_seconds for each in names))
+            pause = max(TIMING.soonest_pass.total_seconds(), budget.wait())
+            await asyncio.sleep(pause)
             with suppress(TimeoutError):
-                async with asyncio.timeout(TIMING.jobs_pass.total_seconds() - owed):
+                async with asyncio.timeout(TIMING.jobs_pass.total_seconds() - pause):
                     await self._edited.wait()
 
     async def _over_jobs(self, client: PrefectClient, term: _Term) -> None:
         ledger = self._ledger
-        # First: a job whose deployment is made again finds its agent and its secrets.
-        await self._turn("blocks", blocks.blocks(ledger, client, term.copied))
-        seen = await self._turn("observe", term.observer.look(ledger, client))
-        if seen is not None:
-            term.observed_at = seen.began
-            term.observed |= dict.fromkeys(seen.jobs, seen.began)
+        # First: a job whose deployment is recreated needs its agent and its secrets.
+        await self._turn("blocks", blocks.reconcile_blocks(ledger, client, term.copied))
+        observation = await self._turn("observe", term.observer.look(ledger, client))
+        if observation is not None:
+            term.observed_at = observation.began
+            term.observed |= dict.fromkeys(observation.jobs, observation.began)
             self._observed.set()
         await self._turn("correct", corrections.correct(ledger, client, term.corrected))
 
-    async def _naming(self, client: PrefectClient) -> NoReturn:
-        budget = Budget()
+    async def _name_runs(self, client: PrefectClient) -> NoReturn:
+        budget = CpuBudget()
         while True:
             term = await self._leading()
             await self._turn("naming", run_naming.name_runs(self._ledger, client, term.named))
@@ -269,15 +278,15 @@ class Keeper:
     async def _outbox(self, client: PrefectClient) -> NoReturn:
         while True:
             term = await self._leading()
-            work = deliveries.drain(self._ledger, client, self.lead.holder, term.unshown)
+            work = deliveries.send_due(self._ledger, client, self.lead.holder, term.unshown)
             pause = await self._turn("outbox", work)
             await asyncio.sleep(TIMING.runs_pass.total_seconds() if pause is None else pause)
 
-    async def _listen(self) -> NoReturn:
+    async def _call_listeners(self) -> NoReturn:
         while True:
             term = await self._leading()
             pause = await self._turn(
-                "listen", listeners.listen(self._ledger, self.lead.holder, term.heard)
+                "listen", listeners.call_listeners(self._ledger, self.lead.holder, term.heard)
             )
             await asyncio.sleep(TIMING.runs_pass.total_seconds() if pause is None else pause)
 
@@ -292,10 +301,10 @@ class Keeper:
         finally:
             scheduler.stop()
 
-    async def _alarm(self) -> NoReturn:
+    async def _alert(self) -> NoReturn:
         while True:
             term = await self._leading()
-            await self._turn("alarm", alerts.alarm(self._ledger, term.watched))
+            await self._turn("alarm", alerts.queue_alerts(self._ledger, term.watched))
             await asyncio.sleep(TIMING.alert_pass.total_seconds())
 
     async def _prune(self) -> NoReturn:
@@ -303,10 +312,12 @@ class Keeper:
             await self._leading()
             done = await self._turn("prune", retention.prune(self._ledger))
             await asyncio.sleep(
-                TIMING.jobs_pass.total_seconds() if done is not None and done.left else PRUNE
+                TIMING.jobs_pass.total_seconds()
+                if done is not None and done.left
+                else PRUNE_INTERVAL_SECONDS
             )
 
-    async def _hear(self, event: Event) -> None:
+    async def _wake_jobs(self, event: Event) -> None:
         self._edited.set()
 
     async def _leading(self) -> _Term:
@@ -315,43 +326,45 @@ class Keeper:
             self._term, self.lead.heard_at = _Term(fence), time.monotonic()
         return self._term
 
-    # --- one pass
+    # --- one cycle
 
     async def _turn(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
-        """Do one pass and write down what it cost; None when it failed, which is told."""
-        began, counted, error = time.monotonic(), [0], ""
-        metered, told = Metered(work), leader.requests.set(counted)
+        """Run one cycle and record its cost; return None if it failed, which is logged."""
+        started, request_count, error = time.monotonic(), [0], ""
+        metered, token = MeteredCoroutine(work), leader.request_count.set(request_count)
         try:
-            async with asyncio.timeout(LONGEST):
+            async with asyncio.timeout(CYCLE_TIMEOUT_SECONDS):
                 return await metered
-        except LeadLost as lost:
+        except LeadershipLost as lost:
             error = str(lost)
             log.info("%s: %s", name, lost, extra={"action": "pass_lost"})
-        except (Unreachable, httpx.HTTPError) as away:
-            error = str(away) or type(away).__name__
+        except (Unreachable, httpx.HTTPError) as unreachable:
+            error = str(unreachable) or type(unreachable).__name__
             log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
         except TimeoutError:
-            error = f"ended after {LONGEST:g} s"
+            error = f"ended after {CYCLE_TIMEOUT_SECONDS:g} s"
             log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
-        except Exception as wrong:
-            error = repr(wrong)
+        except Exception as failure:
+            error = repr(failure)
             log.exception("%s failed", name, extra={"action": "pass_failed"})
         finally:
-            leader.requests.reset(told)
-            seconds = time.monotonic() - began
-            self.costs[name] = Cost(self._ledger.now(), seconds, metered.seconds, counted[0], error)
+            leader.request_count.reset(token)
+            seconds = time.monotonic() - started
+            self.costs[name] = CycleCost(
+                self._ledger.now(), seconds, metered.seconds, request_count[0], error
+            )
             log.debug(
                 "%s: %.3f s, %.3f s of CPU, %d requests",
                 name,
                 seconds,
                 metered.seconds,
-                counted[0],
+                request_count[0],
                 extra={"action": "pass"},
             )
         return None
 
     def _note(self) -> dict[str, Any]:
-        """What `daybook status` shows of this leader."""
+        """Return what `daybook status` shows of this leader."""
         at = self._term.observed_at
         return {
             "observed_at": None if at is None else at.isoformat(),

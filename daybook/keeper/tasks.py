@@ -1,7 +1,8 @@
-"""Tasks: the scheduler's cycle, by the leader (requirement 45).
+"""The task scheduler's cycle, run by the leader.
 
-It decides in the ledger alone; of Prefect it needs what agents can do, when a worker is to be asked
-for, and is told of runs that starve. While Prefect is away sessions are woken all the same.
+It decides by the ledger alone. It reads agents' capabilities from Prefect when it is to request a
+worker, and notifies Prefect of starving task runs. Sessions are woken even if Prefect is
+unreachable.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from daybook.tasks.scheduler import Scheduler
 
 
 def scheduler(ledger: Ledger, client: PrefectClient) -> Scheduler:
-    """That of one leader; ``client`` asks before it writes."""
+    """Return the scheduler of one leader; ``client`` checks the leadership before each write."""
     return Scheduler(
         ledger,
-        ladder=escalation.here,
-        sink=notifier.of_prefect(client),
+        ladder=escalation.load_policy,
+        sink=notifier.prefect_notifier(client),
         capabilities_of=partial(documents.capabilities, client),
     )

@@ -1,12 +1,13 @@
-"""What is written down: jobs and their revisions, runs and their attempts.
+"""The ledger: its tables and states, and its databases SQLite and PostgreSQL.
 
-Purpose: every due time of every enabled job ends in exactly one recorded outcome (requirement 16),
-and no attempt's effect happens twice (requirement 17). The rules are `docs/promise.md`; the table
-of states is `daybook.ledger.states`; the one decision that all else hangs on is `claims.claim`.
+Purpose: every due time of every enabled job ends in exactly one recorded outcome, and no attempt's
+effect happens twice. The rules are in `docs/promise.md`, the table of states in
+`daybook.ledger.states`; the decision on which everything else depends is
+`daybook.runs.claims.claim`.
 
-Contract: everything that changes a run goes through `claims` and `leases`, in one transaction of
-`Ledger.write` each, and is checked against the table of states. No module here knows Prefect.
+Contract: every change of a run goes through `daybook.runs`, in one transaction of `Ledger.write`,
+and is checked against the table of states. No module here knows Prefect.
 
-Pitfalls: instants are aware and in UTC, naive ones are refused by the column type; due is judged
-by the ledger's clock (`Ledger.now`), never by the caller's.
+Pitfalls: instants are aware and in UTC, and the column type refuses naive ones; whether a run is
+due is decided by the ledger's clock (`Ledger.now`), never by the caller's.
 """

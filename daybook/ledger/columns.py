@@ -1,4 +1,4 @@
-"""Column types that refuse what the ledger must never hold."""
+"""Column types that refuse values which the ledger must never hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class Instant(TypeDecorator[datetime]):
-    """An instant in UTC, to the microsecond. A naive datetime is refused with `ValueError`."""
+    """An instant in UTC, to the microsecond. Raises `ValueError` for a naive datetime."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -25,6 +25,6 @@ class Instant(TypeDecorator[datetime]):
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        # SQLite gives the UTC wall time back without its zone, PostgreSQL with the session's.
+        # SQLite returns the UTC wall time without its zone, PostgreSQL in the session's zone.
         instant: datetime = value
         return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

@@ -1,8 +1,8 @@
-"""What a ledger asks of the database that it is kept in; `sqlite` and `postgresql` answer.
+"""The `Database` protocol: the part of a ledger that differs between SQLite and PostgreSQL.
 
-Both give the same: a write transaction that holds the claim lock from its beginning (`docs/
-promise.md` 1), a read that sees one moment, and one word for everything that keeps the ledger from
-being reached. The tests of `tests/unit/ledger` run over both.
+Both implementations (`sqlite`, `postgresql`) provide the same: a write transaction that holds the
+claim lock from its beginning (`docs/promise.md` 1), a read that sees one moment, and one error for
+everything that makes the ledger unreachable. The tests of `tests/unit/ledger` run over both.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from daybook.ledger.in_use import InUse
 
 _AFRESH = "to use a copy of it, or an empty ledger: `daybook down`, put it there, `daybook up`"
 
-GONE = (
+MOVED_AWAY = (
     "was deleted or moved away while it was in use",
     f"move the same file back and work goes on; {_AFRESH}",
 )
-ANOTHER = (
+REPLACED = (
     "was replaced by another file while it was in use",
     "move the former file back and work goes on; to use the new one: `daybook down`, `daybook up`",
 )
 EMPTIED = ("was emptied while it was in use: it holds no ledger", _AFRESH)
-"""What happened to a ledger, and what to do: for `LedgerReplaced`."""
+"""What happened to a ledger and what to do about it: arguments of `LedgerReplaced`."""
 
 
 def wal_lost(name: str) -> tuple[str, str]:
-    """The same for a file ``name`` whose `-wal` or `-shm` file is gone or is another."""
+    """Return the same for a file ``name`` whose `-wal` or `-shm` file is gone or was replaced."""
     return (
         f"lost its file {name}-wal or {name}-shm while it was in use",
         "`daybook down` saves what it held, then `daybook up`",
@@ -40,7 +40,7 @@ def wal_lost(name: str) -> tuple[str, str]:
 
 
 def another_ledger(was: str, found: str) -> tuple[str, str]:
-    """The same for one that has another id."""
+    """Return the same for a ledger with another id."""
     return (
         f"was replaced by another ledger while it was in use: it was {was}, and is {found}",
         "put the former back, or, to use the new one: `daybook down`, `daybook up`",
@@ -48,59 +48,62 @@ def another_ledger(was: str, found: str) -> tuple[str, str]:
 
 
 class Database(Protocol):
-    """One database; nothing is connected before the first transaction."""
+    """One database; the first transaction makes the first connection."""
 
     @property
     def place(self) -> str:
-        """Where it is, without a password."""
+        """Return the address, without a password."""
         ...
 
     @property
     def engine(self) -> AsyncEngine:
-        """What holds the connections."""
+        """Return the engine, which holds the connections."""
         ...
 
     @property
     def clock(self) -> Clock:
-        """The clock by which due is judged."""
+        """Return the clock that decides whether a run is due."""
         ...
 
     def make_room(self, in_use: InUse | None) -> None:
-        """Make what has to be there before the first connection; raises `LedgerUnreachable`.
+        """Make the files that the first connection needs; raises `LedgerUnreachable`.
 
         Makes nothing if a running `daybook up` has the ledger ``in_use``, and raises
-        `LedgerReplaced` if that is not the one at this place any more.
+        `LedgerReplaced` if another ledger is at this place now.
         """
         ...
 
     def identity(self, ledger_id: str) -> InUse:
-        """What others compare to see whether they open the same ledger; after a connection."""
+        """Return what other processes compare to see whether they open the same ledger.
+
+        Call it after a connection.
+        """
         ...
 
     def replaced(self) -> LedgerReplaced | None:
-        """The error to raise if the ledger is not at its place any more; else None."""
+        """Return the error to raise if the ledger is no longer at its place; else None."""
         ...
 
     def reading(self) -> AsyncSession:
-        """A session for one read transaction."""
+        """Return a session for one read transaction."""
         ...
 
     async def begin_reading(self, session: AsyncSession) -> None:
-        """Let ``session``, of `reading`, see one moment."""
+        """Let ``session``, made by `reading`, see one moment."""
         ...
 
     def writing(self) -> AsyncSession:
-        """A session for one write transaction."""
+        """Return a session for one write transaction."""
         ...
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        """Take the claim lock for ``session``, of `writing`, within ``left``."""
+        """Take the claim lock for ``session``, made by `writing`, within ``left``."""
         ...
 
     async def commit(self, session: AsyncSession) -> None:
-        """Commit ``session``, of `writing`; returns when it is known to be committed.
+        """Commit ``session``, made by `writing`; return when it is known to be committed.
 
-        Raises `LedgerReplaced` if what was committed is in a ledger that was replaced meanwhile.
+        Raises `LedgerReplaced` if the commit went to a ledger that was replaced meanwhile.
         """
         ...
 
@@ -109,16 +112,16 @@ class Database(Protocol):
         ...
 
     def why_unreachable(self, error: BaseException) -> str | None:
-        """Why the driver's ``error`` says that the ledger cannot be reached; else None."""
+        """Return why the ledger is unreachable if the driver's ``error`` means that; else None."""
         ...
 
     def skew(self) -> timedelta:
-        """How far the database's clock is ahead of this machine's."""
+        """Return how far the database's clock is ahead of this machine's."""
         ...
 
 
-def of(address: str, busy: timedelta) -> Database:
-    """The database at ``address``; a transaction waits ``busy`` for its turn at most."""
+def for_address(address: str, busy: timedelta) -> Database:
+    """Return the database at ``address``; a write waits at most ``busy`` for the claim lock."""
     url = make_url(address)
     if url.get_backend_name() == "sqlite":
         from daybook.ledger.sqlite import Sqlite
@@ -129,6 +132,6 @@ def of(address: str, busy: timedelta) -> Database:
     return Postgresql(url, busy)
 
 
-def shown(url: URL) -> str:
-    """``url`` without a password, nor what else its query may hold."""
+def without_password(url: URL) -> str:
+    """Return ``url`` without its password and its query."""
     return url.set(query={}).render_as_string(hide_password=True)

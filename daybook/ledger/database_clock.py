@@ -1,10 +1,10 @@
-"""The database's clock, told without asking it each time (`docs/promise.md` 16).
+"""A clock that estimates the database's time without a query for each reading.
 
-Each transaction asks the database for its time as it begins. The answer was true at some moment
-between asking and being answered, on this process's monotonic clock; so the estimate stays as long
-as no answer contradicts it, and is moved as little as it must otherwise. However slow an answer
-was, it never makes the estimate worse. Between two answers the monotonic clock tells how much
-time went by: to set the machine's clock changes nothing.
+Each transaction reads the database's time as it begins (`docs/promise.md` 16). That time was true
+at some moment between query and answer, measured by this process's monotonic clock. So the estimate
+stays as long as no answer contradicts it, and otherwise moves by the smallest amount: a slow answer
+never makes it worse. Between two answers the monotonic clock advances the estimate, so setting the
+machine's clock changes nothing.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from daybook.clock import SYSTEM, SystemClock
+from daybook.clock import SYSTEM_CLOCK, SystemClock
 
-SET_BACK = timedelta(seconds=1)
-"""An estimate that is corrected back by less than this stands still until it is true again."""
+MAX_STANDSTILL = timedelta(seconds=1)
+"""If the estimate is corrected back by less than this, it stands still until it is true again."""
 
 
 class DatabaseClock(SystemClock):
-    """Tells the database's time, in UTC; before the first answer the machine's."""
+    """A clock with the database's time, in UTC; before the first answer, the machine's time."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._zero: datetime | None = None
-        """What the database's clock showed when the monotonic one was at zero."""
+        """The database's time when the monotonic clock was at zero."""
         self._latest: datetime | None = None
 
     def told(self, instant: datetime, asked: float, answered: float) -> None:
-        """The database's clock showed ``instant`` between these times of the monotonic one."""
+        """Record that the database's clock showed ``instant`` between ``asked`` and ``answered``.
+
+        These are times of the monotonic clock, in seconds.
+        """
         earliest = instant - timedelta(seconds=answered)
         latest = instant - timedelta(seconds=asked)
         if self._zero is None:
@@ -41,11 +44,11 @@ class DatabaseClock(SystemClock):
         if self._zero is None:
             return super().now()
         now = self._zero + timedelta(seconds=self._monotonic())
-        if self._latest is not None and timedelta(0) < self._latest - now < SET_BACK:
+        if self._latest is not None and timedelta(0) < self._latest - now < MAX_STANDSTILL:
             return self._latest
         self._latest = now
         return now
 
     def skew(self) -> timedelta:
-        """How far it is ahead of the machine's clock; zero before the first answer."""
-        return timedelta(0) if self._zero is None else self.now() - SYSTEM.now()
+        """Return how far it is ahead of the machine's clock; zero before the first answer."""
+        return timedelta(0) if self._zero is None else self.now() - SYSTEM_CLOCK.now()

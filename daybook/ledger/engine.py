@@ -1,8 +1,8 @@
-"""Opening the ledger: one database, whose write transactions hold the claim lock.
+"""The ledger: one database, whose write transactions hold the claim lock.
 
-What differs between SQLite and PostgreSQL stands in `daybook.ledger.sqlite` and `postgresql`. Here
-is what does not: the writers of one `Ledger` queue for the lock in the order in which they came,
-and only the first of them holds a connection: however many wait, reading goes on.
+`daybook.ledger.sqlite` and `postgresql` contain what differs between the databases. Common to both:
+the writers of one `Ledger` queue for the lock in the order of their arrival, and only the first of
+them holds a connection, so reads continue however many writers wait.
 """
 
 from __future__ import annotations
@@ -26,53 +26,55 @@ from daybook.errors import LedgerUnreachable
 from daybook.ledger import database, in_use, schema, texts
 from daybook.ledger.tables import Fact
 
-PROBE = timedelta(milliseconds=500)
+PROBE_TIMEOUT = timedelta(milliseconds=500)
 """How long `why_unwritable` waits for the lock."""
-PROBED = "probed"
-"""The fact that it writes: when."""
-VERIFIED_FOR = 5.0
-"""Seconds after which a transaction compares the ledger's id again."""
-BUSY = timedelta(seconds=30)
-"""How long a transaction waits for its turn, in this process and at the database together."""
+PROBE_FACT = "probed"
+"""The key of the fact that `why_unwritable` writes: the time of the probe."""
+VERIFY_INTERVAL_SECONDS = 5.0
+"""Seconds after which a transaction verifies the ledger's id again."""
+LOCK_TIMEOUT = timedelta(seconds=30)
+"""How long a transaction waits for the lock, in this process and at the database together."""
 
 
-def _sound(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
-    return statement, texts.of_statement(parameters)
+def _sanitize(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
+    return statement, texts.sanitize_parameters(parameters)
 
 
 class Ledger:
     """An open ledger; use it as an async context manager, in one event loop.
 
-    Entering brings the schema up to date (under a lock) and reads the ledger's id. Raises
+    Entering migrates the schema if needed (under a lock) and reads the ledger's id. Raises
     `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know. If the
-    ledger is deleted or replaced later, each transaction raises `LedgerReplaced`. Due is
-    judged by ``clock``: if none is given, by that of the database, on SQLite the machine's.
+    ledger is deleted or replaced later, each transaction raises `LedgerReplaced`. ``clock`` decides
+    whether a run is due; the default is the database's clock, on SQLite the machine's.
     """
 
-    def __init__(self, address: str, clock: Clock | None = None, busy: timedelta = BUSY) -> None:
+    def __init__(
+        self, address: str, clock: Clock | None = None, busy: timedelta = LOCK_TIMEOUT
+    ) -> None:
         self.address = address
         self._busy, self._turn = busy, asyncio.Lock()
-        self._database = database.of(address, busy)
+        self._database = database.for_address(address, busy)
         self._engine = self._database.engine
         event.listen(self._engine.sync_engine, "handle_error", self._translate)
-        event.listen(self._engine.sync_engine, "before_cursor_execute", _sound, retval=True)
+        event.listen(self._engine.sync_engine, "before_cursor_execute", _sanitize, retval=True)
         self.clock = clock or self._database.clock
         self.id = ""
         self._verified_at = 0.0
 
     @property
     def place(self) -> str:
-        """The address, without a password."""
+        """Return the address, without a password."""
         return self._database.place
 
     async def __aenter__(self) -> Ledger:
-        found = in_use.at(self.place)
-        self._database.make_room(found)
+        running = in_use.find(self.place)
+        self._database.make_room(running)
         try:
-            self.id = await schema.bring_up_to_date(self, found)
+            self.id = await schema.bring_up_to_date(self, running)
             self._verified_at = time.monotonic()
         except BaseException:
-            await self.close()  # who fails to enter never leaves
+            await self.close()  # `__aexit__` is not called if entering fails
             raise
         return self
 
@@ -85,16 +87,18 @@ class Ledger:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of the ledger's connections."""
+        """Close the ledger's connections."""
         await self._engine.dispose()
         self._database.closed()
 
     def identity(self) -> in_use.InUse:
-        """What `up` writes down, so that others can see whether they open the same ledger."""
+        """Return what `up` records, so that other processes can see whether they open the same
+        ledger.
+        """
         return self._database.identity(self.id)
 
     def _translate(self, context: ExceptionContext) -> LedgerUnreachable | None:
-        """In place of the driver's error; None where it is a constraint, or a wrong statement."""
+        """Return the error to raise instead; None for a constraint or a wrong statement."""
         why = self._database.why_unreachable(context.original_exception)
         if why is None:
             return None
@@ -102,9 +106,9 @@ class Ledger:
 
     async def _verify(self, session: AsyncSession) -> None:
         """Raise `LedgerReplaced` if this is not the ledger that was opened."""
-        if not self.id or time.monotonic() - self._verified_at < VERIFIED_FOR:
+        if not self.id or time.monotonic() - self._verified_at < VERIFY_INTERVAL_SECONDS:
             return
-        if (error := await schema.why_another(session, self.place, self.id)) is not None:
+        if (error := await schema.replacement_error(session, self.place, self.id)) is not None:
             raise error
         self._verified_at = time.monotonic()
 
@@ -117,7 +121,7 @@ class Ledger:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session that sees one moment of the ledger and writes nothing."""
+        """Return a session that sees one moment of the ledger and writes nothing."""
         async with self._translated(), self._database.reading() as session:
             await self._database.begin_reading(session)
             await self._verify(session)
@@ -125,10 +129,10 @@ class Ledger:
 
     @asynccontextmanager
     async def write(self, within: timedelta | None = None) -> AsyncIterator[AsyncSession]:
-        """One write transaction, holding the claim lock; committed at the end, else undone.
+        """Open a write transaction with the claim lock; commit at the end, roll back on an error.
 
-        Raises `LedgerUnreachable` when its turn has not come after `BUSY`, or ``within`` a shorter
-        time. Not to be entered within another one.
+        Raises `LedgerUnreachable` if the lock is not free after `LOCK_TIMEOUT`, or after ``within``
+        if that is shorter. Must not be nested.
         """
         async with (
             self._queued(self._busy if within is None else min(within, self._busy)) as left,
@@ -142,8 +146,8 @@ class Ledger:
 
     @asynccontextmanager
     async def _queued(self, busy: timedelta) -> AsyncIterator[timedelta]:
-        """Hold the place of this process's writer; yields what is left of ``busy``."""
-        came, queued = time.monotonic(), self._turn.locked()
+        """Wait in this process's queue of writers; yield what is left of ``busy``."""
+        started_at, queued = time.monotonic(), self._turn.locked()
         try:
             async with asyncio.timeout(busy.total_seconds()):
                 await self._turn.acquire()
@@ -151,30 +155,30 @@ class Ledger:
             why = "locked, and other writers of this process wait for it too"
             raise LedgerUnreachable(self.place, why) from error
         try:
-            waited = timedelta(seconds=time.monotonic() - came) if queued else timedelta(0)
+            waited = timedelta(seconds=time.monotonic() - started_at) if queued else timedelta(0)
             yield busy - waited
         finally:
             self._turn.release()
 
-    async def why_unwritable(self, within: timedelta = PROBE) -> str:
-        """Why the ledger can be read and not written, as with a full disk; empty if it can.
+    async def why_unwritable(self, within: timedelta = PROBE_TIMEOUT) -> str:
+        """Return why the ledger can be read but not written, as with a full disk; empty if it can.
 
-        It counts as locked if the lock is not free ``within`` that time. Writes a mark, because a
+        It counts as locked if the lock is not free ``within`` that time. Writes a fact, because a
         full disk shows only at a commit.
         """
         try:
             async with self.write(within=within) as session:
-                await session.merge(Fact(key=PROBED, value=self.now().isoformat()))
+                await session.merge(Fact(key=PROBE_FACT, value=self.now().isoformat()))
         except LedgerUnreachable as error:
             return error.why
         return ""
 
     def now(self) -> datetime:
-        """The ledger's time, in UTC."""
+        """Return the ledger's time, in UTC."""
         return self.clock.now()
 
     def skew(self) -> timedelta:
-        """How far the database's clock is ahead of this machine's; on SQLite it is the same."""
+        """Return how far the database's clock is ahead of this machine's; zero on SQLite."""
         return self._database.skew()
 
 

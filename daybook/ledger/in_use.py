@@ -1,8 +1,8 @@
-"""Which ledger this home's running `daybook up` has opened.
+"""The ledger that this home's running `daybook up` has opened.
 
-`up` writes it down in `up.json` (`daybook.operations.home_lock`). A process beside it that opens a ledger at
-the same place compares: if the file is gone or is another one, the process refuses to go on, and it
-never makes a new ledger there.
+`up` records it in `up.json` (`daybook.operations.home_lock`). Another process that opens a ledger
+at the same place compares: if the file is gone or was replaced, the process refuses to continue,
+and it never makes a new ledger there.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from daybook import home
 
 @dataclass(frozen=True)
 class InUse:
-    """An open ledger. ``inode`` is 0 and ``wal`` false for one that is kept in no file.
+    """An open ledger. ``inode`` is 0 and ``wal`` False for one that is not in a file.
 
-    ``wal``: its `-wal` file lies beside it for as long as a process has it open.
+    ``wal`` is True if its `-wal` file exists; it does as long as a process has the ledger open.
     """
 
     place: str
@@ -30,17 +30,17 @@ class InUse:
         return asdict(self)
 
 
-def at(place: str) -> InUse | None:
-    """The ledger that this home's `up` has opened at ``place``; None if it runs none there."""
+def find(place: str) -> InUse | None:
+    """Return the ledger that this home's `up` has opened at ``place``; None if there is none."""
     try:
-        told = (home.here().running() or {}).get("ledger")
-        found = InUse(**told) if told else None
+        recorded = (home.current_home().running() or {}).get("ledger")
+        ledger = InUse(**recorded) if recorded else None
     except (OSError, TypeError):  # not readable, or written by another version
         return None
-    return found if found is not None and _real(found.place) == _real(place) else None
+    return ledger if ledger is not None and _real(ledger.place) == _real(place) else None
 
 
 def _real(place: str) -> str:
-    """The place with its path, if it has one, free of symbolic links."""
-    scheme, colons, path = place.partition(":///")
-    return f"{scheme}{colons}{os.path.realpath(path)}" if colons and path else place
+    """Return the place with its path, if it has one, free of symbolic links."""
+    scheme, separator, path = place.partition(":///")
+    return f"{scheme}{separator}{os.path.realpath(path)}" if separator and path else place

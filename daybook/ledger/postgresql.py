@@ -1,14 +1,14 @@
-"""A ledger in a PostgreSQL database: in the first schema of the user's search path.
+"""A ledger in a PostgreSQL database, in the first schema of the user's search path.
 
-A write transaction takes one advisory lock as it begins, which the server lets go of with it. Its
-statements see what was committed before each of them, so what is read behind the lock is still true
-at the commit. A read sees one moment, and waits for nobody.
+A write transaction takes one advisory lock as it begins; the server releases the lock when the
+transaction ends. Each statement sees all that was committed before it, so what is read behind the
+lock is still true at the commit. A read transaction sees one moment and waits for no lock.
 
-A connection may be lost just when a commit's answer is on its way. The server keeps what became of
-a transaction, and is asked: no write is left of which nobody knows whether it was made.
+A connection may be lost while a commit's answer is on its way. The server keeps the status of each
+transaction, so the ledger asks for it: no write is left in doubt.
 
-A process that stands still in the middle of a write loses its connection and with it the lock;
-what it wrote is undone.
+A process that stalls in the middle of a write loses its connection and thereby the lock; its writes
+are rolled back.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from daybook.ledger import database, texts
 from daybook.ledger.database_clock import DatabaseClock
 from daybook.ledger.in_use import InUse
 
-CONNECT = timedelta(seconds=10)
-"""How long a connection may take to be made."""
+CONNECT_TIMEOUT = timedelta(seconds=10)
+"""How long connecting may take."""
 
-ANSWER = timedelta(seconds=10)
-"""How long an answer may take, beside the wait for the lock."""
+ANSWER_TIMEOUT = timedelta(seconds=10)
+"""How long an answer may take, in addition to the wait for the lock."""
 
-STANDS_STILL = timedelta(seconds=20)
-"""How long a write transaction may do nothing: less than others wait for their turn."""
+IDLE_TRANSACTION_TIMEOUT = timedelta(seconds=20)
+"""How long a write transaction may be idle: less than others wait for the lock."""
 
-ASK_AGAIN = timedelta(milliseconds=200)
+COMMIT_POLL_INTERVAL = timedelta(milliseconds=200)
 
 _NUMBER = "transaction"
-"""Where a session keeps the number of its transaction."""
+"""The key under which a session keeps the number of its transaction."""
 
 _MOMENT = text("SELECT clock_timestamp(), NULL")
-# The conditions of a CASE are the one thing whose order PostgreSQL promises.
+# PostgreSQL guarantees an order of evaluation only for the conditions of a CASE.
 _LOCK = text("""
 SELECT CASE WHEN set_config('lock_timeout', :wait, true) IS NOT NULL
              AND set_config('idle_in_transaction_session_timeout', :still, true) IS NOT NULL
@@ -57,22 +57,23 @@ _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
 
 _DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AT_CONNECT = (*_DRIVERS, OSError, TypeError, ValueError)
-"""The last two are of an address whose query says what the driver does not know."""
+"""The last two are raised if the address's query has an option that the driver does not know."""
 
 _CUT = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    # "cannot switch to state 12": a connection that was cut while nobody asked it anything.
+    # "cannot switch to state 12": a connection that was cut while it was idle.
     asyncpg.InternalClientError,
     OSError,
 )
 
 _UNREACHABLE = ("08", "28", "53", "57P", "58", "XX")
-"""Classes of SQLSTATE: connection, authorisation, resources (connections, disk), the operator's
-intervention, the system's and the server's own errors."""
-_UNREACHABLE_TOO = {
+"""Classes of SQLSTATE: connection, authorisation, resources (connections, disk), operator
+intervention, system errors and internal errors.
+"""
+_UNREACHABLE_STATES = {
     "25006": "it is read only",
     "25P03": "this process stood still in a transaction",
     "3D000": "",  # no such database
@@ -83,17 +84,17 @@ _UNREACHABLE_TOO = {
 
 
 class Postgresql:
-    """The database that ``url`` names. It is judged by the database's clock."""
+    """The database at ``url``. The clock of this ledger is the database's."""
 
     def __init__(self, url: URL, busy: timedelta) -> None:
-        self.place, self.clock, self._busy = database.shown(url), DatabaseClock(), busy
+        self.place, self.clock, self._busy = database.without_password(url), DatabaseClock(), busy
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
-            hide_parameters=True,  # among them are addresses, prompts and answers
+            hide_parameters=True,  # they contain addresses, prompts and answers
             connect_args={
-                "timeout": CONNECT.total_seconds(),
-                "command_timeout": (busy + ANSWER).total_seconds(),
+                "timeout": CONNECT_TIMEOUT.total_seconds(),
+                "command_timeout": (busy + ANSWER_TIMEOUT).total_seconds(),
                 "async_creator_fn": self._connect,
             },
         )
@@ -104,21 +105,23 @@ class Postgresql:
         )
 
     async def _connect(self, *given: Any, **options: Any) -> Any:
-        """SQLAlchemy knows no other error than of statements: what fails here is told at once."""
+        """Connect, and raise `LedgerUnreachable` here: SQLAlchemy translates errors of statements
+        only.
+        """
         try:
             return await asyncpg.connect(*given, **options)
         except _AT_CONNECT as error:
-            why = str(error) or f"no answer within {CONNECT.seconds} s"
+            why = str(error) or f"no answer within {CONNECT_TIMEOUT.seconds} s"
             raise LedgerUnreachable(self.place, why) from error
 
     def make_room(self, in_use: InUse | None) -> None:
-        """Nothing: the database is the operator's to make."""
+        """Do nothing: the operator creates the database."""
 
     def identity(self, ledger_id: str) -> InUse:
         return InUse(self.place, ledger_id)
 
     def replaced(self) -> None:
-        """Nothing to see from outside: the ledger's id tells it (`Ledger`)."""
+        """Return None: nothing is visible from outside, and `Ledger` verifies the id."""
 
     def reading(self) -> AsyncSession:
         return AsyncSession(self._snapshot, expire_on_commit=False)
@@ -130,28 +133,32 @@ class Postgresql:
         return AsyncSession(self.engine, expire_on_commit=False)
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        given = {"wait": _milliseconds(left), "still": _milliseconds(STANDS_STILL)}
-        await self._begin(session, _LOCK, given)
+        parameters = {"wait": _milliseconds(left), "still": _milliseconds(IDLE_TRANSACTION_TIMEOUT)}
+        await self._begin(session, _LOCK, parameters)
 
-    async def _begin(self, session: AsyncSession, first: TextClause, given: dict[str, str]) -> None:
-        """Send the first statement; over a new connection when the old one was cut meanwhile."""
+    async def _begin(
+        self, session: AsyncSession, first: TextClause, parameters: dict[str, str]
+    ) -> None:
+        """Send the first statement; retry over a new connection if the old one was cut."""
         try:
-            await self._ask(session, first, given)
+            await self._execute_first(session, first, parameters)
         except LedgerUnreachable as error:
             if not _is_cut(error.__cause__):
                 raise
             await session.rollback()
-            await self._ask(session, first, given)
+            await self._execute_first(session, first, parameters)
 
-    async def _ask(self, session: AsyncSession, first: TextClause, given: dict[str, str]) -> None:
-        await session.connection()  # to make one takes its time
-        asked = time.monotonic()
-        moment, number = (await session.execute(first, given)).one()
-        self.clock.told(moment, asked, time.monotonic())
+    async def _execute_first(
+        self, session: AsyncSession, first: TextClause, parameters: dict[str, str]
+    ) -> None:
+        await session.connection()  # connect before the measurement: connecting takes time
+        asked_at = time.monotonic()
+        moment, number = (await session.execute(first, parameters)).one()
+        self.clock.told(moment, asked_at, time.monotonic())
         session.info[_NUMBER] = number
 
     async def commit(self, session: AsyncSession) -> None:
-        """Commit; where only the answer was lost, the server knows what became of it."""
+        """Commit; if only the answer was lost, ask the server for the transaction's status."""
         number = session.info[_NUMBER]
         try:
             await session.commit()
@@ -160,64 +167,64 @@ class Postgresql:
                 raise
 
     async def _was_committed(self, number: str) -> bool:
-        """Ask until there is an answer, for as long as a writer waits for its turn."""
+        """Ask until there is an answer, as long as a writer waits for the lock."""
         end = time.monotonic() + self._busy.total_seconds()
         while True:
             left = timedelta(seconds=end - time.monotonic())
             try:
                 async with self.writing() as session:
-                    await self.begin_writing(session, left)  # behind the lock it has ended
+                    await self.begin_writing(session, left)  # with the lock free, it has ended
                     status = await session.execute(_STATUS, {"number": number})
                     return bool(status.scalar_one() == "committed")
             except LedgerUnreachable:
                 if time.monotonic() >= end:
                     raise
-            await asyncio.sleep(ASK_AGAIN.total_seconds())
+            await asyncio.sleep(COMMIT_POLL_INTERVAL.total_seconds())
 
     def closed(self) -> None:
-        """Nothing: no file is left behind."""
+        """Do nothing: no file is left behind."""
 
     def why_unreachable(self, error: BaseException) -> str | None:
-        found = _cause(error)
-        if isinstance(found, TimeoutError):
+        cause = _cause(error)
+        if isinstance(cause, TimeoutError):
             return "no answer in time"
-        if _is_cut(found):
-            return f"the connection was lost: {found}"
-        state = str(getattr(found, "sqlstate", None) or "")
-        if state in _UNREACHABLE_TOO:
-            return _UNREACHABLE_TOO[state] or str(found)
-        return str(found) if state.startswith(_UNREACHABLE) else None
+        if _is_cut(cause):
+            return f"the connection was lost: {cause}"
+        state = str(getattr(cause, "sqlstate", None) or "")
+        if state in _UNREACHABLE_STATES:
+            return _UNREACHABLE_STATES[state] or str(cause)
+        return str(cause) if state.startswith(_UNREACHABLE) else None
 
     def skew(self) -> timedelta:
         return self.clock.skew()
 
 
 def _refuse_closed(connection: Any, *_: Any) -> None:
-    """A connection that was cut while nobody used it is replaced, which costs no question."""
+    """Replace a connection that was cut while idle; this costs no query."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError("it was closed")
 
 
 def _mark_cut(context: ExceptionContext) -> None:
-    """A connection that was lost, or that does not answer, is not used again."""
+    """Discard a connection that was lost or does not answer."""
     error = context.original_exception
     if _is_cut(error) or isinstance(_cause(error), TimeoutError):
         context.is_disconnect = True
 
 
 def _cause(error: BaseException | None) -> BaseException | None:
-    """The driver's own error: SQLAlchemy's translation of it hides the words."""
+    """Return the driver's own error: SQLAlchemy's translation hides its message."""
     if isinstance(error, (*_DRIVERS, OSError)):
         return error
     return error.__cause__ if error is not None and error.__cause__ is not None else error
 
 
 def _is_cut(error: BaseException | None) -> bool:
-    """Whether the connection was lost, and with it what was not committed."""
-    found = _cause(error)
-    if isinstance(found, asyncpg.InterfaceError):
-        return "closed" in str(found)
-    return isinstance(found, _CUT) and not isinstance(found, TimeoutError)
+    """Return whether the connection was lost, and with it what was not committed."""
+    cause = _cause(error)
+    if isinstance(cause, asyncpg.InterfaceError):
+        return "closed" in str(cause)
+    return isinstance(cause, _CUT) and not isinstance(cause, TimeoutError)
 
 
 def _milliseconds(time_: timedelta) -> str:

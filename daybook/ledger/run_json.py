@@ -1,4 +1,4 @@
-"""A run as a plain dictionary: what `--json` prints, and what is sent to a callback.
+"""A run as a plain dictionary, for `--json` and for callbacks.
 
 Instants are RFC 3339 texts in UTC.
 """
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from daybook.ledger.tables import JobRow, RunRow
 
 
-def utc(instant: datetime | None) -> str | None:
-    """`2027-01-15T13:30:00Z`, with a fraction where there is one."""
+def utc_text(instant: datetime | None) -> str | None:
+    """Return `2027-01-15T13:30:00Z`, with a fraction if there is one."""
     return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
-    """One run, and its job (None for a direct call).
+    """Return one run with its job (None for a direct call).
 
     `owner`, `user_id`, `tags` and `metadata` are those that the job has now. `started_at` is when
-    its first attempt began to act; `job_removed` is whether `job` is the name of one that is no
-    longer there. Adjacent due times that nobody was there for are one run of `count`, from
-    `scheduled_for` to `scheduled_to`; of any other that is None.
+    the effect of its first attempt began; `job_removed` is True if `job` names a job that was
+    removed. Adjacent missed due times are one run of `count`, from `scheduled_for` to
+    `scheduled_to`; `scheduled_to` is None for any other run.
     """
     ended = row.finished_at or None
-    lasted = (ended - row.started_at).total_seconds() if ended and row.started_at else None
+    duration = (ended - row.started_at).total_seconds() if ended and row.started_at else None
     return {
         "id": row.id,
         "job": job.name if job else None,
@@ -41,13 +41,13 @@ def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
         "status": row.status,
         "reason": row.reason,
         "delivery": row.delivery,
-        "scheduled_for": utc(row.due),
-        "scheduled_to": utc(row.due_to),
+        "scheduled_for": utc_text(row.due),
+        "scheduled_to": utc_text(row.due_to),
         "count": row.count,
-        "queued_at": utc(row.queued_at),
-        "started_at": utc(row.started_at),
-        "finished_at": utc(row.finished_at),
-        "duration_seconds": lasted,
+        "queued_at": utc_text(row.queued_at),
+        "started_at": utc_text(row.started_at),
+        "finished_at": utc_text(row.finished_at),
+        "duration_seconds": duration,
         "attempts": row.attempts,
         "output": row.output,
         "result": row.result,

@@ -1,7 +1,7 @@
-"""Bringing a ledger's schema up to date, by itself and under a lock (requirement 60).
+"""Migration of a ledger's schema: automatic, and under the claim lock.
 
-Two processes that start at once both ask for the claim lock; the second finds the work done.
-Alembic is imported only when there is something to do.
+If two processes start at once, both ask for the lock; the second finds the schema up to date.
+Alembic is imported only if there is something to do.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 _ID = text("SELECT value FROM facts WHERE key = 'id'")
 
-LOOK_AGAIN = 0.01
+POLL_INTERVAL_SECONDS = 0.01
 _MIGRATING = threading.Lock()
 
 
 def head() -> str:
-    """The newest schema this program knows; two migrations written at once collide in this file."""
+    """Return the newest known schema; migrations written concurrently conflict in this file."""
     return (MIGRATIONS / "HEAD").read_text().split()[0]
 
 
 def _current(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-    return None if found is None else str(found)
+    version = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    return None if version is None else str(version)
 
 
 def _ledger_id(connection: Connection) -> str:
@@ -54,19 +54,19 @@ def _upgrade(connection: Connection) -> str:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    found = _current(connection)
-    if found != head():
+    version = _current(connection)
+    if version != head():
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if found is not None and found not in known:
-            raise LedgerNewer(found, head())
+        if version is not None and version not in known:
+            raise LedgerNewer(version, head())
         command.upgrade(config, "head")
-    fresh = {"id": new_id()[:12]}
+    parameters = {"id": new_id()[:12]}
     connection.execute(
         text("INSERT INTO facts (key, value) VALUES ('id', :id) ON CONFLICT (key) DO NOTHING"),
-        fresh,
+        parameters,
     )
     return _ledger_id(connection)
 
@@ -78,43 +78,45 @@ async def bring_up_to_date(ledger: Ledger, in_use: InUse | None = None) -> str:
     """
     async with ledger.read() as session:
         if in_use is not None:
-            error = await why_another(session, ledger.place, in_use.id)
+            error = await replacement_error(session, ledger.place, in_use.id)
             if error is not None:
                 raise error
         connection = await session.connection()
         if await connection.run_sync(_current) == head():
             return await connection.run_sync(_ledger_id)
-    async with _alone(), ledger.write() as session:
+    async with _exclusive(), ledger.write() as session:
         connection = await session.connection()
         return await connection.run_sync(_upgrade)
 
 
-async def why_another(session: AsyncSession, place: str, known: str) -> LedgerReplaced | None:
-    """The error to raise if the ledger of ``session`` is not the one with the id ``known``."""
+async def replacement_error(session: AsyncSession, place: str, known: str) -> LedgerReplaced | None:
+    """Return the error to raise if the ledger of ``session`` does not have the id ``known``; else
+    None.
+    """
     connection = await session.connection()
-    found = await connection.run_sync(_id_if_any)
-    if found == known:
+    found_id = await connection.run_sync(_id_if_any)
+    if found_id == known:
         return None
-    told = database.another_ledger(known, found) if found else database.EMPTIED
-    return LedgerReplaced(place, *told)
+    cause = database.another_ledger(known, found_id) if found_id else database.EMPTIED
+    return LedgerReplaced(place, *cause)
 
 
 def _id_if_any(connection: Connection) -> str:
-    """The ledger's id; empty if there is none."""
+    """Return the ledger's id; empty if there is none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return ""
     return str(connection.execute(_ID).scalar() or "")
 
 
 @asynccontextmanager
-async def _alone() -> AsyncIterator[None]:
-    """One migration at a time in this process: what Alembic works with is the process's.
+async def _exclusive() -> AsyncIterator[None]:
+    """Run one migration at a time in this process: Alembic's state is global.
 
-    Of whichever event loop, so no loop's lock will do; and who is cancelled here must not be left
-    behind as its holder, so no thread may wait for it either.
+    Migrations may come from several event loops, so an asyncio lock does not suffice. A thread must
+    not wait for the lock either: a cancelled task would leave it held.
     """
     while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - it is no event of one loop
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     try:
         yield
     finally:

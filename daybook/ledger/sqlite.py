@@ -1,7 +1,7 @@
 """A ledger in one SQLite file in WAL mode, whose write transactions begin immediate.
 
-A transaction that begins deferred and writes later can fail when another wrote in between; one that
-begins immediate waits its turn and then has the ledger to itself: that is the claim lock.
+A transaction that begins deferred and writes later can fail if another one wrote in between. One
+that begins immediate waits for its turn and then has the ledger to itself: that is the claim lock.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerReplaced, LedgerUnreachable
 from daybook.ledger import database, texts
 from daybook.ledger.in_use import InUse
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN = timedelta(milliseconds=10)
+POLL_INTERVAL = timedelta(milliseconds=10)
 
-WAL = "-wal"
-BESIDE = ("", WAL, "-shm")
-"""The endings of the files that a ledger in use consists of."""
+WAL_SUFFIX = "-wal"
+FILE_SUFFIXES = ("", WAL_SUFFIX, "-shm")
+"""The suffixes of the files of a ledger in use."""
 
 _OPENED = "opened"
-"""Where a connection keeps the inodes of the files that it has opened."""
+"""The key under which a connection keeps the inodes of the files that it has opened."""
 
 
 class Sqlite:
-    """The file that ``url`` names. It is judged by the machine's clock."""
+    """The file at ``url``. The clock of this ledger is the machine's."""
 
-    clock = SYSTEM
+    clock = SYSTEM_CLOCK
 
     def __init__(self, url: URL, busy: timedelta) -> None:
-        self._url, self.place = url, database.shown(url)
+        self._url, self.place = url, database.without_password(url)
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
@@ -53,9 +53,10 @@ class Sqlite:
         named = url.database
         self._path = Path(named).absolute() if named and named != ":memory:" else None
         self._inode = self._wal = 0
-        """Of the file that the first connection has opened, and of its newest `-wal` file."""
+        """The inodes of the file that the first connection opened, and of its newest `-wal` file.
+        """
         self._stamp = ""
-        """What told that file from others when it was last seen at its place."""
+        """What distinguished that file from others when it was last seen at its place."""
 
         def prepare(raw: Any, record: ConnectionPoolEntry) -> None:
             _prepare(raw, busy)
@@ -73,7 +74,7 @@ class Sqlite:
         self._immediate = self.engine.execution_options(immediate=True)
 
     def make_room(self, in_use: InUse | None) -> None:
-        """Make the file, so that it is never readable by others, not even for a moment."""
+        """Make the file so that other users can never read it, not even for a moment."""
         path = self._path
         if path is None:
             return
@@ -88,13 +89,12 @@ class Sqlite:
                 raise FileExistsError
             self._restore_wal()
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Only a new file is ever opened by hand: closing any descriptor of a file drops all
-            # locks that this process holds on it, and another process would then delete the WAL
-            # under it.
+            # Open only a new file directly: closing any descriptor of a file drops all locks that
+            # this process holds on it, and another process could then delete the WAL in use.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
-            # Looked at, because a failed connection leaves a thread of the driver's behind, which
-            # complains on the terminal when the loop is closed.
+            # Check before connecting: a failed connection leaves a thread of the driver behind,
+            # which writes an error to the terminal when the loop is closed.
             if not path.is_file():
                 raise LedgerUnreachable(self.place, "it is no file") from None
             if not os.access(path, os.R_OK | os.W_OK):
@@ -106,13 +106,13 @@ class Sqlite:
         return AsyncSession(self.engine, expire_on_commit=False)
 
     async def begin_reading(self, session: AsyncSession) -> None:
-        """Nothing: its first query begins it, and waits for nobody."""
+        """Do nothing: the first query begins the transaction, and waits for no lock."""
 
     def writing(self) -> AsyncSession:
         return AsyncSession(self._immediate, expire_on_commit=False)
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        # Take the lock now, so that all that is read here is still true at the commit.
+        # Take the lock now, so that everything read in this session is still true at the commit.
         await session.connection(execution_options={"left": left})
 
     async def commit(self, session: AsyncSession) -> None:
@@ -128,16 +128,16 @@ class Sqlite:
     def replaced(self) -> LedgerReplaced | None:
         if not self._inode:
             return None
-        found = self._inodes()[0]
-        if not found:
-            return LedgerReplaced(self.place, *database.GONE)
-        return None if found == self._inode else LedgerReplaced(self.place, *database.ANOTHER)
+        inode = self._inodes()[0]
+        if not inode:
+            return LedgerReplaced(self.place, *database.MOVED_AWAY)
+        return None if inode == self._inode else LedgerReplaced(self.place, *database.REPLACED)
 
     def _compare(self, opened: tuple[int, ...] | None) -> None:
-        """Raise `LedgerReplaced` if one of the ``opened`` files is not at its place any more.
+        """Raise `LedgerReplaced` if one of the ``opened`` files is no longer at its place.
 
-        A connection goes on reading and writing files that were deleted; whoever opens them anew
-        sees others. SQLite itself removes none of them as long as a connection is open.
+        A connection continues to read and write deleted files; a process that opens them anew sees
+        others. SQLite itself removes none of them as long as a connection is open.
         """
         if opened is None:
             return
@@ -152,16 +152,21 @@ class Sqlite:
         return LedgerReplaced(self.place, *database.wal_lost(self._path.name))
 
     def closed(self) -> None:
-        """Set the `-wal` file aside if the file that it belongs to is not there any more.
+        """Set the `-wal` file aside if the file that it belongs to is gone.
 
-        SQLite leaves it where it is, and would read it into whatever file is put in its place.
+        SQLite leaves it where it is, and would read it into any file put in its place.
         """
-        found = self._inodes()
-        if self._path is None or not self._wal or found[0] == self._inode or found[1] != self._wal:
+        inodes = self._inodes()
+        if (
+            self._path is None
+            or not self._wal
+            or inodes[0] == self._inode
+            or inodes[1] != self._wal
+        ):
             return
         aside = self._aside(self._stamp)
         with suppress(OSError):
-            os.replace(f"{self._path}{WAL}", aside)
+            os.replace(f"{self._path}{WAL_SUFFIX}", aside)
             log.warning(
                 "%s is not the file that was opened; its last changes are in %s",
                 self._path,
@@ -172,37 +177,37 @@ class Sqlite:
     def _restore_wal(self) -> None:
         """Put the `-wal` file back if the file that it belongs to has come back.
 
-        Another file may have got its inode; that one has the time or the size of another content.
+        Another file may have got its inode; then its modification time or size differs.
         """
         stamp = self._stamp_now()
         if stamp and not self._inodes()[1]:
             with suppress(OSError):
-                os.rename(self._aside(stamp), f"{self._path}{WAL}")
+                os.rename(self._aside(stamp), f"{self._path}{WAL_SUFFIX}")
 
     def _aside(self, stamp: str) -> str:
-        return f"{self._path}{WAL}.of-{stamp}"
+        return f"{self._path}{WAL_SUFFIX}.of-{stamp}"
 
     def _stamp_now(self) -> str:
-        """Return what tells the file at the ledger's place from others; empty if there is none."""
+        """Return what distinguishes the file at the ledger's place; empty if there is none."""
         try:
-            found = os.stat(f"{self._path}")
+            status = os.stat(f"{self._path}")
         except OSError:
             return ""
-        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+        return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
     def _inodes(self) -> tuple[int, ...]:
-        """Of the ledger's files, 0 for one that is not there."""
+        """Return the inodes of the ledger's files, 0 for a missing one."""
         if self._path is None:
-            return (0,) * len(BESIDE)
-        return tuple(_inode(f"{self._path}{ending}") for ending in BESIDE)
+            return (0,) * len(FILE_SUFFIXES)
+        return tuple(_inode(f"{self._path}{ending}") for ending in FILE_SUFFIXES)
 
     def _refuse_missing(self) -> None:
-        """Raise what says why, before the driver fails to open the file."""
+        """Raise the reason before the driver fails to open the file."""
         if self._path is not None and not self._path.exists():
             raise self.replaced() or LedgerUnreachable(self.place, "there is no such file")
 
     def why_unreachable(self, error: BaseException) -> str | None:
-        # An error of no class of its own: "file is not a database", "disk image is malformed".
+        # Errors without a subclass: "file is not a database", "disk image is malformed".
         if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
             return str(error)
         return None
@@ -219,30 +224,30 @@ def _inode(path: str) -> int:
 
 
 class _Connection(sqlite3.Connection):
-    """One that makes no file, and that lets go of the lock when it is closed.
+    """A connection that makes no file, and that releases the lock when it is closed.
 
-    A connection is closed in the middle of a transaction where its task was cancelled. SQLite keeps
-    it, and its lock, for as long as anybody has a cursor of it with rows to come: the error's
-    traceback, say.
+    If a task is cancelled, its connection is closed in the middle of a transaction. SQLite keeps
+    the connection and its lock as long as a cursor with rows left is referenced, for example by the
+    error's traceback.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
-        if name and name != ":memory:":  # `mode=rw`: only `make_room` makes a ledger
+        if name and name != ":memory:":  # `mode=rw`: only `prepare_files` makes a ledger
             name = f"{Path(name).absolute().as_uri()}?mode=rw"
         super().__init__(name, **{**options, "uri": True})
 
     def close(self) -> None:
-        """Undo what was begun, then close."""
+        """Roll back, then close."""
         with suppress(sqlite3.Error):
             self.rollback()
         super().close()
 
 
 def _prepare(connection: Any, busy: timedelta) -> None:
-    # The driver's own transaction handling is switched off: `_begin` says how one begins.
+    # Disable the driver's own transaction handling: `_begin` begins transactions.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(_waiting(busy))
+    cursor.execute(_busy_timeout(busy))
     _to_wal(cursor, busy)
     cursor.execute("PRAGMA synchronous = FULL")  # an outcome survives a power cut
     cursor.execute("PRAGMA foreign_keys = ON")
@@ -252,10 +257,10 @@ def _prepare(connection: Any, busy: timedelta) -> None:
 
 
 def _to_wal(cursor: Any, busy: timedelta) -> None:
-    """Switch the file to WAL; where it is, this is no change and waits for nobody.
+    """Switch the file to WAL; if it is in WAL mode already, this changes nothing and does not wait.
 
-    SQLite does not wait for a lock here, whatever the busy timeout says: two processes that open a
-    new ledger at once would meet.
+    SQLite does not wait for a lock here, whatever the busy timeout: two processes that open a new
+    ledger at once would fail.
     """
     end = time.monotonic() + busy.total_seconds()
     while True:
@@ -265,24 +270,24 @@ def _to_wal(cursor: Any, busy: timedelta) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() >= end:
                 raise
-            time.sleep(LOOK_AGAIN.total_seconds())
+            time.sleep(POLL_INTERVAL.total_seconds())
 
 
 def _begin(connection: Connection, busy: timedelta) -> None:
-    """``left``, an option of the connection, is how much of ``busy`` this writer has left."""
+    """Begin a transaction; the option ``left`` is how much of ``busy`` this writer has left."""
     options = connection.get_execution_options()
     if not options.get("immediate", False):
         connection.exec_driver_sql("BEGIN")
         return
     left = options.get("left", busy)
     if left < busy:
-        connection.exec_driver_sql(_waiting(left))
+        connection.exec_driver_sql(_busy_timeout(left))
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     finally:
         if left < busy:
-            connection.exec_driver_sql(_waiting(busy))
+            connection.exec_driver_sql(_busy_timeout(busy))
 
 
-def _waiting(busy: timedelta) -> str:
+def _busy_timeout(busy: timedelta) -> str:
     return f"PRAGMA busy_timeout = {max(0, busy // timedelta(milliseconds=1))}"

@@ -1,4 +1,4 @@
-"""The states of a run and the steps between them (`docs/promise.md`, "The states").
+"""The states of a run and the legal transitions (`docs/promise.md`, "The states").
 
 ::
 
@@ -6,12 +6,12 @@
             │                  │                           │ lease lost before the effect ·
             │                  │                           │ attempts left · on_lost: rerun
      none ──┼──────────────►   ▼                           │
-            │               claimed(fence) ──begin──► running(fence) ──settle──► succeeded failed
+            │               claimed(fence) ──begin──► running(fence) ──finish──► succeeded failed
             │                                              │                     timed_out cancelled
             │                                              └─ lease lost ─► unknown ─► (late outcome
             └──► skipped(why) · missed(why)                                   of the last fence)
 
-Live is waiting, claimed, running. A step that `STEPS` does not hold is refused with
+Live is waiting, claimed, running. A transition that is not in `TRANSITIONS` raises
 `IllegalTransition`; `None` stands for "no row yet".
 """
 
@@ -26,7 +26,7 @@ from daybook.ledger import texts
 
 
 class Status(StrEnum):
-    """What a run is. The three live ones first."""
+    """The state of a run. The three live ones come first."""
 
     WAITING = "waiting"
     CLAIMED = "claimed"
@@ -41,10 +41,10 @@ class Status(StrEnum):
 
 
 class Delivery(StrEnum):
-    """The other axis of a run: what became of what was to be told of it (requirement 32).
+    """The delivery status of a run's callbacks and messages, independent of the run's own state.
 
-    A row of the outbox is pending, delivered or failed; of a run whose rows are several, failed
-    counts before pending, and that before delivered.
+    An outbox row is pending, delivered or failed. For a run with several rows, failed takes
+    precedence over pending, and pending over delivered.
     """
 
     NOT_REQUESTED = "not_requested"
@@ -57,9 +57,9 @@ class Delivery(StrEnum):
 LIVE = frozenset({Status.WAITING, Status.CLAIMED, Status.RUNNING})
 TERMINAL = frozenset(Status) - LIVE
 FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN})
-"""The outcomes that count as failures, for a job's pause and for who is told."""
+"""The outcomes that count as failures, for pausing a job and for notifications."""
 HELD = frozenset({Status.CLAIMED, Status.RUNNING})
-"""The states in which somebody holds the run by a lease and a fence."""
+"""The states in which a process holds the run by a lease and a fence."""
 
 _W, _C, _R = Status.WAITING, Status.CLAIMED, Status.RUNNING
 _OUTCOMES = {
@@ -69,7 +69,7 @@ _OUTCOMES = {
     Status.CANCELLED: "cancelled while at work; the process group is gone",
 }
 
-STEPS: dict[Status | None, dict[Status, str]] = {
+TRANSITIONS: dict[Status | None, dict[Status, str]] = {
     None: {
         _W: "a request not begun, or what must happen later",
         _C: "granted at claim",
@@ -104,18 +104,18 @@ STEPS: dict[Status | None, dict[Status, str]] = {
 }
 
 
-def check(run: str, old: Status | None, new: Status) -> None:
-    """Raise `IllegalTransition` unless ``STEPS`` joins ``old`` to ``new``."""
-    if new not in STEPS.get(old, {}):
+def check_transition(run: str, old: Status | None, new: Status) -> None:
+    """Raise `IllegalTransition` unless ``TRANSITIONS`` joins ``old`` to ``new``."""
+    if new not in TRANSITIONS.get(old, {}):
         raise IllegalTransition(run, old or "none", new)
 
 
 def as_markdown() -> str:
-    """The table of `docs/states.md`."""
+    """Return the table of `docs/states.md`."""
     lines = ["| from | to | when |", "|---|---|---|"]
     lines += [
         f"| {old or '*none*'} | {new} | {why} |"
-        for old, row in STEPS.items()
+        for old, row in TRANSITIONS.items()
         for new, why in row.items()
     ]
     return "\n".join(lines) + "\n"
@@ -123,13 +123,13 @@ def as_markdown() -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. ``output`` is the full text; what is stored of it is cut and marked.
+    """How a run ended. ``output`` is the full text; the ledger stores it cut and marked.
 
-    ``usage`` is what its last attempt took, to be added to what those before it did. A ``reason``
-    that only says the ``error`` once more is left out.
+    ``usage`` is what its last attempt took; it is added to that of earlier attempts. A ``reason``
+    equal to the ``error`` is left out.
 
-    ``prompt`` is what the agent was really asked; with it the answer becomes part of the run's
-    conversation when the run succeeded.
+    ``prompt`` is what the agent was actually asked. If it is given and the run succeeded, prompt
+    and answer are appended to the run's session.
     """
 
     status: Status
@@ -144,6 +144,6 @@ class Outcome:
 
     def __post_init__(self) -> None:
         for name in ("reason", "output", "result", "error", "model", "prompt"):
-            object.__setattr__(self, name, texts.sound(getattr(self, name)))
+            object.__setattr__(self, name, texts.sanitize(getattr(self, name)))
         if self.reason == self.error:
             object.__setattr__(self, "reason", "")

@@ -1,4 +1,4 @@
-"""The tables. A migration's test compares them with what the migrations make.
+"""The tables. A test of the migrations compares them with what the migrations make.
 
 Only what cannot be derived is stored: a job's next due time, for example, follows from its
 schedule. Ids are 32 hexadecimal digits.
@@ -17,9 +17,9 @@ from daybook.ledger.columns import Instant
 from daybook.ledger.states import Delivery, Status
 
 NULLABLE_JSON: Any = JSON(none_as_null=True)
-"""JSON where nothing is SQL's NULL, not the text `null`."""
+"""JSON that stores None as SQL's NULL, not as the text `null`."""
 
-_UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it: only so does SQLite see it fit
+_UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it, else SQLite ignores the index
 _UNMIRRORED_PG = text("unmirrored IS true")
 _NOT_ARCHIVED = text("archived_at IS NULL")
 _PENDING = text("status = 'pending'")
@@ -30,17 +30,17 @@ _UNREAD = text("address = 'inbox' AND read_at IS NULL")
 
 
 def new_id() -> str:
-    """A fresh id: 32 hexadecimal digits, random."""
+    """Return a new random id: 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
 
 def new_message_id() -> str:
-    """A fresh id of a message, as receivers see it."""
+    """Return a new message id, as receivers see it."""
     return f"msg_{new_id()}"
 
 
 class Fact(SQLModel, table=True):
-    """What is true of the ledger as a whole: its `id`, made once (`promise.md` 15)."""
+    """A fact about the ledger as a whole: its `id`, made once (`promise.md` 15), and others."""
 
     __tablename__ = "facts"
 
@@ -49,13 +49,13 @@ class Fact(SQLModel, table=True):
 
 
 class JobRow(SQLModel, table=True):
-    """One job. What it does and when stands in its revisions; here is what outlives them."""
+    """One job. Its revisions hold what it does and when; this row holds what outlives them."""
 
     __tablename__ = "jobs"
     __table_args__ = (
-        # Names and slugs are free again once a job is archived; its history stays. Each agent has
-        # names of its own. A slug is the deployment's name below its flow, so two kinds may have
-        # the same.
+        # Names and slugs are free again once a job is archived; its history stays. Each owner has
+        # a namespace of its own. A slug is the deployment's name below its flow, so two kinds may
+        # have the same slug.
         Index(
             "jobs_name",
             "owner",
@@ -80,9 +80,9 @@ class JobRow(SQLModel, table=True):
     kind: str
     description: str = ""
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
-    # What a program keeps with it; `metadata` is a word of SQLAlchemy's.
+    # A program's own metadata; SQLAlchemy reserves the name `metadata`.
     meta: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
-    # Whose it is (`daybook.owners`), for whom that works, and by what it was made.
+    # The owner (`daybook.owners`), the user that the owner works for, and the creating interface.
     owner: str = "user"
     user_id: str = ""
     created_by: str = "cli"
@@ -92,22 +92,22 @@ class JobRow(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=Instant)
     archived_at: datetime | None = Field(default=None, sa_type=Instant)
 
-    # Due times that were put off by hand: as ISO texts, and all before an instant.
+    # Due times that a person skipped (ISO texts), and snoozed (all before an instant).
     skips: list[str] = Field(default_factory=list, sa_type=JSON)
     snoozed_until: datetime | None = Field(default=None, sa_type=Instant)
 
-    # The watermark: each due time up to here has its row (`docs/promise.md` 10). A new job's is
-    # its `created_at`.
+    # The watermark: each due time up to it has its row (`docs/promise.md` 10). A new job's is its
+    # `created_at`.
     audited_until: datetime = Field(sa_type=Instant)
 
-    # The Prefect side: what both sides last agreed on is the base of the three-way comparison.
+    # The Prefect side: the last version that both sides had is the base of the three-way diff.
     deployment_id: str | None = None
     synced: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     sync_pending: bool = True
-    # What Prefect held and lost: {"at": ISO time, "fields": {name: its value}}.
+    # The losing version, from Prefect: {"at": ISO time, "fields": {name: its value}}.
     conflict: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
-    # Requirement 20.
+    # The last run and the counters of the job.
     last_run_id: str | None = None
     last_run_at: datetime | None = Field(default=None, sa_type=Instant)
     last_status: str | None = None
@@ -115,13 +115,15 @@ class JobRow(SQLModel, table=True):
     run_count: int = 0
     consecutive_failures: int = 0
 
-    # When its failures were last told of, and whether a success has still to be (requirement 34).
+    # When an alert about its failures was last sent, and whether a recovery is still to be sent.
     alerted_at: datetime | None = Field(default=None, sa_type=Instant)
     alert_open: bool = False
 
 
 class RevisionRow(SQLModel, table=True):
-    """What a job was over [effective_from, the next one's): when it is due, what it does, how."""
+    """A job over [effective_from, the next revision's): its schedule, action, policy,
+    notifications.
+    """
 
     __tablename__ = "revisions"
     __table_args__ = (UniqueConstraint("job_id", "effective_from", name="revisions_job_from"),)
@@ -135,12 +137,12 @@ class RevisionRow(SQLModel, table=True):
     policy: dict[str, Any] = Field(sa_type=JSON)
     notify: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     source: str = "ledger"
-    # Who wrote where it leads last, where not as the job was made: `daybook.jobs.provenance`.
+    # The last writer of each address, if not the job's creator: `daybook.jobs.provenance`.
     written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
 
 
 class RunRow(SQLModel, table=True):
-    """One occurrence and what became of it (requirement 18)."""
+    """One occurrence and its outcome."""
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -170,8 +172,8 @@ class RunRow(SQLModel, table=True):
     revision: int | None = None
     kind: str
     trigger: str
-    # Adjacent due times that were missed are one row: `due` is the first, `due_to` the last, and
-    # `count` how many they are. Any other row is one due time, and has no `due_to`.
+    # Adjacent missed due times are one row: `due` is the first, `due_to` the last, `count` their
+    # number. Any other row is one due time, and has no `due_to`.
     due: datetime = Field(sa_type=Instant)
     due_to: datetime | None = Field(default=None, sa_type=Instant)
     count: int = 1
@@ -180,7 +182,7 @@ class RunRow(SQLModel, table=True):
     until: datetime | None = Field(default=None, sa_type=Instant)
     waits_for: str = ""
 
-    # Who holds it, and by which fence.
+    # The claim: its fencing token, holder and lease.
     fence: int = 0
     holder: str = ""
     lease_until: datetime | None = Field(default=None, sa_type=Instant)
@@ -189,7 +191,7 @@ class RunRow(SQLModel, table=True):
     # The Prefect run that carries it. `flow_starts` is that run's own count of starts at the last
     # claim: a higher one is a Retry. `prefect_runs` counts the runs that were made for this row.
     flow_run_id: str | None = None
-    # `unmirrored`: it has ended, and Prefect has still to be told (`daybook.prefect.unmirrored`).
+    # `unmirrored`: it has ended, and Prefect does not show that yet (`daybook.prefect.unmirrored`).
     flow_starts: int = 0
     prefect_runs: int = 0
     unmirrored: bool = False
@@ -197,7 +199,7 @@ class RunRow(SQLModel, table=True):
 
     parameters: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     attempts: int = 0
-    # How many tokens it may take from its last claim on; None: nothing limits it.
+    # How many tokens it may take from its last claim on; None if nothing limits it.
     tokens: int | None = None
     queued_at: datetime = Field(sa_type=Instant)
     started_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -208,23 +210,23 @@ class RunRow(SQLModel, table=True):
     session_id: str | None = None
     agent: str | None = None
     model: str | None = None
-    # Of all its attempts: see `AttemptRow`.
+    # The sum over all its attempts: see `AttemptRow`.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
-    # What became of its callbacks and messages (requirement 32): `daybook.delivery.outbox`.
+    # The delivery status of its callbacks and messages: `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value
 
-    # What a writer that had lost its claim knew: refused as an outcome, kept to be read.
+    # Outcomes of writers that had lost their claim: refused, but kept as evidence.
     evidence: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
 
     @property
     def state(self) -> Status:
-        """``status`` as the enumeration."""
+        """Return ``status`` as the enumeration."""
         return Status(self.status)
 
 
 class AttemptRow(SQLModel, table=True):
-    """One try at the effect. Its status is `running` or one of the outcomes of a try."""
+    """One attempt at the effect. Its status is `running` or one of the outcomes of an attempt."""
 
     __tablename__ = "attempts"
 
@@ -239,16 +241,17 @@ class AttemptRow(SQLModel, table=True):
 
 
 class OutboxRow(SQLModel, table=True):
-    """One callback or message that was asked for (requirements 30-34): `daybook.delivery.outbox`.
+    """One requested callback or message: `daybook.delivery.outbox`.
 
-    It is pending, delivered or failed; suppressed where it was withdrawn before it was sent.
-    ``key`` says what it tells whom of what, so that it is asked for once. ``run_id`` is no foreign
-    key: a run without a row of its own may be told of, and what is pending outlives its run.
+    It is pending, delivered or failed, or suppressed if it was withdrawn before it was sent.
+    ``key`` identifies event and recipient, so that it is requested once. ``run_id`` is no foreign
+    key: a message may concern a run without a row of its own, and a pending message outlives its
+    run.
     """
 
     __tablename__ = "outbox"
     __table_args__ = (
-        # What they are limited to is among their columns: SQLite reads the row for it otherwise.
+        # The columns of the conditions are in the indexes; otherwise SQLite reads the row for them.
         Index(
             "outbox_pending",
             "lane",
@@ -282,53 +285,52 @@ class OutboxRow(SQLModel, table=True):
         Index("outbox_made", "created_at"),
     )
 
-    # `msg_` and 32 hexadecimal digits: the same `webhook-id` on every try.
+    # `msg_` and 32 hexadecimal digits: the same `webhook-id` on every attempt.
     id: str = Field(default_factory=new_message_id, primary_key=True)
     key: str = Field(unique=True)
-    # A `callback` and a `message` are the job's own, and count for its run's delivery; an `alert`
-    # is the operator's.
+    # A `callback` and a `message` belong to the job, and count for its run's delivery status; an
+    # `alert` is for the operator.
     purpose: str
     event: str
     run_id: str | None = None
     job_id: str | None = Field(default=None, foreign_key="jobs.id")
-    # Whose choice the address was, and who wrote it: what it may reach follows from these
-    # (requirement 38).
+    # The owner who chose the address, and its writer: they decide what the address may reach.
     owner: str = "user"
     writer: str = ""
 
-    # What may be away as a whole: an address without its query, or a channel's name.
+    # The destination queue, which fails as a whole: an address without its query, or a channel.
     lane: str
     address: str = Field(repr=False)
     chat_id: str = Field(default="", repr=False)
-    # Of an answer, to tell whether the next one differs; else empty.
+    # For an answer, to detect whether the next one differs; else empty.
     digest: str = ""
 
     status: str = Delivery.PENDING.value
     attempts: int = 0
     next_at: datetime = Field(sa_type=Instant)
     created_at: datetime = Field(sa_type=Instant)
-    # When the operator asked for it again: `attempts`, and the day for them, count from there.
+    # When the operator requested a retry: `attempts`, and the day for them, count from there.
     retried_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     read_at: datetime | None = Field(default=None, sa_type=Instant)
 
-    # Who is sending it, and by which fence.
+    # The process that is sending it, and its fencing token.
     holder: str = ""
     fence: int = 0
     lease_until: datetime | None = Field(default=None, sa_type=Instant)
 
     error: str | None = None
     note: str = ""
-    # The last tries: {"at", "seconds", "status_code", "error"}, oldest first.
+    # The last attempts: {"at", "seconds", "status_code", "error"}, oldest first.
     tries: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
 
-    # The last column: what stands behind a long one is slow to read in SQLite.
+    # The last columns: SQLite reads columns behind a long one slowly.
     subject: str = ""
     body: str = Field(repr=False)
 
 
 class LaneRow(SQLModel, table=True):
-    """A destination that did not take what was sent to it; one that did has no row."""
+    """A destination queue whose last delivery failed; one that works has no row."""
 
     __tablename__ = "lanes"
 
@@ -340,7 +342,9 @@ class LaneRow(SQLModel, table=True):
 
 
 class LeadRow(SQLModel, table=True):
-    """Who leads what, and until when unless it is renewed; ``fence`` rises with each new holder."""
+    """The leader of each service group, until ``until`` unless renewed; ``fence`` rises with each
+    holder.
+    """
 
     __tablename__ = "leads"
 
@@ -351,7 +355,7 @@ class LeadRow(SQLModel, table=True):
 
 
 class SessionRow(SQLModel, table=True):
-    """A conversation with an agent. ``job_id`` is None where several jobs share it."""
+    """A conversation with an agent. ``job_id`` is None if several jobs share it."""
 
     __tablename__ = "sessions"
     __table_args__ = (Index("sessions_used", "updated_at"),)
@@ -364,10 +368,10 @@ class SessionRow(SQLModel, table=True):
 
 
 class MessageRow(SQLModel, table=True):
-    """One message of a conversation, in full, and where it came from (requirement 27).
+    """One message of a session, in full, and its origin.
 
-    ``number`` rises by one within the session. ``run_id`` is no foreign key: a conversation may
-    outlive what is kept of its runs.
+    ``number`` rises by one within the session. ``run_id`` is no foreign key: a session may outlive
+    its runs.
     """
 
     __tablename__ = "messages"
@@ -382,7 +386,7 @@ class MessageRow(SQLModel, table=True):
 
 
 class TokenRow(SQLModel, table=True):
-    """What lets an MCP client in over HTTP, and as whom. The token itself is nowhere."""
+    """An access token for MCP over HTTP, its owner and user. Only its digest is stored."""
 
     __tablename__ = "tokens"
 
@@ -390,14 +394,14 @@ class TokenRow(SQLModel, table=True):
     name: str = Field(unique=True)
     owner: str
     user_id: str = ""
-    # SHA-256 of the token, 64 hexadecimal digits: it has 256 random bits, so no salt is needed.
+    # SHA-256 of the token, 64 hexadecimal digits. The token has 256 random bits: no salt is needed.
     digest: str = Field(unique=True, repr=False)
     created_at: datetime = Field(sa_type=Instant)
     used_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
 class BlockCopyRow(SQLModel, table=True):
-    """The copy of one Prefect block document: what Prefect needs to have it again.
+    """The copy of one Prefect block document, complete enough to restore it in Prefect.
 
     ``type_id`` is Prefect's id of the block type under which the document was last seen. A Prefect
     that lost its database gives the type another id (`daybook.resources.mirror`).

@@ -1,4 +1,4 @@
-"""The tables of tasks for idle sessions (`daybook.tasks`): tasks, their runs, sessions, events."""
+"""The tables of tasks (`daybook.tasks`): tasks, their runs, task sessions, events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIVE = text("finished_at IS NULL")
 
 
 class TaskRow(SQLModel, table=True):
-    """What is to be done, and who may do it. What became of it stands in its runs."""
+    """One task, and which sessions may do it. Its runs hold its outcome."""
 
     __tablename__ = "tasks"
 
@@ -23,7 +23,7 @@ class TaskRow(SQLModel, table=True):
     instructions: str = Field(default="", repr=False)
     # 0 is urgent, 3 low: `daybook.tasks.model.PRIORITIES`.
     priority: int
-    # Whose it is to do: `daybook.tasks.model.check_owner`. Empty: any session's.
+    # The owner whose sessions may do it: `daybook.tasks.model.check_owner`. Empty: any session.
     owner: str = ""
     workspace: str = ""
     channel: str = ""
@@ -36,7 +36,7 @@ class TaskRow(SQLModel, table=True):
 
 
 class TaskRunRow(SQLModel, table=True):
-    """One try at a task, from the queue to its end; a retry is another row, with `number` + 1."""
+    """One attempt at a task, from queue to end; a retry is another row, with `number` + 1."""
 
     __tablename__ = "task_runs"
     __table_args__ = (
@@ -57,37 +57,37 @@ class TaskRunRow(SQLModel, table=True):
     claimed_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
 
-    # Who holds it: only while it is claimed. The token itself is nowhere.
+    # The holder, only while it is claimed. The token itself is not stored.
     session_id: str | None = Field(default=None, foreign_key="task_sessions.id")
     token_digest: str | None = Field(default=None, repr=False)
     lease_until: datetime | None = Field(default=None, sa_type=Instant)
     lease_seconds: int | None = None
-    # Rises with each claim: which of them an event is about.
+    # Rises with each claim, so that an event can refer to one of them.
     fence: int = 0
 
-    # How often a lease of it ran out; how many cycles it has starved, and what was done about it.
+    # How often its lease expired; how many cycles it has starved, and the escalation steps taken.
     expiries: int = 0
     starved_cycles: int = 0
     tiers: list[str] = Field(default_factory=list, sa_type=JSON)
-    # The request of the worker that was spawned for it: a row of `runs`.
+    # The run of the worker that was requested for it: a row of `runs`.
     spawned_run_id: str | None = None
-    # Why somebody should look at it; empty: nobody has to.
+    # Why it needs attention; empty if it does not.
     attention: str = ""
 
-    # Who did it last: the session's name outlives the session.
+    # The session that had it last, by name: the name outlives the session.
     done_by: str = ""
     output: str | None = Field(default=None, repr=False)
     error: str | None = None
 
 
 class TaskSessionRow(SQLModel, table=True):
-    """A live agent that claims tasks by itself. It is another thing than a conversation."""
+    """A live agent that claims tasks by itself. It is not a conversation (`SessionRow`)."""
 
     __tablename__ = "task_sessions"
 
     id: str = Field(default_factory=new_id, primary_key=True)
     name: str = Field(unique=True)
-    # Who registered it, and for whom that works (`daybook.owners`).
+    # The owner that registered it, and the user that the owner works for (`daybook.owners`).
     owner: str
     user_id: str = ""
     agent: str
@@ -95,20 +95,20 @@ class TaskSessionRow(SQLModel, table=True):
     workspace: str = ""
     channel: str = ""
     capabilities: list[str] = Field(default_factory=list, sa_type=JSON)
-    # As it reported last; `idle_since` is when it became idle and not prompting.
+    # The state last reported; `idle_since` is when it became idle and not prompting.
     state: str
     prompting: bool = False
     idle_since: datetime = Field(sa_type=Instant)
     registered_at: datetime = Field(sa_type=Instant)
-    # It is there until then, unless it is heard of again.
+    # It counts as gone from then on, unless it reports again.
     expires_at: datetime = Field(sa_type=Instant)
-    # An MCP server can notify it until then, unless that says so again.
+    # An MCP server can notify it until then, unless the server renews this.
     connected_until: datetime | None = Field(default=None, sa_type=Instant)
 
 
 class TaskEventRow(SQLModel, table=True):
-    """What happened to a run: who did it, and why. A wake is one whose `outbox_id` says how it
-    fared.
+    """An event of a task run: its actor and reason. For a wake, `outbox_id` leads to its delivery
+    status.
     """
 
     __tablename__ = "task_events"
@@ -123,7 +123,7 @@ class TaskEventRow(SQLModel, table=True):
     event: str
     actor: str
     reason: str = ""
-    # Of whom, where it was about one; no foreign key: it outlives the session.
+    # The session concerned, if any; no foreign key: the event outlives the session.
     session_id: str | None = None
     session: str = ""
     outbox_id: str | None = None

@@ -1,11 +1,12 @@
-"""What no database keeps is put right on its way there: one rule for all texts and all JSON.
+"""Sanitizing of texts and JSON on their way to the database: one rule for all of them.
 
-PostgreSQL keeps no NUL character, UTF-8 no half of a surrogate pair, and JSON no number that is not
-finite. A program's output, an answer or a state in Prefect may hold each of them; an outcome is
-never lost for that. A text gets U+FFFD in their place, a number becomes null.
+PostgreSQL stores no NUL character, UTF-8 no half of a surrogate pair, and JSON no number that is
+not finite. A program's output, an answer or a state in Prefect may contain each of them, and no
+outcome may be lost for that. In a text U+FFFD replaces the character; such a number becomes null.
 
-`Ledger` has every statement's parameters pass `of_statement`, and all JSON is made by `to_json`.
-What is compared with what is stored passes `sound` before (`daybook.ledger.states.Outcome`).
+`Ledger` passes every statement's parameters through `sanitize_parameters`, and `to_json` makes all
+JSON. A value that is compared with a stored one is passed through `sanitize` first
+(`daybook.ledger.states.Outcome`).
 """
 
 from __future__ import annotations
@@ -17,29 +18,33 @@ from collections.abc import Iterable
 from typing import Any
 
 _UNKEPT = re.compile("[\x00\ud800-\udfff]")
-# In JSON as we write it, every character beyond ASCII is escaped: whole pairs are found as well.
+# `to_json` escapes every character beyond ASCII, so this matches whole surrogate pairs as well.
 _PERHAPS = re.compile(r"\\u(?:0000|d[89a-f])")
 
 
-def sound(value: Any) -> Any:
-    """``value``, JSON or a text, as every database keeps it."""
+def sanitize(value: Any) -> Any:
+    """Return ``value``, JSON or a text, as every database stores it."""
     match value:
         case str():
             return _UNKEPT.sub("\ufffd", value)
         case float() if not math.isfinite(value):
             return None
         case list() | tuple():
-            return [sound(each) for each in value]
+            return [sanitize(each) for each in value]
         case dict():
-            return {sound(name): sound(each) for name, each in value.items()}
+            return {sanitize(name): sanitize(each) for name, each in value.items()}
         case _:
             return value
 
 
-def of_statement(parameters: Any) -> Any:
-    """A statement's parameters, as the driver gets them, with sound texts."""
+def sanitize_parameters(parameters: Any) -> Any:
+    """Return a statement's parameters, as the driver gets them, with sanitized texts."""
     if isinstance(parameters, tuple | list):
-        return parameters if _all_sound(parameters) else type(parameters)(map(_one, parameters))
+        return (
+            parameters
+            if _all_sound(parameters)
+            else type(parameters)(map(_sanitize_parameter, parameters))
+        )
     return parameters
 
 
@@ -49,20 +54,20 @@ def _all_sound(parameters: Iterable[Any]) -> bool:
             if _UNKEPT.search(each):
                 return False
         elif isinstance(each, tuple | list) and not _all_sound(each):
-            return False  # those of many statements at once
+            return False  # parameters of many statements at once
     return True
 
 
-def _one(parameter: Any) -> Any:
+def _sanitize_parameter(parameter: Any) -> Any:
     if isinstance(parameter, str):
         return _UNKEPT.sub("\ufffd", parameter)
-    return of_statement(parameter)
+    return sanitize_parameters(parameter)
 
 
 def to_json(value: Any) -> str:
-    """``value`` as the JSON that a column holds."""
+    """Return ``value`` as the JSON that a column holds."""
     try:
         text = json.dumps(value, allow_nan=False)
     except ValueError:
-        return json.dumps(sound(value), allow_nan=False)
-    return json.dumps(sound(value)) if _PERHAPS.search(text) else text
+        return json.dumps(sanitize(value), allow_nan=False)
+    return json.dumps(sanitize(value)) if _PERHAPS.search(text) else text

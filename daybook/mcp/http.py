@@ -28,7 +28,7 @@ from daybook.mcp import server
 from daybook.mcp.resources import Context, Sessions
 from daybook.mcp.wakes import Wakes
 from daybook.operations import connections, web
-from daybook.operations.host_names import Names
+from daybook.operations.host_names import AllowedNames
 from daybook.owners import Actor
 
 PATH = "/mcp"
@@ -36,7 +36,7 @@ PATH = "/mcp"
 LONGEST_BODY = 2**20
 """Bytes of a request; it is read after the token is known."""
 
-MOST = connections.MOST
+MOST = connections.MAX_REQUESTS
 """How many requests, streams included, are in progress at once; one more is answered 503."""
 OWNER = 40
 """How many of them may be of one owner, whatever tokens it shows; one more is answered 429."""
@@ -56,11 +56,11 @@ class Gate:
     Whoever shows no token, a wrong one or one that was removed reads the same answer.
     """
 
-    def __init__(self, ledger: Ledger, names: Names) -> None:
+    def __init__(self, ledger: Ledger, names: AllowedNames) -> None:
         self._ledger, self._names = ledger, names
         self.wakes = Wakes(lambda: nullcontext(ledger), STREAMS, SHARE)
         self._application = _application(ledger, Sessions(_whose, self.wakes, self._still))
-        self._owners = connections.Places(MOST, OWNER)
+        self._owners = connections.RequestSlots(MOST, OWNER)
 
     @property
     def owners(self) -> Mapping[str, int]:
@@ -82,7 +82,7 @@ class Gate:
                 await self._application(scope, receive, send)
                 return
         told = f"{OWNER} requests of {owner} are in progress already, which is its share"
-        await connections.full(told, 429)(scope, receive, send)
+        await connections.unavailable(told, 429)(scope, receive, send)
 
     async def _refused(self, scope: Scope) -> Response | None:
         if why := self._names.refusal(scope):
@@ -111,10 +111,10 @@ class Gate:
         kind, _, token = (shown[0] if len(shown) == 1 else b"").partition(b" ")
         if kind.lower() != b"bearer" or not token.strip():
             return None
-        return await tokens.bearer(self._ledger, token.strip().decode("latin-1"))
+        return await tokens.authenticate(self._ledger, token.strip().decode("latin-1"))
 
 
-def application(ledger: Ledger, names: Names) -> Gate:
+def application(ledger: Ledger, names: AllowedNames) -> Gate:
     """The application; it opens and closes ``ledger``, by which it knows tokens."""
     return Gate(ledger, names)
 
@@ -146,7 +146,7 @@ def _whose(context: Context) -> Actor:
 def serving(
     guarded: Gate, *, started: Callable[[], None] = lambda: None, **limits: Any
 ) -> uvicorn.Server:
-    """The server of it, with the limits of `connections.config`. As it ends, its streams do.
+    """The server of it, with the limits of `connections.server_config`. As it ends, its streams do.
 
     ``started`` is called when it listens and Ctrl-C ends it in order.
     """
@@ -161,7 +161,7 @@ def serving(
             guarded.wakes.end()
             await super().shutdown(sockets)
 
-    return Server(connections.config(guarded, graceful=5, log_config=None, **limits))
+    return Server(connections.server_config(guarded, graceful=5, log_config=None, **limits))
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:
@@ -169,7 +169,7 @@ async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -
     elsewhere = not web.is_local(host)
     listener = web.listen(host, port)
     known = [*names, host, *([socket.gethostname()] if elsewhere else [])]
-    guarded = application(Ledger(address), Names(known, any_address=elsewhere))
+    guarded = application(Ledger(address), AllowedNames(known, any_address=elsewhere))
 
     def say() -> None:
         print(f"MCP: {web.url(host, port)}{PATH}", file=sys.stderr, flush=True)

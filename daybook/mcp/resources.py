@@ -86,7 +86,7 @@ class Sessions:
 
         with acting_as(self._whose(context)):
             found = await self._found(params.uri)
-            shown = found | {"something_waits": await _told(task_waits.waits(found["name"]))}
+            shown = found | {"something_waits": await _told(task_waits.is_claimable(found["name"]))}
         text = json.dumps(shown, ensure_ascii=False)
         contents = TextResourceContents(uri=params.uri, mime_type=_JSON, text=text)
         return ReadResourceResult(contents=[contents])

@@ -24,7 +24,7 @@ from daybook import __version__, toolbox
 from daybook.agents.base import Tool
 from daybook.mcp.resources import Context, Sessions, Whose
 from daybook.owners import acting_as
-from daybook.toolbox import Answer
+from daybook.toolbox import ToolAnswer
 
 NAME = "daybook"
 
@@ -79,7 +79,7 @@ def make(whose: Whose, sessions: Sessions, *, keeps: bool) -> Server[Any]:
     )
 
 
-async def _for_who_is_there(context: Context, work: Awaitable[Answer]) -> Answer:
+async def _for_who_is_there(context: Context, work: Awaitable[ToolAnswer]) -> ToolAnswer:
     """The answer of ``work``, which is ended where its request's client goes.
 
     Where there is no request there is one client, and its end is the server's.
@@ -94,7 +94,7 @@ async def _for_who_is_there(context: Context, work: Awaitable[Answer]) -> Answer
         gone.cancel()
         doing.cancel()  # once: it has connections to close
         await asyncio.wait({doing, gone})
-    return Answer("the client has gone", refused=True) if doing.cancelled() else doing.result()
+    return ToolAnswer("the client has gone", refused=True) if doing.cancelled() else doing.result()
 
 
 async def _gone(request: Any) -> None:

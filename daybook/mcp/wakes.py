@@ -34,7 +34,7 @@ from daybook.owners import Actor, acting_as
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
-    from daybook.delivery.sending import Tried
+    from daybook.delivery.sending import DeliveryResult
     from daybook.ledger.engine import Ledger
     from daybook.ledger.tables import OutboxRow
 
@@ -83,7 +83,7 @@ class Wakes:
         self._opened, self._most, self._share = opened, most, share
         self._held: list[Held] = []
         self._at_work: dict[str, asyncio.Task[None]] = {}
-        self._telling: set[asyncio.Task[Tried]] = set()
+        self._telling: set[asyncio.Task[DeliveryResult]] = set()
         self._writes = asyncio.Lock()
         self._name = f"mcp:{socket.gethostname()}:{os.getpid()}"
 
@@ -165,7 +165,7 @@ class Wakes:
         for held in list(self._held):
             with acting_as(held.actor):
                 async with ledger.read() as session:
-                    there = {row.id for row in await sessions.every(session)}
+                    there = {row.id for row in await sessions.visible_sessions(session)}
             if not there.issuperset(held.uris) or not await held.allowed():
                 held.end()
                 continue
@@ -177,7 +177,7 @@ class Wakes:
         """Begin to tell what is pending for those that are held now; note what was told."""
         from daybook.delivery import outbox, sending
 
-        lanes = {outbox.lane_of_task_session(id_): id_ for id_ in self._of_sessions()}
+        lanes = {outbox.queue_of_task_session(id_): id_ for id_ in self._of_sessions()}
         due = await sending.next_due(ledger, lanes.__contains__)
         if due is not None and due <= ledger.now():  # else without a write
             rows = await sending.claim(ledger, self._name, most=AT_ONCE, wanted=lanes.__contains__)
@@ -187,9 +187,9 @@ class Wakes:
             done, self._telling = await asyncio.wait(self._telling, timeout=LOOK)
             await sending.record(ledger, [each.result() for each in done])
 
-    async def _tell(self, row: OutboxRow, id_: str) -> Tried:
+    async def _tell(self, row: OutboxRow, id_: str) -> DeliveryResult:
         """Everybody that is held for the session; delivered if one of them took it."""
-        from daybook.delivery.sending import Tried
+        from daybook.delivery.sending import DeliveryResult
         from daybook.ledger.states import Delivery
 
         began = time.perf_counter()
@@ -197,8 +197,10 @@ class Wakes:
         told = any(await asyncio.gather(*(_told(each, id_) for each in held)))
         seconds = time.perf_counter() - began
         if told:
-            return Tried(row.id, row.fence, Delivery.DELIVERED, None, seconds)
-        return Tried(row.id, row.fence, Delivery.FAILED, None, seconds, error=GONE, went_out=False)
+            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
+        return DeliveryResult(
+            row.id, row.fence, Delivery.FAILED, None, seconds, error=GONE, went_out=False
+        )
 
 
 async def _told(held: Held, id_: str) -> bool:
@@ -216,4 +218,4 @@ async def _connected(ledger: Ledger, actor: Actor, ids: Iterable[str], lease: ti
     from daybook.tasks import sessions
 
     with acting_as(actor):
-        await sessions.connected(ledger, list(ids), ledger.now() + lease)
+        await sessions.set_connected(ledger, list(ids), ledger.now() + lease)

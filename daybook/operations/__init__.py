@@ -1,16 +1,29 @@
-"""What one machine runs for `daybook up`: a Prefect server of our own, the worker, and their care.
+"""Operation of Daybook on one machine: starts and supervises its processes, and reports their
+state.
 
 ::
 
-    up.lock   held (flock) by the living `daybook up`; whoever cannot get it is refused
-    up.json   what it runs: `record.Record`, written anew at each change
-    logs/     what its children print: `children.Child`
+    processes   up                 `daybook up` and `down`: everything below, in the foreground
+                home_lock          the lock of the home, and the record of what runs
+                prefect_selection  the configured Prefect, or a `server` of our own
+                setup              block types, restored blocks, work pool, agent `default`
+                worker, web        child processes; `supervision` restarts one that ends
+                keeper             a keeper as a process of its own
+    reports     status, doctor     what runs and is due; what is wrong (one module of `checks` each)
+                health             state and metrics for monitors; `shared_query` shares one query
+                outbox_status      the outbox, for `status` and `doctor`
+    servers     origin, login, peers, browser   access to our Prefect server
+                host_names, connections         guards and limits of our own HTTP servers
 
-Order of a start: `record.hold` the home, `record.end_leftovers` of one that was killed,
-`prefect_here.find_or_start`, `worker.ensure_pool`, `worker.start`, then `supervision.keep` for each
-child. The end goes the other way round.
+    up.lock   held (flock) by the living `daybook up`; a second one is refused
+    up.json   what it runs: `home_lock.UpRecord`, rewritten at each change
+    logs/     output of its children: `processes.children.Child`
+
+`up` starts in this order: hold the lock of the home, end the leftovers of a killed `up`, find or
+start Prefect, create the work pool, start the worker; `supervision.supervise` runs for each child.
+It stops in the reverse order.
 
 Pitfalls: each run's process leads a session of its own, so ending the worker's process group is not
-enough (`processes.family`), and the worker needs time to write down what becomes of what it ends
-(`worker.GRACE`). `record` imports no Prefect, so that `down` and `status` are fast.
+enough (`processes.proc.family`), and the worker needs time to record the outcomes of the runs that
+it ends (`worker.GRACE_SECONDS`). `home_lock` imports no Prefect, so that `down` is fast.
 """

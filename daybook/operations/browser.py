@@ -13,12 +13,12 @@ TIMEOUT_SECONDS = 10.0
 
 
 async def link(home: Home | None = None) -> dict[str, Any]:
-    """`{"url", "expires_in_seconds"}`: a link to Prefect's UI that works once.
+    """Return `{"url", "expires_in_seconds"}`: a link to Prefect's UI that works once.
 
     For a server that `daybook up` has not started the link is its UI's address, and
-    ``expires_in_seconds`` None. Raises `PrefectUnreachable`.
+    ``expires_in_seconds`` is None. Raises `PrefectUnreachable`.
     """
-    home = home or homes.here()
+    home = home or homes.current_home()
     running = home.running() or {}
     ui_url, api_url = str(running.get("ui_url") or ""), str(running.get("api_url") or "")
     if running.get("own_server") and api_url:
@@ -42,14 +42,14 @@ async def _one_time(home: Home, ui_url: str, api_url: str) -> dict[str, Any]:
     headers = {"Authorization": f"Basic {basic}"}
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-            answer = await client.post(f"{ui_url}{login.LINKS}", headers=headers)
-        made = answer.json() if answer.status_code == httpx.codes.CREATED else None
+            response = await client.post(f"{ui_url}{login.LINKS_PATH}", headers=headers)
+        created = response.json() if response.status_code == httpx.codes.CREATED else None
     except (httpx.TransportError, ValueError) as error:
         raise PrefectUnreachable(api_url, str(error) or type(error).__name__) from error
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
+    if response.status_code == httpx.codes.UNAUTHORIZED:
         changed = f"{home.credential_file} was changed since `daybook up` started; restart it"
         raise PrefectUnreachable(api_url, changed)
-    if made is None:
-        raise PrefectUnreachable(api_url, f"it answers {answer.status_code}")
-    url = f"{ui_url}{login.LOGIN}?token={made['token']}"
-    return {"url": url, "expires_in_seconds": made["expires_in"]}
+    if created is None:
+        raise PrefectUnreachable(api_url, f"it answers {response.status_code}")
+    url = f"{ui_url}{login.LOGIN_PATH}?token={created['token']}"
+    return {"url": url, "expires_in_seconds": created["expires_in"]}

@@ -1,19 +1,19 @@
-"""Limits on the connections of our own HTTP servers: the health page, and MCP over HTTP.
+"""Connection limits of our own HTTP servers: the health page, and MCP over HTTP.
 
 ::
 
-    connected ──► waits for a head ──► request: body comes, answer is made ──► waits for a head …
-                  `HEAD` seconds,           `BODY` seconds for the body,
-                  `WAITING` connections     `UNREAD` for an answer that nobody reads,
-                                            `MOST` requests, `PEER` of them of one address (503)
+    connected ──► waits for a head ──► request: receive body, answer ──► waits for a head …
+                  `HEAD_TIMEOUT_…`         `BODY_TIMEOUT_SECONDS` for the body,
+                  `MAX_WAITING_…`          `WRITE_TIMEOUT_SECONDS` for a client that does not read,
+                                           `MAX_REQUESTS`, `MAX_REQUESTS_PER_PEER` (else 503)
 
 uvicorn counts every connection against its limit, and waits without end for the head of a first
 request and for a body. So a client that opens a hundred connections and sends nothing would keep
-all others out. Here a connection that waits for a head takes no request's place: if too many wait,
-the one that has waited longest is closed, of the address that has the most.
+all others out. Here a connection that waits for a head takes no request's slot: if too many wait,
+the one that has waited longest, of the address with the most waiting connections, is closed.
 
-A stream on which nothing is sent may be silent for ever; that its other side has gone is seen by
-the signs of life that the system sends (`VANISHED`).
+A stream on which nothing is sent may be silent for ever; the system's keep-alive signals show that
+its peer is gone (`TCP_USER_TIMEOUT_SECONDS`).
 """
 
 from __future__ import annotations
@@ -31,122 +31,129 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-HEAD = 10.0
-"""Seconds for the head of a request: from the connection's beginning, or from the next head's."""
-BODY = 30.0
-"""Seconds for the body of a request, from its head on."""
-UNREAD = 60.0
-"""Seconds after which a client that does not read its answer is cut off, once no more is taken."""
-VANISHED = 60
-"""Seconds after which one that acknowledges nothing is gone; where the system has that."""
-KEEP_ALIVE = 75
-LONGEST_HEAD = 16_384
+HEAD_TIMEOUT_SECONDS = 10.0
+"""Time for the head of a request, from the start of the connection or of the next head."""
+BODY_TIMEOUT_SECONDS = 30.0
+"""Time for the body of a request, from its head on."""
+WRITE_TIMEOUT_SECONDS = 60.0
+"""Time after which a client that does not read its answer is cut off, once buffers are full."""
+TCP_USER_TIMEOUT_SECONDS = 60
+"""Time after which a peer that acknowledges nothing is cut off, if the system supports it."""
+KEEP_ALIVE_SECONDS = 75
+MAX_HEAD_BYTES = 16_384
 
-WAITING = 100
+MAX_WAITING_CONNECTIONS = 100
 """How many connections may wait for a head."""
-MOST = 100
+MAX_REQUESTS = 100
 """How many requests may be in progress; one more is answered 503."""
-PEER = 75
-"""How many of them may be of one address; one more is answered 503."""
+MAX_REQUESTS_PER_PEER = 75
+"""How many requests of one address may be in progress; one more is answered 503."""
 
 
-class Connection(H11Protocol):
-    """uvicorn's own protocol with deadlines, and a bound for connections without a request."""
+class SlowClientProtocol(H11Protocol):
+    """uvicorn's own protocol with timeouts, and a limit on connections without a request."""
 
-    head, body, unread, waiting = HEAD, BODY, UNREAD, WAITING
+    head, body, unread, waiting = (
+        HEAD_TIMEOUT_SECONDS,
+        BODY_TIMEOUT_SECONDS,
+        WRITE_TIMEOUT_SECONDS,
+        MAX_WAITING_CONNECTIONS,
+    )
     _head_timer: asyncio.TimerHandle | None = None
     _body_timer: asyncio.TimerHandle | None = None
-    _unread_timer: asyncio.TimerHandle | None = None
-    _since = 0.0
+    _write_timer: asyncio.TimerHandle | None = None
+    _waiting_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a head, and close another connection if too many do."""
+        """Wait for a head, and close another connection if too many wait."""
         super().connection_made(transport)
-        wire = transport.get_extra_info("socket")
-        if wire is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED * 1000)
-        self._since = self.loop.time()
-        self._watch()
+        sock = transport.get_extra_info("socket")
+        if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_SECONDS * 1000
+            )
+        self._waiting_since = self.loop.time()
+        self._update_timers()
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Take ``data`` and watch what is incomplete: a body or the head of a request."""
+        """Take ``data`` and update the timers: a body or a head may be incomplete."""
         super().data_received(data)
-        self._watch()
+        self._update_timers()
 
     def on_response_complete(self) -> None:
         """Wait for the next head."""
-        self._since = self.loop.time()
+        self._waiting_since = self.loop.time()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Watch nothing any more."""
-        for timer in (self._head_timer, self._body_timer, self._unread_timer):
+        """Cancel all timers."""
+        for timer in (self._head_timer, self._body_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
-        self._head_timer = self._body_timer = self._unread_timer = None
+        self._head_timer = self._body_timer = self._write_timer = None
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read what it was sent."""
+        """Start the write timer: the client does not read its answer."""
         super().pause_writing()
-        if self._unread_timer is None:
-            self._unread_timer = self.loop.call_later(self.unread, self.transport.abort)
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.unread, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads it."""
+        """Cancel the write timer: the client reads again."""
         super().resume_writing()
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     @property
     def _request(self) -> RequestResponseCycle | None:
-        """The one in progress."""
+        """The request in progress."""
         cycle = cast(RequestResponseCycle | None, self.cycle)  # none before the first head
         return None if cycle is None or cycle.response_complete else cycle
 
-    def _watch(self) -> None:
+    def _update_timers(self) -> None:
         request, closing = self._request, self.transport.is_closing()
         if request is not None and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         if request is None and self._head_timer is None and not closing:
             self._head_timer = self.loop.call_later(self.head, self.transport.abort)
-        comes = request is not None and request.more_body
-        if not comes and self._body_timer is not None:
+        reads_body = request is not None and request.more_body
+        if not reads_body and self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
-        if comes and self._body_timer is None and not closing:
-            self._body_timer = self.loop.call_later(self.body, self._body_is_late)
+        if reads_body and self._body_timer is None and not closing:
+            self._body_timer = self.loop.call_later(self.body, self._on_body_timeout)
 
-    def _body_is_late(self) -> None:
+    def _on_body_timeout(self) -> None:
         self._body_timer = None
-        if self.flow.read_paused:  # by us: the application has not taken what has come
-            self._watch()
+        if self.flow.read_paused:  # paused by us: the application has not taken what was received
+            self._update_timers()
         else:
             self.transport.abort()
 
     def _make_room(self) -> None:
-        connections = cast(set[Connection], self.connections)
-        waits = [
+        connections = cast(set[SlowClientProtocol], self.connections)
+        waiting = [
             each
             for each in connections
             if each._request is None and not each.transport.is_closing()
         ]
-        if len(waits) <= self.waiting:
+        if len(waiting) <= self.waiting:
             return
-        of_peer = Counter(peer(each.client) for each in waits)
-        others = [each for each in waits if each is not self]
-        crowd = max(of_peer[peer(each.client)] for each in others)
+        of_peer = Counter(peer_key(each.client) for each in waiting)
+        candidates = [each for each in waiting if each is not self]
+        largest = max(of_peer[peer_key(each.client)] for each in candidates)
         longest = min(
-            (each for each in others if of_peer[peer(each.client)] == crowd),
-            key=lambda each: each._since,
+            (each for each in candidates if of_peer[peer_key(each.client)] == largest),
+            key=lambda each: each._waiting_since,
         )
         longest.transport.close()
 
 
-def peer(client: tuple[str, int] | None) -> str:
+def peer_key(client: tuple[str, int] | None) -> str:
     """Return the key of a client: its IPv4 address, or its IPv6 network of 64 bits."""
     host = client[0] if client else ""
     try:
@@ -158,8 +165,8 @@ def peer(client: tuple[str, int] | None) -> str:
     return host
 
 
-class Places:
-    """Places for ``most`` at once, at most ``share`` of them for any one who asks."""
+class RequestSlots:
+    """``most`` slots, at most ``share`` of them for one client."""
 
     def __init__(self, most: int, share: int) -> None:
         self._most, self._share = most, share
@@ -167,7 +174,7 @@ class Places:
 
     @contextmanager
     def place(self, who: str) -> Iterator[bool]:
-        """Whether there was one; it is taken while the block runs."""
+        """Take a slot while the block runs; yield whether one was free."""
         free = self.taken.total() < self._most and self.taken[who] < self._share
         self.taken[who] += free
         try:
@@ -178,50 +185,54 @@ class Places:
                 del self.taken[who]
 
 
-class Bounded:
-    """ASGI middleware: `MOST` requests at once, `PEER` of one address."""
+class RequestLimit:
+    """ASGI middleware: `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` of one address."""
 
-    def __init__(self, application: ASGIApp, most: int = MOST, share: int = PEER) -> None:
-        self._application, self._places = application, Places(most, share)
+    def __init__(
+        self, application: ASGIApp, most: int = MAX_REQUESTS, share: int = MAX_REQUESTS_PER_PEER
+    ) -> None:
+        self._application, self._slots = application, RequestSlots(most, share)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        with self._places.place(peer(scope.get("client"))) as free:
+        with self._slots.place(peer_key(scope.get("client"))) as free:
             if free:
                 await self._application(scope, receive, send)
                 return
-        await full("too many requests at once")(scope, receive, send)
+        await unavailable("too many requests at once")(scope, receive, send)
 
 
-def full(why: str, status: int = 503) -> PlainTextResponse:
-    """The answer where no place is free."""
+def unavailable(why: str, status: int = 503) -> PlainTextResponse:
+    """Return the response to a request for which no slot is free."""
     headers = {"connection": "close", "retry-after": "1", "cache-control": "no-store"}
     return PlainTextResponse(f"{why}\n", status, headers)
 
 
-def config(
+def server_config(
     application: ASGIApp,
     *,
-    most: int = MOST,
-    head: float = HEAD,
-    body: float = BODY,
-    waiting: int = WAITING,
+    most: int = MAX_REQUESTS,
+    head: float = HEAD_TIMEOUT_SECONDS,
+    body: float = BODY_TIMEOUT_SECONDS,
+    waiting: int = MAX_WAITING_CONNECTIONS,
     graceful: int,
     **more: Any,
 ) -> uvicorn.Config:
-    """That of a server with these limits, which says nothing of itself and logs no requests."""
+    """Return the configuration of a server with these limits, without server header or access
+    log.
+    """
     limits = {"head": head, "body": body, "waiting": waiting}
     return uvicorn.Config(
-        Bounded(application, most, min(most, PEER)),
-        http=type("Limited", (Connection,), limits),
+        RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER)),
+        http=type("Limited", (SlowClientProtocol,), limits),
         ws="none",
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=graceful,
-        h11_max_incomplete_event_size=LONGEST_HEAD,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         **more,
     )

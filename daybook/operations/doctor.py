@@ -1,9 +1,9 @@
-"""What is wrong with this Daybook, and how to mend it (requirement 59).
+"""`daybook doctor`: what is wrong with this Daybook, and how to fix it.
 
 ::
 
-    installation ─► machine ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents
-                                                           └─ no ──► those are left out
+    installation ─► home ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents …
+                                                        └─ no ──► those are left out
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from daybook.operations.checks import ledger as book
 from daybook.operations.checks.problem import Problem
 
 Findings = list[dict[str, Any]]
-Look = Callable[..., list[Problem] | Awaitable[list[Problem]]]
+Check = Callable[..., list[Problem] | Awaitable[list[Problem]]]
 
-HERE: tuple[tuple[str, Look], ...] = (
+LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("versions", installation.versions),
-    ("doors", installation.doors),
+    ("doors", installation.entry_points),
     ("worker imports", installation.worker_imports),
     ("settings", machine.settings),
     ("plugins", plugins.plugins),
@@ -32,7 +32,7 @@ HERE: tuple[tuple[str, Look], ...] = (
     ("leftovers", machine.leftovers),
     ("outcomes", late.outcomes),
 )
-BOOK: tuple[tuple[str, Look], ...] = (
+LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("ledger", book.ledger),
     ("ledger key", book.ledger_key),
     ("sync", book.sync),
@@ -41,7 +41,7 @@ BOOK: tuple[tuple[str, Look], ...] = (
     ("outbox", delivery.outbox),
     ("tasks", tasks.tasks),
 )
-THERE: tuple[tuple[str, Look], ...] = (
+PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", prefect.clock),
     ("ui", prefect.ui),
     ("pool", prefect.pool),
@@ -56,36 +56,39 @@ THERE: tuple[tuple[str, Look], ...] = (
     ("channels", delivery.channels),
     ("destinations", delivery.destinations),
 )
-PATIENCE = 5.0
-"""Seconds that Prefect gets for an answer: whoever asks what is wrong does not want to wait."""
+PREFECT_TIMEOUT_SECONDS = 5.0
+"""Timeout of requests to Prefect: the user should not have to wait for a report of problems."""
 
 
 async def doctor() -> Findings:
-    """`{"check", "ok", "problem", "mend"}` for each check; a check with several problems comes
-    several times, one without has neither problem nor mend.
+    """Return `{"check", "ok", "problem", "mend"}` for each check.
 
-    A problem with ``ok`` true is harmless. What needs Prefect is left out where Prefect is not
-    sound. Never raises for what it looks for. Does not ask `daybook.home.enter` to be called
-    before: that mends the modes of the home, so it is called here, after the look at them.
+    A check with several problems appears several times; one without problems has an empty problem
+    and mend. A problem with ``ok`` true is harmless. Checks that need Prefect are left out if
+    Prefect is not sound. Never raises for a problem that it checks for.
+    `daybook.home.configure_prefect` must not have been called before, because it fixes the modes of
+    the home; it is called here, after their check.
     """
-    found: Findings = []
-    for name, look in HERE:
-        found += await _looked(name, look)
-    ledger = await _looked(*BOOK[0])
-    found += ledger
+    findings: Findings = []
+    for name, check in LOCAL_CHECKS:
+        findings += await _run_check(name, check)
+    ledger = await _run_check(*LEDGER_CHECKS[0])
+    findings += ledger
     if all(each["ok"] for each in ledger):
-        for name, look in BOOK[1:]:
-            found += await _looked(name, look)
+        for name, check in LEDGER_CHECKS[1:]:
+            findings += await _run_check(name, check)
     try:
-        home.enter()
+        home.configure_prefect()
     except OSError as error:
-        if not any(each["check"] == "home" and not each["ok"] for each in found):
-            found += [_finding("home", Problem(str(error), "export DAYBOOK_HOME=<another folder>"))]
+        if not any(each["check"] == "home" and not each["ok"] for each in findings):
+            findings += [
+                _finding("home", Problem(str(error), "export DAYBOOK_HOME=<another folder>"))
+            ]
     try:
-        return found + await _prefect()
-    except Exception as error:  # a Prefect that cannot be imported, or that lacks what we call
-        what = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
-        return [*found, _finding("prefect", Problem(what, installation.again()))]
+        return findings + await _prefect()
+    except Exception as error:  # Prefect cannot be imported, or lacks a name that we call
+        message = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
+        return [*findings, _finding("prefect", Problem(message, installation.reinstall_command()))]
 
 
 async def _prefect() -> Findings:
@@ -98,24 +101,27 @@ async def _prefect() -> Findings:
     )
 
     if get_current_settings().api.url is None:
-        return [_finding("prefect", prefect.none_known())]
-    at_once = {PREFECT_API_REQUEST_TIMEOUT: PATIENCE, PREFECT_CLIENT_MAX_RETRIES: 0}
-    with temporary_settings(updates=at_once):
+        return [_finding("prefect", prefect.no_server_known())]
+    fail_fast = {
+        PREFECT_API_REQUEST_TIMEOUT: PREFECT_TIMEOUT_SECONDS,
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+    }
+    with temporary_settings(updates=fail_fast):
         async with get_client() as client:
-            found = await _looked("prefect", prefect.server, client)
-            if all(each["ok"] for each in found):
-                for name, look in THERE:
-                    found += await _looked(name, look, client)
-    return found
+            findings = await _run_check("prefect", prefect.server, client)
+            if all(each["ok"] for each in findings):
+                for name, check in PREFECT_CHECKS:
+                    findings += await _run_check(name, check, client)
+    return findings
 
 
-async def _looked(name: str, look: Look, *given: Any) -> Findings:
+async def _run_check(name: str, look: Check, *args: Any) -> Findings:
     try:
-        answer = look(*given)
+        answer = look(*args)
         problems = await answer if inspect.isawaitable(answer) else answer
-    except Exception as error:  # whatever is broken, the other checks are still worth a look
-        what = " ".join(f"the look itself failed: {type(error).__name__}: {error}".split())
-        problems = [Problem(what, "mend the problems above first")]
+    except Exception as error:  # the other checks are still worth running
+        message = " ".join(f"the look itself failed: {type(error).__name__}: {error}".split())
+        problems = [Problem(message, "mend the problems above first")]
     return [_finding(name, problem) for problem in problems] or [_finding(name, None)]
 
 

@@ -1,19 +1,20 @@
-"""How the scheduler is, for a monitor that asks every few seconds (requirement 59).
+"""Health of the scheduler and its metrics, for monitors that ask every few seconds.
 
 ::
 
-    ask ──► looked at less than `FRESH` ago? ── yes ──► that
+    request ──► queried less than `MAX_AGE_SECONDS` ago? ── yes ──► that snapshot
                  │ no
                  ▼
-            one look for all who ask ── answers within `PATIENCE` ──► its figures
-                 ├── not for the first time ──► the figures of the look before
-                 └── twice in a row ──► LedgerUnreachable; the look goes on, nobody begins another
+            one query for all requests ── within `ANSWER_TIMEOUT_SECONDS` ──► its snapshot
+                 ├── too slow once ──► the snapshot of the query before
+                 └── twice in a row ──► LedgerUnreachable; the query goes on, and no other starts
 
-The look is made in a thread of its own, so neither a ledger that hangs nor a thousand overdue jobs
-delay an answer, and it is not made twice. What a job's runs come to is its
-owner's matter: a job that fails is a figure, and no fault of the scheduler's.
+The query runs in a thread of its own, so neither a ledger that hangs nor a thousand overdue jobs
+delay an answer, and it never runs twice at once. The outcome of a job's runs is its owner's matter:
+a job that fails is a metric, and no fault of the scheduler.
 
-Nothing here imports Prefect, and nothing depends on it: whether it answers is told beside.
+This module does not import Prefect and does not depend on it: whether Prefect answers is reported
+beside.
 """
 
 from __future__ import annotations
@@ -31,46 +32,47 @@ from urllib.parse import urlsplit
 
 from daybook import home as homes
 from daybook.api import task_scheduler, views
-from daybook.api.overdue import LEAD, cannot_write, observed_at
+from daybook.api.overdue import LEADERSHIP_NAME, ledger_write_problem, observed_at
 from daybook.clock import Clock
 from daybook.delivery import sending
 from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.keeper import leadership
 from daybook.keeper.leadership import Leader
 from daybook.ledger.engine import Ledger
-from daybook.operations.shared_query import LoopThread, Shared
+from daybook.operations.shared_query import LoopThread, SharedQuery
 from daybook.runs import counts as figures
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import views as task_figures
-from daybook.tasks.views import Figures as TaskFigures
+from daybook.tasks.views import TaskCounts as TaskFigures
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-FRESH = 2.0
-"""Seconds for which a look is told again."""
-PATIENCE = 1.5
-"""Seconds that an answer is waited for."""
-PREFECT_FRESH = 10.0
+MAX_AGE_SECONDS = 2.0
+"""How long a snapshot is returned again."""
+ANSWER_TIMEOUT_SECONDS = 1.5
+"""How long to wait for an answer."""
+PREFECT_MAX_AGE_SECONDS = 10.0
 
-SOON = timedelta(minutes=5)
+DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)
-OVERLAP = timedelta(seconds=30)
-"""So far back each look goes for outcomes: one is written a moment after its time."""
-MOST_FAILING = 100
-"""So many failing jobs are named."""
-NAMED = 3
-"""So many of what is overdue are named in words."""
+OUTCOME_REREAD_AGE = timedelta(seconds=30)
+"""How far before the last query's time outcomes are read again: one is committed after its
+timestamp."""
+MAX_FAILING_JOBS = 100
+"""How many failing jobs are named."""
+MAX_DESCRIBED = 3
+"""How many overdue runs are described."""
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What one look has found. Of ``late``, `overdue` is what no limit of the operator's keeps.
+class HealthSnapshot:
+    """Result of one query. `overdue` are those of ``late`` that no limit of the operator explains.
 
-    ``ended`` counts the outcomes that were written since the watch began, ``ended_last_day`` those
-    of the last 24 hours; a range of missed due times counts each of them.
+    ``ended`` counts the outcomes that were recorded since the monitor started, ``ended_last_day``
+    those of the last 24 hours; a range of missed due times counts each of them.
     """
 
     at: datetime
@@ -87,7 +89,7 @@ class Figures:
     leader: Leader | None
     tasks: TaskFigures
     unwritable: str
-    """Why the ledger cannot be written; looked at only while nobody leads."""
+    """Why the ledger cannot be written; checked only while no keeper leads."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -99,7 +101,7 @@ class Figures:
 
     @property
     def renewed_ago(self) -> timedelta | None:
-        """How long ago the keeper's lead was renewed, or given back; None when nobody ever led."""
+        """Time since the leadership was renewed or released; None if there never was a leader."""
         if self.leader is None:
             return None
         lease = TIMING.leader_lease if self.leader.holder else timedelta(0)
@@ -107,38 +109,38 @@ class Figures:
 
     @property
     def observed_ago(self) -> timedelta | None:
-        """How long ago the last complete look at Prefect began; None when that is not known."""
+        """Time since the start of the last complete observation of Prefect; None if unknown."""
         seen = observed_at(self.leader) if self.leader else None
         return None if seen is None else self.at - seen
 
 
 @dataclass
-class _Ended:
-    """Outcomes as they are written: a count that only rises, whatever is pruned.
+class _OutcomeCounter:
+    """Counter of recorded outcomes; it only rises, whatever is pruned.
 
-    A range of missed due times that has grown counts what it has grown by.
+    A range of missed due times that has grown adds its growth.
     """
 
     since: datetime
     total: Counter[str] = field(default_factory=Counter)
     known: dict[tuple[str, str], tuple[datetime, int]] = field(default_factory=dict)
 
-    def add(self, found: Iterable[tuple[str, str, int, datetime]], now: datetime) -> None:
-        """What ended at ``since`` or later: id, status, number of due times, and when."""
-        for run_id, status, count, at in found:
-            _, before = self.known.get((run_id, status), (at, 0))
-            self.total[status] += max(0, count - before)
+    def add(self, outcomes: Iterable[tuple[str, str, int, datetime]], now: datetime) -> None:
+        """Add outcomes of ``since`` or later: id, status, number of due times, and when."""
+        for run_id, status, count, at in outcomes:
+            _, counted = self.known.get((run_id, status), (at, 0))
+            self.total[status] += max(0, count - counted)
             self.known[run_id, status] = (at, count)
-        self.since = max(self.since, now - OVERLAP)
+        self.since = max(self.since, now - OUTCOME_REREAD_AGE)
         self.known = {key: each for key, each in self.known.items() if each[0] >= self.since}
 
 
-class Watch:
-    """Looks at a ledger, and whether Prefect answers, for as long as a process lives.
+class HealthMonitor:
+    """Monitors a ledger, and whether Prefect answers, for the life of a process.
 
-    It begins without a ledger that answers, and opens it when one does. `close` it at the end.
-    ``fresh`` is for how many seconds a look is told again, ``patience`` how many an answer is
-    waited for; ``clock`` as in `Ledger`.
+    It starts without a ledger that answers, and opens it when one does; `close` it at the end.
+    ``fresh`` is for how many seconds a snapshot is returned again, ``patience`` for how many
+    seconds to wait for an answer; ``clock`` as in `Ledger`.
     """
 
     def __init__(
@@ -146,33 +148,37 @@ class Watch:
         address: str,
         *,
         clock: Clock | None = None,
-        fresh: float = FRESH,
-        patience: float = PATIENCE,
+        fresh: float = MAX_AGE_SECONDS,
+        patience: float = ANSWER_TIMEOUT_SECONDS,
     ) -> None:
-        self._opened: Ledger | None = None
+        self._open_ledger: Ledger | None = None
         self._patience = patience
         self._address, self._clock, self._stack = address, clock, AsyncExitStack()
-        self._late = overdue.Memory()
-        self._ended: _Ended | None = None
-        self._ledger = Shared(self._apart, fresh)
-        self._prefect = Shared(_prefect_answers, PREFECT_FRESH)
+        self._due_times = overdue.DueTimeCache()
+        self._outcomes: _OutcomeCounter | None = None
+        self._ledger = SharedQuery(self._query_in_thread, fresh)
+        self._prefect = SharedQuery(_prefect_answers, PREFECT_MAX_AGE_SECONDS)
         self._thread: LoopThread | None = None
 
     def begin(self) -> None:
-        """Look for the first time, which takes longer, before anybody asks."""
+        """Start the first query, which takes longer, before the first request."""
         self._ledger.begin()
 
     async def close(self) -> None:
-        await asyncio.gather(self._ledger.stop(PATIENCE), self._prefect.stop(PATIENCE))
+        await asyncio.gather(
+            self._ledger.stop(ANSWER_TIMEOUT_SECONDS), self._prefect.stop(ANSWER_TIMEOUT_SECONDS)
+        )
         if self._thread is None:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 await self._thread.do(self._stack.aclose())
-        await self._thread.stop(PATIENCE)
+        await self._thread.stop(ANSWER_TIMEOUT_SECONDS)
 
-    async def figures(self) -> Figures:
-        """What is true now, or was two seconds ago. Raises `DaybookError` where nobody can tell."""
+    async def figures(self) -> HealthSnapshot:
+        """Return the current snapshot, at most two seconds old. Raises `DaybookError` if there is
+        none.
+        """
         try:
             return await self._ledger.ask(self._patience)
         except DaybookError:
@@ -184,117 +190,118 @@ class Watch:
             raise LedgerUnreachable(self._place, repr(error)) from error
 
     async def prefect(self) -> bool | None:
-        """Whether Prefect answered lately; None where this home does not know one."""
+        """Return whether Prefect answered lately; None if this home knows none."""
         try:
             return await self._prefect.ask(self._patience)
         except TimeoutError:
             return False
 
     async def health(self) -> tuple[bool, dict[str, Any]]:
-        """Whether all is well, and how it is.
+        """Return whether there is no problem, and the health view. Never raises.
 
         `{"status": "ok" | "failing", "problems", "ledger", "keeper", "late", "overdue", "outbox",
-        "tasks", "prefect"}`; what the ledger does not tell is null. Never raises.
+        "tasks", "prefect"}`; values that the ledger does not provide are null.
         """
-        found, answers = await asyncio.gather(self._found(), self.prefect())
-        known = found if isinstance(found, Figures) else None
-        problems = problems_of(known) if known else [str(found)]
+        result, prefect_answers = await asyncio.gather(self._snapshot_or_error(), self.prefect())
+        snapshot = result if isinstance(result, HealthSnapshot) else None
+        problems = problems_of(snapshot) if snapshot else [str(result)]
         return not problems, {
             "status": "failing" if problems else "ok",
             "problems": problems,
             "ledger": {
-                "answers": known is not None,
-                "id": known.ledger_id if known else None,
-                "clock_ahead_seconds": _seconds(known.ahead) if known else None,
+                "answers": snapshot is not None,
+                "id": snapshot.ledger_id if snapshot else None,
+                "clock_ahead_seconds": _seconds(snapshot.ahead) if snapshot else None,
             },
             "keeper": {
-                "leads": known.led if known else None,
-                "renewed_seconds_ago": _seconds(known.renewed_ago) if known else None,
-                "observed_seconds_ago": _seconds(known.observed_ago) if known else None,
+                "leads": snapshot.led if snapshot else None,
+                "renewed_seconds_ago": _seconds(snapshot.renewed_ago) if snapshot else None,
+                "observed_seconds_ago": _seconds(snapshot.observed_ago) if snapshot else None,
             },
-            "late": len(known.late) if known else None,
-            "overdue": len(known.overdue) if known else None,
-            "outbox": known
+            "late": len(snapshot.late) if snapshot else None,
+            "overdue": len(snapshot.overdue) if snapshot else None,
+            "outbox": snapshot
             and {
-                "pending": known.outbox["pending"],
-                "failed": known.outbox["failed"],
-                "paused": len(known.outbox["paused"]),
+                "pending": snapshot.outbox["pending"],
+                "failed": snapshot.outbox["failed"],
+                "paused": len(snapshot.outbox["paused"]),
             },
-            "tasks": known and task_scheduler.as_view(known.tasks, known.at),
-            "prefect": {"answers": answers},
+            "tasks": snapshot and task_scheduler.as_view(snapshot.tasks, snapshot.at),
+            "prefect": {"answers": prefect_answers},
         }
 
-    async def _found(self) -> Figures | DaybookError:
+    async def _snapshot_or_error(self) -> HealthSnapshot | DaybookError:
         try:
             return await self.figures()
         except DaybookError as error:
             return error
 
-    # --- one look
+    # --- one query
 
     @property
     def _place(self) -> str:
-        return self._opened.place if self._opened else "the ledger"
+        return self._open_ledger.place if self._open_ledger else "the ledger"
 
-    async def _apart(self) -> Figures:
+    async def _query_in_thread(self) -> HealthSnapshot:
         if self._thread is None:
             self._thread = LoopThread("ledger watch")
-        return await self._thread.do(self._look())
+        return await self._thread.do(self._query())
 
-    async def _look(self) -> Figures:
-        ledger = self._opened
+    async def _query(self) -> HealthSnapshot:
+        ledger = self._open_ledger
         if ledger is None:
             ledger = await self._stack.enter_async_context(Ledger(self._address, self._clock))
-            self._opened = ledger
-        leader = await leadership.read(ledger, LEAD)
+            self._open_ledger = ledger
+        leader = await leadership.read(ledger, LEADERSHIP_NAME)
         led = leader is not None and leader.leads(ledger.now())
         unwritable = "" if led else await ledger.why_unwritable()
         async with ledger.read() as session:
             now = ledger.now()
-            if self._ended is None:
-                self._ended = _Ended(now)
-            self._ended.add(await figures.outcomes_since(session, self._ended.since), now)
-            late = await overdue.look(session, self._late, now)
-            return Figures(
+            if self._outcomes is None:
+                self._outcomes = _OutcomeCounter(now)
+            self._outcomes.add(await figures.outcomes_since(session, self._outcomes.since), now)
+            late = await overdue.find_all(session, self._due_times, now)
+            return HealthSnapshot(
                 at=now,
                 ledger_id=ledger.id,
                 ahead=ledger.skew(),
-                jobs=await figures.switched(session),
-                due_soon=self._late.soon(now, SOON),
+                jobs=await figures.jobs_by_enabled(session),
+                due_soon=self._due_times.soon(now, DUE_SOON_LIMIT),
                 late=late,
-                live=await figures.live(session),
-                ended=dict(self._ended.total),
-                ended_last_day=await figures.ended_since(session, now - DAY),
-                failing=await figures.failing(session, MOST_FAILING),
+                live=await figures.live_by_status(session),
+                ended=dict(self._outcomes.total),
+                ended_last_day=await figures.outcome_counts_since(session, now - DAY),
+                failing=await figures.failing_jobs(session, MAX_FAILING_JOBS),
                 outbox=await sending.health(session, now),
                 leader=leader,
-                tasks=await task_figures.read(session, now),
+                tasks=await task_figures.read_counts(session, now),
                 unwritable=unwritable,
             )
 
 
-def problems_of(found: Figures) -> list[str]:
-    """What is wrong with the scheduler, in words; [] when all is well."""
-    said = []
+def problems_of(found: HealthSnapshot) -> list[str]:
+    """Describe what is wrong with the scheduler; [] if nothing is."""
+    problems = []
     if not found.led and found.unwritable:
-        said.append(cannot_write(found.unwritable))
+        problems.append(ledger_write_problem(found.unwritable))
     elif not found.led:
         leader = found.leader
-        since = f", for {span(found.at - leader.until)}" if leader else ""
-        said.append(f"no keeper leads{since}: `daybook keeper` starts one")
+        since = f", for {duration_in_words(found.at - leader.until)}" if leader else ""
+        problems.append(f"no keeper leads{since}: `daybook keeper` starts one")
     late = found.overdue
-    said += [in_words(each, found.at) for each in late[:NAMED]]
-    if len(late) > NAMED:
-        said.append(f"and {len(late) - NAMED} more are overdue: `daybook status`")
-    return said
+    problems += [describe_overdue(each, found.at) for each in late[:MAX_DESCRIBED]]
+    if len(late) > MAX_DESCRIBED:
+        problems.append(f"and {len(late) - MAX_DESCRIBED} more are overdue: `daybook status`")
+    return problems
 
 
-def in_words(each: Overdue, now: datetime) -> str:
-    """What is overdue, as a sentence."""
-    what = f"{each.stored.row.name} was due at {views.utc(each.due)}, {span(now - each.due)} ago"
+def describe_overdue(each: Overdue, now: datetime) -> str:
+    """Describe an overdue run in a sentence."""
+    ago = duration_in_words(now - each.due)
+    sentence = f"{each.stored.row.name} was due at {views.utc_text(each.due)}, {ago} ago"
     if each.missed:
-        return f"{what}, and was missed: nobody came for it"
-    return f"{what}, and has not begun" + (f": {each.why}" if each.why else "")
+        return f"{sentence}, and was missed: nobody came for it"
+    return f"{sentence}, and has not begun" + (f": {each.why}" if each.why else "")
 
 
 def _seconds(length: timedelta | None) -> float | None:
@@ -305,14 +312,16 @@ async def _prefect_answers() -> bool | None:
     """Ask the Prefect that this process, or this home's `daybook up`, works with."""
     import httpx
 
-    running = homes.here().running() or {}
+    running = homes.current_home().running() or {}
     address = os.environ.get("PREFECT_API_URL") or running.get("api_url")
     if not address:
         return None
-    here = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
+    is_local = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
     try:
-        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=not here) as client:
-            answer = await client.get(f"{address.rstrip('/')}/health")
+        async with httpx.AsyncClient(
+            timeout=ANSWER_TIMEOUT_SECONDS, trust_env=not is_local
+        ) as client:
+            response = await client.get(f"{address.rstrip('/')}/health")
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return False
-    return answer.status_code == httpx.codes.OK
+    return response.status_code == httpx.codes.OK

@@ -1,14 +1,14 @@
-"""Who runs this home: a lock that the living `daybook up` holds, and what it wrote down.
+"""The lock of a home, held by its living `daybook up`, and the record of what that runs.
 
 ::
 
     up.lock free,  no up.json     nothing runs
     up.lock held,  up.json        `up` runs; the file says what
-    up.lock free,  up.json        `up` was killed; its children may run on, unseen
+    up.lock free,  up.json        `up` was killed; its children may still run
 
-The third is put right by the next `up` or `down`. The new holder takes the children of the old one
-into its own record as leftovers in the same write with which it begins, so that they are not
-forgotten if it is killed as well.
+The next `up` or `down` cleans up the third state. The new holder adds the children of the old one
+to its own record, as leftovers, in its very first write, so that they are not forgotten if it is
+killed as well.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from daybook.ledger.in_use import InUse
 from daybook.processes import proc
 from daybook.processes.children import Child
 
-GRACE = 10.0
-"""Seconds that a leftover child gets to end by itself."""
-GRACES = {"worker": 40.0}
-"""Those that need longer: `host.worker.GRACE`, which says why."""
-GLANCE = 1.0
-"""Seconds for which the lock is asked for: `Home.running` touches it for a moment."""
-LOOK_AGAIN = 0.1
+GRACE_SECONDS = 10.0
+"""How long a leftover child may take to end by itself."""
+CHILD_GRACE_SECONDS = {"worker": 40.0}
+"""Children that need longer: `operations.worker.GRACE_SECONDS`, which says why."""
+LOCK_TIMEOUT_SECONDS = 1.0
+"""How long to wait for the lock: `Home.running` holds it for a moment."""
+POLL_INTERVAL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A child as it stands in `up.json`."""
+class ChildEntry:
+    """A child as recorded in `up.json`."""
 
     name: str
     pid: int
@@ -50,7 +50,7 @@ class Entry:
 
 
 @dataclass
-class Record:
+class UpRecord:
     """What one `daybook up` runs. Each change is in the file when the call returns."""
 
     home: Home
@@ -61,52 +61,52 @@ class Record:
     own_server: bool = False
     web_url: str = ""
     ledger: dict[str, Any] = field(default_factory=dict)
-    children: list[Entry] = field(default_factory=list)
-    leftovers: list[Entry] = field(default_factory=list)
+    children: list[ChildEntry] = field(default_factory=list)
+    leftovers: list[ChildEntry] = field(default_factory=list)
     ready_at: str | None = None
 
     def server(self, api_url: str, ui_url: str, *, own: bool) -> None:
-        """Which Prefect is used, and whether this `up` began it."""
+        """Record which Prefect is used, and whether this `up` started it."""
         self.api_url, self.ui_url, self.own_server = api_url, ui_url, own
-        self._write()
+        self._save()
 
     def opened(self, ledger: InUse) -> None:
-        """Which ledger is in use: beside this `up`, nobody makes another at its place."""
+        """Record the ledger in use: no other one may be created in its place beside this `up`."""
         self.ledger = ledger.as_json()
-        self._write()
+        self._save()
 
     def web(self, url: str) -> None:
-        """Where the health page and the metrics are."""
+        """Record the address of the health page and the metrics."""
         self.web_url = url
-        self._write()
+        self._save()
 
     def began(self, child: Child) -> None:
-        self.children.append(Entry(child.name, child.pid, child.process.started))
-        self._write()
+        self.children.append(ChildEntry(child.name, child.pid, child.process.started))
+        self._save()
 
     def ended(self, child: Child) -> None:
         self.children = [entry for entry in self.children if entry.pid != child.pid]
-        self._write()
+        self._save()
 
     def ready(self, at: datetime) -> None:
-        """Everything runs since ``at`` (UTC)."""
+        """Record that everything runs since ``at`` (UTC)."""
         self.ready_at = at.isoformat()
-        self._write()
+        self._save()
 
     async def end_leftovers(self, grace: float | None = None) -> list[str]:
-        """End what an `up` that was killed has left; returns the names of those that still ran."""
+        """End the leftovers of a killed `up`; return the names of those that still ran."""
         ended = []
         for entry in reversed(self.leftovers):
-            head = proc.find(entry.pid, entry.started)
-            if head is not None:
-                own = GRACES.get(entry.name, GRACE)
-                await proc.end(head, own if grace is None else grace)
+            process = proc.find(entry.pid, entry.started)
+            if process is not None:
+                child_grace = CHILD_GRACE_SECONDS.get(entry.name, GRACE_SECONDS)
+                await proc.end(process, child_grace if grace is None else grace)
                 ended.append(entry.name)
         self.leftovers = []
-        self._write()
+        self._save()
         return ended
 
-    def _write(self) -> None:
+    def _save(self) -> None:
         content = asdict(self)
         del content["home"]
         temporary = self.home.up_file.with_suffix(".new")
@@ -118,52 +118,57 @@ class Record:
 
 
 @contextmanager
-def hold(home: Home, patience: float = GLANCE) -> Iterator[Record]:
-    """Be the one `daybook up` of ``home`` until the block ends.
+def hold(home: Home, patience: float = LOCK_TIMEOUT_SECONDS) -> Iterator[UpRecord]:
+    """Hold the lock of ``home`` as its one `daybook up` until the block ends.
 
-    Raises `InvalidInput` naming the home when another one runs. `up.json` goes at the end, unless a
+    Raises `InvalidInput` naming the home if another one runs. Deletes `up.json` at the end unless a
     child or leftover still runs.
     """
     home.make()
     descriptor = os.open(home.up_lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if not _lock(descriptor, patience):
+        if not _acquire_lock(descriptor, patience):
             raise InvalidInput(
                 "home", f"a daybook up of {home.path} runs already", "daybook down ends it"
             )
-        old = _read(home)
-        me = proc.find(os.getpid())
-        record = Record(home, os.getpid(), me.started if me is not None else "")
-        record.leftovers = _entries(old, "leftovers") + _entries(old, "children")
-        record._write()
+        previous = _load(home)
+        self_process = proc.find(os.getpid())
+        record = UpRecord(
+            home, os.getpid(), self_process.started if self_process is not None else ""
+        )
+        record.leftovers = _entries(previous, "leftovers") + _entries(previous, "children")
+        record._save()
         try:
             yield record
         finally:
-            known = record.children + record.leftovers
-            if not any(proc.find(entry.pid, entry.started) for entry in known):
+            children = record.children + record.leftovers
+            if not any(proc.find(entry.pid, entry.started) for entry in children):
                 home.up_file.unlink(missing_ok=True)
     finally:
-        os.close(descriptor)  # and with it the lock
+        os.close(descriptor)  # which releases the lock
 
 
-def left_behind(home: Home) -> list[Entry]:
-    """What a killed `daybook up` of ``home`` began and what still runs; [] while one runs."""
+def leftover_children(home: Home) -> list[ChildEntry]:
+    """Return the children of a killed `daybook up` of ``home`` that still run; [] while one
+    runs.
+    """
     if home.running() is not None:
         return []
-    content = _read(home)
-    known = _entries(content, "children") + _entries(content, "leftovers")
-    return [entry for entry in known if proc.find(entry.pid, entry.started) is not None]
+    content = _load(home)
+    entries = _entries(content, "children") + _entries(content, "leftovers")
+    return [entry for entry in entries if proc.find(entry.pid, entry.started) is not None]
 
 
 async def stop_running(home: Home, within: float = 60.0) -> bool:
-    """End the `daybook up` of ``home`` and what a killed one has left; False if nothing ran.
+    """Stop the `daybook up` of ``home`` and end the leftovers of a killed one; False if nothing
+    ran.
 
-    It is asked with SIGTERM; after ``within`` seconds it is killed, and so are its children.
+    It gets SIGTERM, and after ``within`` seconds it and its children are killed.
     """
     if not home.path.is_dir():
         return False
     stopped = False
-    asked: proc.Process | None = None
+    signalled: proc.Process | None = None
     end = time.monotonic() + within
     while True:
         try:
@@ -171,20 +176,20 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
                 return bool(await record.end_leftovers()) or stopped
         except InvalidInput:
             stopped = True
-        # Read at each look: one that has just begun may still show the record of a dead one.
-        content = _read(home)
+        # Read each time: an `up` that has just started may still show the record of a dead one.
+        content = _load(home)
         up = proc.find(content.get("pid", 0), content.get("started"))
-        if up is not None and up != asked:
-            proc.tell([up], signal.SIGTERM)
-            asked = up
+        if up is not None and up != signalled:
+            proc.send_signal([up], signal.SIGTERM)
+            signalled = up
         if time.monotonic() >= end:
             if up is None:
                 raise InvalidInput("home", f"{home.up_lock} is held by a process that is not known")
-            proc.tell([up], signal.SIGKILL)
-        await asyncio.sleep(LOOK_AGAIN)
+            proc.send_signal([up], signal.SIGKILL)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
-def _lock(descriptor: int, within: float) -> bool:
+def _acquire_lock(descriptor: int, within: float) -> bool:
     end = time.monotonic() + within
     while True:
         try:
@@ -196,16 +201,16 @@ def _lock(descriptor: int, within: float) -> bool:
             time.sleep(0.02)
 
 
-def _read(home: Home) -> dict[str, Any]:
+def _load(home: Home) -> dict[str, Any]:
     try:
         return dict(json.loads(home.up_file.read_text()))
     except (FileNotFoundError, ValueError):
         return {}
 
 
-def _entries(content: dict[str, Any], which: str) -> list[Entry]:
-    found = []
+def _entries(content: dict[str, Any], which: str) -> list[ChildEntry]:
+    entries = []
     for entry in content.get(which, []):
-        with suppress(KeyError, TypeError):  # written by another version: not ours to end
-            found.append(Entry(entry["name"], entry["pid"], entry["started"]))
-    return found
+        with suppress(KeyError, TypeError):  # an entry of another version is not ours to end
+            entries.append(ChildEntry(entry["name"], entry["pid"], entry["started"]))
+    return entries

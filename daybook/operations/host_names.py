@@ -1,9 +1,9 @@
-"""By which names a server of ours may be asked, and from which web pages.
+"""Allowed `Host` and `Origin` names of our own HTTP servers.
 
-A browser on this machine visits strange pages. CORS hides answers from such a page unless its owner
-lets a name of his point to 127.0.0.1, which makes it the same origin: so the `Host` has to be one
-of our names. An address is no name that can be pointed elsewhere, and where a server listens on
-several, any is taken.
+A browser on this machine visits untrusted pages. CORS hides answers from such a page, unless its
+owner points a name of his to 127.0.0.1, which makes it the same origin: so the `Host` has to be one
+of our names. An address cannot be pointed elsewhere, and a server that listens on several addresses
+accepts any.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Names:
-    """``given`` are taken beside those of this machine's own loopback.
+class AllowedNames:
+    """The names ``given`` and those of this machine's loopback.
 
-    ``any_address``: and so is every address.
+    ``any_address``: accept every IP address as well.
     """
 
     def __init__(self, given: Iterable[str] = (), *, any_address: bool = False) -> None:
         self._any_address = any_address
-        self._names = LOCAL | {name.lower().rstrip(".") for name in given}
+        self._names = LOOPBACK_NAMES | {name.lower().rstrip(".") for name in given}
 
     def refusal(self, scope: Any) -> str:
-        """Why a request of this ASGI scope is not let in; empty where it is."""
+        """Return why a request of this ASGI scope is refused; empty if it is allowed."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._is_ours("//" + headers.get(b"host", "")):
+        if not self._is_allowed("//" + headers.get(b"host", "")):
             return "not a name of this server"
-        if b"origin" in headers and not self._is_ours(headers[b"origin"]):
+        if b"origin" in headers and not self._is_allowed(headers[b"origin"]):
             return "not from this origin"
         return ""
 
-    def _is_ours(self, url: str) -> bool:
+    def _is_allowed(self, url: str) -> bool:
         try:
             parts = urlsplit(url)
         except ValueError:

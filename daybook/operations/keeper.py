@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from daybook.keeper.services import Keeper
 
 
-async def keep(say: Callable[[str], None]) -> None:
-    """Lead, or stand by, until SIGINT or SIGTERM; ``say`` gets a line when that changes.
+async def run_keeper(say: Callable[[str], None]) -> None:
+    """Run a keeper until SIGINT or SIGTERM; ``say`` gets a line when it starts or stops leading.
 
-    Raises `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` where Prefect has the jobs
-    of another ledger and none of this one's (`docs/promise.md` 15).
+    Raises `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` if Prefect has jobs of
+    another ledger and none of this one's (promise 15: a deployment belongs to one ledger).
     """
     from daybook.keeper import leader
     from daybook.keeper.services import Keeper
     from daybook.prefect import client as connection
     from daybook.prefect import private_names
-    from daybook.prefect.parameter_schema import POOL
+    from daybook.prefect.parameter_schema import WORK_POOL
 
-    private_names.remember_time_zones()
+    private_names.cache_time_zones()
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger())
         async with connection.connected() as client:
-            await connection.answers(client)
-            await work_pool.check(client, POOL, ledger.id)
+            await connection.check_connection(client)
+            await work_pool.check_ledger(client, WORK_POOL, ledger.id)
         keeper = Keeper(ledger, leader.new_holder())
         work = asyncio.create_task(keeper.go_on())
-        telling = asyncio.create_task(_tell(keeper, say))
+        reporting = asyncio.create_task(_report(keeper, say))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, work.cancel)
@@ -45,11 +45,11 @@ async def keep(say: Callable[[str], None]) -> None:
             with suppress(asyncio.CancelledError):
                 await work
         finally:
-            telling.cancel()
+            reporting.cancel()
         say("Keeper stopped")
 
 
-async def _tell(keeper: Keeper, say: Callable[[str], None]) -> None:
+async def _report(keeper: Keeper, say: Callable[[str], None]) -> None:
     while True:
         await keeper.lead.led()
         say("leads")

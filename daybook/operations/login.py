@@ -1,22 +1,24 @@
 """Browser login for the Prefect server that we start: a one-time link, then a session cookie.
 
-The server asks everybody for the home's credential. A browser has none, so that nobody has to type
-it: who holds the credential asks for a link, and the browser that opens it gets a cookie, which
-counts as the credential in what this server's own pages ask.
+The server requires the home's credential. A browser has none, and users should not have to type it:
+a holder of the credential requests a link, and the browser that opens it gets a cookie, which
+counts as the credential for requests of this server's own pages.
 
 ::
 
     POST /daybook/links, with the credential ─► {"token", "expires_in"}
-    GET  /daybook/login?token=…              ─► cookie, and to the UI; the token is used up
-    POST /daybook/login, password=…          ─► the same for a person who types the credential
+    GET  /daybook/login?token=…              ─► cookie, then the UI; the token is used up
+    POST /daybook/login, password=…          ─► the same for a user who types the credential
     /api/…       with the cookie             ─► Prefect, with the credential
-    /ui-settings with the cookie             ─► Prefect's, with no password to be asked for
+    /ui-settings with the cookie             ─► Prefect's, changed not to ask for a password
 
 Tokens are kept as hashes, in memory. A cookie is signed and not stored, so it outlives a restart;
-it ends with its time, with another credential, and when the file `browser-key` is deleted.
+it becomes invalid when it expires, when the credential changes, and when the file `browser-key` is
+deleted.
 
-A cookie is sent with requests that any page makes, and to each port of this machine. So it counts
-only where the browser says that a page of this very server asks (`Origin`, `Sec-Fetch-Site`).
+A browser sends a cookie with requests of any page, and to each port of this machine. So it counts
+only if the browser says that a page of this very server sends the request (`Origin`,
+`Sec-Fetch-Site`).
 """
 
 from __future__ import annotations
@@ -31,24 +33,24 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from daybook.operations.host_names import LOCAL
+from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.operations.origin import Application, Receive, Scope, Send
 from daybook.operations.peers import is_another_user
 
-LINKS = "/daybook/links"
-LOGIN = "/daybook/login"
-LINK_SECONDS = 10 * 60
-SESSION_SECONDS = 7 * 24 * 60 * 60
-MOST_LINKS = 32
-MOST_BYTES = 4096
-"""Of a typed password."""
+LINKS_PATH = "/daybook/links"
+LOGIN_PATH = "/daybook/login"
+LINK_LIFETIME_SECONDS = 10 * 60
+SESSION_LIFETIME_SECONDS = 7 * 24 * 60 * 60
+MAX_LINKS = 32
+MAX_PASSWORD_BYTES = 4096
+"""Limit of a typed password."""
 
 _POLICY = "connect-src 'self' {}".format(
     " ".join(
         f"{scheme}://{name}:*" for scheme in ("http", "ws") for name in ("127.0.0.1", "localhost")
     )
 )
-"""For Prefect's pages: their analytics ask addresses of the Internet, whatever is set."""
+"""For Prefect's pages: their analytics send requests to the Internet, whatever is set."""
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -80,25 +82,25 @@ class BrowserLogin:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["type"] == "websocket":
             if self._has_session(scope, headers) and _from_own_page(headers, safe=False):
-                receive = self._with_token(receive)
+                receive = self._inject_credential(receive)
             await self._application(scope, receive, send)
-        elif scope["path"] == LINKS:
+        elif scope["path"] == LINKS_PATH:
             await self._new_link(scope, headers, send)
-        elif scope["path"] == LOGIN:
-            await self._log_in(scope, headers, receive, send)
+        elif scope["path"] == LOGIN_PATH:
+            await self._login(scope, headers, receive, send)
         else:
-            await self._pass(scope, headers, receive, send)
+            await self._forward(scope, headers, receive, send)
 
-    async def _pass(
+    async def _forward(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
         path, session = scope["path"], self._has_session(scope, headers)
-        own = session and _from_own_page(headers, safe=scope["method"] in _SAFE_METHODS)
+        trusted = session and _from_own_page(headers, safe=scope["method"] in _SAFE_METHODS)
         if path == "/api" or path.startswith("/api/"):
-            if own:
+            if trusted:
                 scope = _with_header(scope, b"authorization", self._basic)
         elif path.endswith("/ui-settings"):
-            if own:
+            if trusted:
                 scope = _with_header(scope, b"accept-encoding", b"identity")
                 send = _without_password(send, headers.get(b"host", ""))
         elif not session and scope["method"] == "GET" and "text/html" in headers.get(b"accept", ""):
@@ -111,28 +113,28 @@ class BrowserLogin:
     # Links.
 
     async def _new_link(self, scope: Scope, headers: Mapping[bytes, str], send: Send) -> None:
-        given = headers.get(b"authorization", "").encode()
-        if not hmac.compare_digest(given, self._basic):
+        authorization = headers.get(b"authorization", "").encode()
+        if not hmac.compare_digest(authorization, self._basic):
             await _answer(send, 401, {"error": "the credential of this server is needed"})
         elif scope["method"] != "POST":
             await _answer(send, 405, {"error": "POST"})
         else:
             token, now = secrets.token_urlsafe(32), self._clock()
-            live = [each for each in self._links.items() if now < each[1]]
-            self._links = dict(live[1 - MOST_LINKS :])
-            self._links[_hash(token)] = now + LINK_SECONDS
-            await _answer(send, 201, {"token": token, "expires_in": LINK_SECONDS})
+            valid = [each for each in self._links.items() if now < each[1]]
+            self._links = dict(valid[1 - MAX_LINKS :])
+            self._links[_hash(token)] = now + LINK_LIFETIME_SECONDS
+            await _answer(send, 201, {"token": token, "expires_in": LINK_LIFETIME_SECONDS})
 
-    async def _log_in(
+    async def _login(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
         if scope["method"] == "GET":
-            given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-            # The link may stand in the arguments of a browser, which all users can read.
+            token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+            # The link may be among the arguments of a browser process, which all users can read.
             if is_another_user(scope):
                 await _page(send, 403, "This link was made for another user of this machine.")
                 return
-            if not self._use_up(given):
+            if not self._use_up(token):
                 await _page(send, 403, "This link was used before, or is too old.")
                 return
         elif scope["method"] == "POST" and _from_own_page(headers, safe=False):
@@ -144,11 +146,11 @@ class BrowserLogin:
             await _page(send, 403, "Log in with this page.")
             return
         cookie = f"{self._cookie}={self._new_session()}; HttpOnly; SameSite=Strict; Path=/"
-        head = ((b"set-cookie", f"{cookie}; Max-Age={SESSION_SECONDS}".encode()),)
-        await _html(send, 200, _LOGGED_IN, head)
+        head = ((b"set-cookie", f"{cookie}; Max-Age={SESSION_LIFETIME_SECONDS}".encode()),)
+        await _html(send, 200, _LOGGED_IN_PAGE, head)
 
     def _use_up(self, token: str) -> bool:
-        """Whether ``token`` is that of a link; it is none from then on."""
+        """Return whether ``token`` is that of a valid link, and invalidate it."""
         hashed, now = _hash(token), self._clock()
         for known, until in list(self._links.items()):
             if hmac.compare_digest(known, hashed):
@@ -159,27 +161,30 @@ class BrowserLogin:
     # Sessions.
 
     def _new_session(self) -> str:
-        about = f"{int(self._clock()) + SESSION_SECONDS}.{secrets.token_hex(8)}"
-        return f"{about}.{self._signature(about)}"
+        content = f"{int(self._clock()) + SESSION_LIFETIME_SECONDS}.{secrets.token_hex(8)}"
+        return f"{content}.{self._signature(content)}"
 
     def _has_session(self, scope: Scope, headers: Mapping[bytes, str]) -> bool:
-        """Whether a browser that is logged in asks, and no other user with its cookie.
+        """Return whether the request is of a logged-in browser, and not of another user with its
+        cookie.
 
-        A browser sends the cookie to each port of this machine, so to servers of other users too.
+        A browser sends the cookie to each port of this machine, so also to servers of other users.
         """
-        # Not by `SimpleCookie`: one cookie of another port that it cannot read hides all others.
+        # Not by `SimpleCookie`: one cookie of another port that it cannot parse hides all others.
         cookies = (each.strip().partition("=") for each in headers.get(b"cookie", "").split(";"))
         value = next((value for name, _, value in cookies if name == self._cookie), "")
-        about, _, signature = value.rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._signature(about).encode()):
+        content, _, signature = value.rpartition(".")
+        if not hmac.compare_digest(signature.encode(), self._signature(content).encode()):
             return False
-        return self._clock() < int(about.partition(".")[0]) and not is_another_user(scope)
+        return self._clock() < int(content.partition(".")[0]) and not is_another_user(scope)
 
-    def _signature(self, about: str) -> str:
-        return hmac.new(self._key, about.encode(), hashlib.sha256).hexdigest()
+    def _signature(self, content: str) -> str:
+        return hmac.new(self._key, content.encode(), hashlib.sha256).hexdigest()
 
-    def _with_token(self, receive: Receive) -> Receive:
-        """``receive`` with the credential in the message with which Prefect's pages log in."""
+    def _inject_credential(self, receive: Receive) -> Receive:
+        """Wrap ``receive``: put the credential into the message with which Prefect's pages log
+        in.
+        """
         first = True
 
         async def received() -> Any:
@@ -187,14 +192,17 @@ class BrowserLogin:
             message = await receive()
             if first and message["type"] == "websocket.receive":
                 first = False
-                message = _logged_in(message, self._credential)
+                message = _with_credential(message, self._credential)
             return message
 
         return received
 
 
 def _from_own_page(headers: Mapping[bytes, str], *, safe: bool) -> bool:
-    """Whether a page of this very server asks; for a ``safe`` method no header need say so."""
+    """Return whether a page of this very server sends the request.
+
+    A request with a ``safe`` method may have neither header.
+    """
     site = headers.get(b"sec-fetch-site")
     if site is not None and site not in ("same-origin", "none"):
         return False
@@ -220,18 +228,18 @@ def _with_header(scope: Scope, name: bytes, value: bytes) -> Scope:
     return {**scope, "headers": [*others, (name, value)]}
 
 
-def _logged_in(message: Any, credential: str) -> Any:
+def _with_credential(message: Any, credential: str) -> Any:
     try:
-        said = json.loads(message.get("text") or message.get("bytes") or "")
+        content = json.loads(message.get("text") or message.get("bytes") or "")
     except ValueError:
         return message
-    if not isinstance(said, dict) or said.get("type") != "auth":
+    if not isinstance(content, dict) or content.get("type") != "auth":
         return message
-    return {"type": message["type"], "text": json.dumps({**said, "token": credential})}
+    return {"type": message["type"], "text": json.dumps({**content, "token": credential})}
 
 
 def _with_policy(send: Send) -> Send:
-    """``send`` for an answer whose page then talks to this machine only."""
+    """Wrap ``send``: the page of the answer may then connect to this machine only."""
 
     async def changed(message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -243,9 +251,10 @@ def _with_policy(send: Send) -> Send:
 
 
 def _without_password(send: Send, host: str) -> Send:
-    """``send`` for Prefect's answer about its UI, which then asks for no password.
+    """Wrap ``send`` for Prefect's answer about its UI, which then asks for no password.
 
-    It also names the API by ``host`` where that is this machine: the cookie is that name's alone.
+    The answer also names the API by ``host`` if that is this machine: the cookie is valid for that
+    name alone.
     """
     start: dict[str, Any] = {}
     body = bytearray()
@@ -257,7 +266,7 @@ def _without_password(send: Send, host: str) -> Send:
         body.extend(message.get("body", b""))
         if message.get("more_body"):
             return
-        text = _open_to(bytes(body), host)
+        text = _without_auth(bytes(body), host)
         head = [each for each in start["headers"] if each[0].lower() != b"content-length"]
         start["headers"] = [*head, (b"content-length", str(len(text)).encode())]
         await send(start)
@@ -266,22 +275,22 @@ def _without_password(send: Send, host: str) -> Send:
     return changed
 
 
-def _open_to(body: bytes, host: str) -> bytes:
+def _without_auth(body: bytes, host: str) -> bytes:
     try:
         settings = json.loads(body)
         api = urlsplit(settings["api_url"])
     except (ValueError, TypeError, KeyError):
         return body
     settings["auth"] = None
-    if urlsplit(f"//{host}").hostname in LOCAL:
+    if urlsplit(f"//{host}").hostname in LOOPBACK_NAMES:
         settings["api_url"] = api._replace(netloc=host).geturl()
     return json.dumps(settings).encode()
 
 
 async def _body(receive: Receive) -> bytes:
-    """At most `MOST_BYTES` of it; what is longer is nothing that a person types."""
+    """Return at most `MAX_PASSWORD_BYTES` of the body; empty if it is longer."""
     body = bytearray()
-    while len(body) <= MOST_BYTES:
+    while len(body) <= MAX_PASSWORD_BYTES:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
@@ -296,8 +305,8 @@ _PRIVATE = (
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
 )
 
-# Not a redirect: a browser that came here from elsewhere would send no strict cookie with it.
-_LOGGED_IN = """\
+# Not a redirect: a browser that comes from another site would not send a strict cookie with it.
+_LOGGED_IN_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>
 <meta http-equiv="refresh" content="0;url=/"></head>
@@ -320,7 +329,7 @@ code{{background:#eee;padding:.1em .3em}}</style></head><body>
 
 
 async def _page(send: Send, status: int, problem: str) -> None:
-    await _html(send, status, _PAGE.format(problem=problem, login=LOGIN))
+    await _html(send, status, _PAGE.format(problem=problem, login=LOGIN_PATH))
 
 
 async def _html(

@@ -1,9 +1,9 @@
-"""Keeps web pages of others away from the server that we start.
+"""Origin guard of the Prefect server that we start: refuses requests of foreign web pages.
 
-The server listens on this machine only, but a browser on this machine visits strange pages.
-CORS hides answers from such a page and does not stop the request; it does not cover websockets at
-all; and a name that its owner lets point to 127.0.0.1 counts as the same origin. So a request with
-a strange `Origin`, or for a strange `Host`, is answered 403 before Prefect sees it.
+The server listens on this machine only, but a browser on this machine visits untrusted pages. CORS
+hides answers from such a page and does not stop the request; it does not cover websockets at all;
+and a name that its owner points to 127.0.0.1 counts as the same origin. So a request with a foreign
+`Origin`, or for a foreign `Host`, is answered 403 before Prefect sees it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class OwnOrigin:
-    """ASGI middleware: lets through what comes from ``origins``, or from no web page at all.
+class SameOriginGuard:
+    """ASGI middleware: forwards requests from ``origins``, and those that no web page sends.
 
-    ``origins`` are such as `http://127.0.0.1:4200`; `*` switches the guard off.
+    ``origins`` are such as `http://127.0.0.1:4200`; `*` turns the guard off.
     """
 
     def __init__(self, application: Application, origins: Iterable[str]) -> None:
@@ -30,7 +30,7 @@ class OwnOrigin:
         self.hosts = {urlsplit(origin).hostname for origin in self.origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._welcome(scope):
+        if scope["type"] not in ("http", "websocket") or self._is_allowed(scope):
             await self.application(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
@@ -40,7 +40,7 @@ class OwnOrigin:
             await send({"type": "http.response.start", "status": 403, "headers": head})
             await send({"type": "http.response.body", "body": b"not from this origin\n"})
 
-    def _welcome(self, scope: Scope) -> bool:
+    def _is_allowed(self, scope: Scope) -> bool:
         if "*" in self.origins:
             return True
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}

@@ -1,4 +1,4 @@
-"""Which user of this machine has opened a connection to an IPv4 address of ours (Linux)."""
+"""Lookup of the local user who opened a connection to an IPv4 address of ours (Linux)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import struct
 from pathlib import Path
 from typing import Any
 
-TABLES = Path("/proc/net")
-"""Where Linux lists sockets: those of IPv4 in `tcp`, and in `tcp6` those of IPv6, by which a client
-can reach an IPv4 address too (as `::ffff:127.0.0.1`)."""
+SOCKET_TABLES = Path("/proc/net")
+"""Where Linux lists sockets: IPv4 ones in `tcp`, IPv6 ones in `tcp6`. A client can reach an IPv4
+address by an IPv6 socket too (as `::ffff:127.0.0.1`)."""
 _MAPPED = "0000000000000000FFFF0000"
 _ROOT = 0
 
 
 def is_another_user(scope: Any) -> bool:
-    """Whether a user other than this process's, and not root, has sent a request.
+    """Return whether a user other than this process's, and not root, has sent a request.
 
-    On Linux also if the socket is not listed, so that nobody can hide. False elsewhere, and for a
-    request without addresses, which came over no network.
+    On Linux also true if the socket is not listed, so that no user can hide. False on other
+    systems, and for a request without addresses, which came over no network.
     """
     client, server = scope.get("client"), scope.get("server")
     if not client or not server:
@@ -32,25 +32,25 @@ def is_another_user(scope: Any) -> bool:
 
 
 def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
-    """The user whose socket has the address ``client`` and is connected to ``server``.
+    """Return the user whose socket has the address ``client`` and is connected to ``server``.
 
-    None if no socket is listed so. Raises `OSError` if the system lists none at all.
+    None if no such socket is listed. Raises `OSError` if the system lists none at all.
     """
     try:
-        ends = [_as_listed(client), _as_listed(server)]
-    except (OSError, struct.error):  # not of IPv4
+        addresses = [_as_listed(client), _as_listed(server)]
+    except (OSError, struct.error):  # not IPv4
         return None
     for table, prefix in (("tcp", ""), ("tcp6", _MAPPED)):
-        wanted = [prefix + each for each in ends]
+        expected = [prefix + each for each in addresses]
         try:
-            lines = (TABLES / table).read_text(encoding="ascii").splitlines()
+            lines = (SOCKET_TABLES / table).read_text(encoding="ascii").splitlines()
         except FileNotFoundError:
             if not prefix:
                 raise
             continue  # a kernel without IPv6
         for line in lines:
             fields = line.split()
-            if fields[1:3] == wanted:
+            if fields[1:3] == expected:
                 return int(fields[7])
     return None
 

@@ -1,4 +1,6 @@
-"""Which Prefect this machine's `daybook up` works with: the user's own, or one that it begins."""
+"""Selection of the Prefect for this machine's `daybook up`: the user's own, or one that it
+starts.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,18 @@ from daybook import home as homes
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import server
-from daybook.operations.home_lock import Record
+from daybook.operations.home_lock import UpRecord
 from daybook.prefect import client as connection
 from daybook.prefect import private_names
 from daybook.processes.children import Child
 
-PORTS_TRIED = 5
-"""Others may take the port between our look and the server's start."""
+MAX_PORT_TRIES = 5
+"""Other processes may take the port between our check and the server's start."""
 
 
 @dataclass(frozen=True)
-class PrefectHere:
-    """``child`` is the server's process if it is our own, else None."""
+class SelectedPrefect:
+    """The selected Prefect; ``child`` is the server's process if it is our own, else None."""
 
     api_url: str
     ui_url: str
@@ -33,86 +35,92 @@ class PrefectHere:
 
 async def find_or_start(
     home: Home,
-    record: Record,
+    record: UpRecord,
     say: Callable[[str], None],
     within: float = 120.0,
     *,
     progress: Callable[[str], None] | None = None,
-) -> PrefectHere:
-    """The Prefect that the user's settings name, else a server of our own that answers.
+) -> SelectedPrefect:
+    """Return the Prefect that the user's settings name, else start a server of our own.
 
-    ``say`` gets a line for what a person should know, ``progress`` (by default ``say``) how long
-    the server has been waited for, each second. Afterwards Prefect's clients in this
-    process, and in processes that it begins, talk to that server. Raises `PrefectUnreachable` if
-    the configured one does not answer: starting another would split the user's runs over two;
-    `PrefectRefused` if it asks for another credential.
+    ``say`` gets a line for the user, ``progress`` (by default ``say``) each second how long the
+    server has been waited for. Afterwards Prefect's clients in this process, and in processes that
+    it starts, use that server. Raises `PrefectUnreachable` if the configured one does not answer:
+    starting another would split the user's runs over two; `PrefectRefused` if it requires another
+    credential.
     """
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     if settings.api.url is not None:
-        here = PrefectHere(settings.api.url, settings.ui_url or "")
-        await _answers()
-        say(f"Prefect: {here.api_url}, as configured")
-        record.server(here.api_url, here.ui_url, own=False)
-        return here
-    here = await _start(home, record, say, within, progress or say)
-    _use(home, here)
-    return here
+        selected = SelectedPrefect(settings.api.url, settings.ui_url or "")
+        await _check_configured()
+        say(f"Prefect: {selected.api_url}, as configured")
+        record.server(selected.api_url, selected.ui_url, own=False)
+        return selected
+    selected = await _start(home, record, say, within, progress or say)
+    _configure_clients(home, selected)
+    return selected
 
 
-async def _answers() -> None:
-    """Ask as the user's settings say, with their authentication, certificates and proxies."""
+async def _check_configured() -> None:
+    """Check the Prefect of the user's settings, with their authentication, certificates and
+    proxies.
+    """
     async with connection.connected() as client:
-        await connection.answers(client)
+        await connection.check_connection(client)
 
 
 async def _start(
     home: Home,
-    record: Record,
+    record: UpRecord,
     say: Callable[[str], None],
     within: float,
     progress: Callable[[str], None],
-) -> PrefectHere:
-    for _ in range(PORTS_TRIED):
+) -> SelectedPrefect:
+    for _ in range(MAX_PORT_TRIES):
         port = _port(home, say)
         say(f"Starting a Prefect server on {server.ui_url(port)}; the first time takes longer")
         child = await server.start(home, port)
         record.began(child)
-        here = PrefectHere(server.api_url(port), server.ui_url(port), child)
+        selected = SelectedPrefect(server.api_url(port), server.ui_url(port), child)
         try:
-            await server.healthy(
-                here.api_url,
+            await server.wait_until_healthy(
+                selected.api_url,
                 within,
                 child=child,
                 progress=lambda waited: progress(f"Waiting for Prefect: {waited:.0f} s"),
             )
-        except BaseException as error:  # Ctrl-C while it starts, as well
-            taken = isinstance(error, PrefectUnreachable) and child.exit_code == server.TAKEN
+        except BaseException as error:  # also Ctrl-C during the start
+            port_taken = (
+                isinstance(error, PrefectUnreachable) and child.exit_code == server.EXIT_PORT_TAKEN
+            )
             await child.terminate()
             record.ended(child)
-            if taken:
+            if port_taken:
                 continue
             raise
-        record.server(here.api_url, here.ui_url, own=True)
+        record.server(selected.api_url, selected.ui_url, own=True)
         _port_file(home).write_text(f"{port}\n")
-        say(f"Prefect: {here.ui_url}, started here")
-        return here
-    raise PrefectUnreachable(None, f"{PORTS_TRIED} ports were taken by others one after the other")
+        say(f"Prefect: {selected.ui_url}, started here")
+        return selected
+    raise PrefectUnreachable(
+        None, f"{MAX_PORT_TRIES} ports were taken by others one after the other"
+    )
 
 
 def _port(home: Home, say: Callable[[str], None]) -> int:
-    """The port of the last start, so that addresses which a person has noted stay right; else
-    `server.PORT`, else any that is free.
+    """Return the port of the last start, so that addresses which a user has noted stay valid; else
+    `server.PORT`, else any free one.
     """
-    wanted = server.PORT
+    preferred = server.PORT
     with suppress(OSError, ValueError):
         last = int(_port_file(home).read_text())
-        wanted = last if 0 < last < 2**16 else server.PORT
-    if (port := server.free_port(wanted)) == wanted:
+        preferred = last if 0 < last < 2**16 else server.PORT
+    if (port := server.free_port(preferred)) == preferred:
         return port
-    port = port if wanted == server.PORT else server.free_port()
-    say(f"Port {wanted} is taken: Prefect gets port {port}")
+    port = port if preferred == server.PORT else server.free_port()
+    say(f"Port {preferred} is taken: Prefect gets port {port}")
     return port
 
 
@@ -120,8 +128,8 @@ def _port_file(home: Home) -> Path:
     return home.path / "port"
 
 
-def _use(home: Home, here: PrefectHere) -> None:
-    os.environ["PREFECT_API_URL"] = here.api_url
+def _configure_clients(home: Home, selected: SelectedPrefect) -> None:
+    os.environ["PREFECT_API_URL"] = selected.api_url
     os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
     if "prefect" in sys.modules:
-        private_names.reread_settings()
+        private_names.reload_settings()

@@ -1,4 +1,4 @@
-"""What a Prefect has to know of us before a job can run there: block types, pool, an agent."""
+"""Preparation of a Prefect before a job can run there: block types, work pool, first agent."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 
-_OTHER = "daybook agents add default --replace --model"
+_ADD_OTHER = "daybook agents add default --replace --model"
 
 
 async def prepare(client: PrefectClient) -> list[str]:
-    """Register the block types, restore what Prefect lost, make the pool and the agent `default`.
+    """Register the block types, restore lost blocks, create the work pool and the agent `default`.
 
-    Idempotent. Returns what a person should know of it, a line each.
+    Idempotent. Returns messages for the user, one line each.
     """
-    from daybook.keeper.blocks import blocks
+    from daybook.keeper.blocks import reconcile_blocks
     from daybook.operations import worker
 
-    await repository.load_door("blocks/__init__.py").register(client)
+    await repository.load_entry_point("blocks/__init__.py").register(client)
     async with open_ledger() as ledger:
-        report = await blocks(ledger, client)
+        report = await reconcile_blocks(ledger, client)
     lines = []
     if report.restored:
         lines.append(f"Restored in Prefect from the ledger: {', '.join(report.restored)}")
     if report.key_problem:
-        lost = f" Not restored: {', '.join(report.locked)}." if report.locked else ""
+        not_restored = f" Not restored: {', '.join(report.locked)}." if report.locked else ""
         lines.append(
             "The ledger's copies of agents and secrets cannot be used here: "
-            f"{report.key_problem}.{lost} `daybook doctor` says what to do"
+            f"{report.key_problem}.{not_restored} `daybook doctor` says what to do"
         )
     await worker.ensure_pool(client)
     try:
         return lines + await _first_agent(client)
-    except LedgerKeyMissing:  # told above
+    except LedgerKeyMissing:  # reported above
         return lines
 
 
 async def _first_agent(client: PrefectClient) -> list[str]:
-    """The agent `default`: a model if the environment has a provider's key, else offline."""
+    """Create the agent `default`: a model if the environment has a provider's key, else offline."""
     from daybook.agents import documents, kinds, providers
 
     if found := providers.first():
@@ -52,11 +52,11 @@ async def _first_agent(client: PrefectClient) -> list[str]:
             return [
                 f"Made the agent `default`: it asks {found.model}, with the key of "
                 f"{found.variable}, which is now stored in its block, encrypted by Prefect; for "
-                f"another: {_OTHER} PROVIDER:MODEL --key-env {found.variable}"
+                f"another: {_ADD_OTHER} PROVIDER:MODEL --key-env {found.variable}"
             ]
     elif await documents.ensure_default(client):
         return [
             "Made the agent `default`: offline, it answers without a model and says so; for a "
-            f"model: {_OTHER} PROVIDER:MODEL --key-stdin"
+            f"model: {_ADD_OTHER} PROVIDER:MODEL --key-stdin"
         ]
     return []

@@ -1,4 +1,4 @@
-"""One slow question for all who ask it at once, and a thread in which it is answered."""
+"""One slow query shared by concurrent callers, and an event loop in a thread that runs it."""
 
 from __future__ import annotations
 
@@ -10,69 +10,75 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-OLDEST = 60.0
-"""Seconds after which an answer is not given again, however slow the next one is."""
+MAX_ANSWER_AGE_SECONDS = 60.0
+"""Age from which an answer is not returned again, however slow the next query is."""
 
 
-class Shared(Generic[T]):
-    """The answer of ``look``, given again for ``fresh`` seconds, be it a failure.
+class SharedQuery(Generic[T]):
+    """The result of ``look``, returned again for ``fresh`` seconds, even if it is an error.
 
-    One look serves all who ask at once. If it takes too long for somebody once, the last answer is
-    given again: a machine under load is no reason for an alarm. Twice in a row is.
+    One query serves all concurrent callers. If it is too slow for a caller once, the last answer is
+    returned again, because load on a machine is no reason for an alarm. Twice in a row is.
     """
 
     def __init__(self, look: Callable[[], Awaitable[T]], fresh: float) -> None:
-        self._look, self._fresh = look, fresh
+        self._query, self._fresh = look, fresh
         self._task: asyncio.Task[T] | None = None
-        self._ended = 0.0
-        self._missed_at: float | None = None
-        self._known: tuple[float, T] | None = None
+        self._finished_at = 0.0
+        self._timed_out_at: float | None = None
+        self._last_answer: tuple[float, T] | None = None
 
     async def ask(self, patience: float) -> T:
-        """What it found, or the error that it met; `TimeoutError` when it takes too long."""
-        asked, task = time.monotonic(), self._task
-        if task is None or (task.done() and asked - self._ended >= self._fresh):
+        """Return the result, or raise the query's error; `TimeoutError` if it takes too long."""
+        asked_at, task = time.monotonic(), self._task
+        if task is None or (task.done() and asked_at - self._finished_at >= self._fresh):
             task = self.begin()
         await asyncio.wait({task}, timeout=patience)
         if task.done():
             return task.result()
-        missed_before = self._missed_at is not None and self._missed_at <= asked
-        self._missed_at = self._missed_at or time.monotonic()
-        if missed_before or self._known is None or asked - self._known[0] > OLDEST:
+        timed_out_before = self._timed_out_at is not None and self._timed_out_at <= asked_at
+        self._timed_out_at = self._timed_out_at or time.monotonic()
+        if (
+            timed_out_before
+            or self._last_answer is None
+            or asked_at - self._last_answer[0] > MAX_ANSWER_AGE_SECONDS
+        ):
             raise TimeoutError
-        return self._known[1]
+        return self._last_answer[1]
 
     def begin(self) -> asyncio.Task[T]:
-        self._task = asyncio.create_task(self._timed())
-        self._task.add_done_callback(_seen)
+        self._task = asyncio.create_task(self._run_query())
+        self._task.add_done_callback(_retrieve_exception)
         return self._task
 
-    async def _timed(self) -> T:
+    async def _run_query(self) -> T:
         try:
-            found = await self._look()
-            self._known = (time.monotonic(), found)
-            return found
+            answer = await self._query()
+            self._last_answer = (time.monotonic(), answer)
+            return answer
         except BaseException:
-            self._known = None
+            self._last_answer = None
             raise
         finally:
-            self._ended, self._missed_at = time.monotonic(), None
+            self._finished_at, self._timed_out_at = time.monotonic(), None
 
     async def stop(self, patience: float) -> None:
-        """Let it come to its end; a driver that is interrupted in the middle may never answer."""
+        """Let the query finish; a driver that is interrupted in the middle may never answer."""
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task}, timeout=patience)
             self._task.cancel()
 
 
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Its error is told to who asks; where nobody asks any more, it is nobody's."""
+def _retrieve_exception(task: asyncio.Task[Any]) -> None:
+    """Mark the task's error as retrieved; callers get it from the task, if there still are any."""
     if not task.cancelled():
         task.exception()
 
 
 class LoopThread:
-    """An event loop in a thread of its own, so that computing there delays no answer here."""
+    """An event loop in a thread of its own, so that computing there delays no answer of this
+    loop.
+    """
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -84,11 +90,13 @@ class LoopThread:
         self._loop.run_forever()
 
     async def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``, done there; it is cancelled with the caller."""
+        """Return the result of ``work``, run in that thread; it is cancelled with the caller."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def stop(self, patience: float) -> None:
-        """End the thread; what still hangs after ``patience`` seconds ends with the process."""
+        """End the thread; work that still hangs after ``patience`` seconds ends with the
+        process.
+        """
         await asyncio.wait({asyncio.create_task(self.do(_cancel_all()))}, timeout=patience)
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join, patience)

@@ -1,4 +1,4 @@
-"""How this Daybook is: what runs, what is due soon, and what is wrong."""
+"""`daybook status`: what runs, what is due soon, and what is wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from daybook import home as homes
 from daybook.api import overdue, task_scheduler, views
-from daybook.api.overdue import Known
+from daybook.api.overdue import DelayFacts
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import store as jobs
 from daybook.keeper import leadership
@@ -21,68 +21,72 @@ from daybook.runs.overdue import Overdue, unattended
 from daybook.runs.overdue import find as find_overdue
 from daybook.tasks import views as figures
 
-SOON = 5
+MAX_LISTED = 5
 
 
 async def status() -> dict[str, Any]:
-    """`{"ready", "prefect", "worker", "keeper", "ledger", "outbox", "tasks", "due_soon", "late",
-    "problems"}`.
+    """Return `{"ready", "prefect", "worker", "keeper", "ledger", "outbox", "tasks", "due_soon",
+    "late", "problems"}`.
 
-    Late are due times that passed and of which nothing has begun, or that were missed lately
-    because nobody came (`service.overdue`), outbox is how callbacks and messages fare, and what of
-    the inbox is unread (`service.told`), tasks how those of idle sessions are. Ready is: Prefect
-    answers, its pool is not another Daybook's alone, and a worker of this one is online.
+    ``late``: due times that passed without a started run, or that were missed lately because no
+    process claimed them (`api.overdue`). ``outbox``: the state of callbacks and messages, and
+    unread alerts (`outbox_status`). ``tasks``: the tasks of idle sessions. ``ready``: Prefect
+    answers, its pool does not belong to another Daybook alone, and a worker of this one is online.
     Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
     """
     problems: list[str] = []
-    told: list[str] = []
+    notices: list[str] = []
     async with open_ledger() as ledger:
-        book, soon, late = await _ledger(ledger, told)
-        outbox = await told_of.look(ledger)
+        ledger_facts, due_soon, overdue_runs = await _ledger(ledger, notices)
+        outbox = await told_of.read_status(ledger)
         async with ledger.read() as session:
-            tasks = await figures.read(session, now := ledger.now())
+            tasks = await figures.read_counts(session, now := ledger.now())
             servers = instances.conflict(await instances.in_use(session, now))
-        prefect, worker, ready, known = await _prefect(ledger, book["jobs"], problems)
-        leader = await leadership.read(ledger, overdue.LEAD)
-        led = leader is not None and leader.leads(ledger.now())
-        unwritable = "" if led else await ledger.why_unwritable()
-        known = replace(
-            known,
+        prefect, worker, ready, context = await _prefect(ledger, ledger_facts["jobs"], problems)
+        leader = await leadership.read(ledger, overdue.LEADERSHIP_NAME)
+        has_leader = leader is not None and leader.leads(ledger.now())
+        unwritable = "" if has_leader else await ledger.why_unwritable()
+        context = replace(
+            context,
             now=ledger.now(),
             leader=leader,
             ledger_ahead=ledger.skew(),
             unwritable=unwritable,
         )
-    problems += filter(None, [overdue.clocks(known)])
+    problems += filter(None, [overdue.clock_problem(context)])
     if servers:
-        problems.append(f"{servers}; {instances.SEPARATE}")
+        problems.append(f"{servers}; {instances.CONFLICT_HINT}")
     if unwritable:
-        problems.append(overdue.cannot_write(unwritable))
-    elif ready and leader and (missing := overdue.keeper(known)):  # else it has just begun
+        problems.append(overdue.ledger_write_problem(unwritable))
+    elif (
+        ready and leader and (missing := overdue.keeper_problem(context))
+    ):  # without a leader it has just started
         problems.append(f"{missing}; `daybook keeper` starts one")
-    if waits := outbox.nobody_sends():
-        told.append(f"{waits}; `daybook up` or `daybook keeper` does")
-    told += outbox.away()
+    if unsent := outbox.nobody_sends():
+        notices.append(f"{unsent}; `daybook up` or `daybook keeper` does")
+    notices += outbox.away()
     if alerts := outbox.unread():
-        told.append(f"{alerts}; `daybook inbox` shows what was told")
-    told += map(str, task_scheduler.illegal() + task_scheduler.problems(tasks, now))
-    late_now = overdue.told(late, known)
+        notices.append(f"{alerts}; `daybook inbox` shows what was told")
+    notices += map(str, task_scheduler.settings_problems() + task_scheduler.problems(tasks, now))
+    late_now = overdue.overdue_views(overdue_runs, context)
     return {
         "ready": ready,
         "prefect": prefect,
         "worker": worker,
-        "keeper": overdue.as_view(leader, known.now),
-        "ledger": book,
+        "keeper": overdue.keeper_view(leader, context.now),
+        "ledger": ledger_facts,
         "outbox": outbox.as_view(),
         "tasks": task_scheduler.as_view(tasks, now),
-        "due_soon": soon,
+        "due_soon": due_soon,
         "late": late_now,
-        "problems": problems + told + [overdue.in_words(each) for each in late_now[:SOON]],
+        "problems": problems
+        + notices
+        + [overdue.as_sentence(each) for each in late_now[:MAX_LISTED]],
     }
 
 
 async def worker_online() -> bool:
-    """Whether somebody would run a job now; False also when Prefect does not answer."""
+    """Return whether a worker would run a job now; False also if Prefect does not answer."""
     from daybook.prefect import client as connection
     from daybook.prefect import work_pool
 
@@ -95,12 +99,12 @@ async def worker_online() -> bool:
 
 async def _prefect(
     ledger: Ledger, jobs: int, problems: list[str]
-) -> tuple[dict[str, Any], dict[str, Any], bool, Known]:
+) -> tuple[dict[str, Any], dict[str, Any], bool, DelayFacts]:
     from daybook.operations.checks import prefect as server
     from daybook.prefect import client as connection
     from daybook.prefect import work_pool
 
-    running = homes.here().running() or {}
+    running = homes.current_home().running() or {}
     facts: dict[str, Any] = {
         "reachable": False,
         "api_url": running.get("api_url"),
@@ -112,28 +116,28 @@ async def _prefect(
         async with connection.connected() as client:
             from prefect.settings import get_current_settings
 
-            await connection.answers(client)
-            said = get_current_settings()
+            await connection.check_connection(client)
+            settings = get_current_settings()
             facts |= {"reachable": True, "api_url": str(client.api_url).rstrip("/")}
-            facts["ui_url"] = facts["ui_url"] or said.ui_url
+            facts["ui_url"] = facts["ui_url"] or settings.ui_url
             facts["version"] = await client.api_version()
-            there = await work_pool.read(client, ledger.id)
-            ahead = await server.ahead(client)
+            pool_state = await work_pool.read(client, ledger.id)
+            ahead = await server.clock_ahead(client)
     except PrefectUnreachable as error:
         problems.append(str(error))
         facts["api_url"] = (error.address or "").rstrip("/") or facts["api_url"]
-        known = Known(ledger.now(), away=str(error))
+        known = DelayFacts(ledger.now(), away=str(error))
         return facts, {"online": 0, "workers": []}, False, known
-    ours = [each for each in there.workers if each["ours"]]
-    foreign = there.foreign if jobs else ""
+    own_workers = [each for each in pool_state.workers if each["ours"]]
+    foreign = pool_state.foreign if jobs else ""
     if foreign:
         problems.append(f"{foreign}; is {facts['api_url']} the right Prefect? `daybook doctor`")
-    if there.idle:
-        problems.append(f"{there.idle}; `daybook up` starts one")
-    problems += [f"{each} is paused in Prefect" for each in there.paused]
-    worker = {"online": len(ours), "workers": there.workers}
-    known = Known(ledger.now(), pool=there, prefect_ahead=ahead)
-    return facts, worker, bool(ours) and not foreign, known
+    if pool_state.idle:
+        problems.append(f"{pool_state.idle}; `daybook up` starts one")
+    problems += [f"{each} is paused in Prefect" for each in pool_state.paused]
+    worker = {"online": len(own_workers), "workers": pool_state.workers}
+    known = DelayFacts(ledger.now(), pool=pool_state, prefect_ahead=ahead)
+    return facts, worker, bool(own_workers) and not foreign, known
 
 
 async def _ledger(
@@ -141,24 +145,24 @@ async def _ledger(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Overdue]]:
     now = ledger.now()
     async with ledger.read() as session:
-        stored = await jobs.every(session)
+        stored = await jobs.all_jobs(session)
         live = await history.live(session)
         rows = [*live, *await unattended(session, now)]
-        late = await find_overdue(session, stored, rows, now)
+        overdue_runs = await find_overdue(session, stored, rows, now)
     for each in stored:
         if each.row.sync_pending:
             problems.append(f"{each.row.name} is not in Prefect yet; `daybook sync` brings it")
         if each.row.conflict:
             fields = ", ".join(each.row.conflict["fields"])
-            what = f"{each.row.name} was changed here and in Prefect ({fields})"
-            problems.append(f"{what}; `daybook conflicts` shows both")
+            message = f"{each.row.name} was changed here and in Prefect ({fields})"
+            problems.append(f"{message}; `daybook conflicts` shows both")
         if each.row.consecutive_failures:
             count = each.row.consecutive_failures
-            often = "once" if count == 1 else f"{count} times in a row"
-            problems.append(f"{each.row.name} failed {often}: {each.row.last_error}")
+            times = "once" if count == 1 else f"{count} times in a row"
+            problems.append(f"{each.row.name} failed {times}: {each.row.last_error}")
     for row in live:
-        if leases.ran_out(row, now):
-            since = views.utc(row.lease_until)
+        if leases.is_expired(row, now):
+            since = views.utc_text(row.lease_until)
             problems.append(
                 f"run {row.id[:8]}: {row.holder} has not renewed its lease since {since}"
             )
@@ -169,17 +173,17 @@ async def _ledger(
         "enabled": sum(each.job.enabled for each in stored),
         "live": {str(state): sum(r.state is state for r in live) for state in _LIVE},
     }
-    return facts, _soon(stored, now), late
+    return facts, _due_soon(stored, now), overdue_runs
 
 
 _LIVE = (Status.WAITING, Status.CLAIMED, Status.RUNNING)
 
 
-def _soon(stored: list[jobs.StoredJob], now: datetime) -> list[dict[str, Any]]:
+def _due_soon(stored: list[jobs.StoredJob], now: datetime) -> list[dict[str, Any]]:
     coming = [
         (due["utc"], each.row.name)
         for each in stored
         if each.job.enabled
-        for due in views.coming(each, now, 1)
+        for due in views.due_of_job(each, now, 1)
     ]
-    return [{"job": name, "due": due} for due, name in sorted(coming)[:SOON]]
+    return [{"job": name, "due": due} for due, name in sorted(coming)[:MAX_LISTED]]

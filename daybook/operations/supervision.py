@@ -1,4 +1,4 @@
-"""Care for a child: it is begun again when it ends by itself, and ended when the care ends."""
+"""Supervision of a child: restarts it when it ends by itself, ends it when the supervision ends."""
 
 from __future__ import annotations
 
@@ -7,61 +7,64 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from daybook.operations.home_lock import Record
+from daybook.operations.home_lock import UpRecord
 from daybook.processes.children import Child
 
-LONGEST = 60.0
-"""Seconds: the longest pause before a child is begun again; one that ran that long is sound."""
+MAX_RESTART_DELAY_SECONDS = 60.0
+"""The longest delay before a restart; a child that ran as long resets the delay."""
 
 
-async def keep(
+async def supervise(
     child: Child,
     again: Callable[[], Awaitable[Child]],
-    record: Record,
+    record: UpRecord,
     say: Callable[[str], None],
     *,
     pause: float = 1.0,
 ) -> NoReturn:
-    """Keep ``child``, which stands in ``record`` already, running until this task is cancelled.
+    """Keep ``child``, which ``record`` already has, running until this task is cancelled.
 
-    When it ends, ``say`` gets a line with the last words of its log, and ``again`` begins the next
-    after ``pause`` seconds, doubled each time. A beginning that fails is said and tried again in
-    the same way, and so a full disk or a machine without room for a process ends no care.
-    Cancelled, it ends the child and is done when all that the child began has ended.
+    When the child ends, ``say`` gets a line with the end of its log, and ``again`` starts the next
+    one after ``pause`` seconds, doubled each time. A start that fails is reported and tried again
+    in the same way, so a full disk or a machine without room for a process does not end the
+    supervision. When cancelled, end the child and return after all processes that it started have
+    ended.
     """
     wait = pause
     try:
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             code = await child.wait()
-            _write_down(record.ended, child, say)
-            if time.monotonic() - began >= LONGEST:
+            _record_change(record.ended, child, say)
+            if time.monotonic() - started >= MAX_RESTART_DELAY_SECONDS:
                 wait = pause
             say(
                 f"The {child.name} ended with code {code} and is started again in {wait:g} s; "
                 f"its log is {child.log}\n{child.tail(5)}".rstrip()
             )
-            begun: Child | None = None
-            while begun is None:
+            restarted: Child | None = None
+            while restarted is None:
                 await asyncio.sleep(wait)
-                wait = min(2 * wait, LONGEST)
+                wait = min(2 * wait, MAX_RESTART_DELAY_SECONDS)
                 try:
-                    begun = await again()
+                    restarted = await again()
                 except Exception as error:
                     say(
                         f"The {child.name} could not be started again: {error}; it is tried again "
                         f"in {wait:g} s"
                     )
-            child = begun
-            _write_down(record.began, child, say)
+            child = restarted
+            _record_change(record.began, child, say)
     finally:
         await child.terminate()
-        _write_down(record.ended, child, say)
+        _record_change(record.ended, child, say)
 
 
-def _write_down(what: Callable[[Child], None], child: Child, say: Callable[[str], None]) -> None:
-    """Once the file can be written again the next change is written with this one."""
+def _record_change(
+    change: Callable[[Child], None], child: Child, say: Callable[[str], None]
+) -> None:
+    """Apply ``change`` to the record; if that fails, the next change writes it too."""
     try:
-        what(child)
+        change(child)
     except OSError as error:
         say(f"What runs could not be written down: {error}")

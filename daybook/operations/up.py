@@ -6,8 +6,8 @@
 
     stop: worker first, then the server, then the lock ◄── SIGINT, SIGTERM, `down`
 
-A server or worker that ends by itself is started again. What runs is written to `up.json` as it is
-begun, so that the next `up` or `down` can clear away what a killed one left.
+A server or worker that ends by itself is restarted. Each process is recorded in `up.json` when it
+is started, so that the next `up` or `down` can end the leftovers of a killed one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from daybook import home as homes
 from daybook import repository, settings
 from daybook.api import jobs_file, runs, sync, views
 from daybook.api.jobs import add
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
 from daybook.jobs import limits, store
 from daybook.ledger.engine import Ledger, open_ledger
@@ -52,98 +52,101 @@ from daybook.tasks import escalation
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-EXAMPLE = "deployments/jobs/example.yaml"
-EXAMPLE_REQUEST = "first-light"
-"""The example's first run has this request id, so that it happens once in a ledger's life."""
-EXAMPLE_SECONDS = 60.0
+EXAMPLE_FILE = "deployments/jobs/example.yaml"
+EXAMPLE_REQUEST_ID = "first-light"
+"""Request id of the example's first run, so that it happens once in a ledger's life."""
+EXAMPLE_TIMEOUT_SECONDS = 60.0
 """How long `up --detach` waits for the answer of the example's first run."""
 
-LOOK = 0.5
-LONGEST_LOOK = 30.0
-"""Seconds between two looks for runs that ended; the longest where the ledger is not reached."""
+POLL_INTERVAL_SECONDS = 0.5
+MAX_POLL_INTERVAL_SECONDS = 30.0
+"""Intervals between two queries for finished runs; the longest one if the ledger is unreachable."""
 
 
-class UpTalk(Protocol):
-    """How `up` shows what it does."""
+class UpReporter(Protocol):
+    """Output of `up`."""
 
     def say(self, line: str) -> None:
-        """A step of the start or of the stop."""
+        """Show a step of the start or of the stop."""
         ...
 
     def progress(self, line: str) -> None:
-        """How far something is; called often, each call replaces what the one before showed."""
+        """Show the progress of a step; called often, each call replaces the line of the one
+        before.
+        """
         ...
 
     def synced(self, report: dict[str, Any]) -> None:
-        """The first sync is done (`service.sync.plain`)."""
+        """Show the result of the first sync (`api.sync.plain`)."""
         ...
 
     def ready(self, facts: dict[str, Any]) -> None:
-        """Everything runs: `{"api_url", "ui_url", "open_url", "web_url", "ledger", "jobs",
-        "example"}`.
+        """Show that everything runs: `{"api_url", "ui_url", "open_url", "web_url", "ledger",
+        "jobs", "example"}`.
 
-        ``open_url`` opens the UI once without a password, None if no link was wanted; ``web_url``
-        is None while the health page does not listen.
+        ``open_url`` opens the UI once without a password, None if no link was requested;
+        ``web_url`` is None while the health page does not listen.
         """
         ...
 
     def outcome(self, run: dict[str, Any]) -> None:
-        """A run of this ledger has ended (`views.run`)."""
+        """Show a finished run of this ledger (`views.run`)."""
         ...
 
 
-async def up(talk: UpTalk, *, link: bool = True) -> None:
-    """Start all, and return when told to stop and all has stopped.
+async def up(talk: UpReporter, *, link: bool = True) -> None:
+    """Start everything, and return when told to stop and everything has stopped.
 
-    ``link``: make a link that opens Prefect's UI logged in.
+    ``link``: create a link that opens Prefect's UI logged in.
 
-    Raises `InvalidInput` when this home's `up` runs already or a setting is wrong,
+    Raises `InvalidInput` if this home's `up` already runs or a setting is illegal,
     `PrefectUnreachable` for a configured Prefect that does not answer, or a server or worker that
     does not start.
     """
-    limits.of_settings()
-    escalation.here()
-    here = homes.here()
-    with home_lock.hold(here) as written, _told_to_stop() as stop:
-        work = asyncio.create_task(_run(here, written, talk, link))
-        waiting = asyncio.create_task(stop.wait())
-        await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    limits.load_rules()
+    escalation.load_policy()
+    home = homes.current_home()
+    with home_lock.hold(home) as record, _stop_requested() as stop:
+        work = asyncio.create_task(_run(home, record, talk, link))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             talk.say("Stopping")
             work.cancel()
-        waiting.cancel()
+        stopping.cancel()
         try:
             await work
         except asyncio.CancelledError:
             talk.say("Stopped")
 
 
-async def detach(talk: UpTalk, within: float = 180.0) -> None:
-    """Start `daybook up` in the background, and return when all runs; its log is `logs/up.log`.
+async def detach(talk: UpReporter, within: float = 180.0) -> None:
+    """Start `daybook up` in the background, and return when everything runs; its log is
+    `logs/up.log`.
 
-    If that runs the example job for the first time, its outcome is shown, too. Raises
-    `InvalidInput` when this home's `up` runs already, `DaybookError` with the end of its log when
-    it ends before that or takes longer than ``within`` seconds.
+    If it runs the example job for the first time, its outcome is shown, too. Raises `InvalidInput`
+    if this home's `up` already runs, `DaybookError` with the end of its log if it ends before that
+    or takes longer than ``within`` seconds.
     """
-    here = homes.here().make()
-    if here.running() is not None:
+    home = homes.current_home().make()
+    if home.running() is not None:
         raise InvalidInput(
-            "home", f"a daybook up of {here.path} runs already", "daybook down ends it"
+            "home", f"a daybook up of {home.path} runs already", "daybook down ends it"
         )
-    log = here.logs / "up.log"
+    log = home.logs / "up.log"
     talk.say(f"Starting in the background; the log is {log}")
-    # -P: not what is named daybook in the folder where this was typed, such as another checkout.
-    child, begins = children.start_alone(
+    # -P: do not import another `daybook` from the current folder, such as another checkout.
+    child, log_start = children.start_detached(
         [sys.executable, "-P", "-m", "daybook", "up", "--no-browser", "--no-link"], log
     )
-    since, began = SYSTEM.now(), time.monotonic()
-    while child.poll() is None and (waited := time.monotonic() - began) < within:
-        facts = here.running() or {}
+    since, started = SYSTEM_CLOCK.now(), time.monotonic()
+    while child.poll() is None and (waited := time.monotonic() - started) < within:
+        facts = home.running() or {}
         if facts.get("pid") == child.pid and facts.get("ready_at"):
-            child.returncode = 0  # it goes on without us: nobody waits for it here
+            child.returncode = 0  # it keeps running, and this process does not wait for it
             async with open_ledger() as ledger:
                 async with ledger.read() as session:
-                    count = len(await store.every(session))
+                    count = len(await store.all_jobs(session))
                 example = await _first_run(ledger, since)
                 name = example[1].name if example else None
                 talk.ready(await _facts(facts, ledger, count, name, link=True))
@@ -151,11 +154,11 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
                     await _show_first_run(ledger, talk, since)
             return
         talk.progress(f"Waiting until everything is ready: {waited:.0f} s")
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     if child.poll() is None:
         child.terminate()
         child.wait()
-    raise DaybookError(f"it did not start:\n{children.tail_of(log, begins)}")
+    raise DaybookError(f"it did not start:\n{children.tail_of(log, log_start)}")
 
 
 async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:
@@ -164,37 +167,37 @@ async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] |
         live = await history.live(session)
         rows = [*live, *(row for row, _ in await history.ended_since(session, since))]
         for row in rows:
-            if _is_first(row) and (stored := await store.get(session, str(row.job_id))):
+            if _is_first_run(row) and (stored := await store.get(session, str(row.job_id))):
                 return row, stored.row
     return None
 
 
-async def _show_first_run(ledger: Ledger, talk: UpTalk, since: datetime) -> None:
+async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> None:
     """Show the outcome of the example job's first run, unless it takes too long."""
     began = time.monotonic()
-    while (waited := time.monotonic() - began) < EXAMPLE_SECONDS:
+    while (waited := time.monotonic() - began) < EXAMPLE_TIMEOUT_SECONDS:
         found = await _first_run(ledger, since)
         if found is None or found[0].state not in LIVE:
             break
         talk.progress(f"Waiting for the answer: {waited:.0f} s")
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     if found is not None and found[0].state not in LIVE:
         talk.outcome(views.run(*found))
     else:
         talk.say("The example job has not ended yet; `daybook runs` shows it later")
 
 
-def _is_first(row: RunRow) -> bool:
-    return row.occurrence == claim_requests.request_key(str(row.job_id), EXAMPLE_REQUEST)
+def _is_first_run(row: RunRow) -> bool:
+    return row.occurrence == claim_requests.request_key(str(row.job_id), EXAMPLE_REQUEST_ID)
 
 
 async def down() -> bool:
-    """Stop this home's `up` and what a killed one left; False if nothing ran."""
-    return await home_lock.stop_running(homes.here())
+    """Stop this home's `up` and the leftovers of a killed one; return False if nothing ran."""
+    return await home_lock.stop_running(homes.current_home())
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[asyncio.Event]:
+def _stop_requested() -> Iterator[asyncio.Event]:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
@@ -207,17 +210,22 @@ def _told_to_stop() -> Iterator[asyncio.Event]:
 
 
 @asynccontextmanager
-async def _kept(
-    child: Child, again: Callable[[], Awaitable[Child]], written: home_lock.Record, talk: UpTalk
+async def _supervised_child(
+    child: Child,
+    again: Callable[[], Awaitable[Child]],
+    record: home_lock.UpRecord,
+    talk: UpReporter,
 ) -> AsyncIterator[None]:
-    """Keep a child running while the block runs; ended with it, before what is around it."""
-    async with _cared_for(supervision.keep(child, again, written, talk.say)):
+    """Keep a child running while the block runs; it ends with the block, before enclosing
+    resources.
+    """
+    async with _background(supervision.supervise(child, again, record, talk.say)):
         yield
 
 
 @asynccontextmanager
-async def _cared_for(care: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]:
-    task = asyncio.create_task(care)
+async def _background(work: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
@@ -225,52 +233,56 @@ async def _cared_for(care: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]
         await asyncio.wait({task})
 
 
-async def _run(here: homes.Home, written: home_lock.Record, talk: UpTalk, link: bool) -> None:
+async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, link: bool) -> None:
     from daybook.prefect import client as connection
 
-    for name in await written.end_leftovers():
+    for name in await record.end_leftovers():
         talk.say(f"Ended a {name} that an earlier `daybook up` had left")
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_cared_for(children.cut_logs(here.logs, talk.say)))
+        await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))
         ledger = await stack.enter_async_context(open_ledger())
-        written.opened(ledger.identity())
+        record.opened(ledger.identity())
         talk.say(f"Ledger: {ledger.place}")
         since = ledger.now()
         prefect = await prefect_selection.find_or_start(
-            here, written, talk.say, progress=talk.progress
+            home, record, talk.say, progress=talk.progress
         )
-        if (own := prefect.child) is not None:
+        if (server_child := prefect.child) is not None:
             port = URL(prefect.api_url).port or server.PORT
-            care = _kept(own, partial(server.start, here, port), written, talk)
-            await stack.enter_async_context(care)
+            supervised = _supervised_child(
+                server_child, partial(server.start, home, port), record, talk
+            )
+            await stack.enter_async_context(supervised)
         if port := settings.load().web_port:
-            page = _cared_for(web.keep(here, port, written, talk.say))
-            await stack.enter_async_context(page)
+            health_page = _background(web.supervise(home, port, record, talk.say))
+            await stack.enter_async_context(health_page)
         async with connection.connected() as client:
             example = await _prepare(ledger, client, talk)
             talk.say("Starting the worker")
-            before = await worker.last_heartbeat(client, here)
-            child = await worker.start(here, prefect)
-            written.began(child)
-            care = _kept(child, partial(worker.start, here, prefect), written, talk)
-            await stack.enter_async_context(care)
-            await worker.online(client, here, child, before=before)
-        written.ready(SYSTEM.now())
+            last_heartbeat = await worker.last_heartbeat(client, home)
+            child = await worker.start(home, prefect)
+            record.began(child)
+            supervised = _supervised_child(
+                child, partial(worker.start, home, prefect), record, talk
+            )
+            await stack.enter_async_context(supervised)
+            await worker.wait_until_online(client, home, child, before=last_heartbeat)
+        record.ready(SYSTEM_CLOCK.now())
         async with ledger.read() as session:
-            count = len(await store.every(session))
-        talk.ready(await _facts(vars(written), ledger, count, example, link=link))
+            count = len(await store.all_jobs(session))
+        talk.ready(await _facts(vars(record), ledger, count, example, link=link))
         if example is not None:
-            await runs.run(example, request_id=EXAMPLE_REQUEST)
+            await runs.run(example, request_id=EXAMPLE_REQUEST_ID)
         await _watch(ledger, talk, since)
 
 
 async def _facts(
     running: dict[str, Any], ledger: Ledger, count: int, example: str | None, *, link: bool
 ) -> dict[str, Any]:
-    """``running`` is what the home has written down of this `up`."""
+    """Return what `UpReporter.ready` gets; ``running`` is the home's record of this `up`."""
     open_url = None
     if link:
-        with suppress(PrefectUnreachable):  # `daybook open` makes another
+        with suppress(PrefectUnreachable):  # `daybook open` creates another
             open_url = (await browser.link())["url"]
     return {
         "api_url": running["api_url"],
@@ -283,55 +295,55 @@ async def _facts(
     }
 
 
-async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str | None:
-    """Make Prefect ready for the jobs; returns the example's name while it has not run yet."""
+async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> str | None:
+    """Prepare Prefect for the jobs; return the example's name while it has not run yet."""
     from daybook.prefect import reconcile
 
     for line in await setup.prepare(client):
         talk.say(line)
     async with ledger.read() as session:
-        fresh = not await store.any_ever(session)
-    if fresh:
-        for fields in jobs_file.read(repository.root() / EXAMPLE):
+        is_new = not await store.any_ever(session)
+    if is_new:
+        for fields in jobs_file.read(repository.root() / EXAMPLE_FILE):
             view = await add(fields)
             talk.say(f"Added the example job {view['name']}: {view['words']}")
             async with ledger.read() as session:
                 added = await store.find(session, view["id"])
-            await claims.request(ledger, added, EXAMPLE_REQUEST, "manual")
-    talk.synced(sync.plain(await reconcile.everything(ledger, client)))
-    # Asked for in the ledger with the job, so that it runs although this `up` may be killed first.
+            await claims.request(ledger, added, EXAMPLE_REQUEST_ID, "manual")
+    talk.synced(sync.report_view(await reconcile.reconcile_all(ledger, client)))
+    # Requested in the ledger with the job, so that it runs even if this `up` is killed first.
     async with ledger.read() as session:
         for row in await history.live(session):
-            if _is_first(row) and row.flow_run_id is None:
+            if _is_first_run(row) and row.flow_run_id is None:
                 stored = await store.get(session, str(row.job_id))
                 return stored.row.name if stored else None
     return None
 
 
-async def _watch(ledger: Ledger, talk: UpTalk, since: datetime) -> NoReturn:
+async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     """Show each run that ends after ``since``, until cancelled.
 
-    While the ledger cannot be reached nothing is shown; what ended meanwhile is shown afterwards.
+    While the ledger is unreachable nothing is shown; runs that end meanwhile are shown afterwards.
     """
     cursor, shown = since, set[str]()
-    pause = LOOK
+    pause = POLL_INTERVAL_SECONDS
     while True:
         try:
             async with ledger.read() as session:
                 ended = await history.ended_since(session, cursor)
         except LedgerUnreachable as error:
-            if pause == LOOK:
+            if pause == POLL_INTERVAL_SECONDS:
                 talk.say(f"Runs that end are not shown now: {error}")
-            pause = min(2 * pause, LONGEST_LOOK)
+            pause = min(2 * pause, MAX_POLL_INTERVAL_SECONDS)
             await asyncio.sleep(pause)
             continue
-        if pause != LOOK:
+        if pause != POLL_INTERVAL_SECONDS:
             talk.say("Runs that end are shown again")
-            pause = LOOK
+            pause = POLL_INTERVAL_SECONDS
         for row, job in ended:
             if row.id not in shown:
                 talk.outcome(views.run(row, job))
         if ended:
             cursor = ended[-1][0].finished_at or cursor
             shown = {row.id for row, _ in ended if row.finished_at == cursor}
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)

@@ -1,7 +1,8 @@
-"""The health page and metrics of this machine, as `daybook up` and `daybook web` run them.
+"""Child process with the health page and metrics of this machine, for `daybook up` and `daybook
+web`.
 
-Its own work is `daybook.web`'s. `up` does not depend on it: where its port is taken it gets
-another, which is said, stands in `up.json`, and is taken again at the next start of this home.
+The application is `daybook.web`. `up` does not depend on it: if its port is taken it gets another
+one, which is shown, recorded in `up.json`, and preferred at the next start of this home.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from daybook import home as homes
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
 from daybook.operations import server, supervision
-from daybook.operations.home_lock import Record
+from daybook.operations.home_lock import UpRecord
 from daybook.processes import children
 
-WITHIN = 30.0
-"""Seconds that a new child has to answer its first request."""
+START_TIMEOUT_SECONDS = 30.0
+"""How long a new child may take to answer its first request."""
 BACKLOG = 128
 
 
@@ -34,7 +35,7 @@ def url(host: str, port: int) -> str:
 
 
 def is_local(host: str) -> bool:
-    """Whether nobody on another machine reaches what listens there."""
+    """Return whether a listener on ``host`` is unreachable from other machines."""
     if host.lower() == "localhost":
         return True
     try:
@@ -43,13 +44,13 @@ def is_local(host: str) -> bool:
         return False
 
 
-# -P: not what is named daybook in the folder where it is begun, such as another checkout.
+# -P: do not import another `daybook` from the current folder, such as another checkout.
 _COMMAND = [sys.executable, "-P", "-m", "daybook.web", "--host"]
 
 
 def command(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
-    words = [*_COMMAND, host, "--port", str(port)]
-    return [*words, *(word for name in names for word in ("--name", name))]
+    arguments = [*_COMMAND, host, "--port", str(port)]
+    return [*arguments, *(word for name in names for word in ("--name", name))]
 
 
 def listen(host: str, port: int, setting: str = "") -> socket.socket:
@@ -65,14 +66,14 @@ def listen(host: str, port: int, setting: str = "") -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        why = f"cannot listen on {url(host, port)}: {error.strerror or error}"
-        other = f"another: --port, or {setting}" if setting else "another: --port"
-        raise InvalidInput("port", why, other) from error
+        problem = f"cannot listen on {url(host, port)}: {error.strerror or error}"
+        hint = f"another: --port, or {setting}" if setting else "another: --port"
+        raise InvalidInput("port", problem, hint) from error
     return listener
 
 
 async def start(home: Home, listener: socket.socket) -> children.Child:
-    """Begin it as a child that serves ``listener``; its log is `logs/web.log`.
+    """Start a child that serves ``listener``; its log is `logs/web.log`.
 
     The child inherits the socket. If it got only the port, another process could listen there
     first, and `up` would take that process for its child.
@@ -94,45 +95,49 @@ async def start(home: Home, listener: socket.socket) -> children.Child:
     )
 
 
-async def keep(home: Home, wanted: int, record: Record, say: Callable[[str], None]) -> NoReturn:
-    """Have it run, and run again, until cancelled; what hinders it is said and stops nothing."""
+async def supervise(
+    home: Home, wanted: int, record: UpRecord, say: Callable[[str], None]
+) -> NoReturn:
+    """Keep the health page running until cancelled; an error is reported and stops nothing else."""
     pause = 1.0
     while True:
         try:
-            with _listener(home, wanted) as listener:
+            with _open_listener(home, wanted) as listener:
                 port = listener.getsockname()[1]
                 if port != wanted:
                     say(f"Port {wanted} is taken: the health page gets port {port}")
                 _port_file(home).write_text(f"{wanted} {port}\n")
                 address = url(server.HOST, port)
-                child = await _begin(home, listener, record)
+                child = await _start_answering(home, listener, record)
                 say(f"Health: {address}/health, metrics: {address}/metrics")
-                await supervision.keep(child, partial(start, home, listener), record, say)
+                await supervision.supervise(child, partial(start, home, listener), record, say)
         except (DaybookError, OSError) as error:
             say(f"The health page did not start: {error}; it is tried again in {pause:g} s")
             await asyncio.sleep(pause)
-            pause = min(2 * pause, supervision.LONGEST)
+            pause = min(2 * pause, supervision.MAX_RESTART_DELAY_SECONDS)
 
 
-async def _begin(home: Home, listener: socket.socket, record: Record) -> children.Child:
+async def _start_answering(home: Home, listener: socket.socket, record: UpRecord) -> children.Child:
     child = await start(home, listener)
     try:
         record.began(child)
         port = listener.getsockname()[1]
-        await _answers(child, port)
+        await _wait_for_answer(child, port)
         record.web(url(server.HOST, port))
-    except BaseException:  # Ctrl-C while it starts, as well
+    except BaseException:  # also Ctrl-C during the start
         await child.terminate()
         record.ended(child)
         raise
     return child
 
 
-async def _answers(child: children.Child, port: int) -> None:
+async def _wait_for_answer(child: children.Child, port: int) -> None:
     """Wait for any answer of ``child``; raise `DaybookError` if it ends or is too slow."""
     answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
     try:
-        await asyncio.wait({answer, ended}, timeout=WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {answer, ended}, timeout=START_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         if answer.done() and answer.exception() is None and answer.result():
             return
     finally:
@@ -150,13 +155,15 @@ async def _answer(port: int) -> bytes:
         writer.close()
 
 
-def _listener(home: Home, wanted: int) -> socket.socket:
-    """Return a listening socket on the last port, if ``wanted`` is the same; else on it or any."""
+def _open_listener(home: Home, wanted: int) -> socket.socket:
+    """Return a listening socket: the last port if ``wanted`` is unchanged, else ``wanted``, else
+    any.
+    """
     preferred = wanted
     with suppress(OSError, ValueError):
-        before, got = map(int, _port_file(home).read_text().split())
-        if before == wanted and server.free_port(got) == got:
-            preferred = got
+        wanted_before, port = map(int, _port_file(home).read_text().split())
+        if wanted_before == wanted and server.free_port(port) == port:
+            preferred = port
     with suppress(InvalidInput):
         return listen(server.HOST, server.free_port(preferred))
     return listen(server.HOST, 0)  # another process took it just now

@@ -1,6 +1,6 @@
-"""The worker of this machine, as `daybook up` runs it; its own work is `daybook.worker`'s.
+"""The worker of this machine, as a child of `daybook up`; its implementation is `daybook.worker`.
 
-`start` begins it as a child; `online` waits until Prefect has heard of it.
+`start` starts it; `wait_until_online` waits for its heartbeat in Prefect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from daybook import home as homes
 from daybook.errors import InvalidInput, PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import home_lock
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema
 from daybook.processes import children
@@ -24,14 +24,14 @@ from daybook.processes import children
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-POOL = parameter_schema.POOL
+POOL = parameter_schema.WORK_POOL
 POOL_TYPE = "daybook"
-LOOK_AGAIN = 0.2
-GRACE = home_lock.GRACES["worker"]
-"""Seconds from SIGTERM to SIGKILL: what is at work may end by itself, is asked to, is ended, and
-what became of it is written down."""
-HEARTBEAT_SECONDS = 10
-"""Prefect holds a worker for lost after three of these."""
+POLL_INTERVAL_SECONDS = 0.2
+GRACE_SECONDS = home_lock.CHILD_GRACE_SECONDS["worker"]
+"""Time from SIGTERM to SIGKILL: runs may end by themselves, then they are asked to and killed,
+and their outcomes are recorded."""
+HEARTBEAT_INTERVAL_SECONDS = 10
+"""Prefect considers a worker lost after three missed ones."""
 
 
 def command(
@@ -42,36 +42,38 @@ def command(
     name: str | None = None,
     once: bool = False,
 ) -> list[str]:
-    """The command line of a worker; without ``name`` it gets one of its own, beside `up`'s."""
-    # -P: not what is named daybook in the folder where it is begun, such as another checkout.
-    words = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
-    words += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
-    words += [] if limit is None else ["--limit", str(limit)]
-    return words + (["--once"] if once else [])
+    """Return the command line of a worker; without ``name`` its name differs from that of
+    `up`'s.
+    """
+    # -P: do not import another `daybook` from the current folder, such as another checkout.
+    arguments = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
+    arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
+    arguments += [] if limit is None else ["--limit", str(limit)]
+    return arguments + (["--once"] if once else [])
 
 
-def environment(home: Home, here: PrefectHere) -> dict[str, str]:
-    """The variables for a worker of ``home`` at the Prefect that is ``here``.
+def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
+    """Return the variables for a worker of ``home`` that uses the Prefect ``here``.
 
-    It reads the credential of a server of our own from the home.
+    The worker reads the credential of a server of our own from the home.
     """
     preferred = {
-        "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_INTERVAL_SECONDS),
         "PREFECT_LOGGING_COLORS": "false",
     }
-    ours = {
+    fixed = {
         "DAYBOOK_HOME": str(home.path),
         "PREFECT_API_URL": here.api_url,
         "PYTHONUNBUFFERED": "1",
         **absolute_python_path(),
     }
-    given = dict(os.environ)
-    if here.child is not None:  # where the user's own profiles are not known
-        given = homes.without_credentials(given)
-        ours["PREFECT_HOME"] = str(home.prefect)
+    inherited = dict(os.environ)
+    if here.child is not None:  # our own server: the user's profiles do not exist in its home
+        inherited = homes.without_credentials(inherited)
+        fixed["PREFECT_HOME"] = str(home.prefect)
         for profile in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
-            given.pop(profile, None)
-    return {**preferred, **given, **ours}
+            inherited.pop(profile, None)
+    return {**preferred, **inherited, **fixed}
 
 
 async def ensure_pool(client: PrefectClient) -> None:
@@ -83,17 +85,17 @@ async def ensure_pool(client: PrefectClient) -> None:
     try:
         pool = await client.read_work_pool(POOL)
     except ObjectNotFound:
-        # By its entry point: the worker's room stands above this one.
-        kind = BaseWorker.get_worker_class_from_type(POOL_TYPE)
-        wanted = WorkPoolCreate(
+        # By its entry point: the package `worker` is above this one.
+        worker_type = BaseWorker.get_worker_class_from_type(POOL_TYPE)
+        new_pool = WorkPoolCreate(
             name=POOL,
             type=POOL_TYPE,
             description="Where Daybook's jobs run",
-            base_job_template=kind.get_default_base_job_template() if kind else {},
+            base_job_template=worker_type.get_default_base_job_template() if worker_type else {},
         )
         try:
-            pool = await client.create_work_pool(wanted)
-        except ObjectAlreadyExists:  # somebody was quicker
+            pool = await client.create_work_pool(new_pool)
+        except ObjectAlreadyExists:  # another process was faster
             pool = await client.read_work_pool(POOL)
     if pool.type != POOL_TYPE:
         raise InvalidInput(
@@ -103,8 +105,8 @@ async def ensure_pool(client: PrefectClient) -> None:
         )
 
 
-async def start(home: Home, here: PrefectHere) -> children.Child:
-    """Begin the worker; its log is `logs/worker.log`."""
+async def start(home: Home, here: SelectedPrefect) -> children.Child:
+    """Start the worker; its log is `logs/worker.log`."""
     home.make()
     return await children.start(
         "worker",
@@ -112,12 +114,12 @@ async def start(home: Home, here: PrefectHere) -> children.Child:
         environment=environment(home, here),
         log=home.logs / "worker.log",
         folder=home.path,
-        grace=GRACE,
+        grace=GRACE_SECONDS,
     )
 
 
 async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
-    """When this home's worker last showed itself online (UTC); None if it is not."""
+    """Return the last heartbeat of this home's worker (UTC); None if it is not online."""
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
 
@@ -131,7 +133,7 @@ async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
     return None
 
 
-async def online(
+async def wait_until_online(
     client: PrefectClient,
     home: Home,
     child: children.Child,
@@ -141,15 +143,15 @@ async def online(
 ) -> datetime:
     """Wait for a heartbeat of ``child`` and return its time (UTC).
 
-    ``before`` is what `last_heartbeat` said before ``child`` was started: a worker that ended a
+    ``before`` is the result of `last_heartbeat` before ``child`` was started: a worker that ended a
     moment ago still counts as online. Raises `PrefectUnreachable`, with the end of the worker's
-    log, when it ends or stays silent.
+    log, if it ends or sends no heartbeat.
     """
     end = time.monotonic() + within
     while time.monotonic() < end and child.exit_code is None:
-        beat = await last_heartbeat(client, home)
-        if beat is not None and beat != before:
-            return beat
-        await asyncio.sleep(LOOK_AGAIN)
-    became = "is silent" if child.exit_code is None else f"ended with code {child.exit_code}"
-    raise PrefectUnreachable(str(client.api_url), f"the worker {became}\n{child.tail()}")
+        heartbeat = await last_heartbeat(client, home)
+        if heartbeat is not None and heartbeat != before:
+            return heartbeat
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
+    problem = "is silent" if child.exit_code is None else f"ended with code {child.exit_code}"
+    raise PrefectUnreachable(str(client.api_url), f"the worker {problem}\n{child.tail()}")

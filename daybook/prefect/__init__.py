@@ -1,18 +1,24 @@
-"""The ledger's jobs as Prefect deployments, and what was edited there back again.
+"""Reconciliation of the ledger's jobs and runs with Prefect's deployments and flow runs.
 
-Purpose: one deployment per job, named by the job's slug, under the flow of its kind, as a lossless
-projection of the job (requirement 52; `docs/promise.md`, "The projection into Prefect").
+One deployment per job, named by the job's slug, under the flow of its kind, is a lossless
+projection of the job (`docs/promise.md`, "The projection into Prefect").
 
-Contract: `projection` says what a job looks like in Prefect, `plan` compares three of these (the
-ledger's, what both sides last agreed on, Prefect's), `pull` takes over what was edited in Prefect
-and keeps what loses, `deployments` reads and writes, `bring` does one job, `reconcile` all, and
-gives a `report`: by one `listing`, past what was `seen` in agreement. `place` knows whether this is
-the Prefect in which they were made: what is missing was deleted there, or has to be made again.
-`adopt` makes jobs of what somebody deployed of our flows. Nothing is sent when nothing changed, and
-only what changed; writes go one after the other. Any other deployment is never written, and one
-that is no archived job's never deleted.
+Jobs: `projection` defines what a job looks like in Prefect, `diff` compares three projections (the
+ledger's, the last agreement, Prefect's), `import_edits` takes over edits made in Prefect and keeps
+the losing values, `deployment` reads and writes one deployment, `reconcile_job` handles one job and
+`reconcile` all of them, with a `report`. `deployments` lists all deployments in few requests, and
+`fingerprints` lets the next pass skip jobs that still agree. `prefect_instance` knows whether this
+is the Prefect in which the deployments were made: if so, a missing one was deleted there, else it
+has to be made again. `adoption` makes jobs of deployments of our flows that somebody else made.
+
+Runs: `state_mirror` shows outcomes in Prefect, `ended_runs` reads ends from it, `scheduled_runs`
+gives waiting rows their Prefect runs, `stale_runs` handles runs without a process, `corrections`
+fixes Prefect's due times, `run_naming` names runs.
+
+Contract: if nothing changed, nothing is sent; else only the changes are. Writes go one after the
+other. Other deployments are never written, and only the deployments of archived jobs are deleted.
 
 Pitfalls (measured): any write to a deployment deletes its future auto-scheduled runs, so scheduling
-is asked for right afterwards, from before the write on; edits of a schedule in Prefect emit no
-event and do not touch the deployment's `updated`.
+is requested right afterwards, from before the write on. An edit of a schedule in Prefect emits no
+event and does not change the deployment's `updated`.
 """

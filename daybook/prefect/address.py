@@ -1,7 +1,7 @@
-"""Which Prefect a process that lives long talks to: the one that `daybook up` runs now.
+"""The Prefect server that a long-lived process uses: the one that `daybook up` runs now.
 
-A command asks once, before it imports Prefect (`daybook.home.enter`). An MCP server, or a program
-with Daybook inside, may be begun before `daybook up`, and outlives several.
+A command selects its server once, before it imports Prefect (`daybook.home.configure_prefect`). An
+MCP server, or a program that embeds Daybook, may start before `daybook up` and outlive several.
 """
 
 from __future__ import annotations
@@ -15,65 +15,66 @@ from daybook.errors import PrefectUnreachable
 _VARIABLE = "PREFECT_API_URL"
 
 
-class _Here:
+class _Selected:
     ours: str | None = None
-    """The address that was set here, and not by the user; `""` where none was known yet."""
+    """The address that this module set; `""` if none was known yet, None if the user set it."""
 
 
-def prefect() -> None:
-    """Point Prefect at the right server, also where it is imported and another one runs now.
+def use_current_server() -> None:
+    """Point Prefect at the right server, even if it is imported already and another one runs now.
 
-    What the user's own settings name stays. The credential of this home's own server is set.
+    A server that the user's own settings name stays. The credential of this home's own server is
+    set.
     """
-    if _Here.ours is None and "prefect" not in sys.modules:
-        theirs = home.configured_elsewhere()
-        entered = home.enter()
-        _Here.ours = None if theirs else entered or ""
+    if _Selected.ours is None and "prefect" not in sys.modules:
+        by_user = home.is_configured_by_user()
+        address = home.configure_prefect()
+        _Selected.ours = None if by_user else address or ""
         return
-    before = _set()
-    _follow()
-    if "prefect" in sys.modules and _set() != before:
+    before = _current_variables()
+    _follow_running_server()
+    if "prefect" in sys.modules and _current_variables() != before:
         from daybook.prefect import private_names
 
-        private_names.reread_settings()
+        private_names.reload_settings()
 
 
-def _follow() -> None:
-    if "prefect" in sys.modules and not _Here.ours and (named := _named()):
-        home.use_credential(named)
+def _follow_running_server() -> None:
+    if "prefect" in sys.modules and not _Selected.ours and (imported := _imported_address()):
+        home.use_credential(imported)
         return
-    if os.environ.get(_VARIABLE, "") != (_Here.ours or ""):
+    if os.environ.get(_VARIABLE, "") != (_Selected.ours or ""):
         return
-    if address := (home.here().running() or {}).get("api_url"):
-        os.environ[_VARIABLE] = _Here.ours = str(address)
-        home.use_credential(_Here.ours)
+    if address := (home.current_home().running() or {}).get("api_url"):
+        os.environ[_VARIABLE] = _Selected.ours = str(address)
+        home.use_credential(_Selected.ours)
 
 
-def _set() -> tuple[str | None, ...]:
+def _current_variables() -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in (_VARIABLE, home.CLIENT_CREDENTIAL))
 
 
-def _named() -> str | None:
-    """The server that the settings of a Prefect name that was imported, by whomever."""
+def _imported_address() -> str | None:
+    """Return the server in the settings of a Prefect that any module has imported."""
     from prefect.settings import get_current_settings
 
     return get_current_settings().api.url
 
 
-def variables() -> dict[str, str]:
-    """The variables with which another program reaches the Prefect that is used here.
+def client_environment() -> dict[str, str]:
+    """Return the environment variables with which another program reaches the Prefect in use here.
 
-    They hold its credential. To be called after `prefect`, or `daybook.home.enter`. Raises
-    `PrefectUnreachable` if no Prefect is known.
+    They contain its credential. Call `use_current_server` or `daybook.home.configure_prefect`
+    first. Raises `PrefectUnreachable` if no Prefect is known.
     """
     from prefect.settings import get_current_settings
 
     api = get_current_settings().api
     if api.url is None:
         raise PrefectUnreachable(None)
-    found = {_VARIABLE: api.url}
+    environment = {_VARIABLE: api.url}
     if api.auth_string is not None:
-        found[home.CLIENT_CREDENTIAL] = api.auth_string.get_secret_value()
+        environment[home.CLIENT_CREDENTIAL] = api.auth_string.get_secret_value()
     elif api.key is not None:
-        found["PREFECT_API_KEY"] = api.key.get_secret_value()
-    return {**found, "DO_NOT_TRACK": "1"}
+        environment["PREFECT_API_KEY"] = api.key.get_secret_value()
+    return {**environment, "DO_NOT_TRACK": "1"}

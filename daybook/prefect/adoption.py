@@ -1,20 +1,22 @@
-"""Deployments of our flows that somebody made in Prefect become jobs (requirement 53).
+"""Adoption: deployments of our flows that somebody made in Prefect become jobs.
 
 ::
 
-    has another ledger's tag            never (`docs/promise.md` 15)
-    is of our flow, by its entrypoint   a job: `prefect deploy`, the API
-    has no entrypoint, and our tag or   a job, and gets what carries it: the UI's Duplicate
-    our pool
-    schedule or parameters that no      stays Prefect's own, told once
-    job can say
-    the ledger has no job here, and     stays as it is: this is another Daybook's Prefect
-    another ledger has
+    tag of another ledger               never (promise 15: each ledger touches its own and
+                                        untagged deployments only)
+    entrypoint of one of our flows      a job: made by `prefect deploy` or the API
+    no entrypoint, and our tag or       a job, which gets the missing fields: made by Duplicate in
+    our pool                            the UI
+    schedule or parameters that no      stays Prefect's own, reported once
+    job can express
+    the ledger has no job in this       stays as it is: this is another Daybook's Prefect
+    Prefect, and another ledger has
 
-What it holds is the agreement from which the job begins, so that only our tag, the description's
-first line and the parameters' defaults are written back. It is a job from the moment it is taken
-over: what ran before is nobody's due time. A second ledger that takes it over at the same moment
-loses it again when it sees the tag that was written last (`deployments.TAKEN`).
+The deployment as found is the agreement from which the job begins, so only our tag, the
+description's first line and the parameters' defaults are written back. It is a job from its
+adoption on: earlier runs are not due times of the job. If a second ledger adopts it at the same
+moment, the ledger whose tag was overwritten gives it up when it sees the other tag
+(`links.TAKEN_REASON`).
 """
 
 from __future__ import annotations
@@ -28,35 +30,35 @@ from typing import TYPE_CHECKING
 from daybook import owners, settings
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts, store
-from daybook.jobs.actions import ORDERS, AgentPrompt, Heartbeat
-from daybook.jobs.model import TAG_OF_OURS, Job, read_parameters
+from daybook.jobs.actions import DEFAULT_ORDERS_FILE, AgentPrompt, Heartbeat
+from daybook.jobs.model import RESERVED_TAG_PREFIX, Job, read_parameters
 from daybook.ledger.engine import Ledger
-from daybook.names import LONGEST, cut, default_name, free_name, validate_name
+from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 from daybook.prefect import client as prefect
 from daybook.prefect import deployment, parameter_schema, projection
 from daybook.prefect import links as records
-from daybook.prefect.deployments import Listed
-from daybook.prefect.fingerprints import AGAIN
-from daybook.prefect.report import Report
+from daybook.prefect.deployments import ListedDeployment
+from daybook.prefect.fingerprints import RETRY_INTERVAL_SECONDS
+from daybook.prefect.report import ReconcileReport
 from daybook.schedules.schedule import At
-from daybook.validation import translated
+from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
 
-async def all_of(
+async def adopt_deployments(
     ledger: Ledger,
     client: PrefectClient,
-    listed: Sequence[Listed],
+    listed: Sequence[ListedDeployment],
     refused: dict[str, tuple[bytes, float]],
-    report: Report,
+    report: ReconcileReport,
 ) -> list[str]:
-    """Take over those of ``listed``, no job's deployments, that can be jobs; returns the jobs' ids.
+    """Adopt those of ``listed``, deployments of no job, that can be jobs; return the jobs' ids.
 
-    ``refused`` are those that could not, as `Seen` keeps them; who is not among them is asked
-    again and told. One that goes wrong does not hold up the others.
+    ``refused`` are the deployments that could not be adopted, as `Fingerprints` keeps them; others
+    are tried and reported. A failure does not hold up the others.
     """
     made = []
     for each in listed:
@@ -64,79 +66,87 @@ async def all_of(
         if (mark == each.mark and time.monotonic() < until) or not _is_candidate(each, ledger.id):
             continue
         try:
-            job_id = await _one(ledger, client, each, report)
+            job_id = await _adopt(ledger, client, each, report)
         except InvalidInput as error:
             refused[each.id] = each.mark, math.inf
-            report.keep_foreign(_shown(each), f"it cannot be a job: {error}")
+            report.keep_foreign(_display_name(each), f"it cannot be a job: {error}")
         except Exception as error:
-            if not prefect.is_of_one(error):
+            if not prefect.is_job_error(error):
                 raise
-            refused[each.id] = each.mark, time.monotonic() + AGAIN
-            report.keep_foreign(_shown(each), f"it cannot be a job: {prefect.trouble(error)}")
+            refused[each.id] = each.mark, time.monotonic() + RETRY_INTERVAL_SECONDS
+            report.keep_foreign(
+                _display_name(each), f"it cannot be a job: {prefect.describe_error(error)}"
+            )
         else:
             made += [job_id] if job_id else []
     return made
 
 
-def _shown(each: Listed) -> str:
+def _display_name(each: ListedDeployment) -> str:
     """Name the deployment: several flows may each have one of the same name."""
     kind = parameter_schema.kind_of(each.raw["entrypoint"]) if each.raw.get("entrypoint") else None
     return f"{kind}/{each.name}" if kind else f"{each.name} ({each.id[:8]})"
 
 
-def _is_candidate(each: Listed, ledger_id: str) -> bool:
+def _is_candidate(each: ListedDeployment, ledger_id: str) -> bool:
     if each.raw.get("entrypoint"):
         return parameter_schema.kind_of(each.raw["entrypoint"]) is not None
-    ours = projection.ledger_tag(ledger_id) in each.ledgers()
-    return ours or each.raw.get("work_pool_name") == parameter_schema.POOL
+    has_our_tag = projection.ledger_tag(ledger_id) in each.ledgers()
+    return has_our_tag or each.raw.get("work_pool_name") == parameter_schema.WORK_POOL
 
 
-async def _one(ledger: Ledger, client: PrefectClient, each: Listed, report: Report) -> str | None:
-    """The job's id; None where there is none to be made now. Raises `InvalidInput`."""
-    found = await deployment.read(client, each.id)
-    if found is None or projection.is_anothers(found.tags, ledger.id):
+async def _adopt(
+    ledger: Ledger, client: PrefectClient, each: ListedDeployment, report: ReconcileReport
+) -> str | None:
+    """Return the new job's id; None if no job can be made now. Raises `InvalidInput`."""
+    existing = await deployment.read(client, each.id)
+    if existing is None or projection.belongs_to_other_ledger(existing.tags, ledger.id):
         return None
-    kind = (await client.read_flow(found.flow_id)).name
-    if found.entrypoint and parameter_schema.kind_of(found.entrypoint) != kind:
-        raise InvalidInput("entrypoint", f"{found.entrypoint} is not of the flow {kind}")
+    kind = (await client.read_flow(existing.flow_id)).name
+    if existing.entrypoint and parameter_schema.kind_of(existing.entrypoint) != kind:
+        raise InvalidInput("entrypoint", f"{existing.entrypoint} is not of the flow {kind}")
     now = ledger.now()
     async with ledger.write() as session:
-        job = _job(found, kind, await store.names(session, owners.PREFECT), now)
-        stored = await records.adopted(
+        job = _job(existing, kind, await store.taken_names(session, owners.PREFECT), now)
+        stored = await records.add_adopted_job(
             session,
             job,
-            found.name,
+            existing.name,
             now,
             deployment_id=each.id,
-            projection=projection.of_deployment(found).as_dict(),
-            disabled_reason=_why_off(job, now),
+            projection=projection.of_deployment(existing).as_dict(),
+            disabled_reason=_disabled_reason(job, now),
         )
     if stored is None:
         return None
-    report.adopt(stored.job.name, f"{kind}/{found.name}")
+    report.adopt(stored.job.name, f"{kind}/{existing.name}")
     return stored.id
 
 
-def _job(found: DeploymentResponse, kind: str, taken: Collection[str], now: datetime) -> Job:
-    """The deployment as a job. Raises `InvalidInput` for what no job can say."""
-    theirs = projection.of_deployment(found)
-    schedule = projection.schedule_of(theirs.schedule, settings.load().timezone, now)
-    action, policy, notify = read_parameters(kind, theirs.parameters)
+def _job(
+    existing: DeploymentResponse, kind: str, used_names: Collection[str], now: datetime
+) -> Job:
+    """Return the deployment as a job. Raises `InvalidInput` if no job can express it."""
+    observed = projection.of_deployment(existing)
+    schedule = projection.to_schedule(observed.schedule, settings.load().timezone, now)
+    action, policy, notify = read_parameters(kind, observed.parameters)
     if isinstance(action, AgentPrompt):
         prompts.check(action.prompt)
-    if isinstance(action, Heartbeat) and "file" not in theirs.parameters:
-        # A heartbeat can do without any parameter: one that says nothing is a template.
-        raise InvalidInput("file", "is missing", f"write which, such as {ORDERS}")
+    if isinstance(action, Heartbeat) and "file" not in observed.parameters:
+        # All parameters of a heartbeat have defaults: without any, the deployment is a template.
+        raise InvalidInput("file", "is missing", f"write which, such as {DEFAULT_ORDERS_FILE}")
     has_passed = isinstance(schedule, At) and schedule.at <= now
-    own = [tag for tag in theirs.tags if tag.strip() and not tag.startswith(TAG_OF_OURS)]
-    with translated():
+    own_tags = [
+        tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)
+    ]
+    with raising_invalid_input():
         return Job.model_validate(
             {
-                "name": free_name(_name(found.name), taken),
+                "name": free_name(_name(existing.name), used_names),
                 "kind": kind,
-                "description": projection.own_description(theirs.description),
-                "tags": own,
-                "enabled": theirs.enabled and not has_passed,
+                "description": projection.own_description(observed.description),
+                "tags": own_tags,
+                "enabled": observed.enabled and not has_passed,
                 "action": action,
                 "schedule": schedule,
                 "policy": policy,
@@ -147,14 +157,14 @@ def _job(found: DeploymentResponse, kind: str, taken: Collection[str], now: date
 
 def _name(given: str) -> str:
     try:
-        return validate_name(cut(given.strip(), LONGEST))
+        return validate_name(truncate(given.strip(), MAX_NAME_LENGTH))
     except InvalidInput:
         return default_name(given)
 
 
-def _why_off(job: Job, now: datetime) -> str:
+def _disabled_reason(job: Job, now: datetime) -> str:
     if job.enabled:
         return ""
     if isinstance(job.schedule, At) and job.schedule.at <= now:
-        return f"{store.FIRED} before it was taken over"
+        return f"{store.FIRED_REASON} before it was taken over"
     return "switched off in Prefect"

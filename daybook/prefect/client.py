@@ -1,4 +1,4 @@
-"""Prefect's client, with its failures as ours."""
+"""Prefect's client, with its failures as Daybook errors."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from daybook.errors import (
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-MOST_WORDS = 300
-"""How many characters are told of a refusal."""
-_AWAY = {
+MAX_REFUSAL_LENGTH = 300
+"""Maximum number of characters of a refusal in messages."""
+_UNAVAILABLE_CODES = {
     httpx.codes.UNAUTHORIZED,
     httpx.codes.BAD_GATEWAY,
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.GATEWAY_TIMEOUT,
 }
-"""What is answered in place of a Prefect that is away or too busy, or lets us do nothing."""
+"""Status codes in place of a Prefect that is away, too busy, or denies us access."""
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[PrefectClient]:
-    """A client of the Prefect server that this process was pointed at (`daybook.home.enter`).
+    """Open a client of this process's Prefect server (`daybook.home.configure_prefect`).
 
-    Raises `PrefectUnreachable` when none is known, or when it does not answer, `PrefectRefused`
-    when it asks for another credential; what Prefect refuses otherwise comes through as it is.
+    Raises `PrefectUnreachable` if no server is known or it does not answer, and `PrefectRefused` if
+    it asks for another credential. Other HTTP errors pass through.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import get_current_settings
@@ -54,35 +54,35 @@ async def connected() -> AsyncIterator[PrefectClient]:
         if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise PrefectUnreachable(address, "503, it is too busy") from error
         if is_unauthorized(error):
-            raise refused_us(address) from error
+            raise unauthorized_error(address) from error
         raise
 
 
-async def answers(client: PrefectClient) -> None:
-    """Raise `PrefectUnreachable` unless Prefect answers: asked before a change is written.
+async def check_connection(client: PrefectClient) -> None:
+    """Raise `PrefectUnreachable` unless Prefect answers; called before a change is written.
 
-    Raises `PrefectRefused` where it asks for another credential.
+    Raises `PrefectRefused` if Prefect asks for another credential.
     """
     problem = await client.api_healthcheck()
     if problem is not None:
         address = str(client.api_url).rstrip("/")
         raise PrefectUnreachable(address, str(problem) or type(problem).__name__)
     try:
-        await client.api_version()  # the health check is open to all
+        await client.api_version()  # the health check needs no credential
     except httpx.HTTPStatusError as error:
         if is_unauthorized(error):
-            raise refused_us(str(client.api_url)) from error
+            raise unauthorized_error(str(client.api_url)) from error
 
 
 def is_unauthorized(error: BaseException) -> bool:
-    """Whether Prefect asks for another credential."""
+    """Return whether Prefect asks for another credential."""
     if not isinstance(error, httpx.HTTPStatusError):
         return False
     return error.response.status_code == httpx.codes.UNAUTHORIZED
 
 
-def refused_us(address: str) -> PrefectRefused:
-    """The error for a Prefect that answers 401, as this process's settings are."""
+def unauthorized_error(address: str) -> PrefectRefused:
+    """Return the error for a Prefect that answers 401 to this process's credential."""
     from prefect.settings import get_current_settings
 
     api = get_current_settings().api
@@ -91,42 +91,42 @@ def refused_us(address: str) -> PrefectRefused:
     return PrefectRefused(address.rstrip("/"), sent, own=home.is_own_server(address))
 
 
-def is_of_one(error: Exception) -> bool:
-    """Whether the error may be one job's own, so that the others go on.
+def is_job_error(error: Exception) -> bool:
+    """Return whether the error may concern one job only, so that the others go on.
 
-    It is not where Prefect or the ledger is away, or its caller must not go on (`DaybookError`).
+    It does not if Prefect or the ledger is away, or if the caller must stop (`DaybookError`).
     """
     if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code not in _AWAY
+        return error.response.status_code not in _UNAVAILABLE_CODES
     if isinstance(error, DaybookError):
         return isinstance(error, InvalidInput | LedgerError)
     return not isinstance(error, httpx.TransportError)
 
 
-def trouble(error: Exception) -> str:
-    """An error that is one job's own, in words: without values, which are prompts, or headers."""
+def describe_error(error: Exception) -> str:
+    """Describe an error of one job, without values, which can be prompts or headers."""
     if isinstance(error, httpx.HTTPStatusError):
-        return refusal(error)
+        return describe_refusal(error)
     if isinstance(error, DaybookError):
         return str(error)
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {where.name}, line {where.lineno}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {frame.name}, line {frame.lineno}"
 
 
-def refusal(error: httpx.HTTPStatusError) -> str:
-    """What Prefect says is wrong, without what it was sent: that is a prompt, or headers."""
+def describe_refusal(error: httpx.HTTPStatusError) -> str:
+    """Return Prefect's error message, without the request's values: prompts or headers."""
     try:
-        told = error.response.json()
-        details = told.get("exception_detail") or told.get("detail") or told
+        body = error.response.json()
+        details = body.get("exception_detail") or body.get("detail") or body
         each = details if isinstance(details, list) else [details]
-        words = "; ".join(_one(detail) for detail in each)
+        words = "; ".join(_describe_detail(detail) for detail in each)
     except (ValueError, AttributeError):
         words = ""
-    return f"{error.response.status_code} {words}".strip()[:MOST_WORDS]
+    return f"{error.response.status_code} {words}".strip()[:MAX_REFUSAL_LENGTH]
 
 
-def _one(detail: Any) -> str:
+def _describe_detail(detail: Any) -> str:
     if isinstance(detail, dict) and "msg" in detail:
-        where = ".".join(str(part) for part in detail.get("loc", ()) if part != "body")
-        return f"{where}: {detail['msg']}" if where else str(detail["msg"])
+        location = ".".join(str(part) for part in detail.get("loc", ()) if part != "body")
+        return f"{location}: {detail['msg']}" if location else str(detail["msg"])
     return detail if isinstance(detail, str) else ""

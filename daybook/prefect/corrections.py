@@ -1,17 +1,17 @@
-"""Correct: what Prefect queues wrongly around a change of the clocks (`docs/promise.md` 14).
+"""Corrections of the runs that Prefect queues wrongly around a clock change.
 
-Prefect's scheduler reads a cron expression otherwise than requirement 7 does where the zone's
-offset changes. From two days ahead of such a change until three hours after it, the runs that it
-has queued are compared with the job's own due times::
+Where a time zone's offset changes, Prefect's scheduler reads a cron expression differently from the
+job's own due times. From two days before such a change until three hours after it, the runs that
+Prefect has queued are compared with the job's due times (promise 14: Daybook corrects them)::
 
-    queued and not due ────────► set to `Skipped`, so that the UI tells the truth; the claim would
-                                 refuse it all the same
-    due, and not queued although ► a row that waits for its time (`ledger.corrections`); `ensure`
-    later ones are, or soon due    makes its run
+    queued and not due ────────► set to `Skipped`, so that the UI is right; the claim would
+                                 refuse it anyway
+    due and not queued, although ► a row that waits for its time (`runs.corrections`);
+    later ones are, or due soon    `scheduled_runs` makes its Prefect run
 
-Once set, neither comes back: Prefect does not queue anew what it has ended, and a due time has one
-row. A job is looked at when its revision is new, and every half hour: Prefect queues an hour ahead.
-A job that is not in agreement with Prefect is left to the pass after the one that makes it so.
+Both are final: Prefect does not queue a run again that it has ended, and a due time has one row. A
+job is compared when its revision is new, and every half hour, because Prefect queues an hour ahead.
+A job that does not agree with Prefect is compared in the pass after its reconciliation.
 """
 
 from __future__ import annotations
@@ -39,20 +39,23 @@ from daybook.schedules.zones import next_change, zone
 
 log = logging.getLogger(__name__)
 
-AHEAD = timedelta(days=2)
-AFTER = timedelta(hours=3)
-AGAIN = timedelta(minutes=30)
-SOON = timedelta(minutes=50)
-"""A due time that is so near is queued by now, if it ever is: Prefect queues an hour ahead."""
-AT_HAND = timedelta(minutes=1)
-"""What is due in so short a time is left to the workers, who may have its run already."""
-MOST_JOBS = 20
-"""How many jobs are compared in one pass: two requests each, and one for each run that is wrong."""
+BEFORE_CHANGE_WINDOW = timedelta(days=2)
+"""How long before a clock change the comparison begins."""
+AFTER_CHANGE_WINDOW = timedelta(hours=3)
+"""How long after a clock change it goes on."""
+COMPARISON_INTERVAL = timedelta(minutes=30)
+"""How long after its last comparison an unchanged job is compared again."""
+QUEUED_AHEAD_WINDOW = timedelta(minutes=50)
+"""A due time this near is queued by now, if ever: Prefect queues an hour ahead."""
+WORKER_GRACE = timedelta(minutes=1)
+"""Due times this near are left to the workers, which may have fetched the run already."""
+MAX_JOBS_PER_PASS = 20
+"""Maximum jobs compared in a pass: two requests each, and one for each wrong run."""
 
 
 @dataclass
-class Memory:
-    """What a keeper keeps from pass to pass: the revision it looked at last of each job, and when.
+class CorrectionState:
+    """State of a keeper between passes: the revision of each job that was compared last, and when.
 
     Times are the ledger's.
     """
@@ -61,8 +64,8 @@ class Memory:
 
 
 @dataclass
-class Corrected:
-    """How many jobs were compared, and how many runs were skipped and due times added."""
+class CorrectionResult:
+    """Numbers of jobs compared, runs skipped and due times added."""
 
     jobs: int = 0
     skipped: int = 0
@@ -72,94 +75,100 @@ class Corrected:
         return bool(self.skipped or self.added)
 
 
-async def correct(ledger: Ledger, client: PrefectClient, memory: Memory | None = None) -> Corrected:
-    """One pass over the jobs that were not looked at lately, at most `MOST_JOBS` of them compared.
+async def correct(
+    ledger: Ledger, client: PrefectClient, memory: CorrectionState | None = None
+) -> CorrectionResult:
+    """Compare the jobs that were not compared lately, at most `MAX_JOBS_PER_PASS` of them.
 
-    Without ``memory`` over all, as at a start.
+    Without ``memory``, all are due for comparison, as at a start.
     """
-    known = (memory or Memory()).looked
-    done, now = Corrected(), ledger.now()
-    for job_id, revision in await _due_for_a_look(ledger, known, now):
-        if done.jobs >= MOST_JOBS:
+    compared = (memory or CorrectionState()).looked
+    done, now = CorrectionResult(), ledger.now()
+    for job_id, revision in await _jobs_to_compare(ledger, compared, now):
+        if done.jobs >= MAX_JOBS_PER_PASS:
             break
         async with ledger.read() as session:
             stored = await jobs.get(session, job_id)
         if stored is None:
             continue
-        change = _change(stored, now)
+        change = _next_clock_change(stored, now)
         if change is not None:
             done.jobs += 1
-            if not await _one(ledger, client, stored, change, done):
+            if not await _compare_job(ledger, client, stored, change, done):
                 continue
-        known[job_id] = (revision, now)
+        compared[job_id] = (revision, now)
     return done
 
 
-async def _due_for_a_look(
-    ledger: Ledger, known: dict[str, tuple[int, datetime]], now: datetime
+async def _jobs_to_compare(
+    ledger: Ledger, compared: dict[str, tuple[int, datetime]], now: datetime
 ) -> list[tuple[str, int]]:
-    """The jobs with a deployment in agreement, by id and revision, that were not looked at."""
-    there = select(JobRow.id, JobRow.revision).where(
+    """Return id and revision of the deployed jobs in agreement that are due for a comparison."""
+    deployed = select(JobRow.id, JobRow.revision).where(
         col(JobRow.archived_at).is_(None),
         col(JobRow.deployment_id).is_not(None),
         col(JobRow.sync_pending).is_(False),
     )
     async with ledger.read() as session:
-        found = (await session.execute(there.order_by(col(JobRow.id)))).tuples().all()
-    for gone in known.keys() - {job_id for job_id, _ in found}:
-        del known[gone]
+        candidates = (await session.execute(deployed.order_by(col(JobRow.id)))).tuples().all()
+    for removed in compared.keys() - {job_id for job_id, _ in candidates}:
+        del compared[removed]
 
     def is_new(job_id: str, revision: int) -> bool:
-        last = known.get(job_id)
-        return last is None or last[0] != revision or last[1] <= now - AGAIN
+        last = compared.get(job_id)
+        return last is None or last[0] != revision or last[1] <= now - COMPARISON_INTERVAL
 
-    return [each for each in found if is_new(*each)]
+    return [each for each in candidates if is_new(*each)]
 
 
-def _change(stored: StoredJob, now: datetime) -> datetime | None:
-    """When the clocks change by which the job goes, if that is near."""
+def _next_clock_change(stored: StoredJob, now: datetime) -> datetime | None:
+    """Return when the clocks of the job's time zone change, if that is near."""
     schedule = stored.job.schedule
     if not stored.job.enabled or not isinstance(schedule, Cron):
         return None
     floor = now.replace(microsecond=0)
-    return next_change(zone(schedule.timezone), floor - AFTER, floor + AHEAD)
+    return next_change(
+        zone(schedule.timezone), floor - AFTER_CHANGE_WINDOW, floor + BEFORE_CHANGE_WINDOW
+    )
 
 
-async def _one(
+async def _compare_job(
     ledger: Ledger,
     client: PrefectClient,
     stored: StoredJob,
     change: datetime,
-    done: Corrected,
+    done: CorrectionResult,
 ) -> bool:
-    """Compare one job; False when it is not in agreement with Prefect."""
+    """Compare one job; return False if it does not agree with Prefect."""
     schedule, policy, now = stored.job.schedule, stored.job.policy, ledger.now()
-    found = await deployment.read(client, str(stored.row.deployment_id))
-    if found is None:
+    existing = await deployment.read(client, str(stored.row.deployment_id))
+    if existing is None:
         return False
-    wanted, theirs = projection.of_job(stored, ledger.id), projection.of_deployment(found)
-    if (wanted.schedule, wanted.enabled) != (theirs.schedule, theirs.enabled):
+    expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(existing)
+    if (expected.schedule, expected.enabled) != (actual.schedule, actual.enabled):
         return False
-    start, end = now + AT_HAND, change + AFTER
-    queued = await _queued(client, found.id, start, projection.foreign_ids(found))
+    start, end = now + WORKER_GRACE, change + AFTER_CHANGE_WINDOW
+    queued = await _queued(client, existing.id, start, projection.unmanaged_schedule_ids(existing))
     for due, run in queued.items():
         if due <= end and not spec_due.is_due(schedule, due):
-            done.skipped += await _skip(client, run, schedule.timezone)
-    beyond = max(queued, default=start)
-    until = min(end, max(beyond, now + SOON))
+            done.skipped += await _skip_run(client, run, schedule.timezone)
+    last_queued = max(queued, default=start)
+    until = min(end, max(last_queued, now + QUEUED_AHEAD_WINDOW))
     missing = [
         each for each in upcoming.between(schedule, policy, start, until) if each not in queued
     ]
-    why = f"Prefect does not queue it: daylight saving in {schedule.timezone}"
-    done.added += await corrections.ask(ledger, stored.id, stored.revision.number, missing, why)
+    reason = f"Prefect does not queue it: daylight saving in {schedule.timezone}"
+    done.added += await corrections.add_waiting_runs(
+        ledger, stored.id, stored.revision.number, missing, reason
+    )
     return True
 
 
 async def _queued(
     client: PrefectClient, deployment_id: object, after: datetime, foreign: Collection[str]
 ) -> dict[datetime, FlowRun]:
-    """The runs that Prefect's scheduler has made of the job's own schedule, by due time."""
-    runs = await flow_runs.queued(client, str(deployment_id), after)
+    """Return the runs that Prefect's scheduler made of the job's own schedule, by due time."""
+    runs = await flow_runs.read_queued(client, str(deployment_id), after)
     return {
         datetime.fromtimestamp(int(run.expected_start_time.timestamp()), UTC): run
         for run in runs
@@ -169,10 +178,12 @@ async def _queued(
     }
 
 
-async def _skip(client: PrefectClient, run: FlowRun, timezone: str) -> bool:
+async def _skip_run(client: PrefectClient, run: FlowRun, timezone: str) -> bool:
     message = f"not due: daylight saving in {timezone}"
-    change = await flow_runs.change(client, run, states.state_of(Status.SKIPPED, message))
+    change = await flow_runs.change_state(
+        client, run, states.terminal_state(Status.SKIPPED, message)
+    )
     if change.surprise:
-        # Somebody has it, or has ended it: the claim refuses it whoever asks.
+        # A process has it or has ended it: the claim refuses it in any case.
         log.info("%s was changed meanwhile", run.name, extra={"action": "raced"})
     return change.accepted

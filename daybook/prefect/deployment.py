@@ -1,10 +1,10 @@
-"""Reading and writing one job's deployment in Prefect.
+"""Reads and writes of one job's deployment in Prefect.
 
-An existing deployment is patched, and only in what differs: that keeps the ids of its schedules
-(a page of the UI that is open goes on working, and a due time that was queued is not queued twice),
-the schedules that are not ours, and all that only Prefect knows, such as its concurrency limit.
-Only our schedule's end needs the deployment to be posted again: deleting a schedule by itself would
-delete late runs too.
+An existing deployment is patched, and only in the fields that differ. That keeps the ids of its
+schedules (an open page of the UI goes on working, and a queued due time is not queued twice), the
+schedules that are not ours, and everything that only Prefect knows, such as its concurrency limit.
+Only the removal of our schedule posts the deployment again, because deleting a schedule by itself
+would delete late runs too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from uuid import UUID
 
 from slugify import slugify
 
-from daybook.clock import SYSTEM
-from daybook.jobs.lateness import ON_TIME
+from daybook.clock import SYSTEM_CLOCK
+from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
 from daybook.prefect import parameter_schema, projection
-from daybook.prefect.projection import SLUG, Projection
-from daybook.schedules.descriptions import in_words
+from daybook.prefect.projection import SCHEDULE_SLUG, Projection
+from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Every
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _TICK = timedelta(microseconds=1)
 
 
 async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse | None:
-    """One deployment, or None when there is none (any more)."""
+    """Return one deployment, or None if it does not exist (any more)."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -43,8 +43,8 @@ async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse 
         return None
 
 
-async def named(client: PrefectClient, kind: str, slug: str) -> DeploymentResponse | None:
-    """The deployment of that name, whosever it is; None when there is none."""
+async def read_by_name(client: PrefectClient, kind: str, slug: str) -> DeploymentResponse | None:
+    """Return the deployment with that name, of any ledger; None if there is none."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -54,19 +54,19 @@ async def named(client: PrefectClient, kind: str, slug: str) -> DeploymentRespon
 
 
 def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
-    """Whether this ledger made it. A duplicate made in Prefect's UI has our tag, but no flow."""
-    flows = {parameter_schema.entrypoint(kind) for kind in parameter_schema.PROTOTYPES}
-    return projection.ledger_tag(ledger_id) in found.tags and found.entrypoint in flows
+    """Return whether this ledger made it. A copy made in Prefect's UI has our tag, but no flow."""
+    entrypoints = {parameter_schema.entrypoint(kind) for kind in parameter_schema.PROTOTYPES}
+    return projection.ledger_tag(ledger_id) in found.tags and found.entrypoint in entrypoints
 
 
-def carrier_differs(kind: str, found: DeploymentResponse) -> bool:
-    """Whether the deployment was made for another version's flow, or moved to another pool."""
-    return bool(_carrier_changes(kind, found))
+def execution_fields_differ(kind: str, found: DeploymentResponse) -> bool:
+    """Return whether it was made for another version's flow, or moved to another pool."""
+    return bool(_changed_execution_fields(kind, found))
 
 
-def _carrier_changes(kind: str, found: DeploymentResponse) -> dict[str, Any]:
-    wanted = parameter_schema.carrier(kind)
-    return {name: value for name, value in wanted.items() if getattr(found, name) != value}
+def _changed_execution_fields(kind: str, existing: DeploymentResponse) -> dict[str, Any]:
+    fields = parameter_schema.execution_fields(kind)
+    return {name: value for name, value in fields.items() if getattr(existing, name) != value}
 
 
 async def write(
@@ -76,22 +76,22 @@ async def write(
     found: DeploymentResponse | None,
     changed: Collection[str] = (),
 ) -> str:
-    """Create the deployment, or make its ``changed`` fields what ``wanted`` says; returns its id.
+    """Create the deployment, or set its ``changed`` fields to those of ``wanted``; return its id.
 
-    Each write deletes the future runs that Prefect had queued, so scheduling is asked for at once,
-    from before the job's last change on: no due time falls between. What was queued stays as it is.
+    Each write deletes the future runs that Prefect had queued, so scheduling is requested at once,
+    from the job's last change on: no due time is lost in between. Late runs stay as they are.
     """
-    ours = projection.our_schedule(found) if found else None
+    ours = projection.own_schedule(found) if found else None
     if found is None or ("schedule" in changed and ours is not None and not wanted.schedule):
-        deployment_id = await _post(client, stored, wanted, found)
+        deployment_id = await _create(client, stored, wanted, found)
     else:
         deployment_id = str(found.id)
-        await _patch(client, stored, wanted, found, changed)
-    await ask_to_schedule(client, stored, wanted, found, deployment_id)
+        await _update(client, stored, wanted, found, changed)
+    await request_scheduling(client, stored, wanted, found, deployment_id)
     return deployment_id
 
 
-async def ask_to_schedule(
+async def request_scheduling(
     client: PrefectClient,
     stored: StoredJob,
     wanted: Projection,
@@ -100,121 +100,137 @@ async def ask_to_schedule(
 ) -> None:
     """Ask Prefect to queue the next runs at once; it adds those that are missing.
 
-    Also those of schedules that stay Prefect's own: whatever was written has deleted theirs too.
+    This includes the schedules that stay Prefect's own, because a write deletes their runs too.
     """
     if wanted.enabled and (wanted.schedule or (found is not None and found.schedules)):
         await client.request(
             "POST",
             "/deployments/{id}/schedule",
             path_params={"id": deployment_id},
-            json={"start_time": _since(stored).isoformat()},
+            json={"start_time": _schedule_from(stored).isoformat()},
         )
 
 
-def _since(stored: StoredJob) -> datetime:
-    """From when on Prefect is to queue: from the last change, while what was due since is not late.
+def _schedule_from(stored: StoredJob) -> datetime:
+    """Return the start of the time for which Prefect is to queue runs.
 
-    Later than that, from now on, so that the hundred runs which Prefect queues lie ahead. A
-    one-time job's run is queued however late it is: the claim judges that.
+    It is the last change if a due time since then is still on time, else now, so that the hundred
+    runs which Prefect queues lie ahead. A one-time job's run is queued however late it is: the
+    claim judges it.
     """
-    now, changed = SYSTEM.now(), stored.revision.effective_from
+    now, changed = SYSTEM_CLOCK.now(), stored.revision.effective_from
     one_time = isinstance(stored.job.schedule, At)
-    # The tick: an interval is not due at its anchor, where a job of a whole second would begin.
-    return min(now, changed + _TICK) if one_time or now - changed <= ON_TIME else now
+    # Plus a tick: an interval is not due at its anchor, which a change at a whole second hits.
+    return min(now, changed + _TICK) if one_time or now - changed <= ON_TIME_GRACE else now
 
 
-def _own(stored: StoredJob, wanted: Projection, *, slug: bool) -> dict[str, Any]:
-    """Our schedule as it is sent; ``slug`` says that it needs one in any case.
+def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict[str, Any]:
+    """Return our schedule as a request body; ``slug`` says that it needs one in any case.
 
-    The UI shows a slug in place of the schedule's words. So it gets one only where the UI has no
-    good words (a time of its own, cron with seconds), where ours must be told from others, and
-    where it has one, which Prefect cannot take away.
+    The UI shows a slug in place of the schedule's description. So it gets one only if the UI
+    describes it badly (a one-time job, cron with seconds), if ours must be distinguished from other
+    schedules, or if it has one already, which Prefect cannot remove.
     """
-    (schedule,) = projection.for_prefect(wanted.schedule)
+    (schedule,) = projection.to_prefect_schedules(target.schedule)
     ours = stored.job.schedule
     has_seconds = isinstance(ours, Cron) and len(ours.expr.split()) == 6
-    says_itself = isinstance(ours, Every) or (isinstance(ours, Cron) and not has_seconds)
-    words = slugify(f"{SLUG}-{in_words(ours)}") if slug or not says_itself else None
-    return {"schedule": schedule.model_dump(mode="json"), "active": True, "slug": words}
+    ui_describes_it = isinstance(ours, Every) or (isinstance(ours, Cron) and not has_seconds)
+    slug_text = (
+        slugify(f"{SCHEDULE_SLUG}-{describe(ours)}") if slug or not ui_describes_it else None
+    )
+    return {"schedule": schedule.model_dump(mode="json"), "active": True, "slug": slug_text}
 
 
-def _kept(schedule: DeploymentSchedule) -> dict[str, Any]:
+def _unchanged_schedule_body(schedule: DeploymentSchedule) -> dict[str, Any]:
     return schedule.model_dump(
         mode="json", include={"schedule", "active", "parameters", "slug"}, exclude_none=True
     )
 
 
-async def _post(
-    client: PrefectClient, stored: StoredJob, wanted: Projection, found: DeploymentResponse | None
+async def _create(
+    client: PrefectClient,
+    stored: StoredJob,
+    target: Projection,
+    existing: DeploymentResponse | None,
 ) -> str:
-    """Make it, or make it anew under its id, which replaces its schedules.
+    """Create it, or create it again under its id, which replaces its schedules.
 
-    What is not named in the request stays as it is. So this is not the client's own method, which
-    names everything.
+    Fields that the request omits stay as they are. That is why this does not use the client's own
+    method, which sends all fields.
     """
-    ours = projection.our_schedule(found) if found else None
-    others = [_kept(each) for each in found.schedules if each is not ours] if found else []
+    ours = projection.own_schedule(existing) if existing else None
+    other_schedules = (
+        [_unchanged_schedule_body(each) for each in existing.schedules if each is not ours]
+        if existing
+        else []
+    )
     body: dict[str, Any] = {
         "name": stored.row.slug,
         "flow_id": str(await client.create_flow_from_name(stored.row.kind)),
-        "schedules": [_own(stored, wanted, slug=bool(others))] if wanted.schedule else [],
-        "paused": not wanted.enabled,
-        "parameters": wanted.parameters,
-        "tags": wanted.tags,
-        "description": wanted.description,
-        **parameter_schema.carrier(stored.row.kind),
+        "schedules": [_schedule_body(stored, target, slug=bool(other_schedules))]
+        if target.schedule
+        else [],
+        "paused": not target.enabled,
+        "parameters": target.parameters,
+        "tags": target.tags,
+        "description": target.description,
+        **parameter_schema.execution_fields(stored.row.kind),
     }
-    if found is not None:
-        body["schedules"] += others
-        if found.work_pool_name == parameter_schema.POOL and found.work_queue_name:
-            body["work_queue_name"] = found.work_queue_name
-    answer = await client.request("POST", "/deployments/", json=body)
-    return str(answer.json()["id"])
+    if existing is not None:
+        body["schedules"] += other_schedules
+        if existing.work_pool_name == parameter_schema.WORK_POOL and existing.work_queue_name:
+            body["work_queue_name"] = existing.work_queue_name
+    response = await client.request("POST", "/deployments/", json=body)
+    return str(response.json()["id"])
 
 
-async def _patch(
+async def _update(
     client: PrefectClient,
     stored: StoredJob,
-    wanted: Projection,
-    found: DeploymentResponse,
+    target: Projection,
+    existing: DeploymentResponse,
     changed: Collection[str],
 ) -> None:
-    ours = projection.our_schedule(found)
-    others = any(each is not ours for each in found.schedules)
-    switched_on = wanted.enabled and ours is not None and not ours.active
-    body = _carrier_changes(stored.row.kind, found)
-    plain = ("parameters", "tags", "description")
-    body |= {name: getattr(wanted, name) for name in plain if name in changed}
-    schedules = "schedule" in changed or switched_on
-    if schedules or "enabled" in changed:
-        # Written first, so that switching the schedule on never lets a disabled job run.
-        body["paused"] = not wanted.enabled
+    ours = projection.own_schedule(existing)
+    has_others = any(each is not ours for each in existing.schedules)
+    activates = target.enabled and ours is not None and not ours.active
+    body = _changed_execution_fields(stored.row.kind, existing)
+    simple_fields = ("parameters", "tags", "description")
+    body |= {name: getattr(target, name) for name in simple_fields if name in changed}
+    writes_schedule = "schedule" in changed or activates
+    if writes_schedule or "enabled" in changed:
+        # Written first, so that activating the schedule never lets a disabled job run.
+        body["paused"] = not target.enabled
     if body:
         await client.request(
-            "PATCH", "/deployments/{id}", path_params={"id": str(found.id)}, json=body
+            "PATCH", "/deployments/{id}", path_params={"id": str(existing.id)}, json=body
         )
-    if not schedules:
+    if not writes_schedule:
         return
     if ours is None:
         await client.request(
             "POST",
             "/deployments/{id}/schedules",
-            path_params={"id": str(found.id)},
-            json=[_own(stored, wanted, slug=others)],
+            path_params={"id": str(existing.id)},
+            json=[_schedule_body(stored, target, slug=has_others)],
         )
         return
-    slug = others or ours.slug is not None
-    new = _own(stored, wanted, slug=slug) if "schedule" in changed else {"active": True}
+    needs_slug = has_others or ours.slug is not None
+    new = (
+        _schedule_body(stored, target, slug=needs_slug)
+        if "schedule" in changed
+        else {"active": True}
+    )
     await client.request(
         "PATCH",
         "/deployments/{id}/schedules/{schedule_id}",
-        path_params={"id": str(found.id), "schedule_id": str(ours.id)},
-        json=new | {"parameters": ours.parameters},  # left out, they would be emptied
+        path_params={"id": str(existing.id), "schedule_id": str(ours.id)},
+        json=new | {"parameters": ours.parameters},  # if omitted, Prefect would clear them
     )
 
 
 async def delete(client: PrefectClient, deployment_id: str) -> None:
-    """Delete it; nothing happens when it is gone already."""
+    """Delete it; a deployment that is gone already is no error."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -226,15 +242,15 @@ async def delete(client: PrefectClient, deployment_id: str) -> None:
 async def start_run(
     client: PrefectClient, deployment_id: str, key: str, parameters: dict[str, Any], name: str
 ) -> str | None:
-    """Ask for a run now, of this ``name``; the same key again gives the same run.
+    """Request a run now with this ``name``; the same key returns the same run.
 
-    Returns its id, or None when the deployment is gone.
+    Returns its id, or None if the deployment is gone.
     """
-    run = await make_run(client, deployment_id, key, parameters, name=name)
+    run = await create_run(client, deployment_id, key, parameters, name=name)
     return None if run is None else str(run.id)
 
 
-async def make_run(
+async def create_run(
     client: PrefectClient,
     deployment_id: str,
     key: str,
@@ -243,9 +259,9 @@ async def make_run(
     name: str,
     state: State[Any] | None = None,
 ) -> FlowRun | None:
-    """Make a run, scheduled for now or as ``state`` says; None when the deployment is gone.
+    """Create a run, scheduled for now or as ``state`` says; None if the deployment is gone.
 
-    The same key again gives the same run, in whatever state it is by now.
+    The same key returns the same run, in its current state.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 

@@ -1,7 +1,8 @@
-"""All deployments of our flows, as Prefect's API says them, and a mark by which they compare.
+"""The list of all deployments of our flows, as Prefect's API returns them, with fingerprints.
 
-A pass over a thousand unchanged jobs may cost a second: so nothing is read into models here, and
-what has the mark of the last look needs no other look (`daybook.prefect.reconcile.everything`).
+A pass over a thousand unchanged jobs should cost about a second. So nothing here is parsed into
+models, and a deployment with the fingerprint of the last pass is not read again
+(`daybook.prefect.reconcile.reconcile_all`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from daybook.jobs.model import TAG_OF_OURS
+from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.prefect import parameter_schema
 from daybook.prefect.projection import ledger_tag
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-PAGE = 200
-"""As many as Prefect gives at once."""
+PAGE_SIZE = 200
+"""Prefect's maximum page size."""
 
-_DECIDED = (
+_COMPARED_FIELDS = (
     "name",
     "paused",
     "tags",
@@ -34,13 +35,14 @@ _DECIDED = (
     "work_pool_name",
     "parameter_openapi_schema",
 )
-"""What a job decides, and what carries it. Schedules have their times: one that was saved as it was
-has lost its queued runs."""
+"""Fields that a job decides, and those that it runs with. Schedules include their update times: a
+schedule that was saved without a change has lost its queued runs.
+"""
 
 
 @dataclass(frozen=True)
-class Listed:
-    """One deployment as the API gave it."""
+class ListedDeployment:
+    """One deployment as the API returned it; ``mark`` is its fingerprint."""
 
     raw: dict[str, Any]
     mark: bytes
@@ -54,51 +56,54 @@ class Listed:
         return str(self.raw["name"])
 
     def ledgers(self) -> set[str]:
-        """The tags of the ledgers that say it is theirs."""
-        return {tag for tag in self.raw["tags"] or [] if tag.startswith(TAG_OF_OURS)}
+        """Return the tags of the ledgers that own it."""
+        return {tag for tag in self.raw["tags"] or [] if tag.startswith(RESERVED_TAG_PREFIX)}
 
     def read(self) -> DeploymentResponse:
-        """The same as Prefect's own model."""
+        """Parse it into Prefect's own model."""
         from prefect.client.schemas.responses import DeploymentResponse
 
         return DeploymentResponse.model_validate(self.raw)
 
 
 @dataclass
-class Listing:
-    """Deployments by their id; those of other ledgers are only counted."""
+class DeploymentList:
+    """Deployments by id; of those of other ledgers only their existence is recorded."""
 
-    found: dict[str, Listed] = field(default_factory=dict)
+    found: dict[str, ListedDeployment] = field(default_factory=dict)
     has_ours: bool = False
     has_others: bool = False
 
     @property
     def is_anothers(self) -> bool:
-        """Whether this Prefect has jobs of other ledgers and none of this one."""
+        """Whether other ledgers have jobs in this Prefect and this one has none."""
         return self.has_others and not self.has_ours
 
     def has_name(self, name: str) -> bool:
-        """Whether a deployment of one of our flows has this name."""
+        """Return whether a deployment of one of our flows has this name."""
         return any(each.name == name for each in self.found.values())
 
 
-async def read(client: PrefectClient, ledger_id: str) -> Listing:
-    """This ledger's and the untagged ones; one that moves between two pages may be missing."""
-    listing, ours, offset = Listing(), ledger_tag(ledger_id), 0
+async def read(client: PrefectClient, ledger_id: str) -> DeploymentList:
+    """Return the deployments of this ledger and the untagged ones.
+
+    A deployment that moves between two pages while they are read may be missing.
+    """
+    listing, ours, offset = DeploymentList(), ledger_tag(ledger_id), 0
     while True:
-        answer = await client.request(
+        response = await client.request(
             "POST",
             "/deployments/filter",
             json={
                 "flows": {"name": {"any_": list(parameter_schema.PROTOTYPES)}},
                 "sort": "NAME_ASC",
-                "limit": PAGE,
+                "limit": PAGE_SIZE,
                 "offset": offset,
             },
         )
-        page: list[dict[str, Any]] = answer.json()
+        page: list[dict[str, Any]] = response.json()
         for raw in page:
-            each = Listed(raw, _mark(raw))
+            each = ListedDeployment(raw, _fingerprint(raw))
             tags = each.ledgers()
             listing.has_ours |= ours in tags
             if tags and ours not in tags:
@@ -106,10 +111,10 @@ async def read(client: PrefectClient, ledger_id: str) -> Listing:
             else:
                 listing.found[each.id] = each
         offset += len(page)
-        if len(page) < PAGE:
+        if len(page) < PAGE_SIZE:
             return listing
 
 
-def _mark(raw: dict[str, Any]) -> bytes:
-    told = json.dumps([raw.get(name) for name in _DECIDED])
-    return hashlib.blake2b(told.encode(), digest_size=16).digest()
+def _fingerprint(raw: dict[str, Any]) -> bytes:
+    text = json.dumps([raw.get(name) for name in _COMPARED_FIELDS])
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -1,17 +1,17 @@
-"""The three-way comparison of one job: a pure function.
+"""Three-way comparison of one job: a pure function.
 
-Field by field, with L the ledger's, B what both sides last agreed on, P Prefect's:
+Field by field, with L the ledger's value, B the last agreement's, P Prefect's:
 
 =====================  ==============================================================
 L = P                  nothing
-L = B, P differs       **pull**: it was edited in Prefect
-L = B, P is foreign    **pull**: a schedule that no job can say stays Prefect's own, so the job is
-                       on demand from then on; where it is so already, nothing
-P = B, L differs       it was changed here: pushed, as all that differs after the pull
-all differ             **conflict**: the ledger's version is pushed, the other one reported
-no B (nobody knows     **conflict** in all that differs
-what was agreed)
-no P                   nothing to compare: it is made
+L = B, P differs       **import**: it was edited in Prefect
+L = B, P is foreign    **import**: a schedule that no job can express stays Prefect's own, so the
+                       job is on demand from then on; if it is already, nothing
+P = B, L differs       it was changed in the ledger: sent, like all differences after the import
+all differ             **conflict**: the ledger's value is sent, the other one reported
+no B (the agreement    **conflict** in all fields that differ
+is unknown)
+no P                   nothing to compare: the deployment is created
 =====================  ==============================================================
 """
 
@@ -24,41 +24,41 @@ from daybook.prefect.projection import Projection
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be taken over, by field, and Prefect's losing values of what is not."""
+class Difference:
+    """Fields to import (``pull``), and Prefect's losing values of the fields in conflict."""
 
     pull: tuple[str, ...] = ()
     conflicts: dict[str, Any] = field(default_factory=dict)
 
 
-def plan(ours: Projection, base: dict[str, Any] | None, theirs: Projection | None) -> Plan:
-    """Compare ``ours`` (ledger) with ``theirs`` (Prefect) by ``base``, the last agreement."""
+def compare(ours: Projection, base: dict[str, Any] | None, theirs: Projection | None) -> Difference:
+    """Compare ``ours`` (ledger) with ``theirs`` (Prefect), by ``base``, the last agreement."""
     pull: list[str] = []
     conflicts: dict[str, Any] = {}
     if theirs is None:
-        return Plan()
-    observed, differ = theirs.as_dict(), differing(ours, theirs)
-    for name, mine in ours.as_dict().items():
+        return Difference()
+    observed, differ = theirs.as_dict(), differing_fields(ours, theirs)
+    for name, value in ours.as_dict().items():
         if name not in differ:
             continue
-        if base is not None and mine == base.get(name):
+        if base is not None and value == base.get(name):
             pull.append(name)
         elif base is None or observed[name] != base.get(name):
             conflicts[name] = observed[name]
-    return Plan(tuple(pull), conflicts)
+    return Difference(tuple(pull), conflicts)
 
 
-def differing(ours: Projection, theirs: Projection | None) -> set[str]:
-    """What Prefect is to be sent: all that differs, but for a schedule that is left to it."""
+def differing_fields(ours: Projection, theirs: Projection | None) -> set[str]:
+    """Return the fields to send to Prefect: all that differ, except a schedule left to Prefect."""
     if theirs is None:
         return set(ours.as_dict())
     observed = theirs.as_dict()
     return {
         name
-        for name, mine in ours.as_dict().items()
-        if observed[name] != mine and not _is_left(name, mine, observed[name])
+        for name, value in ours.as_dict().items()
+        if observed[name] != value and not _is_left_to_prefect(name, value, observed[name])
     }
 
 
-def _is_left(name: str, mine: Any, their: Any) -> bool:
-    return name == "schedule" and not mine and "foreign" in their
+def _is_left_to_prefect(name: str, own: Any, observed: Any) -> bool:
+    return name == "schedule" and not own and "foreign" in observed

@@ -1,16 +1,22 @@
-"""Ends: what was ended in Prefect becomes the run's outcome here (`docs/promise.md` 13).
+"""Ends in Prefect, which become outcomes in the ledger.
+
+This is the second half of promise 13: an end in Prefect of a run whose row is live or missing
+decides the row by its state.
 
 ::
 
     the row is    and                               then
     ────────────  ────────────────────────────────  ─────────────────────────────────────────────
-    waiting       ended or cancelling there         `ledger.ends` decides
-    held          its holder may live               nothing: the holder has it, or its lease ends
-                  its holder is gone, ended there   `ledger.ends` decides
-    missing       ended there, a run of ours        `ledger.ends` decides: a row is made, or none
+    waiting       ended or cancelling in Prefect    `runs.prefect_ends` decides
+    held          its holder may be alive           nothing: the holder records the outcome, or
+                                                    its lease ends
+                  its holder is gone, ended in      `runs.prefect_ends` decides
+                  Prefect
+    missing       ended in Prefect, a run of ours   `runs.prefect_ends` decides: makes a row or none
 
-A holder proves that it lives by renewing its lease after the end. One that has not for longer than
-it takes to renew is gone: so nothing is settled under a process that is still being ended.
+A holder proves that it is alive by a renewal of its lease after the end. A holder that has not
+renewed for longer than a renewal takes is gone. So no outcome is recorded while the process is
+still being ended.
 """
 
 from __future__ import annotations
@@ -27,193 +33,211 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled
 from sqlmodel import col, select
 
-from daybook.errors import LeadLost, Unreachable
+from daybook.errors import LeadershipLost, Unreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import flow_runs, occurrence, state_mirror, states
 from daybook.prefect.projection import ledger_tag
-from daybook.prefect.reconcile import Reconciliation
-from daybook.prefect.states import is_skipped, state_of
+from daybook.prefect.reconcile import PrefectReconciler
+from daybook.prefect.states import is_skipped, terminal_state
 from daybook.runs import ends_read, leases, waiting_runs
 from daybook.runs import prefect_ends as book
-from daybook.runs.claim_requests import Offer
-from daybook.runs.retention import Keep
+from daybook.runs.claim_requests import ClaimRequest
+from daybook.runs.retention import RetentionLimits
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-OVERLAP = timedelta(seconds=60)
-"""By how much two passes overlap: an end that was stored late, clocks that differ."""
-STEP = timedelta(seconds=30)
-"""How far they get before it is written down."""
-BACK = timedelta(days=1)
-"""How far one looks back where what was written down lies ahead of the ledger's now."""
-STATES = (*flow_runs.ENDED, StateType.CANCELLING)
+READ_OVERLAP = timedelta(seconds=60)
+"""Overlap of two passes, for ends that were stored late and clocks that differ."""
+SAVE_INTERVAL = timedelta(seconds=30)
+"""How far a pass advances before it records its progress."""
+CLOCK_ERROR_LOOKBACK = timedelta(days=1)
+"""How far a pass looks back if the recorded progress lies ahead of the ledger's now."""
+END_TYPES = (*flow_runs.ENDED_TYPES, StateType.CANCELLING)
 
 
-async def live(ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()) -> int:
-    """One pass over the live rows, whenever their runs ended; returns how many had.
+async def record_live_ends(
+    ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()
+) -> int:
+    """Record the ends of live rows, however long ago their runs ended; return the number of ends.
 
-    ``supervised`` are the flow runs whose processes the caller watches: what it sees of them comes
-    first.
+    ``supervised`` are the flow runs whose processes the caller supervises: its own observation of
+    them takes precedence.
     """
     async with ledger.read() as session:
-        rows = {str(row.flow_run_id): row for row in await waiting_runs.live_of_prefect(session)}
-    there = await flow_runs.read(client, rows.keys() - set(supervised), STATES)
-    for flow_run_id, run in there.items():
-        await _told(ledger, client, run, rows[flow_run_id])
-    return len(there)
+        rows = {str(row.flow_run_id): row for row in await waiting_runs.live_in_prefect(session)}
+    runs = await flow_runs.read(client, rows.keys() - set(supervised), END_TYPES)
+    for flow_run_id, run in runs.items():
+        await _record_safely(ledger, client, run, rows[flow_run_id])
+    return len(runs)
 
 
-async def unread(
+async def record_unread_ends(
     ledger: Ledger,
     client: PrefectClient,
     *,
     supervised: Collection[str] = (),
     most_seconds: float = 5.0,
 ) -> datetime:
-    """One pass, of about ``most_seconds``, over the ends that were not read yet, the first first.
+    """Record the ends that were not read yet, oldest first, for about ``most_seconds``.
 
-    They are those of runs that have no row. Returns up to when all were read (UTC, the ledger's
-    time); where that is not now, the next pass goes on there, this leader's or another's. A run of
-    ``supervised`` without a row holds it back: its watcher may die before it tells.
+    They are ends of runs without a row. Returns the instant up to which all ends were read (UTC,
+    the ledger's time). If that is not now, the next pass continues there, by this leader or another
+    one. A supervised run without a row holds the progress back, because its supervisor may die
+    before it records the end.
     """
-    began, end = ledger.now(), time.monotonic() + most_seconds
+    started, deadline = ledger.now(), time.monotonic() + most_seconds
     async with ledger.read() as session:
-        stored = await ends_read.until(session)
-        oldest = await ends_read.oldest(session)
-    since, held = _since(stored, oldest, began), began
+        stored = await ends_read.read_until(session)
+        oldest = await ends_read.first_job_created_at(session)
+    since, limit = _read_from(stored, oldest, started), started
     reached = since
-    async for to, runs in flow_runs.ended(client, ledger_tag(ledger.id), since, began):
-        fresh = {str(run.id): run for run in runs if not _ours(run)}
-        known = await known_rows(ledger, fresh)
-        for flow_run_id, run in fresh.items():
-            if flow_run_id in known:
+    async for read_until, runs in flow_runs.read_ended(
+        client, ledger_tag(ledger.id), since, started
+    ):
+        candidates = {str(run.id): run for run in runs if not _has_own_state(run)}
+        with_row = await rows_of_flow_runs(ledger, candidates)
+        for flow_run_id, run in candidates.items():
+            if flow_run_id in with_row:
                 continue
             if flow_run_id in supervised:
-                held = min(held, run.end_time or since)
+                limit = min(limit, run.end_time or since)
             else:
-                await _told(ledger, client, run, None)
-        reached = min(to, held)
-        over = time.monotonic() >= end
-        keep = min(reached, began - OVERLAP)
-        # Not at each turn: a pass without work writes nothing.
-        if stored is None or stored > began or keep - stored >= STEP or (over and keep > stored):
-            await ends_read.advance(ledger, keep)
-            stored = keep
-        if over:
+                await _record_safely(ledger, client, run, None)
+        reached = min(read_until, limit)
+        out_of_time = time.monotonic() >= deadline
+        progress = min(reached, started - READ_OVERLAP)
+        # Not every time: a pass without work writes nothing.
+        if (
+            stored is None
+            or stored > started
+            or progress - stored >= SAVE_INTERVAL
+            or (out_of_time and progress > stored)
+        ):
+            await ends_read.advance(ledger, progress)
+            stored = progress
+        if out_of_time:
             break
     return reached
 
 
-def _since(stored: datetime | None, oldest: datetime | None, began: datetime) -> datetime:
+def _read_from(stored: datetime | None, oldest: datetime | None, began: datetime) -> datetime:
     if stored is None:
-        since = began if oldest is None else oldest - OVERLAP
+        since = began if oldest is None else oldest - READ_OVERLAP
     elif stored > began:
-        since = began - BACK  # the ledger's clock was wrong, then or now
+        since = began - CLOCK_ERROR_LOOKBACK  # the ledger's clock was or is wrong
     else:
         since = stored
-    if began - since > BACK and (kept := Keep.of_settings().age) is not None:
-        since = max(since, began - kept)
+    if (
+        began - since > CLOCK_ERROR_LOOKBACK
+        and (max_age := RetentionLimits.of_settings().age) is not None
+    ):
+        since = max(since, began - max_age)
     return since
 
 
-async def _told(ledger: Ledger, client: PrefectClient, run: FlowRun, row: RunRow | None) -> None:
-    """Take the run's end; one that cannot be taken is told, and stops no other's."""
+async def _record_safely(
+    ledger: Ledger, client: PrefectClient, run: FlowRun, row: RunRow | None
+) -> None:
+    """Record the end of one run; an unexpected error is logged and does not stop the others."""
     try:
-        await _seen(ledger, client, run, row)
-    except (Unreachable, httpx.HTTPError, LeadLost):
+        await _record(ledger, client, run, row)
+    except (Unreachable, httpx.HTTPError, LeadershipLost):
         raise
     except Exception:
         log.exception("the end of %s was not taken", run.name, extra={"action": "end_failed"})
 
 
-async def one(
+async def record_end(
     ledger: Ledger, client: PrefectClient, flow_run_id: str, *, gone: bool = False
 ) -> Status | None:
-    """The same for one flow run, of which Prefect tells that it ended; None if nothing changed.
+    """Record the end of one flow run that Prefect reports; None if nothing changed.
 
-    ``gone`` says that the caller knows that no process of it lives.
+    ``gone`` says that the caller knows that no process of the run is alive.
     """
-    row = (await known_rows(ledger, [flow_run_id])).get(flow_run_id)
+    row = (await rows_of_flow_runs(ledger, [flow_run_id])).get(flow_run_id)
     if row is not None and row.state in TERMINAL:
         return None
-    run = (await flow_runs.read(client, [flow_run_id], STATES)).get(flow_run_id)
+    run = (await flow_runs.read(client, [flow_run_id], END_TYPES)).get(flow_run_id)
     if run is None or (row is None and run.state_type is StateType.CANCELLING):
         return None
-    return await _seen(ledger, client, run, row, gone=gone)
+    return await _record(ledger, client, run, row, gone=gone)
 
 
-async def met(
+async def record_found_end(
     ledger: Ledger, client: PrefectClient, run: FlowRun, state: State[Any]
 ) -> Status | None:
-    """The same for a state in which another pass met ``run``, which carries a waiting row.
+    """Record the end of ``run``, which carries a waiting row, from the ``state`` of an end.
 
-    That pass may have written over it, so Prefect is told at once what became of it.
+    The pass that found the state may have overwritten it, so the outcome is set in Prefect at once.
     """
-    row = (await known_rows(ledger, [str(run.id)])).get(str(run.id))
-    if row is None or state.type not in STATES:
+    row = (await rows_of_flow_runs(ledger, [str(run.id)])).get(str(run.id))
+    if row is None or state.type not in END_TYPES:
         return None
-    status = await _seen(ledger, client, run.model_copy(update={"state": state}), row)
+    status = await _record(ledger, client, run.model_copy(update={"state": state}), row)
     if status is not None:
-        await state_mirror.now(ledger, client, row.id)
+        await state_mirror.mirror_run(ledger, client, row.id)
     return status
 
 
-async def let_wait(
+async def make_wait(
     ledger: Ledger, client: PrefectClient, run: FlowRun, until: datetime, why: str
-) -> flow_runs.Change:
+) -> flow_runs.StateChange:
     """Make ``run``, which carries a waiting row, wait in Prefect until ``until`` (UTC).
 
     If the run was ended in Prefect meanwhile, the ledger records that. If an outcome was recorded
     in the ledger meanwhile, Prefect shows it.
     """
-    change = await flow_runs.change(client, run, states.waiting(until, why))
-    settled = None
+    change = await flow_runs.change_state(client, run, states.waiting_state(until, why))
+    recorded = None
     if change.surprise and change.over is not None:
         log.info("%s was %s meanwhile", run.name, change.over.name, extra={"action": "raced"})
-        settled = await met(ledger, client, run, change.over)
-    if change.accepted and settled is None:
-        await states.ended_meanwhile(ledger, client, str(run.id))
+        recorded = await record_found_end(ledger, client, run, change.over)
+    if change.accepted and recorded is None:
+        await states.show_recorded_outcome(ledger, client, str(run.id))
     return change
 
 
-async def cancelled(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
-    """End a run that is cancelling, has no live row, and no process that would end it."""
-    status = await _seen(ledger, client, run, None)
+async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
+    """End a cancelling run without a live row or a process that would end it."""
+    status = await _record(ledger, client, run, None)
     if status is None:
-        await flow_runs.change(client, run, Cancelled(message="no process has it"))
+        await flow_runs.change_state(client, run, Cancelled(message="no process has it"))
     return status
 
 
-async def known_rows(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str, RunRow]:
-    """The row that each of these flow runs carries or carried, by the flow run: the live one, or
-    that of its last start.
+async def rows_of_flow_runs(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str, RunRow]:
+    """Return the rows of these flow runs by flow run id.
+
+    A flow run's row is the live one, or that of its last start.
     """
     if not flow_run_ids:
         return {}
-    those = select(RunRow).where(col(RunRow.flow_run_id).in_(flow_run_ids))
+    query = select(RunRow).where(col(RunRow.flow_run_id).in_(flow_run_ids))
     async with ledger.read() as session:
-        found = (await session.execute(those)).scalars().all()
-    found = sorted(found, key=lambda row: (row.state not in TERMINAL, row.flow_starts))
-    return {str(row.flow_run_id): row for row in found}
+        rows = (await session.execute(query)).scalars().all()
+    rows = sorted(rows, key=lambda row: (row.state not in TERMINAL, row.flow_starts))
+    return {str(row.flow_run_id): row for row in rows}
 
 
-_OURS = {
+_OWN_STATES = {
     (each.type, each.name)
-    for each in (state_of(status, "") for status in (Status.SKIPPED, Status.MISSED, Status.UNKNOWN))
+    for each in (
+        terminal_state(status, "") for status in (Status.SKIPPED, Status.MISSED, Status.UNKNOWN)
+    )
 }
-"""States of ours that nobody else gives: a refusal without a row, one of several due times that
-were missed, and the mirror of what may have had its effect. No row is made for them.
+"""States that only Daybook sets: a refusal without a row, one of several missed due times, and an
+unknown outcome that the mirror set. No row is made for them.
 """
 
 
-def _ours(run: FlowRun) -> bool:
-    return run.state is not None and (run.state.type, run.state.name) in _OURS
+def _has_own_state(run: FlowRun) -> bool:
+    return run.state is not None and (run.state.type, run.state.name) in _OWN_STATES
 
 
-async def _seen(
+async def _record(
     ledger: Ledger,
     client: PrefectClient,
     run: FlowRun,
@@ -226,44 +250,44 @@ async def _seen(
         return None
     cancelling = state.type is StateType.CANCELLING
     if row is not None:
-        held = row.state in HELD
-        if held and (cancelling or not (gone or _holder_is_gone(ledger, row, state))):
+        is_held = row.state in HELD
+        if is_held and (cancelling or not (gone or _holder_is_gone(ledger, row, state))):
             return None
-        offer = None
+        request = None
     else:
-        offer = None if _ours(run) else await _offer(ledger, run)
-        if offer is None:
+        request = None if _has_own_state(run) else await _claim_request(ledger, run)
+        if request is None:
             return None
     kind = "CANCELLED" if cancelling else "SKIPPED" if is_skipped(state) else state.type.value
     end = book.EndInPrefect(
         str(run.id),
-        cast(book.Kind, kind),
+        cast(book.EndKind, kind),
         state.name or kind.title(),
         state.message or "",
-        offer,
+        request,
     )
-    # A row that was granted since it was read is not settled by what Prefect told before.
-    status = await book.take(ledger, end, fence=None if row is None else row.fence)
+    # An older end must not finish a row that was claimed since it was read.
+    status = await book.apply_end(ledger, end, fence=None if row is None else row.fence)
     if status is not None:
         log.info("%s was %s in Prefect: %s", run.name, kind, status, extra={"action": "end_taken"})
         if cancelling:
-            taken = await known_rows(ledger, [str(run.id)])
-            await state_mirror.these(ledger, client, list(taken.values()))
+            by_flow_run = await rows_of_flow_runs(ledger, [str(run.id)])
+            await state_mirror.mirror_rows(ledger, client, list(by_flow_run.values()))
     return status
 
 
 def _holder_is_gone(ledger: Ledger, row: RunRow, state: State[Any]) -> bool:
-    renewed = leases.heard_at(row)
+    renewed = leases.holder_last_seen_at(row)
     if renewed is None:
         return True
     return renewed <= state.timestamp <= ledger.now() - TIMING.run_lease_missed
 
 
-async def _offer(ledger: Ledger, run: FlowRun) -> Offer | None:
-    """What the run would have offered to the claim; None if it is not of a job of this ledger."""
+async def _claim_request(ledger: Ledger, run: FlowRun) -> ClaimRequest | None:
+    """Return the claim request of the run; None if it is not of a job of this ledger."""
     if run.deployment_id is None or ledger_tag(ledger.id) not in run.tags:
         return None
-    offer = await occurrence.offer(
-        ledger, run, dict(run.parameters), Reconciliation(), holder="", starts=run.run_count
+    request = await occurrence.build_claim_request(
+        ledger, run, dict(run.parameters), PrefectReconciler(), holder="", starts=run.run_count
     )
-    return None if offer.job_id is None else offer
+    return None if request.job_id is None else request

@@ -1,4 +1,4 @@
-"""What was seen at the last look, so that the next one passes over it. In memory only."""
+"""Fingerprints of the jobs at the last pass, so that the next one skips them. In memory only."""
 
 from __future__ import annotations
 
@@ -8,60 +8,61 @@ from datetime import datetime
 from typing import NamedTuple
 
 from daybook.jobs.store import StoredJob
-from daybook.prefect.deployments import Listed, Listing
-from daybook.prefect.links import Version
+from daybook.prefect.deployments import DeploymentList, ListedDeployment
+from daybook.prefect.links import JobVersion
 
-AGAIN = 300.0
-"""Seconds until a job that Prefect did not take is offered once more as it is."""
+RETRY_INTERVAL_SECONDS = 300.0
+"""How long a job that Prefect refused is not sent again unchanged."""
 
 
-class _Both(NamedTuple):
+class _Fingerprint(NamedTuple):
     mark: bytes | None
     updated_at: datetime
 
 
 @dataclass
-class Seen:
-    """Both sides of the jobs that were in agreement, and what was refused.
+class Fingerprints:
+    """Fingerprints of the jobs in agreement, and of the deployments and jobs that failed.
 
-    ``refused`` are the deployments that cannot be jobs, by their ids: the mark, and until which
-    monotonic time they are not asked again as they are.
+    ``refused`` are the deployments that cannot be jobs, by their ids: the fingerprint, and the
+    monotonic time until which an unchanged one is not tried again.
     """
 
     refused: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    _agreed: dict[str, _Both] = field(default_factory=dict)
-    _failed: dict[str, tuple[_Both, float, bool]] = field(default_factory=dict)
+    _agreed: dict[str, _Fingerprint] = field(default_factory=dict)
+    _failed: dict[str, tuple[_Fingerprint, float, bool]] = field(default_factory=dict)
 
-    def knows(self, job: Version, listed: Listing) -> bool:
-        """Whether both sides are as they were when they agreed."""
-        there = listed.found.get(job.deployment_id or "")
-        if there is None and (job.deployment_id or listed.has_name(job.slug)):
+    def knows(self, job: JobVersion, listed: DeploymentList) -> bool:
+        """Return whether both sides are unchanged since they agreed."""
+        entry = listed.found.get(job.deployment_id or "")
+        if entry is None and (job.deployment_id or listed.has_name(job.slug)):
             return False
-        now_so = _Both(there.mark if there else None, job.updated_at)
-        return not job.pending and self._agreed.get(job.id) == now_so
+        current = _Fingerprint(entry.mark if entry else None, job.updated_at)
+        return not job.pending and self._agreed.get(job.id) == current
 
     def has(self, job_id: str) -> bool:
-        """Whether the job was seen in agreement before."""
+        """Return whether the job was seen in agreement before."""
         return job_id in self._agreed
 
-    def agreed(self, stored: StoredJob, there: Listed | None) -> None:
-        """Both sides are in agreement: ``there`` is its deployment, None by agreement."""
-        self._agreed[stored.id] = _Both(there.mark if there else None, stored.row.updated_at)
+    def agreed(self, stored: StoredJob, there: ListedDeployment | None) -> None:
+        """Record that both sides agree; ``there`` is None if they agree on no deployment."""
+        self._agreed[stored.id] = _Fingerprint(there.mark if there else None, stored.row.updated_at)
         self._failed.pop(stored.id, None)
 
-    def failed(self, stored: StoredJob, there: Listed | None, *, observed: bool) -> None:
-        """Prefect did not take the job, or it cannot be compared; what was edited there until then
-        is in the ledger where it is ``observed``.
-        """
-        both = _Both(there.mark if there else None, stored.row.updated_at)
-        self._failed[stored.id] = both, time.monotonic() + AGAIN, observed
+    def failed(self, stored: StoredJob, there: ListedDeployment | None, *, observed: bool) -> None:
+        """Record that Prefect refused the job, or that it cannot be compared.
 
-    def is_hopeless(self, stored: StoredJob, there: Listed | None) -> bool:
-        """Whether just this failed a while ago."""
-        both, until, _ = self._failed.get(stored.id, (None, 0.0, False))
-        now_so = _Both(there.mark if there else None, stored.row.updated_at)
-        return both == now_so and time.monotonic() < until
+        ``observed`` says that all edits made in Prefect until then are in the ledger.
+        """
+        current = _Fingerprint(there.mark if there else None, stored.row.updated_at)
+        self._failed[stored.id] = current, time.monotonic() + RETRY_INTERVAL_SECONDS, observed
+
+    def is_hopeless(self, stored: StoredJob, there: ListedDeployment | None) -> bool:
+        """Return whether an attempt with the same fingerprints failed a short while ago."""
+        failed, until, _ = self._failed.get(stored.id, (None, 0.0, False))
+        current = _Fingerprint(there.mark if there else None, stored.row.updated_at)
+        return failed == current and time.monotonic() < until
 
     def was_observed(self, job_id: str) -> bool:
-        """Whether all that was edited on the job was in the ledger when it failed."""
+        """Return whether all edits of the job were in the ledger when it failed."""
         return self._failed[job_id][2]

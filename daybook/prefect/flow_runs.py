@@ -1,9 +1,8 @@
-"""Prefect's flow runs: read many at once, changed over the state that was read.
+"""Prefect's flow runs: bulk reads, and state changes that report what they replaced.
 
-Prefect has no "change it if it is still so". A state that is not forced is refused over
-`CANCELLING`, and a crash also over an end; anything else goes over anything. So `change` writes
-first and reads in the history afterwards what it wrote over: who calls it decides what to do about
-a state that was not the one read.
+Prefect has no compare-and-set. It refuses a state that is not forced over `CANCELLING`, and a crash
+also over an end; any other state replaces any other. So `change_state` writes first and then reads
+in the history what it replaced. The caller decides what to do if that is not the state it had read.
 """
 
 from __future__ import annotations
@@ -24,74 +23,75 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from daybook.prefect import state_history
 
-PAGE = 200
-"""Prefect's own default for the most that one answer holds."""
-ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
-FIRST_STRETCH = timedelta(minutes=5)
-"""How long a time of ends is asked for first."""
-SHORTEST = timedelta(seconds=1)
-"""One as short as this is read whole, in however many pages."""
-NOT_OF_ONE = {401, 403, 407, 408, 425, 429}
-"""Refusals that any other run would get as well."""
-AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+PAGE_SIZE = 200
+"""Prefect's default for the maximum page size."""
+ENDED_TYPES = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+INITIAL_WINDOW = timedelta(minutes=5)
+"""Length of the first window of time whose ends are requested."""
+MIN_WINDOW = timedelta(seconds=1)
+"""A window as short as this is read completely, in any number of pages."""
+GENERAL_REFUSAL_CODES = {401, 403, 407, 408, 425, 429}
+"""Status codes of refusals that concern every run."""
+STARTED_TYPES = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
-def is_of_one(error: PrefectHTTPStatusError) -> bool:
-    """Return whether Prefect refused what it was asked for one run, and may accept it of others."""
+def is_run_error(error: PrefectHTTPStatusError) -> bool:
+    """Return whether Prefect refused a request for one run, and may accept it for others."""
     code = error.response.status_code
-    return code < HTTPStatus.INTERNAL_SERVER_ERROR and code not in NOT_OF_ONE
+    return code < HTTPStatus.INTERNAL_SERVER_ERROR and code not in GENERAL_REFUSAL_CODES
 
 
 async def read(
     client: PrefectClient, flow_run_ids: Iterable[str | None], states: Collection[StateType] = ()
 ) -> dict[str, FlowRun]:
-    """Those of these flow runs that exist, by id; only those in ``states`` where some are given."""
-    wanted = list(dict.fromkeys(each for each in flow_run_ids if each))
-    found: dict[str, FlowRun] = {}
-    for start in range(0, len(wanted), PAGE):
-        some: dict[str, Any] = {"id": {"any_": wanted[start : start + PAGE]}}
+    """Return those of these flow runs that exist, by id; ``states`` filters them if given."""
+    ids = list(dict.fromkeys(each for each in flow_run_ids if each))
+    runs: dict[str, FlowRun] = {}
+    for start in range(0, len(ids), PAGE_SIZE):
+        conditions: dict[str, Any] = {"id": {"any_": ids[start : start + PAGE_SIZE]}}
         if states:
-            some["state"] = {"type": {"any_": list(states)}}
-        those = FlowRunFilter.model_validate(some)
-        for run in await client.read_flow_runs(flow_run_filter=those, limit=PAGE):
-            found[str(run.id)] = run
-    return found
+            conditions["state"] = {"type": {"any_": list(states)}}
+        query = FlowRunFilter.model_validate(conditions)
+        for run in await client.read_flow_runs(flow_run_filter=query, limit=PAGE_SIZE):
+            runs[str(run.id)] = run
+    return runs
 
 
-async def ended(
+async def read_ended(
     client: PrefectClient, tag: str, since: datetime, until: datetime
 ) -> AsyncIterator[tuple[datetime, list[FlowRun]]]:
-    """The flow runs with this tag that ended at ``since`` or later, the first ones first.
+    """Yield the flow runs with this tag that ended at ``since`` or later, oldest first.
 
-    In parts, each with the instant up to which all have come by then; the last one's is ``until``,
-    and has those that ended after it, too. One may come twice. Prefect sorts by the end downwards
-    only, so a part is a stretch of time that holds less than a page, or is as short as `SHORTEST`.
+    They come in parts, each with the instant up to which all have come by then. The last instant is
+    ``until``; its part includes the runs that ended after it. A run may come twice. Prefect sorts
+    by end time in descending order only, so a part is a window of time that holds less than a page,
+    or is as short as `MIN_WINDOW`.
     """
-    length = FIRST_STRETCH
+    length = INITIAL_WINDOW
     while True:
-        to = min(since + length, until)
-        those = _Ended(tag, since, None if to >= until else to)
-        page = await those.read(client)
-        if len(page) == PAGE and to - since > SHORTEST:
-            length = max((to - since) / 4, SHORTEST)
+        window_end = min(since + length, until)
+        request = _EndedPage(tag, since, None if window_end >= until else window_end)
+        page = await request.read(client)
+        if len(page) == PAGE_SIZE and window_end - since > MIN_WINDOW:
+            length = max((window_end - since) / 4, MIN_WINDOW)
             continue
-        found = {run.id: run for run in page}
-        while len(page) == PAGE:
-            those = those.below(page)
-            page = await those.read(client)
-            found |= {run.id: run for run in page}
-        yield to, list(found.values())
-        if to >= until:
+        runs = {run.id: run for run in page}
+        while len(page) == PAGE_SIZE:
+            request = request.below(page)
+            page = await request.read(client)
+            runs |= {run.id: run for run in page}
+        yield window_end, list(runs.values())
+        if window_end >= until:
             return
-        since, length = to, length * 2 if len(found) < PAGE // 2 else length
+        since, length = window_end, length * 2 if len(runs) < PAGE_SIZE // 2 else length
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """One page of the runs that ended from ``since`` to ``to``, the last ones first.
+class _EndedPage:
+    """One page of the runs that ended from ``since`` to ``to``, latest first.
 
-    ``offset`` counts within those that ended at ``to`` exactly: there are no more than a page at
-    one instant but after a change of many at once.
+    ``offset`` counts within those that ended exactly at ``to``. More than a page of them exist at
+    one instant only after a bulk change.
     """
 
     tag: str
@@ -100,72 +100,72 @@ class _Ended:
     offset: int = 0
 
     async def read(self, client: PrefectClient) -> list[FlowRun]:
-        those = FlowRunFilter.model_validate(
+        query = FlowRunFilter.model_validate(
             {
                 "tags": {"all_": [self.tag]},
-                "state": {"type": {"any_": list(ENDED)}},
+                "state": {"type": {"any_": list(ENDED_TYPES)}},
                 "end_time": {"after_": self.since, "before_": self.to},
             }
         )
         return await client.read_flow_runs(
-            flow_run_filter=those,
+            flow_run_filter=query,
             sort=FlowRunSort.END_TIME_DESC,
-            limit=PAGE,
+            limit=PAGE_SIZE,
             offset=self.offset,
         )
 
-    def below(self, page: list[FlowRun]) -> _Ended:
-        """What comes after this full page, and its last instant again."""
+    def below(self, page: list[FlowRun]) -> _EndedPage:
+        """Return the page after this full one; it includes the last instant again."""
         last = page[-1].end_time
-        return replace(self, to=last, offset=self.offset + PAGE if last == self.to else 0)
+        return replace(self, to=last, offset=self.offset + PAGE_SIZE if last == self.to else 0)
 
 
-async def at_work(client: PrefectClient, pool: str) -> list[FlowRun]:
-    """The flow runs of a work pool that Prefect holds for started and not ended."""
-    those = FlowRunFilter.model_validate({"state": {"type": {"any_": list(AT_WORK)}}})
-    found: dict[UUID, FlowRun] = {}
+async def read_started(client: PrefectClient, pool: str) -> list[FlowRun]:
+    """Return the flow runs of a work pool that Prefect considers started and not ended."""
+    query = FlowRunFilter.model_validate({"state": {"type": {"any_": list(STARTED_TYPES)}}})
+    runs: dict[UUID, FlowRun] = {}
     offset, page = 0, list[FlowRun]()
-    while not offset or len(page) == PAGE:
+    while not offset or len(page) == PAGE_SIZE:
         page = await client.read_flow_runs(
-            flow_run_filter=those,
+            flow_run_filter=query,
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
             sort=FlowRunSort.ID_DESC,
-            limit=PAGE,
+            limit=PAGE_SIZE,
             offset=offset,
         )
-        offset += PAGE
-        found |= {run.id: run for run in page}
-    return list(found.values())
+        offset += PAGE_SIZE
+        runs |= {run.id: run for run in page}
+    return list(runs.values())
 
 
-async def queued(client: PrefectClient, deployment_id: str, after: datetime) -> list[FlowRun]:
-    """The scheduled flow runs of a deployment that are expected to start later than ``after``."""
-    those = FlowRunFilter.model_validate(
+async def read_queued(client: PrefectClient, deployment_id: str, after: datetime) -> list[FlowRun]:
+    """Return the scheduled flow runs of a deployment with a start expected after ``after``."""
+    query = FlowRunFilter.model_validate(
         {
             "deployment_id": {"any_": [deployment_id]},
             "state": {"type": {"any_": [StateType.SCHEDULED]}},
             "expected_start_time": {"after_": after},
         }
     )
-    found: dict[UUID, FlowRun] = {}
+    runs: dict[UUID, FlowRun] = {}
     offset, page = 0, list[FlowRun]()
-    while not offset or len(page) == PAGE:
+    while not offset or len(page) == PAGE_SIZE:
         page = await client.read_flow_runs(
-            flow_run_filter=those,
+            flow_run_filter=query,
             sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-            limit=PAGE,
+            limit=PAGE_SIZE,
             offset=offset,
         )
-        offset += PAGE
-        found |= {run.id: run for run in page}
-    return list(found.values())
+        offset += PAGE_SIZE
+        runs |= {run.id: run for run in page}
+    return list(runs.values())
 
 
 @dataclass(frozen=True)
-class Change:
-    """What became of a state that was written.
+class StateChange:
+    """Result of a state change.
 
-    ``over`` is the state that it replaced, or that stood in its way; None when the run is gone.
+    ``over`` is the state that it replaced, or that prevented it; None if the run is gone.
     ``surprise`` says that this was not the state that the caller had read.
     """
 
@@ -174,30 +174,30 @@ class Change:
     surprise: bool
 
 
-async def change(client: PrefectClient, run: FlowRun, state: State[Any]) -> Change:
-    """Set ``state`` on ``run``, and tell whether it had still the state that was read with it."""
+async def change_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> StateChange:
+    """Set ``state`` on ``run``; report whether the run still had the state that was read."""
     try:
-        answer = await client.set_flow_run_state(run.id, state)
-        if answer.status is not SetStateStatus.ACCEPT or answer.state is None:
-            return Change(False, answer.state, True)
+        response = await client.set_flow_run_state(run.id, state)
+        if response.status is not SetStateStatus.ACCEPT or response.state is None:
+            return StateChange(False, response.state, True)
     except ObjectNotFound:
-        return Change(False, None, True)
+        return StateChange(False, None, True)
     states = state_history.in_order(await client.read_flow_run_states(run.id), None)
-    if states and states[-1].id != answer.state.id:
-        # Something else was written at about the same time: before this state or after it?
+    if states and states[-1].id != response.state.id:
+        # Another state was written at about the same time: read the reliable order.
         states = await state_history.read(client, run.id)
     if not states:
-        return Change(False, None, True)
-    written = [each.id for each in states].index(answer.state.id)
-    over = states[written - 1] if written else None
-    known = None if run.state is None else run.state.id
-    return Change(True, over, over is not None and over.id != known)
+        return StateChange(False, None, True)
+    index = [each.id for each in states].index(response.state.id)
+    previous = states[index - 1] if index else None
+    read_id = None if run.state is None else run.state.id
+    return StateChange(True, previous, previous is not None and previous.id != read_id)
 
 
-async def forget_process(client: PrefectClient, run: FlowRun) -> None:
-    """Take the process's id from the run: one that waits with it cannot be cancelled at once."""
+async def clear_process_id(client: PrefectClient, run: FlowRun) -> None:
+    """Remove the process id from a waiting run: with it, the run cannot be cancelled at once."""
     if run.infrastructure_pid:
-        # The client's own method leaves an empty one out.
+        # The client's own method omits an empty value.
         path = {"id": str(run.id)}
         body = {"infrastructure_pid": None}
         await client.request("PATCH", "/flow_runs/{id}", path_params=path, json=body)

@@ -1,4 +1,4 @@
-"""Taking over what was edited in Prefect, and keeping what loses there."""
+"""Import of edits made in Prefect, and of values that lost a conflict."""
 
 from __future__ import annotations
 
@@ -9,70 +9,70 @@ from typing import TYPE_CHECKING
 
 from daybook.errors import InvalidInput
 from daybook.jobs import store
-from daybook.jobs.model import TAG_OF_OURS, Job
+from daybook.jobs.model import RESERVED_TAG_PREFIX, Job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links as records
 from daybook.prefect import projection
-from daybook.prefect.diff import Plan
+from daybook.prefect.diff import Difference
 from daybook.prefect.projection import Projection
-from daybook.prefect.report import Report
+from daybook.prefect.report import ReconcileReport
 from daybook.schedules.schedule import OnDemand
-from daybook.validation import translated
+from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 
-async def pull(
+async def import_edits(
     ledger: Ledger,
     stored: StoredJob,
     found: DeploymentResponse,
-    todo: Plan,
-    report: Report,
+    todo: Difference,
+    report: ReconcileReport,
 ) -> StoredJob | None:
-    """Take over the fields that were edited in Prefect: a revision from the time of each edit on.
+    """Import the fields that were edited in Prefect: one revision for the time of each edit.
 
-    What loses a conflict is kept in the same transaction: afterwards only the ledger has it. None
-    when the job was changed in the ledger meanwhile.
+    The losing values of a conflict are kept in the same transaction, because afterwards only the
+    ledger has them. Returns None if the job was changed in the ledger meanwhile.
     """
-    theirs = projection.of_deployment(found)
+    observed = projection.of_deployment(found)
     edits = _edits(found, todo.pull, ledger.now())
     async with ledger.write() as session:
-        now_so = await store.get(session, stored.id)
-        if now_so is None or now_so.row.updated_at != stored.row.updated_at:
+        current = await store.get(session, stored.id)
+        if current is None or current.row.updated_at != stored.row.updated_at:
             return None
         if todo.conflicts:
-            records.keep_losing(now_so.row, todo.conflicts, ledger.now())
-            session.add(now_so.row)
+            records.record_conflict(current.row, todo.conflicts, ledger.now())
+            session.add(current.row)
         for edited, names in edits:
-            job = now_so.job
+            job = current.job
             for name in names:
                 try:
-                    job = _with(job, name, theirs, edited)
+                    job = _with_field(job, name, observed, edited)
                 except InvalidInput as error:
-                    # What cannot be a job's is told: the caller writes our version back.
+                    # Report a value that no job can have: the caller writes ours back.
                     report.refuse(job.name, str(error))
-                    losing = {name: theirs.as_dict()[name]}
-                    records.keep_losing(now_so.row, losing, ledger.now())
-                    session.add(now_so.row)
-            job = store.with_new_time(now_so, job)
-            now_so = await store.change(
+                    losing = {name: observed.as_dict()[name]}
+                    records.record_conflict(current.row, losing, ledger.now())
+                    session.add(current.row)
+            job = store.enable_again(current, job)
+            current = await store.change(
                 session,
-                now_so,
+                current,
                 job,
                 ledger.now(),
                 edited=edited,
                 source="prefect",
-                disabled_reason=_why(now_so, job),
+                disabled_reason=_disabled_reason(current, job),
             )
-        return now_so
+        return current
 
 
-async def take_losing(ledger: Ledger, job_id: str) -> None:
-    """Decide the job's conflict for Prefect: what it held then is what the job is from now on.
+async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
+    """Resolve the job's conflict in favour of Prefect: the job gets the values that Prefect held.
 
-    Raises `InvalidInput` for what no job can be; nothing is written then. Nothing happens without a
+    Raises `InvalidInput` if no job can have them; nothing is written then. Does nothing without a
     conflict.
     """
     async with ledger.write() as session:
@@ -80,71 +80,76 @@ async def take_losing(ledger: Ledger, job_id: str) -> None:
         if stored is None or stored.row.conflict is None:
             return
         fields, now = stored.row.conflict["fields"], ledger.now()
-        theirs = replace(projection.of_job(stored, ledger.id), **fields)
-        if "foreign" in theirs.schedule:
-            projection.schedule_of(theirs.schedule, "UTC", now)  # refused, in its words
-        job = taken_over(stored.job, fields, theirs, now)
-        why = _why(stored, job)
+        kept = replace(projection.of_job(stored, ledger.id), **fields)
+        if "foreign" in kept.schedule:
+            projection.to_schedule(kept.schedule, "UTC", now)  # raises, with its own message
+        job = with_prefect_fields(stored.job, fields, kept, now)
+        reason = _disabled_reason(stored, job)
         stored.row.conflict = None
         session.add(stored.row)
-        await store.change(session, stored, job, now, source="prefect", disabled_reason=why)
+        await store.change(session, stored, job, now, source="prefect", disabled_reason=reason)
 
 
-def _why(before: StoredJob, job: Job) -> str:
-    """The reason by which the job is off from now on."""
+def _disabled_reason(before: StoredJob, job: Job) -> str:
+    """Return the reason why the job is disabled from now on; empty if it is not."""
     return "switched off in Prefect" if before.job.enabled and not job.enabled else ""
 
 
-def taken_over(job: Job, fields: Iterable[str], theirs: Projection, edited: datetime) -> Job:
-    """``job`` with these fields as Prefect holds them. Raises `InvalidInput`."""
+def with_prefect_fields(
+    job: Job, fields: Iterable[str], theirs: Projection, edited: datetime
+) -> Job:
+    """Return ``job`` with these fields as Prefect holds them. Raises `InvalidInput`."""
     for name in fields:
-        job = _with(job, name, theirs, edited)
+        job = _with_field(job, name, theirs, edited)
     return job
 
 
 def _edits(
-    found: DeploymentResponse, fields: Collection[str], now: datetime
+    existing: DeploymentResponse, fields: Collection[str], now: datetime
 ) -> list[tuple[datetime, list[str]]]:
-    """The edited fields by the server's time of the edit, oldest first.
+    """Return the edited fields by the server's time of the edit, oldest first.
 
-    Never later than now (`promise.md`, "Revision"). A schedule has a time of its own, which its
-    deployment's does not follow; that of a deleted schedule nobody knows.
+    The time is never later than now (`promise.md`, "Revision"). A schedule has an update time of
+    its own, which its deployment's does not follow; the time when a schedule was deleted is not
+    known.
     """
-    ours = projection.our_schedule(found)
-    deployment, schedule = found.updated, ours.updated if ours else None
+    ours = projection.own_schedule(existing)
+    deployment, schedule = existing.updated, ours.updated if ours else None
     by_field: dict[str, datetime | None] = dict.fromkeys(fields, deployment)
     if "schedule" in by_field:
         by_field["schedule"] = schedule
-    if "enabled" in by_field and not found.paused:
-        off = ours is not None and not ours.active
-        known = [each for each in (schedule, None if off else deployment) if each is not None]
-        by_field["enabled"] = max(known, default=None)
+    if "enabled" in by_field and not existing.paused:
+        is_inactive = ours is not None and not ours.active
+        times = [
+            each for each in (schedule, None if is_inactive else deployment) if each is not None
+        ]
+        by_field["enabled"] = max(times, default=None)
     by_time: dict[datetime, list[str]] = {}
     for name, edited in by_field.items():
-        by_time.setdefault(min(now, _plain(edited)) if edited else now, []).append(name)
+        by_time.setdefault(min(now, _to_utc(edited)) if edited else now, []).append(name)
     return sorted(by_time.items())
 
 
-def _plain(instant: datetime) -> datetime:
-    # Prefect's are of pendulum, which in the zone of `datetime.UTC` loses it on an addition.
+def _to_utc(instant: datetime) -> datetime:
+    # Prefect's instants are pendulum's, which lose the zone `datetime.UTC` on an addition.
     return datetime.fromisoformat(instant.isoformat()).astimezone(UTC)
 
 
-def _with(job: Job, name: str, theirs: Projection, edited: datetime) -> Job:
+def _with_field(job: Job, name: str, observed: Projection, edited: datetime) -> Job:
     match name:
         case "enabled":
-            return job.model_copy(update={"enabled": theirs.enabled})
-        case "schedule" if "foreign" in theirs.schedule:
+            return job.model_copy(update={"enabled": observed.enabled})
+        case "schedule" if "foreign" in observed.schedule:
             return job.model_copy(update={"schedule": OnDemand(timezone=job.schedule.timezone)})
         case "schedule":
-            schedule = projection.schedule_of(theirs.schedule, job.schedule.timezone, edited)
+            schedule = projection.to_schedule(observed.schedule, job.schedule.timezone, edited)
             return job.model_copy(update={"schedule": schedule})
         case "parameters":
-            return job.with_parameters(theirs.parameters)
+            return job.with_parameters(observed.parameters)
         case "tags":
-            own = [tag for tag in theirs.tags if not tag.startswith(TAG_OF_OURS)]
-            with translated():
-                return Job.model_validate({**dict(job), "tags": own})
+            own_tags = [tag for tag in observed.tags if not tag.startswith(RESERVED_TAG_PREFIX)]
+            with raising_invalid_input():
+                return Job.model_validate({**dict(job), "tags": own_tags})
         case _:
-            text = projection.own_description(theirs.description)
+            text = projection.own_description(observed.description)
             return job.model_copy(update={"description": text})

@@ -1,4 +1,4 @@
-"""The Prefect servers that the processes of this ledger are connected to: there has to be one.
+"""The Prefect servers to which processes of this ledger are connected: there must be only one.
 
 Each worker and keeper records its server about once a minute. If two servers use one ledger, a
 waiting run gets a Prefect run in the server of the leading keeper only, so the workers of the other
@@ -19,18 +19,18 @@ from sqlmodel import col, select
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
-RECORD_EVERY = timedelta(seconds=60)
-IN_USE_FOR = timedelta(minutes=3)
-"""How long after it was recorded a server counts as in use."""
-_KEPT_FOR = timedelta(days=1)
+RECORD_INTERVAL = timedelta(seconds=60)
+IN_USE_AGE = timedelta(minutes=3)
+"""How long a server counts as in use after it was recorded."""
+_RETENTION_AGE = timedelta(days=1)
 _PREFIX = "prefect:"
 
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """A server by the id of its work pool: one server may be reached at several addresses.
+    """A server, identified by its work pool's id, because one server may have several addresses.
 
-    ``holder`` is the process that recorded it last, ``seen_at`` when that was (UTC).
+    ``holder`` is the process that recorded it last, ``seen_at`` the time (UTC).
     """
 
     pool_id: str
@@ -40,17 +40,17 @@ class PrefectServer:
 
     @property
     def place(self) -> tuple[str, str]:
-        """The address and the machine that it was recorded on: `localhost` is another on each."""
+        """Address and machine that it was recorded on: `localhost` differs by machine."""
         return self.api_url, self.holder.partition(":")[0]
 
 
 async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> list[PrefectServer]:
-    """Write down that ``holder`` is connected to this server; returns all servers in use."""
+    """Record that ``holder`` is connected to this server; return all servers in use."""
     async with ledger.write() as session:
         server = PrefectServer(pool_id, _without_user(api_url), holder, ledger.now())
         for each in await _all(session):
-            # The second: its pool was deleted and made again.
-            if each.seen_at < server.seen_at - _KEPT_FOR or each.place == server.place:
+            # The same location with another id: its pool was deleted and made again.
+            if each.seen_at < server.seen_at - _RETENTION_AGE or each.place == server.place:
                 await _delete(session, each)
         value = {"api_url": server.api_url, "holder": holder, "seen_at": server.seen_at.isoformat()}
         await session.merge(Fact(key=_PREFIX + pool_id, value=json.dumps(value)))
@@ -59,7 +59,7 @@ async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> lis
 
 
 async def forget(ledger: Ledger, holder: str) -> None:
-    """Remove what ``holder`` recorded: it ends. Others record the server again if they use it."""
+    """Remove what ``holder``, which ends, recorded. Other users of the server record it again."""
     async with ledger.write() as session:
         for each in await _all(session):
             if each.holder == holder:
@@ -67,13 +67,13 @@ async def forget(ledger: Ledger, holder: str) -> None:
 
 
 async def in_use(session: AsyncSession, now: datetime) -> list[PrefectServer]:
-    """Return the servers that a process was connected to lately, by address."""
-    found = [each for each in await _all(session) if each.seen_at >= now - IN_USE_FOR]
-    return sorted(found, key=lambda each: (each.api_url, each.pool_id))
+    """Return the servers to which a process was connected lately, by address."""
+    servers = [each for each in await _all(session) if each.seen_at >= now - IN_USE_AGE]
+    return sorted(servers, key=lambda each: (each.api_url, each.pool_id))
 
 
 def conflict(servers: list[PrefectServer]) -> str:
-    """Say what is wrong if more than one server is in use; else empty."""
+    """Describe the problem if more than one server is in use; empty if there is none."""
     if len(servers) < 2:
         return ""
     each = " and ".join(f"{server.api_url} (process {server.holder})" for server in servers)
@@ -83,11 +83,11 @@ def conflict(servers: list[PrefectServer]) -> str:
     )
 
 
-SEPARATE = (
+CONFLICT_HINT = (
     "stop the workers and keepers of all servers but one, or give each server a ledger of its own "
     "(DAYBOOK_HOME or DAYBOOK_LEDGER_URL)"
 )
-"""What to do about a `conflict`."""
+"""How to resolve a `conflict`."""
 
 
 async def _delete(session: AsyncSession, server: PrefectServer) -> None:
@@ -96,13 +96,13 @@ async def _delete(session: AsyncSession, server: PrefectServer) -> None:
 
 async def _all(session: AsyncSession) -> list[PrefectServer]:
     facts = select(Fact).where(col(Fact.key).startswith(_PREFIX))
-    found = []
+    servers = []
     for fact in (await session.execute(facts)).scalars():
         value = json.loads(fact.value)
         seen_at = datetime.fromisoformat(value["seen_at"])
         pool_id = fact.key.removeprefix(_PREFIX)
-        found.append(PrefectServer(pool_id, value["api_url"], value["holder"], seen_at))
-    return found
+        servers.append(PrefectServer(pool_id, value["api_url"], value["holder"], seen_at))
+    return servers
 
 
 def _without_user(api_url: str) -> str:

@@ -1,9 +1,9 @@
-"""Which Prefect deployment a job is, in which Prefect, and what both sides last agreed on.
+"""The link of each job to its Prefect deployment, and the last agreement of both sides.
 
-`JobRow.synced` is the last agreement: a projection (`daybook.prefect.projection`), with `foreign` in
-it, in words, what Prefect keeps for itself; `ABSENT` when both sides have no deployment of the job,
-which is off then; None when nothing was agreed yet. It is written before the deployment is made:
-without a deployment's id it is what was to be made, if anything was.
+`JobRow.synced` is the last agreement: a projection (`daybook.prefect.projection`), in which
+`foreign` describes what Prefect keeps for itself; `NO_DEPLOYMENT` if both sides have no deployment
+of the job, which is disabled then; None if nothing was agreed yet. It is written before the
+deployment is made: without a deployment's id it is the intended deployment, if there is one.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.owners import PREFECT
 from daybook.runs import outcomes
 
-ABSENT: dict[str, Any] = {}
-DELETED = "its deployment was deleted in Prefect"
-"""Why a job is off that was not removed here."""
-TAKEN = "its deployment belongs to another Daybook now"
-FRESH = timedelta(minutes=1)
-"""So long after a removal its deployment may still be seen in Prefect by who began to look."""
+NO_DEPLOYMENT: dict[str, Any] = {}
+DELETED_REASON = "its deployment was deleted in Prefect"
+"""Why a job is disabled that was not removed in Daybook."""
+TAKEN_REASON = "its deployment belongs to another Daybook now"
+REMOVAL_GRACE = timedelta(minutes=1)
+"""How long after a removal a pass that had begun before it may still see the deployment."""
 
-_PLACE = "pool"
+_POOL_KEY = "pool"
 
 
 @dataclass(frozen=True)
-class Version:
-    """As much of a live job as tells whether it changed since the last look."""
+class JobVersion:
+    """The columns of a live job that show whether it changed since the last pass."""
 
     id: str
     slug: str
@@ -45,47 +45,47 @@ class Version:
     pending: bool
 
 
-async def versions(session: AsyncSession) -> list[Version]:
-    """Of all live jobs, by name."""
-    of = (JobRow.id, JobRow.slug, JobRow.deployment_id, JobRow.updated_at, JobRow.sync_pending)
-    live = select(*map(col, of)).where(col(JobRow.archived_at).is_(None))
-    return [Version(*each) for each in await session.execute(live.order_by(col(JobRow.name)))]
+async def job_versions(session: AsyncSession) -> list[JobVersion]:
+    """Return the versions of all live jobs, by name."""
+    columns = (JobRow.id, JobRow.slug, JobRow.deployment_id, JobRow.updated_at, JobRow.sync_pending)
+    query = select(*map(col, columns)).where(col(JobRow.archived_at).is_(None))
+    return [JobVersion(*each) for each in await session.execute(query.order_by(col(JobRow.name)))]
 
 
-async def place(session: AsyncSession) -> str | None:
-    """The id of the work pool of the Prefect in which the deployments were made."""
-    fact = await session.get(Fact, _PLACE)
+async def recorded_pool_id(session: AsyncSession) -> str | None:
+    """Return the work pool id of the Prefect in which the deployments were made."""
+    fact = await session.get(Fact, _POOL_KEY)
     return None if fact is None else fact.value
 
 
-async def moved(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
-    """This is another Prefect, or its pool is another: what is not ``there`` has to be made again.
+async def record_instance(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
+    """Record another Prefect, or another pool; jobs without a deployment ``there`` become pending.
 
-    In one transaction with the pool's id, so that nothing is ever taken for deleted that this
+    This is one transaction with the pool's id, so that no deployment counts as deleted that this
     Prefect never had. Returns the names of the jobs.
     """
-    lost = select(JobRow).where(
+    deployed = select(JobRow).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
     )
     rows = [
-        row for row in (await session.execute(lost)).scalars() if row.deployment_id not in there
+        row for row in (await session.execute(deployed)).scalars() if row.deployment_id not in there
     ]
     for row in rows:
         row.deployment_id, row.synced, row.sync_pending = None, None, True
         session.add(row)
-    fact = await session.get(Fact, _PLACE) or Fact(key=_PLACE, value=pool_id)
+    fact = await session.get(Fact, _POOL_KEY) or Fact(key=_POOL_KEY, value=pool_id)
     fact.value = pool_id
     session.add(fact)
     return [row.name for row in rows]
 
 
-async def lost(
+async def record_lost_deployment(
     session: AsyncSession, job_id: str, deployment_id: str, now: datetime, why: str
 ) -> bool:
-    """The job's deployment is gone from Prefect: the job is off, and neither side has one.
+    """Disable a job whose deployment is gone from Prefect; neither side has one from then on.
 
-    False, and nothing is written, when the job has another by now. What waits for it is skipped:
-    there is nothing left by which Prefect could run it.
+    Returns False, and writes nothing, if the job has another deployment by now. Its waiting runs
+    are skipped, because Prefect has no deployment left to run them.
     """
     stored = await store.get(session, job_id)
     if stored is None or stored.row.archived_at is not None:
@@ -93,50 +93,52 @@ async def lost(
     if stored.row.deployment_id != deployment_id:
         return False
     if stored.job.enabled:
-        off = stored.job.model_copy(update={"enabled": False})
-        await store.change(session, stored, off, now, source="prefect", disabled_reason=why)
+        disabled = stored.job.model_copy(update={"enabled": False})
+        await store.change(session, stored, disabled, now, source="prefect", disabled_reason=why)
     row = stored.row
-    row.deployment_id, row.synced, row.sync_pending = None, dict(ABSENT), False
+    row.deployment_id, row.synced, row.sync_pending = None, dict(NO_DEPLOYMENT), False
     session.add(row)
-    waiting = select(RunRow).where(
+    waiting_runs = select(RunRow).where(
         col(RunRow.job_id) == job_id, col(RunRow.status) == Status.WAITING
     )
-    for run in (await session.execute(waiting)).scalars().all():
-        await outcomes.write(session, run, Outcome(Status.SKIPPED, f"the job is off: {why}"), now)
+    for run in (await session.execute(waiting_runs)).scalars().all():
+        await outcomes.record(session, run, Outcome(Status.SKIPPED, f"the job is off: {why}"), now)
     return True
 
 
-async def absent(session: AsyncSession) -> set[str]:
-    """The ids of the live jobs of which both sides agree that Prefect has no deployment."""
-    without = select(JobRow).where(
+async def jobs_without_deployment(session: AsyncSession) -> set[str]:
+    """Return the ids of the live jobs that have no Prefect deployment by agreement."""
+    query = select(JobRow).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_(None)
     )
-    return {row.id for row in (await session.execute(without)).scalars() if is_absent(row)}
+    return {
+        row.id for row in (await session.execute(query)).scalars() if is_without_deployment(row)
+    }
 
 
-async def skip_of_absent(session: AsyncSession, run_id: str, now: datetime) -> bool:
-    """End a waiting run whose job is off and has no deployment by agreement, as `lost` does.
+async def skip_without_deployment(session: AsyncSession, run_id: str, now: datetime) -> bool:
+    """Skip a waiting run whose job is disabled and has no deployment by agreement.
 
-    It was held when the deployment was lost, and waits only since. False, and nothing is written,
-    when any of it is not so (any more).
+    The run was held when the deployment was lost (`record_lost_deployment`), and waits only since
+    then. Returns False, and writes nothing, if any of this is not the case (any more).
     """
     run = await session.get(RunRow, run_id)
     if run is None or run.state is not Status.WAITING or run.job_id is None:
         return False
     stored = await store.get(session, run.job_id)
-    if stored is None or stored.job.enabled or not is_absent(stored.row):
+    if stored is None or stored.job.enabled or not is_without_deployment(stored.row):
         return False
-    why = stored.row.disabled_reason or DELETED
-    await outcomes.write(session, run, Outcome(Status.SKIPPED, f"the job is off: {why}"), now)
+    reason = stored.row.disabled_reason or DELETED_REASON
+    await outcomes.record(session, run, Outcome(Status.SKIPPED, f"the job is off: {reason}"), now)
     return True
 
 
-def is_absent(row: JobRow) -> bool:
-    """Whether both sides agree that Prefect has no deployment of this job."""
-    return row.deployment_id is None and row.synced == ABSENT
+def is_without_deployment(row: JobRow) -> bool:
+    """Return whether the job has no Prefect deployment by agreement."""
+    return row.deployment_id is None and row.synced == NO_DEPLOYMENT
 
 
-async def adopted(
+async def add_adopted_job(
     session: AsyncSession,
     job: Job,
     slug: str,
@@ -146,23 +148,23 @@ async def adopted(
     projection: dict[str, Any],
     disabled_reason: str = "",
 ) -> store.StoredJob | None:
-    """Store a deployment of Prefect as a new job; what it held is the agreement.
+    """Store a deployment of Prefect as a new job; the deployment as found is the agreement.
 
-    None, and nothing is written, when it is a job already, or a removal that is going on.
+    Returns None, and writes nothing, if it is a job already, or if its job is being removed.
     """
-    known = select(JobRow.id).where(
+    existing = select(JobRow.id).where(
         (col(JobRow.deployment_id) == deployment_id)
         | (
             (col(JobRow.kind) == job.kind)
             & (col(JobRow.slug) == slug)
             & (
                 col(JobRow.archived_at).is_(None)
-                | (col(JobRow.archived_at) > now - FRESH)
-                | _may_have_one()
+                | (col(JobRow.archived_at) > now - REMOVAL_GRACE)
+                | _may_have_deployment()
             )
         )
     )
-    if (await session.execute(known.limit(1))).first() is not None:
+    if (await session.execute(existing.limit(1))).first() is not None:
         return None
     stored = await store.add(session, job, slug, now, PREFECT, created_by=PREFECT)
     stored.row.deployment_id, stored.row.synced = deployment_id, projection
@@ -171,64 +173,64 @@ async def adopted(
     return stored
 
 
-def keep_losing(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
-    """Keep what Prefect held of these fields and is about to lose; earlier ones stay.
+def record_conflict(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
+    """Keep Prefect's values of these fields, which are about to be overwritten.
 
-    So does an earlier value of the same field: nobody has decided about it yet.
+    Earlier values stay, of other fields and of the same one, because their conflict is still open.
     """
-    kept = (row.conflict or {}).get("fields", {})
-    if losing.keys() - kept.keys():
-        row.conflict = {"at": now.isoformat(), "fields": {**losing, **kept}}
+    earlier = (row.conflict or {}).get("fields", {})
+    if losing.keys() - earlier.keys():
+        row.conflict = {"at": now.isoformat(), "fields": {**losing, **earlier}}
 
 
-async def without_conflict(session: AsyncSession, job_id: str) -> None:
-    """The conflict is decided for what the ledger has."""
+async def clear_conflict(session: AsyncSession, job_id: str) -> None:
+    """Clear the conflict, which was resolved in favour of the ledger's values."""
     row = await session.get(JobRow, job_id)
     if row is not None:
         row.conflict = None
         session.add(row)
 
 
-async def in_conflict(session: AsyncSession) -> list[str]:
-    """The ids of the live jobs with a conflict that nobody has decided, by name."""
-    those = select(JobRow.id).where(
+async def jobs_in_conflict(session: AsyncSession) -> list[str]:
+    """Return the ids of the live jobs with an open conflict, by name."""
+    query = select(JobRow.id).where(
         col(JobRow.archived_at).is_(None), col(JobRow.conflict).is_not(None)
     )
-    return list((await session.execute(those.order_by(col(JobRow.name)))).scalars())
+    return list((await session.execute(query.order_by(col(JobRow.name)))).scalars())
 
 
-async def job_of(
+async def job_of_deployment(
     session: AsyncSession, deployment_id: str, due: datetime | None = None
 ) -> str | None:
-    """The id of the job with this deployment, or None.
+    """Return the id of the job with this deployment, or None.
 
-    A live one if there is one, else one that was removed and whose deployment is still to be
-    deleted: the claim refuses its runs. None as well where ``due`` was before the deployment was
-    taken over as a job: what Prefect queued until then is no job's.
+    A live job comes first, then a removed one whose deployment is still to be deleted: the claim
+    refuses its runs. Also None if ``due`` is earlier than the adoption of the deployment, because
+    runs that Prefect queued until then belong to no job.
     """
-    held = (
+    query = (
         select(JobRow.id, JobRow.owner, JobRow.created_at)
         .where(col(JobRow.deployment_id) == deployment_id)
         .order_by(col(JobRow.archived_at).is_not(None), col(JobRow.created_at).desc())
     )
-    found = (await session.execute(held)).first()
-    if found is None:
+    first = (await session.execute(query)).first()
+    if first is None:
         return None
-    job_id, owner, since = found
+    job_id, owner, since = first
     return None if owner == PREFECT and due is not None and due < since else str(job_id)
 
 
-async def agreed(
+async def record_agreement(
     session: AsyncSession,
     job_id: str,
     deployment_id: str | None,
     projection: dict[str, Any] | None,
     as_of: datetime,
 ) -> None:
-    """Write down that Prefect holds ``projection`` (None: nothing) for this job.
+    """Record that Prefect holds ``projection`` (None: nothing) for this job.
 
-    ``as_of`` is the job's `updated_at` when the projection was made: a change since then leaves the
-    job marked as pending.
+    ``as_of`` is the job's `updated_at` when the projection was made. A change since then leaves the
+    job pending.
     """
     row = await session.get(JobRow, job_id)
     if row is not None:
@@ -237,60 +239,62 @@ async def agreed(
         session.add(row)
 
 
-async def intended(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
-    """Write down as what the job's deployment is about to be made, where nothing else is agreed."""
+async def record_intention(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
+    """Record the projection of the deployment about to be made, if nothing is agreed yet."""
     row = await session.get(JobRow, job_id)
-    if row is not None and row.deployment_id is None and row.synced != ABSENT:
+    if row is not None and row.deployment_id is None and row.synced != NO_DEPLOYMENT:
         row.synced = projection
         session.add(row)
 
 
-async def known_as(session: AsyncSession, kind: str, slug: str, deployment_id: str) -> None:
-    """Write down the deployment of the job of this kind and slug, if it has none yet.
+async def record_deployment_id(
+    session: AsyncSession, kind: str, slug: str, deployment_id: str
+) -> None:
+    """Record the deployment of the job with this kind and slug, if it has none yet.
 
-    Where no live job has them, of the one that was removed before its deployment was known.
+    If no live job has them, record it for the job that was removed before its deployment was known.
     """
-    those = (
+    query = (
         select(JobRow)
         .where(
             col(JobRow.kind) == kind,
             col(JobRow.slug) == slug,
-            col(JobRow.archived_at).is_(None) | _may_have_one(),
+            col(JobRow.archived_at).is_(None) | _may_have_deployment(),
         )
         .order_by(col(JobRow.archived_at).is_not(None), col(JobRow.archived_at).desc())
     )
-    row = (await session.execute(those)).scalars().first()
+    row = (await session.execute(query)).scalars().first()
     if row is not None and row.deployment_id is None:
         row.deployment_id = deployment_id
         session.add(row)
 
 
-async def renamed(session: AsyncSession, job_id: str, slug: str) -> None:
-    """Give the job another slug: before its deployment is made, while its name there is taken."""
+async def change_slug(session: AsyncSession, job_id: str, slug: str) -> None:
+    """Give the job another slug before its deployment is made: Prefect has one of that name."""
     row = await session.get(JobRow, job_id)
     if row is not None:
         row.slug = slug
         session.add(row)
 
 
-async def left_over(session: AsyncSession) -> list[JobRow]:
-    """Archived jobs whose deployment is still to be deleted: never one that a live job has.
+async def jobs_to_undeploy(session: AsyncSession) -> list[JobRow]:
+    """Return the archived jobs whose deployment is still to be deleted, without those of live jobs.
 
-    Among them those without an id of which nobody has looked whether they have one.
+    They include jobs without a deployment id for which Prefect has not been asked yet.
     """
-    live = select(JobRow.deployment_id).where(
+    of_live_jobs = select(JobRow.deployment_id).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
     )
-    gone = select(JobRow).where(
+    query = select(JobRow).where(
         col(JobRow.archived_at).is_not(None),
-        (col(JobRow.deployment_id).is_not(None) & col(JobRow.deployment_id).not_in(live))
-        | _may_have_one(),
+        (col(JobRow.deployment_id).is_not(None) & col(JobRow.deployment_id).not_in(of_live_jobs))
+        | _may_have_deployment(),
     )
-    return list((await session.execute(gone)).scalars())
+    return list((await session.execute(query)).scalars())
 
 
-def _may_have_one() -> ColumnElement[bool]:
-    """An archived job whose deployment may be there all the same: a crash kept its id from here."""
+def _may_have_deployment() -> ColumnElement[bool]:
+    """Select archived jobs that may have a deployment: a crash kept its id from the ledger."""
     return (
         col(JobRow.archived_at).is_not(None)
         & col(JobRow.deployment_id).is_(None)

@@ -1,4 +1,7 @@
-"""Which occurrence a Prefect flow run is (`docs/promise.md`, "Occurrence key")."""
+"""The occurrence of a Prefect flow run, and the claim request for it.
+
+The forms of the key are in `docs/promise.md`, "Occurrence key".
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,24 @@ from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links, state_history
 from daybook.runs import claim_requests, rows
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 
 
 class Recogniser(Protocol):
-    """What is needed of sync here, which stands above this room."""
+    """The part of reconciliation that this module needs."""
 
     async def recognise(self, deployment_id: str) -> None:
-        """Write down which job a deployment of ours belongs to."""
+        """Record to which job a deployment of ours belongs."""
         ...
 
 
-def holder() -> str:
-    """Who this process is, as a lease names it: machine and process id."""
+def current_holder() -> str:
+    """Return the name of this process in a lease: machine and process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def this_flow_run() -> FlowRun:
-    """The flow run that this code runs in; raises `RuntimeError` outside of one."""
+def current_flow_run() -> FlowRun:
+    """Return the flow run of the current code; raises `RuntimeError` outside a flow run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("a run is carried out inside a Prefect flow run only")
@@ -42,20 +45,20 @@ def this_flow_run() -> FlowRun:
 
 
 def _due(run: FlowRun, now: datetime) -> datetime:
-    """Prefect's `expected_start_time`, floored to the second: it never changes with waiting."""
+    """Return Prefect's `expected_start_time`, floored to the second; waiting never changes it."""
     expected = run.expected_start_time
     if expected is None:
         return now
     return datetime.fromtimestamp(int(expected.timestamp()), UTC)
 
 
-def belongs_elsewhere(run: FlowRun, ledger_id: str) -> bool:
-    """Whether this run is of another ledger's deployment (`docs/promise.md` 15)."""
+def belongs_to_other_ledger(run: FlowRun, ledger_id: str) -> bool:
+    """Return whether this run is of another ledger's deployment."""
     ledgers = {tag for tag in run.tags if tag.startswith("daybook:")}
     return bool(ledgers) and f"daybook:{ledger_id}" not in ledgers
 
 
-async def offer(
+async def build_claim_request(
     ledger: Ledger,
     run: FlowRun,
     parameters: dict[str, Any],
@@ -67,23 +70,24 @@ async def offer(
     refused: str = "",
     most: int | None = None,
     started: bool = True,
-) -> Offer:
-    """What ``run`` offers to the claim.
+) -> ClaimRequest:
+    """Return the claim request for ``run``.
 
-    ``kind`` is its flow's, and ``parameters`` are in their normal form then; who does not know the
-    flow gives them as Prefect has them, and the job's kind counts. ``holder`` is who would have it,
-    as a lease names it; ``starts`` how often Prefect has started the run, the start that the claim
-    is for included. ``refused`` says what is wrong with the parameters, where something is.
-    ``most`` is how many runs may be at work at once; ``started`` as in `Offer`.
+    ``kind`` is the kind of its flow, and ``parameters`` are in their normal form then. A caller
+    that does not know the flow passes the parameters as Prefect has them, and the job's kind
+    applies. ``current_holder`` is the name of the would-be holder in the lease. ``starts`` is how
+    often Prefect has started the run, including the start that the claim is for. ``refused`` is the
+    problem with the parameters, if any. ``most`` is the maximum number of concurrent runs;
+    ``started`` is as in `ClaimRequest`.
     """
     flow_run_id = str(run.id)
     job_id = await _job_of(ledger, run)
     if job_id is None and f"daybook:{ledger.id}" in run.tags:
-        # Ours, but its id was not written down when it was made: a crash fell in between.
+        # Ours, but a crash kept the deployment's id from being recorded.
         await reconciler.recognise(str(run.deployment_id))
         job_id = await _job_of(ledger, run)
     if kind is None:
-        kind, parameters, refused = await _read(ledger, job_id, parameters)
+        kind, parameters, refused = await _read_parameters(ledger, job_id, parameters)
     due = _due(run, ledger.now())
     prefix = f"{ledger.id}:"
     key = run.idempotency_key or ""
@@ -96,7 +100,7 @@ async def offer(
         occurrence = claim_requests.flow_key(flow_run_id)
         by_hand = "manual" if run.deployment_id else "direct"
         trigger = "schedule" if run.auto_scheduled else by_hand
-    return Offer(
+    return ClaimRequest(
         occurrence=occurrence,
         kind=kind,
         trigger=trigger,
@@ -108,15 +112,15 @@ async def offer(
         flow_starts=starts,
         refused=refused,
         most=most,
-        retries=await retries(run) if starts > 1 else (),
+        retries=await read_retry_starts(run) if starts > 1 else (),
         started=started,
     )
 
 
-async def _read(
+async def _read_parameters(
     ledger: Ledger, job_id: str | None, parameters: dict[str, Any]
 ) -> tuple[str, dict[str, Any], str]:
-    """The kind of the job, its parameters in their normal form, and what is wrong with them."""
+    """Return the job's kind, its parameters in normal form, and their problem, if any."""
     if job_id is None:
         return "", parameters, ""
     async with ledger.read() as session:
@@ -133,15 +137,15 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
         return None
     async with ledger.read() as session:
         due = _due(run, ledger.now()) if run.auto_scheduled else None
-        found = await links.job_of(session, str(run.deployment_id), due)
-        # Set back over its end, and then its deployment was deleted: it is told its end once more.
-        return found or await rows.job_of_ended(session, str(run.id))
+        job_id = await links.job_of_deployment(session, str(run.deployment_id), due)
+        # The run was set back over its end, then its deployment was deleted: show the end again.
+        return job_id or await rows.job_id_of_finished(session, str(run.id))
 
 
-async def retries(run: FlowRun) -> tuple[int, ...]:
+async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
     """Return one number for each Retry of this run: how often Prefect had started it before.
 
     Empty if nobody asked for the run again after it had ended.
     """
     async with get_client() as client:
-        return state_history.retries(await state_history.read(client, run.id))
+        return state_history.retry_starts(await state_history.read(client, run.id))

@@ -1,7 +1,7 @@
-"""The form that Prefect's UI shows for a job's parameters, and where its flow is found.
+"""The parameter form of a job in Prefect's UI, and the location of its flow.
 
-The package never imports a door, so the flow's signature stands here once more as a prototype; a
-test holds the two equal.
+The package never imports a Prefect entry point, so prototypes repeat the signatures of the flows; a
+test compares the two.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from daybook.jobs.actions import ORDERS, Method, OutputFormat, Session
+from daybook.jobs.actions import DEFAULT_ORDERS_FILE, Method, OutputFormat, Session
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 
-POOL = "daybook"
+WORK_POOL = "daybook"
 """The work pool of all our deployments."""
 
 PULL_STEPS: list[dict[str, Any]] = [{"daybook.repository.enter": {}}]
@@ -87,7 +87,7 @@ def _tool_call(
 
 
 def _heartbeat(
-    file: str = ORDERS,
+    file: str = DEFAULT_ORDERS_FILE,
     agent: str = "default",
     gate_agent: str = "",
     model: str = "",
@@ -119,17 +119,17 @@ PROTOTYPES: dict[str, Callable[..., None]] = {
     "tool-call": _tool_call,
     "heartbeat": _heartbeat,
 }
-"""One per kind; the kind is the flow's name."""
+"""One prototype per kind; the kind is the flow's name."""
 
 
 def entrypoint(kind: str) -> str:
-    """The file and function of a kind's flow, as Prefect names it."""
+    """Return the entrypoint of a kind's flow, as Prefect writes it: file and function."""
     name = kind.replace("-", "_")
     return f"flows/{name}.py:{name}"
 
 
 def kind_of(entrypoint: str | None) -> str | None:
-    """The kind whose flow an entrypoint names, as a file or as a module; None for others."""
+    """Return the kind whose flow an entrypoint names, by file or module; None for others."""
     name = (entrypoint or "").removeprefix("./")
     for kind in PROTOTYPES:
         function = kind.replace("-", "_")
@@ -140,17 +140,17 @@ def kind_of(entrypoint: str | None) -> str | None:
 
 @cache
 def schema(kind: str) -> dict[str, Any]:
-    """The parameter schema of a kind's flow, as Prefect makes it from a signature."""
+    """Return the parameter schema of a kind's flow, as Prefect makes it from a signature."""
     from prefect.utilities.callables import parameter_schema
 
     return parameter_schema(PROTOTYPES[kind]).model_dump_for_openapi()
 
 
-def carrier(kind: str) -> dict[str, Any]:
-    """What carries a job of this kind in Prefect and is no one's to edit."""
+def execution_fields(kind: str) -> dict[str, Any]:
+    """Return the deployment fields that run a job of this kind, which no user edits."""
     return {
         "entrypoint": entrypoint(kind),
         "pull_steps": PULL_STEPS,
-        "work_pool_name": POOL,
+        "work_pool_name": WORK_POOL,
         "parameter_openapi_schema": schema(kind),
     }

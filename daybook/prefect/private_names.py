@@ -1,7 +1,7 @@
-"""The names of Prefect that it does not promise to keep: nothing else in the package uses them.
+"""Uses of Prefect's private names; no other module of the package uses them.
 
-Each is checked when it is used. Where the check fails there is a fallback that is slower and
-right, or a refusal, and a line in the log that says so.
+Each name is checked when it is used. If the check fails, there is a fallback that is slower and
+correct, or a refusal, and a log line says so.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 def begin_writes_immediately(connection_url: str) -> bool:
-    """Have the server of this process begin SQLite's write transactions as IMMEDIATE.
+    """Make this process's server begin SQLite's write transactions as IMMEDIATE.
 
-    Prefect begins them deferred: two that read first and write later collide, SQLite cannot wait
-    for such a lock, and the server answers 503 in storms. Begun immediate, they queue up. Returns
-    whether it was done. Fallback: Prefect's own way, where clients try again after a 503.
+    Prefect begins them deferred. Two that read first and write later collide, SQLite cannot wait
+    for such a lock, and the server answers many requests with 503. Immediate transactions queue up.
+    Returns whether it was done. Fallback: Prefect's own way, in which clients retry after a 503.
     """
     if not connection_url.startswith("sqlite"):
         return False
@@ -50,9 +50,9 @@ def begin_writes_immediately(connection_url: str) -> bool:
 
 
 def server_application() -> Any | None:
-    """Prefect's server as an ASGI application: API, UI and services.
+    """Return Prefect's server as an ASGI application: API, UI and services.
 
-    None where that fails: nothing can then be put before the application, and it is not started.
+    None if that fails: then nothing can be put in front of the application, and it is not started.
     """
     try:
         from prefect.server.api.server import create_app
@@ -63,11 +63,11 @@ def server_application() -> Any | None:
         return None
 
 
-def reread_settings() -> None:
-    """Have a Prefect that is already imported read its environment again.
+def reload_settings() -> None:
+    """Make a Prefect that is already imported read its environment again.
 
-    Fallback: nothing, so `PREFECT_API_URL` set after the import is not seen; callers therefore
-    also pass the address where they can.
+    Fallback: none, so `PREFECT_API_URL` has no effect if it is set after the import. Callers
+    therefore also pass the address where they can.
     """
     try:
         from prefect.context import refresh_global_settings_context
@@ -78,9 +78,9 @@ def reread_settings() -> None:
 
 
 def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[Any]:
-    """Prefect's health check server of a worker; ``polling`` says whether the worker is well.
+    """Return Prefect's health check server of a worker; ``polling`` returns whether it is well.
 
-    Fallback: none is served, and the log says so.
+    Fallback: no health check is served, and the log says so.
     """
     try:
         from prefect.workers.server import _run_healthcheck_server
@@ -92,10 +92,10 @@ def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[An
 
 
 def share_tls_contexts() -> bool:
-    """Have Prefect's clients of this process, and of those forked from it, share TLS contexts.
+    """Make Prefect's clients of this process, and of processes forked from it, share TLS contexts.
 
-    Each client loads all authorities' certificates anew, which is 40 ms of work, three times in a
-    run. They are loaded here once, and again when their file changes. Returns whether it was done.
+    Each client loads all certificates of the authorities, which is 40 ms of work, three times in a
+    run. This loads them once, and again if their file changes. Returns whether it was done.
     Fallback: Prefect's own way.
     """
     try:
@@ -111,8 +111,8 @@ def share_tls_contexts() -> bool:
             cafile = named.get("cafile")
             if given or named.keys() != {"cafile"} or cafile is None:
                 return ssl.create_default_context(*given, **named)
-            about = os.stat(cafile)
-            key = (str(cafile), about.st_mtime_ns, about.st_size)
+            status = os.stat(cafile)
+            key = (str(cafile), status.st_mtime_ns, status.st_size)
             if key not in shared:
                 shared[key] = ssl.create_default_context(cafile=cafile)
             return shared[key]
@@ -126,20 +126,20 @@ def share_tls_contexts() -> bool:
     return True
 
 
-def remember_time_zones() -> bool:
-    """Have Prefect in this process walk through the time zone database once.
+def cache_time_zones() -> bool:
+    """Make Prefect in this process read the time zone database only once.
 
-    It does so for each schedule that it reads or checks: 3 ms, twice for each deployment that its
-    server lists, which is most of what a list of a thousand costs. Returns whether it was done.
-    Fallback: Prefect's own way.
+    Otherwise Prefect reads it for each schedule that it parses or checks: 3 ms, twice for each
+    deployment that its server lists, which is most of the cost of a list of a thousand. Returns
+    whether it was done. Fallback: Prefect's own way.
     """
     try:
         from prefect.types import _datetime
 
-        names: Any = _datetime
-        if names.available_timezones not in (zoneinfo.available_timezones, _time_zones):
+        module: Any = _datetime
+        if module.available_timezones not in (zoneinfo.available_timezones, _time_zones):
             raise LookupError("the zones are not asked for as expected")
-        names.available_timezones = _time_zones
+        module.available_timezones = _time_zones
     except (ImportError, AttributeError, LookupError) as error:
         logger.warning("Prefect looks for time zones each time anew: %s", error)
         return False

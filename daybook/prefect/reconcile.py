@@ -1,4 +1,4 @@
-"""Bringing all jobs into agreement with Prefect, and what a run needs of that for its own."""
+"""Reconciliation of all jobs with Prefect, and the operations on one job that a run needs."""
 
 from __future__ import annotations
 
@@ -18,73 +18,89 @@ from daybook.prefect import adoption, deployment, parameter_schema, prefect_inst
 from daybook.prefect import client as prefect
 from daybook.prefect import deployments as listing
 from daybook.prefect import links as records
-from daybook.prefect.deployments import Listed, Listing
-from daybook.prefect.fingerprints import Seen
-from daybook.prefect.reconcile_job import agrees, bring, one, remove_left_over, tell_foreign
-from daybook.prefect.report import Report
+from daybook.prefect.deployments import DeploymentList, ListedDeployment
+from daybook.prefect.fingerprints import Fingerprints
+from daybook.prefect.reconcile_job import (
+    delete_leftover_deployments,
+    is_in_agreement,
+    reconcile_by_id,
+    reconcile_job,
+    report_unmanaged,
+)
+from daybook.prefect.report import ReconcileReport
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Reconciliation", "Report", "bring", "everything", "remove_left_over"]
+__all__ = [
+    "PrefectReconciler",
+    "ReconcileReport",
+    "delete_leftover_deployments",
+    "reconcile_all",
+    "reconcile_job",
+]
 
 
-async def everything(
+async def reconcile_all(
     ledger: Ledger,
     client: PrefectClient,
-    seen: Seen | None = None,
+    seen: Fingerprints | None = None,
     most_seconds: float = math.inf,
-) -> Report:
-    """Bring all jobs into agreement, one after the other; a second time nothing is written.
+) -> ReconcileReport:
+    """Reconcile all jobs, one after the other; a second call writes nothing.
 
-    A job that Prefect does not take, or that cannot be compared, is told in the report, and the
-    others go on; the error is raised only where Prefect or the ledger is away. What is as it was
-    when ``seen`` saw it in agreement is not looked at again. After ``most_seconds`` no further job
-    is begun: the report tells how many are left.
+    A job that Prefect refuses, or that cannot be compared, is reported, and the others go on. The
+    error is raised only if Prefect or the ledger is away. Jobs that are unchanged since ``seen``
+    recorded their agreement are skipped. After ``most_seconds`` no further job is begun, and the
+    report counts the rest.
     """
-    report, end = Report(), time.monotonic() + most_seconds
-    await remove_left_over(ledger, client, report)
+    report, end = ReconcileReport(), time.monotonic() + most_seconds
+    await delete_leftover_deployments(ledger, client, report)
     listed = await listing.read(client, ledger.id)
-    here = await prefect_instance.is_known(ledger, client, report, listed.found)
-    work = _Pass(ledger, client, listed, Seen() if seen is None else seen, report)
+    is_same = await prefect_instance.is_same_instance(ledger, client, report, listed.found)
+    work = _Reconciler(ledger, client, listed, Fingerprints() if seen is None else seen, report)
     async with ledger.read() as session:
-        versions = await records.versions(session)
+        versions = await records.job_versions(session)
         changed = {each.id for each in versions if not work.seen.knows(each, listed)}
-        stored = await store.every(session, changed) if changed else []
+        stored = await store.all_jobs(session, changed) if changed else []
     report.unchanged = len(versions) - len(changed)
     report.observed |= {each.id for each in versions} - changed
     await work.do(stored, end)
-    others = listed.found.keys() - {each.deployment_id for each in versions}
-    if others and here is not None and not listed.is_anothers:
-        those = [listed.found[each] for each in others]
-        adopted = await adoption.all_of(ledger, client, those, work.seen.refused, report)
+    unlinked = listed.found.keys() - {each.deployment_id for each in versions}
+    if unlinked and is_same is not None and not listed.is_anothers:
+        candidates = [listed.found[each] for each in unlinked]
+        adopted = await adoption.adopt_deployments(
+            ledger, client, candidates, work.seen.refused, report
+        )
         async with ledger.read() as session:
-            stored = await store.every(session, adopted) if adopted else []
+            stored = await store.all_jobs(session, adopted) if adopted else []
         await work.do(stored, math.inf)
     return report
 
 
-async def again(ledger: Ledger, client: PrefectClient, job_id: str, report: Report) -> None:
-    """Bring one job into agreement that was changed since ``report`` was made."""
+async def reconcile_changed_job(
+    ledger: Ledger, client: PrefectClient, job_id: str, report: ReconcileReport
+) -> None:
+    """Reconcile one job that was changed after ``report`` was made."""
     async with ledger.read() as session:
-        stored = await store.every(session, [job_id])
-    await _Pass(ledger, client, Listing(), Seen(), report).do(stored, math.inf)
+        stored = await store.all_jobs(session, [job_id])
+    await _Reconciler(ledger, client, DeploymentList(), Fingerprints(), report).do(stored, math.inf)
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """One look at all jobs."""
+class _Reconciler:
+    """One pass over all jobs."""
 
     ledger: Ledger
     client: PrefectClient
-    listed: Listing
-    seen: Seen
-    report: Report
+    listed: DeploymentList
+    seen: Fingerprints
+    report: ReconcileReport
 
     async def do(self, stored: Sequence[StoredJob], end: float) -> None:
-        """Look at these, until the monotonic ``end``."""
+        """Reconcile these jobs, until the monotonic time ``end``."""
         for each in stored:
             if time.monotonic() > end:
                 self.report.left += 1
@@ -97,37 +113,39 @@ class _Pass:
         try:
             await self._compare(stored, entry)
         except Exception as error:
-            if not prefect.is_of_one(error):
+            if not prefect.is_job_error(error):
                 raise
-            if self._is_told(stored, entry):
+            if self._has_failed_recently(stored, entry):
                 return
-            self.report.fail(stored.job.name, prefect.trouble(error))
-            # What was taken over before the error is in the ledger.
+            self.report.fail(stored.job.name, prefect.describe_error(error))
+            # The edits imported before the error are in the ledger.
             async with self.ledger.read() as session:
                 newest = await store.get(session, stored.id) or stored
             self.seen.failed(newest, entry, observed=stored.id in self.report.observed)
 
-    async def _compare(self, stored: StoredJob, entry: Listed | None) -> None:
-        found = entry.read() if entry else None
-        if found is not None and agrees(self.ledger, stored, found):
-            tell_foreign(stored, found, self.report)
+    async def _compare(self, stored: StoredJob, entry: ListedDeployment | None) -> None:
+        existing = entry.read() if entry else None
+        if existing is not None and is_in_agreement(self.ledger, stored, existing):
+            report_unmanaged(stored, existing, self.report)
             self.report.unchanged += 1
             self.report.observed.add(stored.id)
             if self.seen.has(stored.id):
-                # Somebody saved it as it is: that has deleted what was queued.
-                wanted = projection.of_job(stored, self.ledger.id)
-                await deployment.ask_to_schedule(self.client, stored, wanted, found, str(found.id))
+                # A save without a change has deleted the queued runs.
+                expected = projection.of_job(stored, self.ledger.id)
+                await deployment.request_scheduling(
+                    self.client, stored, expected, existing, str(existing.id)
+                )
             self.seen.agreed(stored, entry)
             return
-        if self._is_told(stored, entry):
+        if self._has_failed_recently(stored, entry):
             return
-        # What was listed may be old by now: look again before anything is written.
-        after = await one(self.ledger, self.client, stored.id, self.report)
-        if after is not None and records.is_absent(after.row):
-            self.seen.agreed(after, None)
+        # The list may be outdated by now: read again before anything is written.
+        reconciled = await reconcile_by_id(self.ledger, self.client, stored.id, self.report)
+        if reconciled is not None and records.is_without_deployment(reconciled.row):
+            self.seen.agreed(reconciled, None)
 
-    def _is_told(self, stored: StoredJob, entry: Listed | None) -> bool:
-        """Whether just this failed a while ago, and was told."""
+    def _has_failed_recently(self, stored: StoredJob, entry: ListedDeployment | None) -> bool:
+        """Return whether the same attempt failed, and was reported, a short while ago."""
         if not self.seen.is_hopeless(stored, entry):
             return False
         if self.seen.was_observed(stored.id):
@@ -135,11 +153,11 @@ class _Pass:
         return True
 
 
-class Reconciliation:
-    """What a run needs of sync (`daybook.execution.claim.Reconciler`): one job, compared or pushed."""
+class PrefectReconciler:
+    """Implementation of `daybook.execution.claim.Reconciler`: operations on one job for a run."""
 
     async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
-        """Take over what was edited in Prefect on one job.
+        """Import the edits made in Prefect on one job.
 
         Returns the ids of its deployment's schedules that stay Prefect's own.
         """
@@ -147,33 +165,35 @@ class Reconciliation:
 
         async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
             try:
-                await one(ledger, client, job_id, Report())
+                await reconcile_by_id(ledger, client, job_id, ReconcileReport())
             except PrefectHTTPStatusError as error:
-                # What was edited there is taken over; that ours is not taken there must not cost
-                # a due time. The next sync tells.
+                # The edits are imported. A refused write must not cost a due time; the next
+                # reconciliation reports it.
                 log.warning(
-                    "not pushed: %s", prefect.refusal(error), extra={"action": "push_failed"}
+                    "not pushed: %s",
+                    prefect.describe_refusal(error),
+                    extra={"action": "push_failed"},
                 )
-            found = await deployment.read(client, deployment_id)
-            return projection.foreign_ids(found) if found else frozenset()
+            existing = await deployment.read(client, deployment_id)
+            return projection.unmanaged_schedule_ids(existing) if existing else frozenset()
 
     async def recognise(self, deployment_id: str) -> None:
-        """Write down whose a deployment of ours is: a crash had kept its id from the ledger."""
+        """Record the job of a deployment of ours whose id a crash kept from the ledger."""
         async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
-            found = await deployment.read(client, deployment_id)
-            if found is None or not deployment.is_ours(found, ledger.id):
+            existing = await deployment.read(client, deployment_id)
+            if existing is None or not deployment.is_ours(existing, ledger.id):
                 return
             kinds = {
                 parameter_schema.entrypoint(kind): kind for kind in parameter_schema.PROTOTYPES
             }
             async with ledger.write() as session:
-                kind = kinds[str(found.entrypoint)]
-                await records.known_as(session, kind, found.name, str(found.id))
+                kind = kinds[str(existing.entrypoint)]
+                await records.record_deployment_id(session, kind, existing.name, str(existing.id))
 
     async def push(self, job_id: str) -> None:
-        """Bring to Prefect what changed in the ledger on one job; nothing when nothing did.
+        """Send the changes of one job in the ledger to Prefect; do nothing if there are none.
 
-        Of one that is removed after its run, its deployment goes.
+        If the job is removed after its run, its deployment is deleted.
         """
         async with Ledger(settings.load().ledger_address) as ledger:
             async with ledger.read() as session:
@@ -181,5 +201,5 @@ class Reconciliation:
             if stored is not None and stored.row.sync_pending:
                 async with prefect.connected() as client:
                     if stored.row.archived_at is not None:
-                        await remove_left_over(ledger, client, Report())
-                    await one(ledger, client, job_id, Report())
+                        await delete_leftover_deployments(ledger, client, ReconcileReport())
+                    await reconcile_by_id(ledger, client, job_id, ReconcileReport())

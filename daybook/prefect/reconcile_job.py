@@ -1,18 +1,19 @@
-"""Bringing one job into agreement with Prefect.
+"""Reconciliation of one job with Prefect.
 
 ::
 
     its deployment is            then
     ───────────────────────────  ────────────────────────────────────────────────────────────────
-    there                        compared (`daybook.prefect.diff`): taken over, or written
-    another ledger's by its tag  the job is off
-    gone, and made again by      taken over as the job's
+    present                      compared (`daybook.prefect.diff`): edits imported, or written
+    another ledger's by its tag  the job is disabled
+    gone, and made again by      adopted as the job's
     hand, under the same name
-    gone, from this Prefect      the job is off, unless it was switched on here since
-    gone, in another Prefect     made
-    missing by agreement         made once the job is switched on, or needs it for a run
+    gone, from this Prefect      the job is disabled, unless it was enabled in Daybook since
+    gone, in another Prefect     made again
+    missing by agreement         made when the job is enabled, or needs it for a run
 
-What is taken over, and what is about to be lost, is in the ledger before anything is written.
+Imported edits, and values about to be lost, are in the ledger before anything is written to
+Prefect.
 """
 
 from __future__ import annotations
@@ -28,66 +29,67 @@ from daybook.names import free_name
 from daybook.prefect import client as prefect
 from daybook.prefect import deployment, parameter_schema, prefect_instance, projection
 from daybook.prefect import links as records
-from daybook.prefect.diff import differing, plan
-from daybook.prefect.import_edits import pull
+from daybook.prefect.diff import compare, differing_fields
+from daybook.prefect.import_edits import import_edits
 from daybook.prefect.projection import Projection
-from daybook.prefect.report import Report
+from daybook.prefect.report import ReconcileReport
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
 
-async def bring(
+async def reconcile_job(
     ledger: Ledger,
     client: PrefectClient,
     stored: StoredJob,
     found: DeploymentResponse | None,
-    report: Report,
+    report: ReconcileReport,
     *,
     needed: bool = False,
     again: bool = True,
 ) -> StoredJob:
-    """Bring one job into agreement; returns it as it is now.
+    """Reconcile one job; return it as it is now.
 
-    ``found`` is its deployment as Prefect holds it now; without one it is looked for, and made. It
-    is not made for a job that is off because it was deleted in Prefect, unless it is ``needed``.
-    What another process has made anew since it was found is compared ``again``, once.
+    ``found`` is its deployment as Prefect holds it now; without one, the deployment is searched
+    for, and made if necessary. It is not made for a job that is disabled because it was deleted in
+    Prefect, unless it is ``needed``. If another process has made the deployment again since it was
+    read, the job is compared ``again``, once.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
-    if found is not None and projection.is_anothers(found.tags, ledger.id):
-        return await _lost(ledger, stored, records.TAKEN, report)
+    if found is not None and projection.belongs_to_other_ledger(found.tags, ledger.id):
+        return await _record_lost(ledger, stored, records.TAKEN_REASON, report)
     if found is None:
-        looked = await _look(ledger, client, stored, report, needed=needed)
-        if isinstance(looked, StoredJob):
+        result = await _find_deployment(ledger, client, stored, report, needed=needed)
+        if isinstance(result, StoredJob):
             report.observed.add(stored.id)
-            return looked
-        stored, found = looked
-    wanted = projection.of_job(stored, ledger.id)
-    theirs = projection.of_deployment(found) if found else None
-    # Made in Prefect again for a job that had none by agreement: all of it is an edit.
-    base = stored.row.synced if stored.row.synced != records.ABSENT else wanted.as_dict()
-    todo = plan(wanted, base, theirs)
+            return result
+        stored, found = result
+    ours = projection.of_job(stored, ledger.id)
+    observed = projection.of_deployment(found) if found else None
+    # Made again in Prefect for a job that had none by agreement: all of it is an edit.
+    base = stored.row.synced if stored.row.synced != records.NO_DEPLOYMENT else ours.as_dict()
+    difference = compare(ours, base, observed)
     if found is not None:
-        tell_foreign(stored, found, report)
-        if todo.pull or todo.conflicts:
-            pulled = await pull(ledger, stored, found, todo, report)
-            if pulled is None:  # changed here meanwhile: compare again
-                return await one(ledger, client, stored.id, report) or stored
-            if todo.conflicts:
-                report.conflict(stored.job.name, todo.conflicts)
+        report_unmanaged(stored, found, report)
+        if difference.pull or difference.conflicts:
+            pulled = await import_edits(ledger, stored, found, difference, report)
+            if pulled is None:  # changed in the ledger meanwhile: compare again
+                return await reconcile_by_id(ledger, client, stored.id, report) or stored
+            if difference.conflicts:
+                report.conflict(stored.job.name, difference.conflicts)
             if pulled.row.updated_at != stored.row.updated_at:
                 report.pulled.append(stored.job.name)
             stored = pulled
     report.observed.add(stored.id)
     try:
-        await _push(ledger, client, stored, found, report, ask=bool(todo.pull))
+        await _push(ledger, client, stored, found, report, ask=bool(difference.pull))
     except PrefectHTTPStatusError as error:
         is_gone = error.response.status_code == HTTPStatus.NOT_FOUND
         if not (is_gone and found is not None and again):
             raise
-        found_again = one(ledger, client, stored.id, report, needed=needed, again=False)
+        found_again = reconcile_by_id(ledger, client, stored.id, report, needed=needed, again=False)
         return await found_again or stored
     return stored
 
@@ -96,180 +98,195 @@ async def _push(
     ledger: Ledger,
     client: PrefectClient,
     stored: StoredJob,
-    found: DeploymentResponse | None,
-    report: Report,
+    existing: DeploymentResponse | None,
+    report: ReconcileReport,
     *,
     ask: bool,
 ) -> None:
-    """Send what differs, have the next runs queued at once, and write down what both sides hold."""
-    row, wanted = stored.row, projection.of_job(stored, ledger.id)
-    changed = differing(wanted, projection.of_deployment(found) if found else None)
-    sends = found is None or bool(changed) or deployment.carrier_differs(row.kind, found)
-    if found is None:
-        # Who dies after it is made there knows what it was, and takes over what was edited since.
+    """Send the differences, request scheduling at once, and record the new agreement."""
+    row, expected = stored.row, projection.of_job(stored, ledger.id)
+    changed = differing_fields(expected, projection.of_deployment(existing) if existing else None)
+    writes = (
+        existing is None or bool(changed) or deployment.execution_fields_differ(row.kind, existing)
+    )
+    if existing is None:
+        # After a crash right after its creation, the next pass can import later edits.
         async with ledger.write() as session:
-            await records.intended(session, row.id, wanted.as_dict())
-    if sends:
-        deployment_id = await deployment.write(client, stored, wanted, found, changed)
-        (report.updated if found else report.created).append(stored.job.name)
+            await records.record_intention(session, row.id, expected.as_dict())
+    if writes:
+        deployment_id = await deployment.write(client, stored, expected, existing, changed)
+        (report.updated if existing else report.created).append(stored.job.name)
     else:
-        deployment_id = str(found.id) if found else ""
+        deployment_id = str(existing.id) if existing else ""
         report.unchanged += 1
         if ask or row.sync_pending:
-            # An edit has deleted what was queued; or our write was cut off before it asked.
-            await deployment.ask_to_schedule(client, stored, wanted, found, deployment_id)
-    agreed = _agreement(wanted, found)
-    if sends or not _written_down(stored, agreed, deployment_id):
+            # An edit deleted the queued runs, or our write was cut off before its request.
+            await deployment.request_scheduling(client, stored, expected, existing, deployment_id)
+    agreed = _agreement(expected, existing)
+    if writes or not _is_recorded(stored, agreed, deployment_id):
         async with ledger.write() as session:
-            await records.agreed(session, row.id, deployment_id, agreed, row.updated_at)
+            await records.record_agreement(session, row.id, deployment_id, agreed, row.updated_at)
 
 
-def agrees(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool:
-    """Whether nothing is to be done for the job, and all is written down."""
-    wanted, theirs = projection.of_job(stored, ledger.id), projection.of_deployment(found)
+def is_in_agreement(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool:
+    """Return whether nothing has to be done for the job and the agreement is recorded."""
+    expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(found)
     return (
-        not differing(wanted, theirs)
-        and not deployment.carrier_differs(stored.row.kind, found)
-        and _written_down(stored, _agreement(wanted, found), str(found.id))
+        not differing_fields(expected, actual)
+        and not deployment.execution_fields_differ(stored.row.kind, found)
+        and _is_recorded(stored, _agreement(expected, found), str(found.id))
     )
 
 
-def _agreement(wanted: Projection, found: DeploymentResponse | None) -> dict[str, Any]:
-    told = projection.foreign(found) if found else []
-    return wanted.as_dict() | ({"foreign": told} if told else {})
+def _agreement(expected: Projection, existing: DeploymentResponse | None) -> dict[str, Any]:
+    unmanaged = projection.describe_unmanaged(existing) if existing else []
+    return expected.as_dict() | ({"foreign": unmanaged} if unmanaged else {})
 
 
-def _written_down(stored: StoredJob, agreed: dict[str, Any], deployment_id: str) -> bool:
+def _is_recorded(stored: StoredJob, agreed: dict[str, Any], deployment_id: str) -> bool:
     row = stored.row
-    known = row.deployment_id == deployment_id and row.synced == agreed
-    return known and not row.sync_pending
+    same = row.deployment_id == deployment_id and row.synced == agreed
+    return same and not row.sync_pending
 
 
-async def _look(
-    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: Report, *, needed: bool
+async def _find_deployment(
+    ledger: Ledger,
+    client: PrefectClient,
+    stored: StoredJob,
+    report: ReconcileReport,
+    *,
+    needed: bool,
 ) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
-    """The job's deployment, or None where it is to be made; or the job, when it is to have none.
+    """Return the job with its deployment, or None to make one; or only the job, if it gets none.
 
-    By its id; or by its name, when a crash kept the id from being written, or somebody made it
-    again. A deployment of somebody else under that name is not touched: the job gets another slug.
+    The deployment is found by its id; or by its name, if a crash kept the id from being recorded or
+    somebody made it again. A deployment of another owner under that name is not changed: the job
+    gets another slug.
     """
     row = stored.row
-    if row.deployment_id or records.is_absent(row):
-        found = await deployment.read(client, row.deployment_id) if row.deployment_id else None
-        found = found or await _made_again(ledger, client, stored)
-        if found is not None:
-            return stored, found
-        if not needed and not await _is_to_be_made(ledger, client, stored, report):
+    if row.deployment_id or records.is_without_deployment(row):
+        existing = await deployment.read(client, row.deployment_id) if row.deployment_id else None
+        existing = existing or await _find_replacement(ledger, client, stored)
+        if existing is not None:
+            return stored, existing
+        if not needed and not await _needs_deployment(ledger, client, stored, report):
             if row.deployment_id is None:
                 return stored
-            return await _lost(ledger, stored, records.DELETED, report)
-    await remove_left_over(ledger, client, report)  # one of them may have had this name
+            return await _record_lost(ledger, stored, records.DELETED_REASON, report)
+    await delete_leftover_deployments(ledger, client, report)  # one of them may have had this name
     base, tried = row.slug, set[str]()
     while True:
-        found = await deployment.named(client, row.kind, stored.row.slug)
-        if found is None or deployment.is_ours(found, ledger.id):
-            return stored, found
+        existing = await deployment.read_by_name(client, row.kind, stored.row.slug)
+        if existing is None or deployment.is_ours(existing, ledger.id):
+            return stored, existing
         tried.add(stored.row.slug)
         async with ledger.write() as session:
-            await records.renamed(
-                session, row.id, free_name(base, tried | await store.slugs(session, row.kind))
+            await records.change_slug(
+                session, row.id, free_name(base, tried | await store.taken_slugs(session, row.kind))
             )
             newest = await store.get(session, row.id)
         stored = newest or stored
 
 
-async def _made_again(
+async def _find_replacement(
     ledger: Ledger, client: PrefectClient, stored: StoredJob
 ) -> DeploymentResponse | None:
-    """A deployment of our flow under the job's name, which somebody made after the job's own."""
+    """Return a deployment of our flow under the job's name that replaces the job's own."""
     row = stored.row
-    found = await deployment.named(client, row.kind, row.slug)
-    if found is None or projection.is_anothers(found.tags, ledger.id):
+    existing = await deployment.read_by_name(client, row.kind, row.slug)
+    if existing is None or projection.belongs_to_other_ledger(existing.tags, ledger.id):
         return None
-    return found if parameter_schema.kind_of(found.entrypoint) == row.kind else None
+    return existing if parameter_schema.kind_of(existing.entrypoint) == row.kind else None
 
 
-async def _is_to_be_made(
-    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: Report
+async def _needs_deployment(
+    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: ReconcileReport
 ) -> bool:
-    """Whether a deployment that is missing is to be made again: it was not deleted in Prefect, or
-    the job was switched on since.
+    """Return whether a missing deployment is to be made again.
+
+    It is if it was not deleted in Prefect, or the job was enabled since.
     """
     row = stored.row
-    if row.deployment_id is None:  # by agreement, until it is switched on
+    if row.deployment_id is None:  # by agreement, until the job is enabled
         return stored.job.enabled
     if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
         report.is_remade(row.name)
         return True
-    return await prefect_instance.is_known(ledger, client, report) is not True
+    return await prefect_instance.is_same_instance(ledger, client, report) is not True
 
 
-async def _lost(ledger: Ledger, stored: StoredJob, why: str, report: Report) -> StoredJob:
+async def _record_lost(
+    ledger: Ledger, stored: StoredJob, reason: str, report: ReconcileReport
+) -> StoredJob:
     row = stored.row
     async with ledger.write() as session:
-        if await records.lost(session, row.id, str(row.deployment_id), ledger.now(), why):
-            report.was_deleted(row.name, why)
+        if await records.record_lost_deployment(
+            session, row.id, str(row.deployment_id), ledger.now(), reason
+        ):
+            report.was_deleted(row.name, reason)
             report.observed.add(row.id)
         newest = await store.get(session, row.id)
     return newest or stored
 
 
-def tell_foreign(stored: StoredJob, found: DeploymentResponse, report: Report) -> None:
-    """Tell what Prefect holds of the job and keeps for itself."""
-    told = projection.foreign(found)
-    if told:
-        report.keep_foreign(stored.job.name, "; ".join(told))
+def report_unmanaged(stored: StoredJob, found: DeploymentResponse, report: ReconcileReport) -> None:
+    """Report what Prefect holds of the job and keeps for itself."""
+    unmanaged = projection.describe_unmanaged(found)
+    if unmanaged:
+        report.keep_foreign(stored.job.name, "; ".join(unmanaged))
 
 
-async def one(
+async def reconcile_by_id(
     ledger: Ledger,
     client: PrefectClient,
     job_id: str,
-    report: Report,
+    report: ReconcileReport,
     *,
     needed: bool = False,
     again: bool = True,
 ) -> StoredJob | None:
-    """One job as it is now on both sides; nothing happens to one that is archived."""
+    """Reconcile one job by its id; return it as it is now. An archived job is not changed."""
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
     if stored is None or stored.row.archived_at is not None:
         return stored
-    known = stored.row.deployment_id
-    found = await deployment.read(client, known) if known else None
-    return await bring(ledger, client, stored, found, report, needed=needed, again=again)
+    deployment_id = stored.row.deployment_id
+    existing = await deployment.read(client, deployment_id) if deployment_id else None
+    return await reconcile_job(ledger, client, stored, existing, report, needed=needed, again=again)
 
 
-async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report) -> None:
-    """Delete the deployments of archived jobs; none else is ever deleted.
+async def delete_leftover_deployments(
+    ledger: Ledger, client: PrefectClient, report: ReconcileReport
+) -> None:
+    """Delete the deployments of archived jobs; no others are ever deleted.
 
-    One that Prefect does not delete is told, and left to the next time.
+    A deployment that Prefect does not delete is reported, and tried again the next time.
     """
     async with ledger.read() as session:
-        gone = await records.left_over(session)
-    for row in gone:
+        archived = await records.jobs_to_undeploy(session)
+    for row in archived:
         try:
-            deployment_id = row.deployment_id or await _unwritten(ledger, client, row)
+            deployment_id = row.deployment_id or await _find_unrecorded(ledger, client, row)
             if deployment_id:
                 await deployment.delete(client, deployment_id)
         except Exception as error:
-            if not prefect.is_of_one(error):
+            if not prefect.is_job_error(error):
                 raise
-            report.fail(row.name, prefect.trouble(error))
+            report.fail(row.name, prefect.describe_error(error))
             continue
         async with ledger.write() as session:
-            await records.agreed(session, row.id, None, None, row.updated_at)
+            await records.record_agreement(session, row.id, None, None, row.updated_at)
         if deployment_id:
             report.removed.append(row.name)
 
 
-async def _unwritten(ledger: Ledger, client: PrefectClient, row: JobRow) -> str | None:
-    """The id of an archived job's deployment that a crash kept from being written; None: none."""
-    found = await deployment.named(client, row.kind, row.slug)
-    if found is None or not deployment.is_ours(found, ledger.id):
+async def _find_unrecorded(ledger: Ledger, client: PrefectClient, row: JobRow) -> str | None:
+    """Return the id of an archived job's deployment that a crash left unrecorded; else None."""
+    existing = await deployment.read_by_name(client, row.kind, row.slug)
+    if existing is None or not deployment.is_ours(existing, ledger.id):
         return None
     async with ledger.write() as session:
-        await records.known_as(session, row.kind, row.slug, str(found.id))
-        known = await store.get(session, row.id)
-        # A live job of that name has it otherwise.
-        return known.row.deployment_id if known is not None else None
+        await records.record_deployment_id(session, row.kind, row.slug, str(existing.id))
+        stored = await store.get(session, row.id)
+        # Otherwise a live job of that name has it.
+        return stored.row.deployment_id if stored is not None else None

@@ -1,4 +1,4 @@
-"""What a sync did, told by the names of the jobs."""
+"""The result of a reconciliation, by the names of the jobs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Report:
-    """What a sync did, by the names of the jobs; ``writes`` is what Prefect was sent.
+class ReconcileReport:
+    """Result of a reconciliation, by the names of the jobs.
 
-    ``remade`` are not in this Prefect, which is another one, or were resumed after their deployment
-    was deleted; they are among ``created`` as well. ``deleted`` are off since their deployment is
-    gone. ``adopted`` were made in Prefect. ``refused`` are edits made in Prefect that no job can
-    take over, ``foreign`` what Prefect holds and keeps for itself, ``failed`` the jobs that Prefect
-    does not take, or that cannot be compared, each in words.
+    ``remade`` were missing because this is another Prefect, or were enabled after their deployment
+    was deleted; they are in ``created`` as well. ``deleted`` are disabled because their deployment
+    is gone. ``adopted`` were made in Prefect. ``refused`` are edits made in Prefect that no job can
+    have, ``foreign`` describes what Prefect keeps for itself, and ``failed`` are the jobs that
+    Prefect refuses or that cannot be compared, each with the reason.
 
-    ``observed`` are the ids of the jobs of which all is in the ledger that was edited in Prefect
-    before the sync began; ``left`` is how many were not looked at for want of time.
+    ``observed`` are the ids of the jobs whose edits, made in Prefect before the reconciliation
+    began, are all in the ledger; ``left`` counts the jobs for which there was no time.
     """
 
     created: list[str] = field(default_factory=list)
@@ -44,39 +44,39 @@ class Report:
         return len(self.created) + len(self.updated) + len(self.removed)
 
     def conflict(self, name: str, losing: dict[str, Any]) -> None:
-        """Both sides changed these fields; ``losing`` are Prefect's values."""
+        """Report that both sides changed these fields; ``losing`` are Prefect's values."""
         self.conflicts[name] = losing
         words = f"changed on both sides, the ledger's version is kept: {', '.join(losing)}"
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})
 
     def is_remade(self, name: str) -> None:
-        """This is another Prefect, or it was resumed after a deletion; it is made again."""
+        """Report that it is made again, in another Prefect or after a deletion."""
         self.remade.append(name)
         words = "is not in this Prefect, and is made again"
         log.warning("%s: %s", name, words, extra={"action": "sync_remade"})
 
     def was_deleted(self, name: str, why: str) -> None:
-        """Its deployment is gone; it is off."""
+        """Report that its deployment is gone, and that it is disabled."""
         self.deleted.append(name)
         log.warning("%s: %s; it is off", name, why, extra={"action": "deployment_gone"})
 
     def adopt(self, name: str, deployment: str) -> None:
-        """A deployment that somebody made in Prefect is a job now."""
+        """Report that a deployment made in Prefect is a job now."""
         self.adopted.append(name)
         log.info("%s: taken over from %s", name, deployment, extra={"action": "adopted"})
 
     def refuse(self, name: str, words: str) -> None:
-        """An edit made in Prefect is not taken over."""
+        """Report that an edit made in Prefect is not imported."""
         self.refused[name] = f"{self.refused[name]}; {words}" if name in self.refused else words
         log.warning("%s: not taken over: %s", name, words, extra={"action": "edit_refused"})
 
     def keep_foreign(self, name: str, words: str) -> None:
-        """Something of Prefect's own was left alone."""
+        """Report something of Prefect's own that was left unchanged."""
         self.foreign[name] = words
         log.info("%s: stays Prefect's own: %s", name, words, extra={"action": "sync_foreign"})
 
     def fail(self, name: str, words: str) -> None:
-        """Prefect did not take the job, or it cannot be compared."""
+        """Report that Prefect refused the job, or that it cannot be compared."""
         self.failed[name] = words
         log.warning(
             "%s: not brought into agreement: %s", name, words, extra={"action": "sync_failed"}

@@ -21,19 +21,19 @@ from daybook.schedules.zones import zone
 log = logging.getLogger(__name__)
 
 _RANDOM = re.compile(r"[a-z]+-[a-z]+")
-"""A name that Prefect has made up."""
+"""A random name of Prefect."""
 _INSTANT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:UTC|[+-]\d\d:\d\d)"
 _OURS = re.compile(
     rf".* {_INSTANT}(?: to {_INSTANT}, [\d,]+ due times)?(?: \((?P<given>.*+)(?<=\)))?", re.DOTALL
 )
-"""A name that Daybook has given; ``given`` is what a person had called the run, and ``)``.
+"""A name that Daybook gave; ``given`` is the name that a person had given, with ``)``.
 
 ``given`` is not shortened to find the ``)``: that would take quadratic time.
 """
 
 
 def of_due(stored: StoredJob, due: datetime) -> str:
-    """Return the name of the run of one due time, or of a run asked for at that instant."""
+    """Return the name of the run of one due time, or of a run requested for that instant."""
     return f"{stored.row.name} {_local(due, stored.job.schedule.timezone)}"
 
 
@@ -47,12 +47,12 @@ def of_row(stored: StoredJob, row: RunRow) -> str:
 
 
 def of_call(kind: str, at: datetime, timezone: str) -> str:
-    """Return the name of a flow run that was called directly, of no job."""
+    """Return the name of a flow run without a job, which was called directly."""
     return f"{kind} {_local(at, timezone)}"
 
 
 def of_new(stored: StoredJob, run: FlowRun, ledger_id: str) -> str | None:
-    """Return the name of a Prefect run that was never started and may have no row yet.
+    """Return the name of a Prefect run that never started and may have no row yet.
 
     None for a run that Daybook made, and named, itself: it may be scheduled for another time.
     """
@@ -62,25 +62,27 @@ def of_new(stored: StoredJob, run: FlowRun, ledger_id: str) -> str | None:
     return of_due(stored, at)
 
 
-def is_ours(name: str) -> bool:
+def is_own_name(name: str) -> bool:
     """Return whether ``name`` has the form of the names that Daybook gives."""
     return _OURS.fullmatch(name) is not None
 
 
-def changed(given: str, wanted: str) -> str | None:
+def new_name(given: str, wanted: str) -> str | None:
     """Return the new name of a run that is named ``given``; None if it has the ``wanted`` name.
 
-    What a person called the run is kept in parentheses.
+    A name that a person gave is kept in parentheses.
     """
-    ours = _OURS.fullmatch(given)
-    kept = (ours["given"] or "")[:-1] if ours else None if _RANDOM.fullmatch(given) else given
-    name = f"{wanted} ({kept})" if kept else wanted
+    match = _OURS.fullmatch(given)
+    given_by_person = (
+        (match["given"] or "")[:-1] if match else None if _RANDOM.fullmatch(given) else given
+    )
+    name = f"{wanted} ({given_by_person})" if given_by_person else wanted
     return None if name == given else name
 
 
-async def give(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
-    """Name ``run``, with one request if its name differs; returns whether there was one."""
-    name = changed(run.name, wanted)
+async def rename_run(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
+    """Rename ``run``, with one request if its name differs; return whether there was one."""
+    name = new_name(run.name, wanted)
     if name is None:
         return False
     try:
@@ -91,12 +93,12 @@ async def give(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
     return True
 
 
-async def give_own(flow_run: FlowRun, wanted: str) -> None:
-    """Name the flow run that this process carries out; a failure changes nothing."""
+async def rename_own_run(flow_run: FlowRun, wanted: str) -> None:
+    """Rename the flow run that this process executes; a failure has no consequence."""
     try:
-        if changed(flow_run.name, wanted) is not None:
+        if new_name(flow_run.name, wanted) is not None:
             async with get_client() as client:
-                await give(client, flow_run, wanted)
+                await rename_run(client, flow_run, wanted)
     except Exception as error:
         log.warning("not named: %s", error, extra={"action": "name_failed"})
 

@@ -1,12 +1,12 @@
-"""Naming: each scheduled Prefect run gets its job's name and its due time as its name.
+"""Naming of scheduled Prefect runs after their job and due time.
 
 Daybook names the runs that it makes. Prefect's scheduler, its UI and other programs make runs with
-names of their own; this pass finds the new ones among those that wait for their time. What is due
-at once may be faster than a pass: the worker, the run's process and the mirror name it then.
+other names; this service finds the new ones among the runs that wait for their time. A run that is
+due at once may be faster than a pass: the worker, the run's process and the mirror name it then.
 
-A pass asks Prefect twice: for the newest runs of its scheduler, whose ids rise with time (UUID
-version 7), and for the scheduled runs that anybody else made, which are few. Each run without a
-name of ours costs one request, once; a run that was seen is not looked at again.
+A pass sends two queries to Prefect: for the newest runs of its scheduler, whose ids rise with time
+(UUID version 7), and for the scheduled runs with other makers, which are few. Each run without a
+name of ours costs one request, once; a run that was read is not examined again.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from daybook.prefect.projection import ledger_tag
 
 log = logging.getLogger(__name__)
 
-FIRST_PAGE = 10
-"""How many runs are read where there is nothing new."""
-SETTLED = timedelta(seconds=60)
-"""When no run can be stored any more whose id is lower than one that was read."""
-MOST_JOBS = 200
-"""How many jobs are read at once for the runs to be named."""
+FIRST_PAGE_SIZE = 10
+"""How many runs are read if there is nothing new."""
+ID_ORDER_GRACE = timedelta(seconds=60)
+"""After this time no run can be stored any more whose id is lower than one that was read."""
+MAX_JOBS_PER_QUERY = 200
+"""Maximum number of jobs that one query reads for the runs to be named."""
 
 _BY_SCHEDULER = {"type_": ["SCHEDULE"]}
 _BY_OTHERS = {"operator": "or_", "is_null_": True, "type_": ["AUTOMATION"]}
 
 
 @dataclass
-class Memory:
-    """What a keeper keeps from pass to pass.
+class NamingState:
+    """State of a keeper between passes.
 
     ``newest`` is the highest id of the scheduler's runs that was read; ``seen`` are the other runs
     of the last pass; ``unnamed`` are those still to be named, the earliest due first.
@@ -61,63 +61,63 @@ class Memory:
 
 
 async def name_runs(
-    ledger: Ledger, client: PrefectClient, memory: Memory, *, most_seconds: float = 3.0
+    ledger: Ledger, client: PrefectClient, memory: NamingState, *, most_seconds: float = 3.0
 ) -> int:
-    """One pass, of about ``most_seconds``; returns how many runs were named.
+    """Name new runs for about ``most_seconds``; return how many were named.
 
-    What is left is named by the next pass. A run that was named or deleted meanwhile is no error.
+    The next pass names the rest. A run that was named or deleted meanwhile is no error.
     """
-    end = time.monotonic() + most_seconds
+    deadline = time.monotonic() + most_seconds
     await _read_new(client, ledger_tag(ledger.id), memory)
-    named, known = 0, dict[str, StoredJob | None]()
-    while memory.unnamed and time.monotonic() < end:
+    named, jobs = 0, dict[str, StoredJob | None]()
+    while memory.unnamed and time.monotonic() < deadline:
         run = memory.unnamed[0]
-        if str(run.deployment_id) not in known:
-            known |= await _jobs(ledger, memory.unnamed)
-        stored = known[str(run.deployment_id)]
+        if str(run.deployment_id) not in jobs:
+            jobs |= await _jobs(ledger, memory.unnamed)
+        stored = jobs[str(run.deployment_id)]
         name = stored and run_names.of_new(stored, run, ledger.id)
         try:
-            named += await run_names.give(client, run, name) if name else 0
+            named += await run_names.rename_run(client, run, name) if name else 0
         except PrefectHTTPStatusError as error:
-            if not flow_runs.is_of_one(error):
+            if not flow_runs.is_run_error(error):
                 raise
             log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
         memory.unnamed.popleft()
     return named
 
 
-async def _read_new(client: PrefectClient, tag: str, memory: Memory) -> None:
-    others = await _page(client, tag, _BY_OTHERS, flow_runs.PAGE)
-    fresh = [run for run in others if run.id not in memory.seen]
+async def _read_new(client: PrefectClient, tag: str, memory: NamingState) -> None:
+    others = await _page(client, tag, _BY_OTHERS, flow_runs.PAGE_SIZE)
+    new = [run for run in others if run.id not in memory.seen]
     scheduled = await _scheduled(client, tag, memory)
-    fresh += scheduled
+    new += scheduled
     queued = {run.id for run in memory.unnamed}
-    fresh = [run for run in fresh if run.id not in queued and not run_names.is_ours(run.name)]
+    new = [run for run in new if run.id not in queued and not run_names.is_own_name(run.name)]
     memory.seen = frozenset(run.id for run in others)
     ids = [*(run.id for run in scheduled), *([memory.newest] if memory.newest else [])]
     memory.newest = max(ids, default=None)
-    if fresh:
-        memory.unnamed = deque(sorted((*memory.unnamed, *fresh), key=_due))
+    if new:
+        memory.unnamed = deque(sorted((*memory.unnamed, *new), key=_due))
 
 
-async def _scheduled(client: PrefectClient, tag: str, memory: Memory) -> list[FlowRun]:
-    """Return the runs that the scheduler has made since the last pass, and some from before."""
-    found = dict[UUID, FlowRun]()
-    offset, limit = 0, FIRST_PAGE
+async def _scheduled(client: PrefectClient, tag: str, memory: NamingState) -> list[FlowRun]:
+    """Return the runs that the scheduler has made since the last pass, and some older ones."""
+    runs = dict[UUID, FlowRun]()
+    offset, limit = 0, FIRST_PAGE_SIZE
     while True:
         page = await _page(client, tag, _BY_SCHEDULER, limit, offset)
-        found |= {run.id: run for run in page}
-        if len(page) < limit or _known(page[-1].id, memory.newest):
-            return list(found.values())
-        offset, limit = offset + len(page), flow_runs.PAGE
+        runs |= {run.id: run for run in page}
+        if len(page) < limit or _was_read(page[-1].id, memory.newest):
+            return list(runs.values())
+        offset, limit = offset + len(page), flow_runs.PAGE_SIZE
 
 
-def _known(flow_run_id: UUID, newest: UUID | None) -> bool:
-    """Whether the run and all with lower ids were read by an earlier pass."""
+def _was_read(flow_run_id: UUID, newest: UUID | None) -> bool:
+    """Return whether an earlier pass read this run and all with lower ids."""
     if newest is None or flow_run_id > newest:
         return False
     age = time.time() - _made_at(newest)
-    return age > SETTLED.total_seconds() or _made_at(flow_run_id) < _made_at(newest) - 1
+    return age > ID_ORDER_GRACE.total_seconds() or _made_at(flow_run_id) < _made_at(newest) - 1
 
 
 def _made_at(flow_run_id: UUID) -> float:
@@ -133,24 +133,26 @@ def _due(run: FlowRun) -> float:
 async def _page(
     client: PrefectClient, tag: str, made_by: dict[str, Any], limit: int, offset: int = 0
 ) -> list[FlowRun]:
-    those = FlowRunFilter.model_validate(
+    query = FlowRunFilter.model_validate(
         {
             "tags": {"all_": [tag]},
-            # A run that waits has a name of ours: the worker gives it when it sets the run back.
+            # A waiting run has a name of ours: the worker gives it when it sets the run back.
             "state": {"name": {"any_": ["Scheduled", "Late"]}},
             "created_by": made_by,
         }
     )
     return await client.read_flow_runs(
-        flow_run_filter=those, sort=FlowRunSort.ID_DESC, limit=limit, offset=offset
+        flow_run_filter=query, sort=FlowRunSort.ID_DESC, limit=limit, offset=offset
     )
 
 
 async def _jobs(ledger: Ledger, runs: Iterable[FlowRun]) -> dict[str, StoredJob | None]:
-    """Return the jobs of the first of these runs by their deployments, None for those without."""
-    deployments = list(dict.fromkeys(str(run.deployment_id) for run in runs))[:MOST_JOBS]
-    of = select(JobRow.id).where(col(JobRow.deployment_id).in_(deployments))
+    """Return the jobs of the first of these runs by deployment id; None if there is no job."""
+    deployments = list(dict.fromkeys(str(run.deployment_id) for run in runs))[:MAX_JOBS_PER_QUERY]
+    query = select(JobRow.id).where(col(JobRow.deployment_id).in_(deployments))
     async with ledger.read() as session:
-        ids = set((await session.execute(of)).scalars())
-        found = {str(each.row.deployment_id): each for each in await store.every(session, ids)}
-    return {each: found.get(each) for each in deployments}
+        ids = set((await session.execute(query)).scalars())
+        by_deployment = {
+            str(each.row.deployment_id): each for each in await store.all_jobs(session, ids)
+        }
+    return {each: by_deployment.get(each) for each in deployments}

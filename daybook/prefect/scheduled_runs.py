@@ -1,25 +1,29 @@
-"""Ensure: a waiting row has exactly one scheduled Prefect run (`docs/promise.md` 11, 12).
+"""Scheduled Prefect runs of waiting rows: each has exactly one.
+
+This implements promise 11 (each waiting row has exactly one scheduled Prefect run) and promise 12
+(a free slot goes to the waiting row with the earliest due time).
 
 ::
 
     its Prefect run is               then
     ───────────────────────────────  ──────────────────────────────────────────────────────────────
     scheduled at `until`             nothing
-    scheduled at another time        moved; one that waits for a slot may have been woken: earlier
-                                     is right too
-    pending, running                 somebody may be at it, so only long after `until` moved
-    cancelling, paused               nothing: `ends` sees to it
-    gone, or there is none           made, under the key `<ledger>:<occurrence>:<n>`
-    ended                            `ends` decides; made when the row still waits then
-    of a job that is off, without a  skipped, a minute after it was asked for: who asks for a run of
-    deployment by agreement          such a job makes one
+    scheduled at another time        moved; a run that waits for a slot may have been woken, so an
+                                     earlier time is right too
+    pending, running                 a process may have it, so it is moved only long after `until`
+    cancelling, paused               nothing: `ended_runs` handles it
+    gone, or none                    made, with the key `<ledger>:<occurrence>:<n>`
+    ended                            `runs.prefect_ends` decides; made if the row still waits then
+    of a disabled job without a      skipped, a minute after the request: a request for a run of
+    deployment by agreement          such a job makes a deployment
     refused by Prefect               made after a pause that doubles; after some refusals the row
-                                     has failed (`ledger.ends.refused`)
+                                     fails (`runs.prefect_ends.refused`)
 
-The key makes two processes, or a second try after a crash, have the same run. It gives an ended run
-too: then the next number is taken. Before a run is moved the row is read again, and afterwards what
-was moved: a state that came in between is not lost (`prefect_runs.change`). A run that was started
-in between goes on under a wrong state until it ends: nobody else is granted its row.
+By the key, two processes, or a second attempt after a crash, get the same run. It also returns an
+ended run: then the next number is used. Before a run is moved the row is read again, and afterwards
+the replaced state: a state that was set in between is not lost (`flow_runs.change_state`). A run
+that was started in between goes on under a wrong state until it ends: no other process gets the
+claim on its row.
 """
 
 from __future__ import annotations
@@ -46,25 +50,26 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-NEAR = timedelta(seconds=1)
-WORDS = 1000
-"""How many characters of a refusal are kept."""
-ASKING = timedelta(seconds=5)
-"""How long who asks for a run has to make its Prefect run."""
-CALLED = timedelta(seconds=5)
-"""How long a worker that called a run up has to start it before the leader looks after it."""
-MOST_KEYS = 5
-"""How many numbers are tried in one pass for a row."""
-MOST_WRITES = 50
-"""How many runs are moved and made in one pass, the earliest due first: about two seconds."""
+START_TOLERANCE = timedelta(seconds=1)
+"""Tolerance between the scheduled start of a Prefect run and the intended one."""
+MAX_REFUSAL_LENGTH = 1000
+"""Maximum number of characters of a refusal that are kept."""
+REQUEST_GRACE = timedelta(seconds=5)
+"""How long a process that requested a run has to make its Prefect run."""
+WAKE_GRACE = timedelta(seconds=5)
+"""How long a worker that woke a run has to start it before the leader handles it."""
+MAX_KEYS_PER_PASS = 5
+"""Maximum numbers tried in one pass for a row."""
+MAX_WRITES_PER_PASS = 50
+"""Maximum number of runs moved and made in one pass, earliest due first: about 2 s."""
 
 
 @dataclass
-class Ensured:
-    """The flow runs that were moved and made, by id, and how many rows were left without one.
+class EnsureResult:
+    """Ids of the flow runs that were moved and made, and the number of rows left without one.
 
-    Left is a row without a deployment, one that Prefect refuses, and one that somebody changed
-    meanwhile; the next pass looks again.
+    These are rows without a deployment, rows that Prefect refuses, and rows that were changed
+    meanwhile; the next pass tries again.
     """
 
     moved: list[str] = field(default_factory=list)
@@ -75,23 +80,24 @@ class Ensured:
         return bool(self.moved or self.made)
 
 
-async def ensure(
+async def ensure_all(
     ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()
-) -> Ensured:
-    """One pass over the next waiting rows of each job.
+) -> EnsureResult:
+    """Ensure the Prefect runs of the next waiting rows of each job.
 
-    ``supervised`` are the flow runs whose processes the caller watches: their states are its own.
+    ``supervised`` are the flow runs whose processes the caller supervises; it sets their states
+    itself.
     """
     async with ledger.read() as session:
-        rows = await waiting_runs.to_ensure(session, ledger.now())
+        rows = await waiting_runs.needing_prefect_run(session, ledger.now())
     rows = [row for row in rows if row.flow_run_id not in supervised]
-    rows = [row for row in rows if not _just_asked(row, ledger.now())]
-    return await these(ledger, client, rows)
+    rows = [row for row in rows if not _is_just_requested(row, ledger.now())]
+    return await ensure_rows(ledger, client, rows)
 
 
-async def one(ledger: Ledger, client: PrefectClient, row: RunRow) -> Ensured:
-    """The same for one row, at once: no process of it lives."""
-    return await these(ledger, client, [row], abandoned=True)
+async def ensure_row(ledger: Ledger, client: PrefectClient, row: RunRow) -> EnsureResult:
+    """Ensure the Prefect run of one row at once; no process has the run."""
+    return await ensure_rows(ledger, client, [row], abandoned=True)
 
 
 async def wake(
@@ -102,57 +108,57 @@ async def wake(
     at_hand: Callable[[RunRow], bool] = lambda row: False,
     after: timedelta | None = None,
 ) -> list[str]:
-    """Call up the runs that the free slots can take, of ``most`` in all, and schedule them for now.
+    """Select the runs that the free slots can take, of ``most`` in all, and schedule them for now.
 
     Returns the flow runs that are scheduled for now, including those that were so before. Runs that
     are ``at_hand`` need nothing in Prefect: the caller starts them. ``after`` is that of
-    `slots.call_up`.
+    `slots.wake_next`.
     """
     classes = settings.load().max_of_class
     async with ledger.read() as session:
         if not await slots.next_up(session, ledger.now(), most, classes):
             return []
     async with ledger.write() as session:
-        rows = await slots.call_up(session, ledger.now(), most, classes, after=after)
+        rows = await slots.wake_next(session, ledger.now(), most, classes, after=after)
     rows = [row for row in rows if not at_hand(row)]
     if not rows:
         return []
-    work = _Pass(ledger, client, at=ledger.now())
+    work = _EnsurePass(ledger, client, at=ledger.now())
     await work.do(rows)
     return [*work.due, *work.done.moved, *work.done.made]
 
 
-async def idle_slots(ledger: Ledger, client: PrefectClient) -> list[str]:
-    """The same, if no worker has done it: the leader's net under `wake`."""
-    return await wake(ledger, client, settings.load().max_concurrent, after=CALLED)
+async def wake_for_idle_slots(ledger: Ledger, client: PrefectClient) -> list[str]:
+    """Wake runs if no worker has done it: the leader's safety net for `wake`."""
+    return await wake(ledger, client, settings.load().max_concurrent, after=WAKE_GRACE)
 
 
-async def these(
+async def ensure_rows(
     ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow], *, abandoned: bool = False
-) -> Ensured:
-    """The same for those of ``rows`` that wait; ``abandoned`` says that no process has them."""
-    work = _Pass(ledger, client, abandoned=abandoned)
+) -> EnsureResult:
+    """Ensure the Prefect runs of the waiting ``rows``; ``abandoned``: no process has them."""
+    work = _EnsurePass(ledger, client, abandoned=abandoned)
     await work.do(rows)
     return work.done
 
 
-def _just_asked(row: RunRow, now: datetime) -> bool:
-    """Whether somebody who asked for the run is about to make its Prefect run."""
-    fresh = row.flow_run_id is None and not row.prefect_runs
-    return fresh and row.occurrence.startswith("request:") and row.queued_at > now - ASKING
+def _is_just_requested(row: RunRow, now: datetime) -> bool:
+    """Return whether the process that requested the run is about to make its Prefect run."""
+    is_new = row.flow_run_id is None and not row.prefect_runs
+    return is_new and row.occurrence.startswith("request:") and row.queued_at > now - REQUEST_GRACE
 
 
-def _words(error: PrefectHTTPStatusError) -> str:
-    """What Prefect said, without the address and the advice around it."""
+def _error_text(error: PrefectHTTPStatusError) -> str:
+    """Return Prefect's message, without the address and the advice around it."""
     try:
         detail = error.response.json()["detail"]
     except (ValueError, KeyError, TypeError):
         detail = error.response.text
-    return str(detail)[:WORDS] or f"HTTP {error.response.status_code}"
+    return str(detail)[:MAX_REFUSAL_LENGTH] or f"HTTP {error.response.status_code}"
 
 
-class _Pass:
-    """One pass. ``at`` is when the runs are to start; without it each row's own `until`."""
+class _EnsurePass:
+    """One pass. ``at`` is when the runs should start; the default is each row's own `until`."""
 
     def __init__(
         self,
@@ -164,79 +170,86 @@ class _Pass:
     ) -> None:
         self._ledger, self._client = ledger, client
         self._at, self._abandoned = at, abandoned
-        self.done, self.due = Ensured(), list[str]()
+        self.done, self.due = EnsureResult(), list[str]()
 
     async def do(self, rows: Sequence[RunRow]) -> None:
         rows = [row for row in rows if row.state is Status.WAITING]
-        rows = await self._without_skipped(rows) if rows else rows
+        rows = await self._skip_absent(rows) if rows else rows
         if not rows:
             return
         runs = await flow_runs.read(self._client, [row.flow_run_id for row in rows])
         for row in rows:
-            if len(self.done.moved) + len(self.done.made) >= MOST_WRITES:
+            if len(self.done.moved) + len(self.done.made) >= MAX_WRITES_PER_PASS:
                 break
             try:
-                await self._see_to(row, runs.get(str(row.flow_run_id)))
+                await self._ensure(row, runs.get(str(row.flow_run_id)))
             except PrefectHTTPStatusError as error:
-                if not flow_runs.is_of_one(error):
+                if not flow_runs.is_run_error(error):
                     raise
-                # This one row's trouble: its run may not be moved.
+                # This concerns one row only: its run cannot be moved.
                 self.done.left += 1
                 log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
 
-    async def _without_skipped(self, rows: Sequence[RunRow]) -> list[RunRow]:
-        """Those of ``rows`` that still wait; of the others the job is off, and not in Prefect."""
+    async def _skip_absent(self, rows: Sequence[RunRow]) -> list[RunRow]:
+        """Skip the rows of disabled jobs without a deployment; return the others."""
         async with self._ledger.read() as session:
-            absent = await records.absent(session)
-        left = []
+            absent = await records.jobs_without_deployment(session)
+        waiting = []
         for row in rows:
-            if row.job_id in absent and row.queued_at < self._ledger.now() - records.FRESH:
+            if row.job_id in absent and row.queued_at < self._ledger.now() - records.REMOVAL_GRACE:
                 async with self._ledger.write() as session:
-                    if await records.skip_of_absent(session, row.id, self._ledger.now()):
+                    if await records.skip_without_deployment(session, row.id, self._ledger.now()):
                         continue
-            left.append(row)
-        return left
+            waiting.append(row)
+        return waiting
 
     def _when(self, row: RunRow) -> datetime:
         return self._at or row.until or self._ledger.now()
 
-    async def _see_to(self, row: RunRow, run: FlowRun | None) -> None:
+    async def _ensure(self, row: RunRow, run: FlowRun | None) -> None:
         kind = run.state.type if run is not None and run.state is not None else None
-        if row.waits_for == book.REFUSED and (row.until or row.queued_at) > self._ledger.now():
+        if (
+            row.waits_for == book.PREFECT_REFUSAL
+            and (row.until or row.queued_at) > self._ledger.now()
+        ):
             self.done.left += 1
         elif run is None or run.state is None:
             await self._make(row, None)
-        elif kind in flow_runs.ENDED:
-            # Somebody's wish, perhaps: what it means is decided before another run is made.
-            await ended_runs.met(self._ledger, self._client, run, run.state)
+        elif kind in flow_runs.ENDED_TYPES:
+            # A user may have ended it: decide what it means before another run is made.
+            await ended_runs.record_found_end(self._ledger, self._client, run, run.state)
             newest = await self._read(row.id)
             if newest is not None and newest.state is Status.WAITING:
                 await self._make(newest, run)
-        elif kind is StateType.SCHEDULED and self._stands_right(row, run):
+        elif kind is StateType.SCHEDULED and self._is_on_time(row, run):
             self.due.append(str(run.id))
         elif kind is StateType.SCHEDULED or (
-            kind in {StateType.PENDING, StateType.RUNNING} and self._left_alone(row)
+            kind in {StateType.PENDING, StateType.RUNNING} and self._is_abandoned(row)
         ):
             await self._move(row, run)
 
-    def _stands_right(self, row: RunRow, run: FlowRun) -> bool:
+    def _is_on_time(self, row: RunRow, run: FlowRun) -> bool:
         at = run.next_scheduled_start_time
         if at is None:
             return False
-        late = timedelta(seconds=at.timestamp() - self._when(row).timestamp())
-        return late <= NEAR and (row.waits_for in (slots.SLOT, slots.WORKER) or late >= -NEAR)
+        delay = timedelta(seconds=at.timestamp() - self._when(row).timestamp())
+        return delay <= START_TOLERANCE and (
+            row.waits_for in (slots.SLOT, slots.WORKER) or delay >= -START_TOLERANCE
+        )
 
-    def _left_alone(self, row: RunRow) -> bool:
-        """Whether no process can be expected to come back to the row by itself."""
+    def _is_abandoned(self, row: RunRow) -> bool:
+        """Return whether no process can be expected to continue the row by itself."""
         until = row.until or row.queued_at
         return self._abandoned or until < self._ledger.now() - TIMING.own_wait_limit
 
     async def _move(self, row: RunRow, run: FlowRun) -> None:
-        if run.deployment_id is None or not await self._unchanged(row):
-            self.done.left += 1  # a direct call, which no worker can run; or somebody was quicker
+        if run.deployment_id is None or not await self._is_unchanged(row):
+            self.done.left += (
+                1  # a direct call, which no worker can run, or another process was faster
+            )
             return
-        await flow_runs.forget_process(self._client, run)
-        change = await ended_runs.let_wait(
+        await flow_runs.clear_process_id(self._client, run)
+        change = await ended_runs.make_wait(
             self._ledger, self._client, run, self._when(row), row.reason
         )
         if change.accepted and not (change.surprise and change.over and change.over.is_final()):
@@ -245,46 +258,46 @@ class _Pass:
             self.done.left += 1
 
     async def _make(self, row: RunRow, old: FlowRun | None) -> None:
-        found = await self._deployment(row, old)
-        if found is None:
+        target = await self._deployment(row, old)
+        if target is None:
             self.done.left += 1
             return
-        deployment_id, name = found
-        state = states.waiting(self._when(row), row.reason)
-        for _ in range(MOST_KEYS):
-            if not await self._unchanged(row):
+        deployment_id, name = target
+        state = states.waiting_state(self._when(row), row.reason)
+        for _ in range(MAX_KEYS_PER_PASS):
+            if not await self._is_unchanged(row):
                 break
             key = f"{self._ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
             try:
-                made = await deployment.make_run(
+                made = await deployment.create_run(
                     self._client, deployment_id, key, row.parameters, name=name, state=state
                 )
             except PrefectHTTPStatusError as error:
-                if not flow_runs.is_of_one(error):
+                if not flow_runs.is_run_error(error):
                     raise
-                # Such as parameters that the deployment refuses now.
+                # For example parameters that the deployment no longer accepts.
                 log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
-                await book.refused(self._ledger, row, _words(error))
+                await book.record_refusal(self._ledger, row, _error_text(error))
                 break
             if made is None:
                 break
-            if not await claims.carried_by(self._ledger, row, str(made.id)):
-                break  # another process wrote down the same run already, or a later one
+            if not await claims.link_prefect_run(self._ledger, row, str(made.id)):
+                break  # another process has recorded the same run already, or a later one
             if made.state is None or not made.state.is_final():
                 self.done.made.append(str(made.id))
                 return
-            row = await self._read(row.id) or row  # that number was taken, and its run has ended
+            row = await self._read(row.id) or row  # the run with that number has ended
         self.done.left += 1
 
     async def _deployment(self, row: RunRow, old: FlowRun | None) -> tuple[str, str] | None:
-        """Return the deployment of which a run is made for ``row``, and that run's name."""
+        """Return the deployment from which to make the run of ``row``, and the run's name."""
         if row.job_id is None:
             has_one = old is not None and old.deployment_id is not None
             return (str(old.deployment_id), old.name) if old is not None and has_one else None
         async with self._ledger.read() as session:
             stored = await store.get(session, row.job_id)
         if stored is None or stored.row.archived_at is not None:
-            # No claim will come to refuse it, so it ends here.
+            # No claim will refuse it, so cancel it here.
             await claims.cancel(self._ledger, row.id, "the job was removed")
             return None
         if stored.row.deployment_id is None:
@@ -295,10 +308,10 @@ class _Pass:
         async with self._ledger.read() as session:
             return await session.get(RunRow, run_id)
 
-    async def _unchanged(self, row: RunRow) -> bool:
-        """Whether the row still waits as it was read: what is written next rests on that."""
+    async def _is_unchanged(self, row: RunRow) -> bool:
+        """Return whether the row still waits as it was read, as the next write requires."""
         newest = await self._read(row.id)
-        same = ("status", "until", "flow_run_id", "prefect_runs")
+        columns = ("status", "until", "flow_run_id", "prefect_runs")
         return newest is not None and all(
-            getattr(newest, name) == getattr(row, name) for name in same
+            getattr(newest, name) == getattr(row, name) for name in columns
         )

@@ -1,7 +1,7 @@
-"""Leftovers: runs that Prefect holds for started and that nobody runs (`docs/promise.md` 13).
+"""Stale Prefect runs: started according to Prefect, but without a process.
 
-Prefect reaps none: a run left pending by a killed worker is offered to no other, one left running
-stays so for good.
+Prefect cleans up none of them: a run left pending by a killed worker is offered to no other worker,
+and a run left running stays so.
 
 ::
 
@@ -11,9 +11,9 @@ stays so for good.
     of our type is gone           pending             scheduled for now
                                   cancelling          cancelled
 
-Runs of ours with a live row are the business of `ensure`, `ends` and the lease; those of another
-ledger are its own. A flow that is not ours says by its `infrastructure_pid` whose it is:
-`<worker's name>:<incarnation>:<pid>`.
+`scheduled_runs`, `ended_runs` and the lease handle our runs with a live row; other ledgers handle
+their own. The `infrastructure_pid` of a flow run that is not ours identifies its worker: `<worker's
+name>:<incarnation>:<pid>`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.states import Cancelled, Crashed, Scheduled
 
-from daybook.jobs.model import TAG_OF_OURS
+from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow
@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class LeftOver:
-    """How many runs were scheduled again, crashed, and cancelled."""
+class StaleRunResult:
+    """Numbers of runs that were scheduled again, crashed, and cancelled."""
 
     scheduled: int = 0
     crashed: int = 0
@@ -53,42 +53,44 @@ class LeftOver:
         return bool(self.scheduled or self.crashed or self.cancelled)
 
 
-async def leftovers(
+async def handle_stale_runs(
     ledger: Ledger,
     client: PrefectClient,
     pool: str,
     worker_name: str,
     *,
     supervised: Callable[[], Collection[str]] = tuple,
-) -> LeftOver:
-    """One pass over the started runs of the pool, by the worker of this name; first, over the
-    folders that killed processes left on this machine.
+) -> StaleRunResult:
+    """Handle the stale runs of the pool, as the worker ``worker_name``.
 
-    ``supervised`` says of which flow runs it has processes, or is just starting them: of its others
-    Prefect was not told how they ended.
+    First removes the folders that killed processes left on this machine. ``supervised`` returns the
+    flow runs for which the worker has, or is starting, processes; Prefect did not learn the end of
+    its other runs.
     """
-    done = LeftOver()
-    if folders := await asyncio.to_thread(locations.sweep):
+    counts = StaleRunResult()
+    if folders := await asyncio.to_thread(locations.remove_abandoned):
         log.info("%d folders had nobody: removed", folders, extra={"action": "swept"})
-    mine = set(supervised())  # some of them end while Prefect is asked
-    runs = await flow_runs.at_work(client, pool)
-    mine |= set(supervised())  # and others were started
-    runs = [run for run in runs if str(run.id) not in mine]
+    supervised_ids = set(supervised())  # some of them end during the request
+    runs = await flow_runs.read_started(client, pool)
+    supervised_ids |= set(supervised())  # and others start
+    runs = [run for run in runs if str(run.id) not in supervised_ids]
     if not runs:
-        return done
+        return counts
     ours = {str(run.id): run for run in runs if ledger_tag(ledger.id) in run.tags}
-    known = await ended_runs.known_rows(ledger, ours)
+    rows = await ended_runs.rows_of_flow_runs(ledger, ours)
     for flow_run_id, run in ours.items():
-        if _nobodys(known.get(flow_run_id), run, ledger.now()):
-            await _ours(ledger, client, run, done)
-    foreign = [run for run in runs if not any(tag.startswith(TAG_OF_OURS) for tag in run.tags)]
-    gone = await _gone(client, pool, worker_name, foreign)
-    for run in gone:
-        await _foreign(client, run, done, ledger.now())
-    return done
+        if _is_stale(rows.get(flow_run_id), run, ledger.now()):
+            await _handle_own(ledger, client, run, counts)
+    external = [
+        run for run in runs if not any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
+    ]
+    orphaned = await _with_dead_worker(client, pool, worker_name, external)
+    for run in orphaned:
+        await _handle_external(client, run, counts, ledger.now())
+    return counts
 
 
-def _nobodys(row: RunRow | None, run: FlowRun, now: datetime) -> bool:
+def _is_stale(row: RunRow | None, run: FlowRun, now: datetime) -> bool:
     if row is not None and (row.state in LIVE or row.unmirrored):
         return False
     state = run.state
@@ -100,49 +102,53 @@ def _nobodys(row: RunRow | None, run: FlowRun, now: datetime) -> bool:
     )
 
 
-async def _ours(ledger: Ledger, client: PrefectClient, run: FlowRun, done: LeftOver) -> None:
+async def _handle_own(
+    ledger: Ledger, client: PrefectClient, run: FlowRun, done: StaleRunResult
+) -> None:
     if run.state_type is StateType.CANCELLING:
-        await ended_runs.cancelled(ledger, client, run)
+        await ended_runs.finish_cancellation(ledger, client, run)
         done.cancelled += 1
         return
-    await flow_runs.forget_process(client, run)
-    again = states.waiting(ledger.now(), "nobody was running it")
-    if await _change(client, run, again):
+    await flow_runs.clear_process_id(client, run)
+    waiting = states.waiting_state(ledger.now(), "nobody was running it")
+    if await _set_state(client, run, waiting):
         done.scheduled += 1
 
 
-async def _gone(
+async def _with_dead_worker(
     client: PrefectClient, pool: str, worker_name: str, runs: list[FlowRun]
 ) -> list[FlowRun]:
-    """Those whose worker does not live any more."""
+    """Return those whose worker is not alive any more."""
     by_worker: list[tuple[str, str, FlowRun]] = []
     for run in runs:
-        name, _, rest = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")
-        if name and rest:
-            by_worker.append((name, rest, run))
-    found = [run for name, _, run in by_worker if name == worker_name]
+        name, _, incarnation = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")
+        if name and incarnation:
+            by_worker.append((name, incarnation, run))
+    orphaned = [run for name, _, run in by_worker if name == worker_name]
     others = {name for name, _, _ in by_worker} - {worker_name}
     if others:
-        workers = await client.read_workers_for_work_pool(pool, limit=flow_runs.PAGE)
+        workers = await client.read_workers_for_work_pool(pool, limit=flow_runs.PAGE_SIZE)
         offline = {each.name for each in workers if each.status is WorkerStatus.OFFLINE}
-        found += [run for name, _, run in by_worker if name in offline & others]
-    return found
+        orphaned += [run for name, _, run in by_worker if name in offline & others]
+    return orphaned
 
 
-async def _foreign(client: PrefectClient, run: FlowRun, done: LeftOver, now: datetime) -> None:
+async def _handle_external(
+    client: PrefectClient, run: FlowRun, done: StaleRunResult, now: datetime
+) -> None:
     match run.state_type:
         case StateType.RUNNING:
             crashed: State[Any] = Crashed(message="the worker that ran it is gone")
-            done.crashed += await _change(client, run, crashed)
+            done.crashed += await _set_state(client, run, crashed)
         case StateType.PENDING:
-            await flow_runs.forget_process(client, run)
-            done.scheduled += await _change(client, run, Scheduled(scheduled_time=now))
+            await flow_runs.clear_process_id(client, run)
+            done.scheduled += await _set_state(client, run, Scheduled(scheduled_time=now))
         case _:
-            gone: State[Any] = Cancelled(message="the worker that ran it is gone")
-            done.cancelled += await _change(client, run, gone)
+            cancelled: State[Any] = Cancelled(message="the worker that ran it is gone")
+            done.cancelled += await _set_state(client, run, cancelled)
 
 
-async def _change(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
-    change = await flow_runs.change(client, run, state)
+async def _set_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
+    change = await flow_runs.change_state(client, run, state)
     log.info("%s had nobody: %s", run.name, state.name, extra={"action": "left_over"})
     return change.accepted

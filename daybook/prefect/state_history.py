@@ -1,8 +1,8 @@
 """The states that a Prefect flow run has had, in the order in which Prefect wrote them.
 
-Prefect dates a state when a request for it arrives and stores the state when it has the database's
-lock. If two processes write at the same time, the state that was stored last can therefore have the
-earlier timestamp. Only the flow run itself says for certain which state is its last one.
+Prefect dates a state when the request arrives, and stores it when it gets the database's lock. If
+two processes write at the same time, the state that was stored last can have the earlier timestamp.
+Only the flow run itself says reliably which state is its last one.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
-from daybook.prefect.states import LATE, WAITING
+from daybook.prefect.states import LATE_NAME, WAITING_NAME
 
 
 async def read(client: PrefectClient, flow_run_id: UUID) -> list[State[Any]]:
     """Return all states of a flow run, oldest first; empty if Prefect does not have the run."""
     states = await client.read_flow_run_states(flow_run_id)
     try:
-        # After the states: if its current state is among them, none was written after that one.
+        # Read after the states: if the current state is among them, it is the last one.
         current = (await client.read_flow_run(flow_run_id)).state
     except ObjectNotFound:
         return []
@@ -38,17 +38,17 @@ def in_order(states: Sequence[State[Any]], current: State[Any] | None) -> list[S
     return [*(each for each in ordered if each.id != current.id), current]
 
 
-def retries(states: Sequence[State[Any]]) -> tuple[int, ...]:
+def retry_starts(states: Sequence[State[Any]]) -> tuple[int, ...]:
     """Return one number for each Retry in ``states``: the run's starts before that Retry.
 
-    Prefect counts a start when a run becomes RUNNING. A Retry is an end that somebody led the run
-    on from. If the run is set back over its end (`WAITING`), or Prefect's late-run service marked
-    it just before that end (`LATE`), nobody asked for the run again.
+    Prefect counts a start when a run becomes RUNNING. A Retry is an end from which somebody
+    continued the run. If the run is set back over its end (`WAITING_NAME`), or Prefect's late-run
+    service marked it just before that end (`LATE_NAME`), nobody asked for the run again.
     """
-    starts, found = 0, list[int]()
+    starts, starts_before = 0, list[int]()
     for state, following in pairwise(states):
         starts += state.is_running()
-        nobody_asked = following.is_final() or following.name in {WAITING, LATE}
+        nobody_asked = following.is_final() or following.name in {WAITING_NAME, LATE_NAME}
         if state.is_final() and not nobody_asked:
-            found.append(starts)
-    return tuple(found)
+            starts_before.append(starts)
+    return tuple(starts_before)

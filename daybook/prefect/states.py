@@ -1,4 +1,7 @@
-"""How an outcome looks in Prefect (`docs/promise.md` 13), and how a run is set back."""
+"""Prefect states of outcomes and of waiting runs.
+
+The table is that of promise 13: each outcome has one terminal state in Prefect.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from daybook.runs import rows
 
 log = logging.getLogger(__name__)
 
-_STATES: dict[Status, tuple[StateType, str]] = {
+_TERMINAL_STATES: dict[Status, tuple[StateType, str]] = {
     Status.SUCCEEDED: (StateType.COMPLETED, "Completed"),
     # Of the types that end a run, Prefect's UI counts CANCELLED neither as failed nor as completed.
     Status.SKIPPED: (StateType.CANCELLED, "Skipped"),
@@ -33,20 +36,20 @@ _STATES: dict[Status, tuple[StateType, str]] = {
 }
 
 
-WAITING = "AwaitingConcurrencySlot"
+WAITING_NAME = "AwaitingConcurrencySlot"
 """The name that survives pauses and edits of the deployment and is never marked late."""
 
-LATE = "Late"
+LATE_NAME = "Late"
 """The name of the state that Prefect's late-run service gives to a run named `Scheduled`."""
 
 
-def waiting(until: datetime, why: str) -> State[Any]:
-    """The Prefect state of a run that waits until ``until`` (UTC)."""
-    return Scheduled(name=WAITING, scheduled_time=until, message=why)
+def waiting_state(until: datetime, why: str) -> State[Any]:
+    """Return the Prefect state of a run that waits until ``until`` (UTC)."""
+    return Scheduled(name=WAITING_NAME, scheduled_time=until, message=why)
 
 
-def message(status: Status, run_id: str | None, error: str | None, reason: str) -> str:
-    """What is said of an outcome where Prefect shows it."""
+def outcome_message(status: Status, run_id: str | None, error: str | None, reason: str) -> str:
+    """Return the message for an outcome in Prefect."""
     if status is Status.SUCCEEDED:
         return f"run {str(run_id)[:8]} succeeded"
     if status is Status.UNKNOWN:
@@ -54,20 +57,20 @@ def message(status: Status, run_id: str | None, error: str | None, reason: str) 
     return error or reason
 
 
-def state_of(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
-    """The terminal Prefect state of a terminal status.
+def terminal_state(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
+    """Return the terminal Prefect state of a terminal status.
 
-    ``message`` is what the UI shows with it, ``data`` the flow's result. A state that is not
-    completed has no data: Prefect makes the caller's error from the message then.
+    The UI shows ``outcome_message`` with it; ``data`` is the flow's result. A state that is not
+    COMPLETED has no data, so that Prefect makes the caller's error from the message.
     """
-    kind, name = _STATES[status]
-    kept = data if kind is StateType.COMPLETED else None
-    return State(type=kind, name=name, message=message or None, data=kept)
+    kind, name = _TERMINAL_STATES[status]
+    result = data if kind is StateType.COMPLETED else None
+    return State(type=kind, name=name, message=message or None, data=result)
 
 
 def of_row(row: RunRow) -> State[Any]:
     """Return the terminal Prefect state of ``row``, whose outcome is recorded."""
-    return state_of(row.state, message(row.state, row.id, row.error, row.reason))
+    return terminal_state(row.state, outcome_message(row.state, row.id, row.error, row.reason))
 
 
 def of_direct_call(status: Status, message: str, data: dict[str, Any]) -> State[Any]:
@@ -77,14 +80,14 @@ def of_direct_call(status: Status, message: str, data: dict[str, Any]) -> State[
     a cancelled flow. The mirror writes the usual type afterwards, when the caller has its answer.
     """
     if status is not Status.SKIPPED:
-        return state_of(status, message, data)
-    name = _STATES[status][1]
+        return terminal_state(status, message, data)
+    name = _TERMINAL_STATES[status][1]
     return State(type=StateType.COMPLETED, name=name, message=message or None, data=data)
 
 
 def is_skipped(state: State[Any]) -> bool:
-    """Return whether the state says that Daybook skipped the run; nobody else uses its name."""
-    return (state.type, state.name) == _STATES[Status.SKIPPED]
+    """Return whether Daybook skipped the run; only Daybook uses the name of this state."""
+    return (state.type, state.name) == _TERMINAL_STATES[Status.SKIPPED]
 
 
 def is_being_cancelled(state: State[Any] | None) -> bool:
@@ -93,10 +96,10 @@ def is_being_cancelled(state: State[Any] | None) -> bool:
     return state is not None and state.type in cancelled and not is_skipped(state)
 
 
-async def ask_to_end(flow_run_ids: Collection[str], why: str) -> None:
-    """Ask whoever carries these flow runs to end them; a failure changes nothing.
+async def request_cancellation(flow_run_ids: Collection[str], why: str) -> None:
+    """Ask the processes of these flow runs to end them; a failure has no consequence.
 
-    The run for which it is asked looks again, and is told to ask again.
+    The run that needs them to end claims again, and the answer then repeats this request.
     """
     for flow_run_id in flow_run_ids:
         try:
@@ -106,8 +109,8 @@ async def ask_to_end(flow_run_ids: Collection[str], why: str) -> None:
             log.warning("not asked to end: %s", error, extra={"action": "ask_to_end_failed"})
 
 
-async def end_as(flow_run_id: str, state: State[Any]) -> NoReturn:
-    """Set the terminal state of this flow run, and leave it.
+async def end_flow_run(flow_run_id: str, state: State[Any]) -> NoReturn:
+    """Set the terminal state of this flow run and leave it.
 
     Raises Prefect's `Abort`, which ends the process without an error. A flow that *returns* a state
     of type FAILED or CANCELLED ends its process with a traceback and exit code 1.
@@ -117,23 +120,23 @@ async def end_as(flow_run_id: str, state: State[Any]) -> NoReturn:
     raise Abort(f"{state.name}: {state.message}")
 
 
-async def set_back(
+async def suspend_flow_run(
     flow_run_id: str, until: datetime, why: str, ledger: Ledger | None = None
 ) -> NoReturn:
     """Make this flow run wait in Prefect until ``until`` (UTC), and leave it.
 
     If ``ledger`` is given, an outcome that was recorded meanwhile replaces the waiting state
-    (`ended_meanwhile`). Raises Prefect's `Abort`, which ends the process and leaves the state as it
-    is.
+    (`show_recorded_outcome`). Raises Prefect's `Abort`, which ends the process and leaves the state
+    as it is.
     """
     async with get_client() as client:
-        await client.set_flow_run_state(UUID(flow_run_id), waiting(until, why), force=True)
+        await client.set_flow_run_state(UUID(flow_run_id), waiting_state(until, why), force=True)
         if ledger is not None:
-            await ended_meanwhile(ledger, client, flow_run_id)
+            await show_recorded_outcome(ledger, client, flow_run_id)
     raise Abort(f"waits until {until.isoformat()}: {why}")
 
 
-async def ended_meanwhile(ledger: Ledger, client: PrefectClient, flow_run_id: str) -> None:
+async def show_recorded_outcome(ledger: Ledger, client: PrefectClient, flow_run_id: str) -> None:
     """Set the terminal state of a run whose outcome was recorded while the caller made it wait.
 
     Prefect has no compare-and-set, and of two states that are set at the same time it may keep the
@@ -142,7 +145,7 @@ async def ended_meanwhile(ledger: Ledger, client: PrefectClient, flow_run_id: st
     worker gets it and sets the terminal state.
     """
     async with ledger.read() as session:
-        row = await rows.of(session, flow_run_id, None)
+        row = await rows.find(session, flow_run_id, None)
     if row is None or row.state not in TERMINAL:
         return
     with suppress(ObjectNotFound):  # the flow run was deleted in Prefect

@@ -1,7 +1,7 @@
-"""Whose the work pool is: who is at work in it, and whose jobs it has (`docs/promise.md` 15).
+"""The work pool: its workers, and the ledgers that have jobs in it.
 
-Two homes may share one Prefect: each worker takes the runs of its own ledger only. So a worker that
-is online is of no use to this Daybook when it is another one's.
+Two homes may share one Prefect, and each worker takes the runs of its own ledger only (promise 15).
+So an online worker of another Daybook does not help this one.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Any
 from daybook import home as homes
 from daybook import settings
 from daybook.errors import InvalidInput
-from daybook.jobs.model import TAG_OF_OURS
-from daybook.ledger.run_json import utc
-from daybook.prefect.parameter_schema import POOL
+from daybook.jobs.model import RESERVED_TAG_PREFIX
+from daybook.ledger.run_json import utc_text
+from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.projection import ledger_tag
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-LOOKED_AT = 200
-"""So many deployments are read for the tags of other ledgers."""
+MAX_DEPLOYMENTS_READ = 200
+"""Maximum number of deployments that are read for the tags of other ledgers."""
 
 
 @dataclass(frozen=True)
-class Pool:
-    """``workers`` are those online: `{"name", "last_heartbeat", "ours"}`.
+class WorkPool:
+    """State of the work pool. ``workers`` are those online: `{"name", "last_heartbeat", "ours"}`.
 
-    ``type`` is empty where there is no pool. ``has_ours`` is whether jobs of this ledger are in
-    it; ``others`` are the ids of the other ledgers whose jobs are. ``paused`` are, in words, the
-    pool and those of its queues that are paused in Prefect.
+    ``type`` is empty if there is no pool. ``has_ours`` says whether jobs of this ledger are in it;
+    ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names the pool and those
+    of its queues that are paused in Prefect.
     """
 
     type: str
@@ -43,12 +43,12 @@ class Pool:
 
     @property
     def names_of_others(self) -> str:
-        """The workers that run nothing of this ledger's."""
+        """Names of the workers that run nothing of this ledger."""
         return ", ".join(each["name"] for each in self.workers if not each["ours"])
 
     @property
     def idle(self) -> str:
-        """Why nothing of this ledger's runs, in words; empty when a worker of ours is online."""
+        """Why nothing of this ledger runs; empty if a worker of ours is online."""
         if any(each["ours"] for each in self.workers):
             return ""
         if not self.workers:
@@ -62,41 +62,46 @@ class Pool:
 
     @property
     def foreign(self) -> str:
-        """That the jobs of others are there and none of ours, in words; empty if it is not so."""
+        """A message if other ledgers have jobs in the pool and this one has none; else empty."""
         if self.has_ours or not self.others:
             return ""
         ids = ", ".join(each[:8] for each in self.others)
-        return f"the pool {POOL} has jobs of another Daybook (ledger {ids}) and none of this one's"
+        return (
+            f"the pool {WORK_POOL} has jobs of another Daybook (ledger {ids}) and none of this "
+            "one's"
+        )
 
 
-async def read(client: PrefectClient, ledger_id: str) -> Pool:
-    """The pool as it is now; ``ledger_id`` is empty for a home that has no ledger yet."""
+async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
+    """Return the pool as it is now; ``ledger_id`` is empty for a home without a ledger."""
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
 
     try:
-        there = await client.read_work_pool(POOL)
-        known = await client.read_workers_for_work_pool(POOL)
+        pool = await client.read_work_pool(WORK_POOL)
+        registered = await client.read_workers_for_work_pool(WORK_POOL)
     except ObjectNotFound:
-        return Pool("", [], has_ours=False, others=[])
-    has_ours, others = await ledgers(client, POOL, ledger_id)
+        return WorkPool("", [], has_ours=False, others=[])
+    has_ours, others = await ledgers_in_pool(client, WORK_POOL, ledger_id)
     workers = [
         {
             "name": each.name,
-            "last_heartbeat": utc(each.last_heartbeat_time),
-            "ours": is_ours(each.name, shared=bool(others)),
+            "last_heartbeat": utc_text(each.last_heartbeat_time),
+            "ours": is_own_worker(each.name, shared=bool(others)),
         }
-        for each in known
+        for each in registered
         if each.status == WorkerStatus.ONLINE
     ]
-    paused = [f"the work pool {POOL}"] if there.is_paused else []
-    queues = await client.read_work_queues(work_pool_name=POOL)
+    paused = [f"the work pool {WORK_POOL}"] if pool.is_paused else []
+    queues = await client.read_work_queues(work_pool_name=WORK_POOL)
     paused += [f"the work queue {each.name}" for each in queues if each.is_paused]
-    return Pool(str(there.type), workers, has_ours, others, tuple(paused))
+    return WorkPool(str(pool.type), workers, has_ours, others, tuple(paused))
 
 
-async def ledgers(client: PrefectClient, pool: str, ledger_id: str) -> tuple[bool, list[str]]:
-    """Whether ``pool`` has jobs of this ledger, and the ids of the others whose jobs it has."""
+async def ledgers_in_pool(
+    client: PrefectClient, pool: str, ledger_id: str
+) -> tuple[bool, list[str]]:
+    """Return whether ``pool`` has jobs of this ledger, and the ids of the other ledgers."""
     from prefect.client.schemas.filters import (
         DeploymentFilter,
         DeploymentFilterTags,
@@ -105,10 +110,12 @@ async def ledgers(client: PrefectClient, pool: str, ledger_id: str) -> tuple[boo
     )
 
     of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
-    found = await client.read_deployments(work_pool_filter=of_pool, limit=LOOKED_AT)
-    tags = {tag for each in found for tag in each.tags if tag.startswith(TAG_OF_OURS)}
+    deployments = await client.read_deployments(
+        work_pool_filter=of_pool, limit=MAX_DEPLOYMENTS_READ
+    )
+    tags = {tag for each in deployments for tag in each.tags if tag.startswith(RESERVED_TAG_PREFIX)}
     ours = ledger_tag(ledger_id)
-    if ledger_id and ours not in tags and len(found) == LOOKED_AT:
+    if ledger_id and ours not in tags and len(deployments) == MAX_DEPLOYMENTS_READ:
         only_ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[ours]))
         tags |= {
             ours
@@ -116,16 +123,16 @@ async def ledgers(client: PrefectClient, pool: str, ledger_id: str) -> tuple[boo
                 deployment_filter=only_ours, work_pool_filter=of_pool, limit=1
             )
         }
-    return ours in tags, sorted(tag.removeprefix(TAG_OF_OURS) for tag in tags - {ours})
+    return ours in tags, sorted(tag.removeprefix(RESERVED_TAG_PREFIX) for tag in tags - {ours})
 
 
-async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
-    """Raise `InvalidInput` when the pool's jobs are another ledger's and none is this one's.
+async def check_ledger(client: PrefectClient, pool: str, ledger_id: str) -> None:
+    """Raise `InvalidInput` if other ledgers have jobs in the pool and this one has none.
 
-    A worker there would take nothing, a keeper keep nothing, and nobody would see why
-    (`docs/promise.md` 15).
+    A worker there would take no run and a keeper would maintain none, without a visible reason
+    (promise 15: a worker takes the runs of its own ledger only).
     """
-    has_ours, others = await ledgers(client, pool, ledger_id)
+    has_ours, others = await ledgers_in_pool(client, pool, ledger_id)
     if others and not has_ours:
         listed = ", ".join(each[:8] for each in others)
         raise InvalidInput(
@@ -136,17 +143,19 @@ async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
         )
 
 
-def is_ours(name: str, *, shared: bool) -> bool:
-    """Whether a worker of this name works for this home; ``shared`` is whether others have jobs in
-    the pool.
+def is_own_worker(name: str, *, shared: bool) -> bool:
+    """Return whether a worker of this name works for this home.
 
-    Prefect does not tell a worker's home. `host.worker` names it after machine and home; one with
-    a name of its own, or on another machine, is taken for ours while the pool is ours alone.
+    ``shared`` says whether other ledgers have jobs in the pool. Prefect does not know a worker's
+    home. `Home.worker_name` is made from machine and home. A worker with another name, or on
+    another machine, counts as ours while the pool has only our jobs.
     """
-    own = re.escape(homes.here().worker_name)
-    if re.fullmatch(rf"{own}(-\d+)?", name):
+    own_name = re.escape(homes.current_home().worker_name)
+    if re.fullmatch(rf"{own_name}(-\d+)?", name):
         return True
     of_this_machine = re.fullmatch(rf"{re.escape(socket.gethostname())}-[0-9a-f]{{6}}(-\d+)?", name)
-    if of_this_machine and not settings.load().ledger_url:  # by which homes may share a ledger
+    if (
+        of_this_machine and not settings.load().ledger_url
+    ):  # with it, several homes may share a ledger
         return False
     return not shared

@@ -1,5 +1,6 @@
-"""Programs that a job has run for it: a command agent, a tool server.
+"""Processes: programs that a job runs (command agents, tool servers), and children of `daybook up`.
 
-Each gets the part of the worker's environment that the operator names (`environment`), bounded
-pipes (`pipes`), and a process group of its own, of which nothing is left at its end (`group`).
+Each program gets the part of the worker's environment that the operator names (`environment`),
+bounded pipes (`pipes`), and a process group of its own, which is empty at the program's end
+(`group`). `children` starts and ends the children of `up`, `proc` finds and signals any process.
 """

@@ -1,8 +1,8 @@
-"""A process that `daybook up` began, its log, and its end.
+"""Children of `daybook up`: their start, their logs, and their end.
 
-Each child leads a session of its own, so Ctrl-C in the terminal reaches `up` alone, which ends the
-children in its order. What a child prints is appended to a log in the home; a log that has grown
-is cut to its newest part, when the child is started again and once a minute meanwhile.
+Each child leads a session of its own, so Ctrl-C in the terminal reaches only `up`, which ends the
+children in its own order. A child's output is appended to a log in the home; a log that is too
+long is cut to its newest part when the child is started again, and once a minute meanwhile.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import NoReturn
 
 from daybook.processes import proc
 
-LOG_LIMIT = 5_000_000
-LOG_KEPT = 1_000_000
-"""Bytes: a log above the limit loses all but this newest part."""
-LOOK_AT_LOGS = 60.0
-"""Seconds between two looks at how long the logs are."""
+MAX_LOG_BYTES = 5_000_000
+KEPT_LOG_BYTES = 1_000_000
+"""Bytes: a log above the limit keeps only this newest part."""
+LOG_CHECK_INTERVAL_SECONDS = 60.0
+"""Interval between two checks of the logs' sizes."""
 
 
 @dataclass(eq=False)
 class Child:
-    """A running child; make one with `start`.
+    """Running child, made by `start`.
 
-    ``grace`` is how long in seconds it may take to end when it is asked.
+    ``grace`` is the number of seconds that it may take to end after SIGTERM.
     """
 
     name: str
@@ -50,26 +50,26 @@ class Child:
         return self._running.returncode
 
     async def wait(self) -> int:
-        """Until it ends; returns its exit code."""
+        """Wait until the child ends; return its exit code."""
         return await self._running.wait()
 
     async def terminate(self, grace: float | None = None, last: float = 3.0) -> int:
-        """End it and all that it began; returns its exit code.
+        """End the child and all its descendants; return its exit code.
 
-        SIGTERM to its group; after ``grace`` seconds (its own, if none are given), or when it has
-        ended, SIGTERM to those that it began and that left the group (`processes.family`), so that
-        they can clean up; after ``last`` more seconds SIGKILL to all. Of a child that has ended
-        already nothing is known: its pid may be somebody else's by now.
+        Send SIGTERM to its group. After ``grace`` seconds (default: its own), or once it has ended,
+        send SIGTERM to descendants that left the group (`proc.process_tree`), so that they can
+        clean up. After ``last`` more seconds send SIGKILL to all. If the child has already ended,
+        do nothing: its pid may belong to another process by now.
         """
         if self.exit_code is not None:
             return self.exit_code
-        family = proc.family(self.process)
-        proc.tell([p for p in family if p.group == self.pid], signal.SIGTERM)
+        family = proc.process_tree(self.process)
+        proc.send_signal([p for p in family if p.group == self.pid], signal.SIGTERM)
         if not await self._ends(self.grace if grace is None else grace):
-            family += proc.family(self.process)
+            family += proc.process_tree(self.process)
         others = [p for p in family if p.pid != self.pid]
-        proc.tell([p for p in others if p.group != self.pid], signal.SIGTERM)
-        await proc.gone(others, last)
+        proc.send_signal([p for p in others if p.group != self.pid], signal.SIGTERM)
+        await proc.wait_gone(others, last)
         await proc.kill(family)
         return await self.wait()
 
@@ -82,17 +82,17 @@ class Child:
         return True
 
     def tail(self, lines: int = 20) -> str:
-        """The last lines that it printed in this life, for an error message."""
+        """Return the last lines that it printed since its start, for an error message."""
         return tail_of(self.log, self._log_from, lines)
 
 
 def tail_of(log: Path, begins: int, lines: int = 20) -> str:
-    """The last lines of what stands in ``log`` from byte ``begins`` on."""
+    """Return the last lines of ``log`` from byte ``begins`` on."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             if begins > size:
-                begins = 0  # it was cut meanwhile
+                begins = 0  # the log was cut meanwhile
             file.seek(max(begins, size - 64_000))
             text = file.read().decode(errors="replace")
     except OSError:
@@ -100,12 +100,12 @@ def tail_of(log: Path, begins: int, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def start_alone(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a process that outlives this one; and where in ``log`` its output begins.
+def start_detached(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a process that outlives this one; return it and where in ``log`` its output begins.
 
-    No child of asyncio's: that would be killed with the loop.
+    It is not an asyncio child: the end of the loop would kill that.
     """
-    trim(log)
+    trim_log(log)
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as output:
         begins = output.seek(0, os.SEEK_END)
         child = subprocess.Popen(
@@ -128,11 +128,11 @@ async def start(
     grace: float = 10.0,
     descriptors: Sequence[int] = (),
 ) -> Child:
-    """Start ``command`` in ``folder`` with just ``environment``; both streams go to ``log``.
+    """Start ``command`` in ``folder`` with only ``environment``; both streams go to ``log``.
 
     The child inherits the file ``descriptors`` under the same numbers.
     """
-    trim(log)
+    trim_log(log)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
@@ -150,52 +150,52 @@ async def start(
     finally:
         os.close(descriptor)
     process = proc.find(running.pid)
-    if process is None:  # it has ended already; nobody can be mistaken for it
+    if process is None:  # it has ended already, so no other process can be mistaken for it
         process = proc.Process(running.pid, "ended")
     return Child(name, log, process, running, begins, grace)
 
 
-def trim(log: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
-    """Cut a log of more than ``limit`` bytes to whole lines of its newest ``kept``."""
+def trim_log(log: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
+    """Cut a log of more than ``limit`` bytes to whole lines of its newest ``kept`` bytes."""
     try:
         if log.stat().st_size <= limit:
             return
     except FileNotFoundError:
         return
-    newest = _newest(log, kept)
+    newest = _newest_part(log, kept)
     shorter = log.with_suffix(".new")
     with os.fdopen(os.open(shorter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
         new.write(newest)
     shorter.replace(log)
 
 
-def cut(folder: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
-    """The same for the logs in ``folder`` that processes append to.
+def truncate_logs(folder: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
+    """Cut the logs in ``folder`` to which running processes append.
 
-    They keep their open file, so it is emptied and the newest part goes to `<log>.old`. A line that
-    is printed between the two steps is lost.
+    The processes keep their open file, so the file is truncated and its newest part goes to
+    `<log>.old`. A line that is printed between the two steps is lost.
     """
     for log in folder.glob("*.log"):
         if log.stat().st_size <= limit:
             continue
         older = log.with_name(f"{log.name}.old")
         with os.fdopen(os.open(older, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(_newest(log, kept))
+            file.write(_newest_part(log, kept))
         os.truncate(log, 0)
 
 
-async def cut_logs(folder: Path, say: Callable[[str], None]) -> NoReturn:
-    """Keep each log in ``folder`` below about `LOG_LIMIT`, until cancelled."""
+async def keep_logs_short(folder: Path, say: Callable[[str], None]) -> NoReturn:
+    """Keep each log in ``folder`` below about `MAX_LOG_BYTES`, until cancelled."""
     while True:
         try:
-            await asyncio.to_thread(cut, folder)
+            await asyncio.to_thread(truncate_logs, folder)
         except OSError as error:
             say(f"A log in {folder} could not be cut: {error}")
-        await asyncio.sleep(LOOK_AT_LOGS)
+        await asyncio.sleep(LOG_CHECK_INTERVAL_SECONDS)
 
 
-def _newest(log: Path, kept: int) -> bytes:
-    """Return whole lines: the newest of about ``kept`` bytes."""
+def _newest_part(log: Path, kept: int) -> bytes:
+    """Return whole lines from the last ``kept`` bytes."""
     with log.open("rb") as file:
         file.seek(-kept, os.SEEK_END)
         file.readline()

@@ -1,4 +1,4 @@
-"""Waiting for what must not be left behind."""
+"""Waiting for a task that must finish even if the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import anyio
 Result = TypeVar("Result")
 
 
-async def to_its_end(
+async def wait_shielded(
     task: asyncio.Task[Result], cancelled: Callable[[], object] = lambda: None
 ) -> Result:
-    """What ``task`` returns or raises; it is not reached by the caller's cancellation.
+    """Return or raise the result of ``task``, which the caller's cancellation does not reach.
 
-    A cancellation, also a repeated one, calls ``cancelled``, and goes on when the task is done.
+    A cancellation calls ``cancelled``, and is raised when the task is done; further cancellations
+    until then are ignored.
     """
     try:
         await asyncio.wait({task})
     except asyncio.CancelledError:
         cancelled()
-        with anyio.CancelScope(shield=True):  # a cancel scope asks again at every turn of the loop
+        with anyio.CancelScope(shield=True):  # a cancel scope repeats its cancellation
             while not task.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait({task})

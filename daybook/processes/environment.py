@@ -1,7 +1,7 @@
-"""What of the worker's environment a program sees: an allow-list of names.
+"""Environment of a program: an allow-list of variables of the worker.
 
-The names `PREFECT_…` and `DAYBOOK_…` cannot be on it (Prefect reads its own in any case of
-letters, so any case is refused): they carry the keys to the server and to the ledger.
+Names that start with `PREFECT_` or `DAYBOOK_` cannot be on the list, in any case of letters
+(Prefect ignores the case): they carry the keys to the server and to the ledger.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 
-DEFAULT = (
+DEFAULT_NAMES = (
     "PATH",
     "HOME",
     "USER",
@@ -25,10 +25,10 @@ DEFAULT = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
-"""What programs need to start and to speak the user's language; none of these is a secret."""
+"""Variables that programs need to start and to use the user's language; none is a secret."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_CLOSED = ("PREFECT_", "DAYBOOK_")
+_FORBIDDEN_PREFIXES = ("PREFECT_", "DAYBOOK_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTHORIZATION", re.IGNORECASE)
 _SECRET_NAMES = (
     "DAYBOOK_LEDGER_URL",
@@ -37,15 +37,16 @@ _SECRET_NAMES = (
     "PREFECT_SERVER_API_AUTH_STRING",
     "PREFECT_SERVER_DATABASE_CONNECTION_URL",
 )
-"""Those whose names do not say it."""
-_SHORTEST_SECRET = 8
+"""Secrets whose names do not match `_SECRET`."""
+_MIN_SECRET_LENGTH = 8
 
 
 def search_path() -> str:
     """Return this process's PATH with the interpreter's own `bin` first.
 
-    There are the programs of the packages that are installed beside Daybook. The PATH of a system
-    interpreter that is on it already stays as it is: `/usr/bin` first would hide others.
+    That folder has the programs of the packages installed beside Daybook. A system interpreter's
+    folder that is already on the PATH stays in its place: `/usr/bin` first would hide other
+    programs.
     """
     own = os.path.dirname(os.path.abspath(sys.executable))
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -69,39 +70,39 @@ def check(names: Iterable[str]) -> None:
                 f'"{shown}" is not the name of a variable; legal are names alone, their values '
                 "come from the worker's environment"
             )
-        if name.upper().startswith(_CLOSED):
+        if name.upper().startswith(_FORBIDDEN_PREFIXES):
             raise ValueError(f"{shown} is never passed on; PREFECT_… and DAYBOOK_… stay here")
 
 
 def allowed(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables among ``names`` that are set in ``given`` (default: this process)."""
+    """Return the variables among ``names`` that are set in ``given`` (default: this process)."""
     source = os.environ if given is None else given
     return {name: source[name] for name in names if name in source}
 
 
 def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The variables without a secret, and those that may hold one.
+    """Return the variables without secrets, and those that may hold one.
 
-    The first can be given to a process when it is started, where other processes of this user can
-    read them until it denies that (`daybook.processes.proc`); the others are sent to it.
+    The first can be given to a process at its start, when other processes of this user can read
+    them until the process denies that (`daybook.processes.proc`); the second are sent to it later.
     """
     secret = {k: v for k, v in given.items() if k in _SECRET_NAMES or _SECRET.search(k)}
     return {k: v for k, v in given.items() if k not in secret}, secret
 
 
-def without_values(text: str, environment: Mapping[str, str]) -> str:
-    """``text`` for an error: every value that the operator added is replaced by its name."""
-    return _replaced(text, {k: v for k, v in environment.items() if k not in DEFAULT})
+def redact_values(text: str, environment: Mapping[str, str]) -> str:
+    """Return ``text`` for an error: values that the operator added are replaced by their names."""
+    return _redacted(text, {k: v for k, v in environment.items() if k not in DEFAULT_NAMES})
 
 
-def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """``text`` for an answer: the values whose names say that they are secret are replaced."""
-    return _replaced(text, {k: v for k, v in environment.items() if _SECRET.search(k)})
+def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """Return ``text`` for an answer: the values of secret names are replaced by the names."""
+    return _redacted(text, {k: v for k, v in environment.items() if _SECRET.search(k)})
 
 
-def _replaced(text: str, values: Mapping[str, str]) -> str:
-    # Longest first: one value may contain another. Short ones would tear words apart.
+def _redacted(text: str, values: Mapping[str, str]) -> str:
+    # Longest first: one value may contain another. Replacing short values would break up words.
     for name, value in sorted(values.items(), key=lambda item: -len(item[1])):
-        if len(value) >= _SHORTEST_SECRET:
+        if len(value) >= _MIN_SECRET_LENGTH:
             text = text.replace(value, f"[{name}]")
     return text

@@ -1,16 +1,16 @@
-"""A program in a process group of its own, and nothing of the group left when `end` returns.
+"""Program in a process group of its own, of which `end` leaves no process running.
 
 ::
 
-    end the group:  anything alive? ──no──────────────────────► SIGKILL ──► none alive ──► reap
-                         └─yes─► SIGTERM, up to GRACE seconds ──┘
+    end the group:  anything alive? ──no─────────────────────────► SIGKILL ──► none alive ──► reap
+                         └─yes─► SIGTERM, up to TERM_GRACE_SECONDS ──┘
 
 Why not `asyncio.subprocess`: its child watchers reap the leader as soon as it exits. From then on
-the kernel may give the leader's number to someone else, and a signal to "the group" could hit a
-stranger. So the exit is awaited *without* reaping (``waitid`` with ``WNOWAIT``, in a thread),
-every signal is sent while the leader is at least a zombie and its number therefore ours, and only
-then it is reaped. SIGKILL to a group is one step in the kernel: no member can fork out of it. It
-is sent in every case, because looking through the members is not one step.
+the kernel may give the leader's pid to another process, and a signal to "the group" could hit that
+one. So the exit is awaited *without* reaping (``waitid`` with ``WNOWAIT``, in a thread), every
+signal is sent while the leader is at least a zombie and still owns its pid, and only then it is
+reaped. SIGKILL to a group is one step in the kernel: no member can fork out of it. It is always
+sent, because listing the members is not one step.
 
 A process that makes a session of its own (``setsid``) leaves the group and is not seen here.
 """
@@ -28,16 +28,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-GRACE = 3.0
+TERM_GRACE_SECONDS = 3.0
 """Seconds between SIGTERM and SIGKILL."""
 
-_UNDEAD = 10.0  # seconds for the kernel to let go of killed processes
-_LOOK = 0.05  # seconds between two looks at a group that is ending
+_KILL_TIMEOUT_SECONDS = 10.0  # seconds for the kernel to remove killed processes
+_MAX_POLL_INTERVAL_SECONDS = 0.05  # seconds between two checks of a group that is ending
 _PROC = Path("/proc")
 
 
 class Group:
-    """Holds one child from its start to its reaping.
+    """Child process from its start until it is reaped, with its process group.
 
     ``exited`` is set when the leader has exited; it is not reaped until `end`.
     """
@@ -50,9 +50,9 @@ class Group:
         environment: Mapping[str, str],
         with_input: bool = True,
     ) -> None:
-        """Start the program; raises OSError and ValueError when it cannot be started.
+        """Start the program. Raises OSError and ValueError if it cannot be started.
 
-        No await may stand between this and what makes sure that `end` or `kill` is called.
+        The caller must not await between this call and the code that ensures `end` or `kill`.
         """
         self.child = subprocess.Popen(
             [argument.encode() for argument in arguments],
@@ -73,29 +73,30 @@ class Group:
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         _until_exit(self.number)
-        with suppress(RuntimeError):  # the loop was closed under us
+        with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(self.exited.set)
 
     async def end(self) -> None:
-        """End what is alive of the group, and reap the leader; not to be cancelled."""
+        """End all processes of the group and reap the leader. Must not be cancelled."""
         if self._alive():
             self._signal(signal.SIGTERM)
-            self._signal(signal.SIGCONT)  # who is stopped does not see the first
+            self._signal(signal.SIGCONT)  # a stopped process does not receive the SIGTERM
             with suppress(TimeoutError):
-                async with asyncio.timeout(GRACE):
+                async with asyncio.timeout(TERM_GRACE_SECONDS):
                     await self.exited.wait()
                     await self._until_none_alive()
         self._signal(signal.SIGKILL)
         await self.exited.wait()
-        # Whoever is not gone after this sits in the kernel with SIGKILL pending, and executes no
-        # instruction of its own any more.
+        # A process that remains after this is inside the kernel with SIGKILL pending, and executes
+        # no instruction of its own any more.
         with suppress(TimeoutError):
-            async with asyncio.timeout(_UNDEAD):
+            async with asyncio.timeout(_KILL_TIMEOUT_SECONDS):
                 await self._until_none_alive()
         self.child.wait()  # at once: it has exited
 
     def kill(self) -> None:
-        """Where the loop itself is being torn down: end and reap without it, unless that is done.
+        """End and reap the leader without the loop, while that is closing; nothing if it was
+        reaped.
 
         It waits for the leader only, which SIGKILL ends.
         """
@@ -107,7 +108,7 @@ class Group:
         pause = 0.001
         while self._alive():
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LOOK)
+            pause = min(pause * 2, _MAX_POLL_INTERVAL_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
         # PermissionError: only zombies (macOS), or programs of another user, which we cannot end.
@@ -115,7 +116,7 @@ class Group:
             os.killpg(self.number, number)
 
     def _alive(self) -> bool:
-        """Whether a process of the group runs; zombies, such as the unreaped leader, do not."""
+        """Return whether a process of the group runs; zombies, like the unreaped leader, do not."""
         try:
             os.killpg(self.number, 0)
         except (ProcessLookupError, PermissionError):

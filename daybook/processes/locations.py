@@ -1,7 +1,8 @@
-"""Where a program is, and where it runs. Raises ValueError for what the operator has to change.
+"""Location of a program, and the folder in which it runs.
 
-A folder made here ends in `HELD`, and whoever made it holds a lock on it. Who is killed lets go of
-the lock and leaves the folder, with the secrets that may stand in it: `sweep` takes those away.
+Raises ValueError for errors that the operator has to fix. A temporary folder's name ends in
+`LOCKED_SUFFIX`, and its maker holds a lock on it. If the maker is killed, the lock is released but
+the folder remains, with any secrets in it: `remove_abandoned` removes such folders.
 """
 
 from __future__ import annotations
@@ -16,60 +17,67 @@ from pathlib import Path
 
 from daybook.processes import environment
 
-HELD = ".held"
+LOCKED_SUFFIX = ".held"
 
 _NAMES = "daybook-"
 _NEW = f".{_NAMES}"
-"""Of folders that are not locked yet; nothing stands in them."""
+"""Prefix of folders that are not locked yet; they are empty."""
 
 
 def check(work_dir: str) -> None:
-    """Raise ValueError for one that depends on where somebody stands; none is a fresh folder."""
+    """Raise ValueError for a relative path, which would depend on the current folder.
+
+    An empty ``work_dir`` means a new temporary folder.
+    """
     if work_dir and not work_dir.startswith(("/", "~")):
         raise ValueError("is relative; legal is an absolute path, one beginning with ~, or none")
 
 
 @contextmanager
-def folder(work_dir: str, prefix: str) -> Iterator[str]:
-    """The folder to run in: the operator's, else a private one that lasts as long as the run.
+def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
+    """Yield the folder to run in: the operator's, else a temporary one that lasts as long as the
+    run.
 
-    Neither the user's home nor the worker's folder: a program that writes where it stands should
-    not do so among other people's files, unless the operator says where.
+    It is neither the user's home nor the worker's folder: a program that writes to its current
+    folder must not do so among other files unless the operator says so.
     """
     if not work_dir:
-        with fresh(prefix) as made:
+        with temporary_folder(prefix) as made:
             yield made
         return
-    there = os.path.expanduser(work_dir)
-    if not os.path.isdir(there):
-        raise ValueError(f"work_dir {there} is not a folder of this machine")
-    yield there
+    path = os.path.expanduser(work_dir)
+    if not os.path.isdir(path):
+        raise ValueError(f"work_dir {path} is not a folder of this machine")
+    yield path
 
 
 @contextmanager
-def fresh(prefix: str) -> Iterator[str]:
-    """A folder of this user alone, gone afterwards; ``prefix`` begins with ``daybook-``."""
+def temporary_folder(prefix: str) -> Iterator[str]:
+    """Yield a private temporary folder, which is removed afterwards.
+
+    ``prefix`` starts with ``daybook-``.
+    """
     made = tempfile.mkdtemp(prefix=_NEW)
     lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
     try:
         random = os.path.basename(made).removeprefix(_NEW)
-        name = f"{prefix}{random}{HELD if _locked(lock) else ''}"
-        held = os.path.join(os.path.dirname(made), name)
-        os.rename(made, held)
-        made = held
+        name = f"{prefix}{random}{LOCKED_SUFFIX if _locked(lock) else ''}"
+        locked_path = os.path.join(os.path.dirname(made), name)
+        os.rename(made, locked_path)
+        made = locked_path
         yield made
     finally:
         _remove(made)
         os.close(lock)
 
 
-def sweep() -> int:
-    """Remove the folders whose maker was killed, this user's only; how many there were."""
+def remove_abandoned() -> int:
+    """Remove the folders of this user whose makers were killed; return their number."""
     swept = 0
-    for each in Path(tempfile.gettempdir()).glob(f"{_NAMES}*{HELD}"):
+    for each in Path(tempfile.gettempdir()).glob(f"{_NAMES}*{LOCKED_SUFFIX}"):
         try:
             lock = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # another's, or gone by now
+        except OSError:  # another user's, or removed meanwhile
             continue
         try:
             if os.fstat(lock).st_uid == os.getuid() and _locked(lock):
@@ -81,18 +89,21 @@ def sweep() -> int:
 
 
 def _remove(folder: str | Path) -> None:
-    """Also what a program wrote into folders that it closed to itself."""
+    """Remove the folder, even if a program took its own permissions on folders inside it."""
     shutil.rmtree(folder, ignore_errors=True)
     if os.path.isdir(folder):
-        for place, within, _ in os.walk(folder):
-            for each in (os.path.join(place, name) for name in within):
+        for parent, subfolders, _ in os.walk(folder):
+            for each in (os.path.join(parent, name) for name in subfolders):
                 if not os.path.islink(each):
                     os.chmod(each, 0o700)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _locked(folder: int) -> bool:
-    """Whether the lock is ours now: another has it, or this file system has none, where not."""
+    """Return whether this process has the lock now.
+
+    False if another process holds it, or if the file system has no locks.
+    """
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -100,42 +111,43 @@ def _locked(folder: int) -> bool:
     return True
 
 
-def resolved(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
-    """Return ``command`` with the absolute path of its program, as found from here.
+def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
+    """Return ``command`` with the absolute path of its program, found from the current folder.
 
-    With it a warning, empty if the program was found: a worker on another machine may have it. A
-    path relative to ``work_dir`` stays as it is; without one it is relative to the current folder.
+    Also return a warning if the program was not found, else "": a worker on another machine may
+    have it. A path relative to ``work_dir`` stays as it is; without a ``work_dir`` it is relative
+    to the current folder.
     """
     name, *arguments = command
     if "/" in name and not os.path.isabs(os.path.expanduser(name)):
         if work_dir:
-            place = os.path.join(os.path.expanduser(work_dir), name)
-            return [*command], "" if shutil.which(place) else _absent(place)
+            path = os.path.join(os.path.expanduser(work_dir), name)
+            return [*command], "" if shutil.which(path) else _missing_program(path)
         name = os.path.abspath(name)
     found = shutil.which(os.path.expanduser(name), path=environment.search_path())
     if found is None:
-        return [*command], _absent(name)
-    place = found if os.path.isabs(found) else os.path.abspath(found)
-    return [name if name.startswith("~") else place, *arguments], ""
+        return [*command], _missing_program(name)
+    path = found if os.path.isabs(found) else os.path.abspath(found)
+    return [name if name.startswith("~") else path, *arguments], ""
 
 
-def _absent(name: str) -> str:
+def _missing_program(name: str) -> str:
     return (
         f'there is no program "{name}" here; install it where the worker runs, or give its '
         "whole path, else every run fails"
     )
 
 
-def program(name: str, folder: str, variables: Mapping[str, str]) -> str:
-    """The file of the program called ``name``, for one who runs in ``folder``."""
+def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
+    """Return the file of the program called ``name``, for a process that runs in ``run_folder``."""
     name = os.path.expanduser(name)
     if "/" in name:
-        place = os.path.join(folder, name)
-        if not os.path.exists(place):
-            raise ValueError(f"there is no program {place}")
-        if found := shutil.which(place):
+        path = os.path.join(folder, name)
+        if not os.path.exists(path):
+            raise ValueError(f"there is no program {path}")
+        if found := shutil.which(path):
             return found
-        raise ValueError(f"{place} is not an executable file")
+        raise ValueError(f"{path} is not an executable file")
     if found := shutil.which(name, path=variables.get("PATH", os.defpath)):
         return found
     raise ValueError(f'there is no program "{name}" in the PATH that it is given')

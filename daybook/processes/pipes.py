@@ -1,4 +1,4 @@
-"""The three pipes of a program: bounded in memory, and none of them can block another."""
+"""The three pipes of a program: bounded in memory, and none can block another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 
 
 class Pipe(asyncio.Protocol):
-    """One pipe. ``gone`` is set when it was closed, by either side."""
+    """One pipe. ``gone`` is set once either side has closed it."""
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
@@ -22,8 +22,8 @@ class Pipe(asyncio.Protocol):
         self.gone.set()
 
 
-class Head(Pipe):
-    """Keeps the first ``limit`` bytes, reads and counts the others."""
+class HeadPipe(Pipe):
+    """Keeps the first ``limit`` bytes; reads and counts the rest."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Head(Pipe):
         self.dropped += max(0, len(data) - room)
 
 
-class Tail(Pipe):
+class TailPipe(Pipe):
     """Keeps the last ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
@@ -50,17 +50,17 @@ class Tail(Pipe):
         del self.kept[: -self._limit]
 
 
-class Feed(Pipe):
+class InputPipe(Pipe):
     """Standard input. A program may close it early or never read it: that is no error."""
 
 
-async def join(
-    child: subprocess.Popen[bytes], output: asyncio.Protocol, errors: Pipe, feed: Feed
+async def attach(
+    child: subprocess.Popen[bytes], output: asyncio.Protocol, errors: Pipe, feed: InputPipe
 ) -> tuple[asyncio.ReadTransport, asyncio.WriteTransport | None]:
-    """Join the child's pipes to the running loop; the transports of its output and its input.
+    """Connect the child's pipes to the running loop; return the transports of its output and input.
 
-    From here on the transports own the pipes. Where this is cancelled what was not joined is
-    closed, and the output's transport, which the caller does not know.
+    From then on the transports own the pipes. If this is cancelled, it closes the pipes that are
+    not connected yet, and the output's transport, which the caller does not have.
     """
     loop = asyncio.get_running_loop()
     files = [each for each in (child.stdout, child.stderr, child.stdin) if each is not None]
@@ -81,34 +81,35 @@ async def join(
 
 
 async def connect(
-    child: subprocess.Popen[bytes], output: Pipe, errors: Pipe, feed: Feed, data: bytes
+    child: subprocess.Popen[bytes], output: Pipe, errors: Pipe, feed: InputPipe, data: bytes
 ) -> None:
-    """`join`, and write ``data`` as fast as it is read."""
-    _, writer = await join(child, output, errors, feed)
+    """Connect the pipes as `attach`, and write ``data`` as fast as it is read."""
+    _, writer = await attach(child, output, errors, feed)
     if writer is not None:
-        # Not in `connection_made`: closed there, the transport would leave its number registered.
+        # Not in `connection_made`: closed there, the transport would leave its file descriptor
+        # registered.
         writer.write(data)
         writer.write_eof()
 
 
-async def drained(pipes: Iterable[Pipe], seconds: float) -> None:
-    """Wait until all were read to their end, or ``seconds`` have passed."""
+async def wait_drained(pipes: Iterable[Pipe], seconds: float) -> None:
+    """Wait until all pipes are read to their end, or ``seconds`` have passed."""
     try:
         async with asyncio.timeout(seconds):
             for pipe in pipes:
                 await pipe.gone.wait()
     except TimeoutError:
-        pass  # someone outside the group holds the other end
+        pass  # a process outside the group holds the other end
 
 
 async def close(pipes: Iterable[Pipe]) -> None:
-    """Close what is still open."""
+    """Close the pipes that are still open."""
     for pipe in pipes:
         if pipe.transport is None:
             continue
-        if isinstance(pipe, Feed):
-            # Closing alone would wait for what was not read. With nothing left to write it is
-            # closing already, and a second time would be an error in the loop.
+        if isinstance(pipe, InputPipe):
+            # `close` would wait until all data is read. With nothing left to write, the transport
+            # is closing already, and a second close would be an error in the loop.
             writer = cast(asyncio.WriteTransport, pipe.transport)
             if writer.get_write_buffer_size():
                 writer.abort()

@@ -1,7 +1,8 @@
-"""Which processes live, which began which, and ending them without ever hitting a stranger.
+"""Living processes, their descendants, and signals that never hit another process.
 
-A pid alone names nobody: the kernel gives it to another process once the first is gone. So a
-process is named by its pid and the moment it started, and is looked up again before each signal.
+A pid alone does not identify a process: the kernel gives it to another one after the first has
+ended. So a process is identified by its pid and its start time, and is looked up again before each
+signal.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
-LOOK_AGAIN = 0.05
-"""Seconds between two looks at a process that is not our own child, for which nothing can wait."""
+POLL_INTERVAL_SECONDS = 0.05
+"""Poll interval for a process that is not our own child, for which nothing can wait."""
 
 _PR_SET_DUMPABLE = 4
 
 
 def deny_inspection() -> None:
-    """Deny other processes of this user the memory and environment of this process (Linux).
+    """Deny other processes of this user access to memory and environment of this one (Linux).
 
-    They get no `/proc/PID/environ` or `/proc/PID/mem`, and cannot trace it; there are no core
-    dumps either. A forked child inherits that, an executed program does not. Elsewhere it does
-    nothing.
+    They cannot read `/proc/PID/environ` or `/proc/PID/mem`, and cannot trace it; there are no core
+    dumps either. A forked child inherits that, an executed program does not. On other systems this
+    does nothing.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -42,7 +43,7 @@ def deny_inspection() -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """One process. ``started`` is opaque: equal for the same process, different after a reuse."""
+    """One process. ``started`` is opaque: equal for the same process, different after pid reuse."""
 
     pid: int
     started: str
@@ -50,15 +51,15 @@ class Process:
     group: int = field(default=0, compare=False)
 
 
-def living() -> dict[int, Process]:
-    """Every process of this machine by pid, without those that have ended (zombies)."""
+def living_processes() -> dict[int, Process]:
+    """Return every process of this machine by pid, without zombies."""
     return _from_proc() if sys.platform == "linux" else _from_ps()
 
 
 def find(pid: int, started: str | None = None) -> Process | None:
-    """The living process with this pid, or None; also None if it did not start at ``started``."""
+    """Return the living process with this pid (and ``started``, if it is given), or None."""
     if sys.platform == "linux":
-        process = _read_stat(PROC / str(pid), _boot())
+        process = _read_stat(PROC / str(pid), _boot_id())
     else:
         process = _from_ps(pid).get(pid)
     if process is not None and started is not None and process.started != started:
@@ -66,13 +67,13 @@ def find(pid: int, started: str | None = None) -> Process | None:
     return process
 
 
-def family(head: Process) -> list[Process]:
-    """``head``, first, with all that it began and the group that it leads; [] if it has ended.
+def process_tree(head: Process) -> list[Process]:
+    """Return ``head``, first, with its descendants and the group that it leads; [] if it has ended.
 
-    What it began is found in whatever group or session it is; what was handed on to init because
-    its parent ended is found if it stayed in the group.
+    Descendants are found in any group or session. A process that init adopted, because its parent
+    ended, is found if it stayed in the group.
     """
-    everyone = living()
+    everyone = living_processes()
     if everyone.get(head.pid) != head:
         return []
     members = {head.pid: head}
@@ -80,16 +81,16 @@ def family(head: Process) -> list[Process]:
     heads = list(members)
     while heads:
         parent = heads.pop()
-        began = [p for p in everyone.values() if p.parent == parent and p.pid not in members]
-        members |= {p.pid: p for p in began}
-        heads += [p.pid for p in began]
+        children = [p for p in everyone.values() if p.parent == parent and p.pid not in members]
+        members |= {p.pid: p for p in children}
+        heads += [p.pid for p in children]
     return list(members.values())
 
 
-def tell(processes: Iterable[Process], number: signal.Signals) -> None:
-    """Send ``number`` to those that still are who they were, and that are ours to tell.
+def send_signal(processes: Iterable[Process], number: signal.Signals) -> None:
+    """Send ``number`` to the processes that still exist and that this user may signal.
 
-    Not ours is what runs as another user, as a command with more rights may: the others are told.
+    A process of another user, such as a command with more rights, is skipped.
     """
     for process in processes:
         if find(process.pid, process.started) is not None:
@@ -97,36 +98,36 @@ def tell(processes: Iterable[Process], number: signal.Signals) -> None:
                 os.kill(process.pid, number)
 
 
-async def gone(processes: Iterable[Process], within: float) -> list[Process]:
-    """Wait until all have ended, at most ``within`` seconds; returns those that still live."""
+async def wait_gone(processes: Iterable[Process], within: float) -> list[Process]:
+    """Wait at most ``within`` seconds until all have ended; return those that still live."""
     end = time.monotonic() + within
     while left := [p for p in processes if find(p.pid, p.started) is not None]:
         if time.monotonic() >= end:
             return left
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     return []
 
 
 async def end(head: Process, grace: float) -> None:
     """End ``head`` and its family: SIGTERM to ``head``, after ``grace`` seconds SIGKILL to all.
 
-    Only the head is asked, so that it can end its own in the order that it likes.
+    Only the head gets SIGTERM, so that it can end its children in its own order.
     """
-    members = family(head)
-    tell([head], signal.SIGTERM)
-    await gone([head], grace)
+    members = process_tree(head)
+    send_signal([head], signal.SIGTERM)
+    await wait_gone([head], grace)
     await kill(members)
 
 
 async def kill(members: Iterable[Process], within: float = 5.0) -> None:
-    """SIGKILL ``members`` that still live and whatever they began meanwhile.
+    """Send SIGKILL to ``members`` that still live and to all processes that they started meanwhile.
 
-    What lives after ``within`` seconds all the same is left, and logged.
+    Processes that still live after ``within`` seconds are left, and logged.
     """
     known = set(members)
     stop_at = time.monotonic() + within
     while True:
-        known |= {p for member in known for p in family(member)}
+        known |= {p for member in known for p in process_tree(member)}
         left = [p for p in known if find(p.pid, p.started) is not None]
         if not left:
             return
@@ -134,12 +135,12 @@ async def kill(members: Iterable[Process], within: float = 5.0) -> None:
             pids = sorted(each.pid for each in left)
             log.error("cannot be killed: %s", pids, extra={"action": "kill_refused"})
             return
-        tell(left, signal.SIGKILL)
-        await gone(left, min(1.0, within))
+        send_signal(left, signal.SIGKILL)
+        await wait_gone(left, min(1.0, within))
 
 
-def _boot() -> str:
-    """Ticks since boot repeat after the next boot; its id does not."""
+def _boot_id() -> str:
+    """Return the boot's id: ticks since boot repeat after the next boot, the id does not."""
     try:
         return (PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -147,7 +148,7 @@ def _boot() -> str:
 
 
 def _from_proc() -> dict[int, Process]:
-    boot = _boot()
+    boot = _boot_id()
     entries = (_read_stat(entry, boot) for entry in PROC.iterdir() if entry.name.isdigit())
     return {process.pid: process for process in entries if process is not None}
 
@@ -157,8 +158,8 @@ def _read_stat(entry: Path, boot: str) -> Process | None:
         text = (entry / "stat").read_text(errors="replace")
     except OSError:
         return None
-    # The name, second, stands in brackets and may hold anything: split behind the last bracket.
-    # From there: state, parent, group, …, and the start in ticks is field 22 of the whole line.
+    # The second field, the name, is in brackets and may contain anything: split after the last
+    # bracket. Then come state, parent, group, …; the start in ticks is field 22 of the whole line.
     fields = text.rpartition(")")[2].split()
     if fields[0] in "ZX":
         return None
@@ -166,7 +167,7 @@ def _read_stat(entry: Path, boot: str) -> Process | None:
 
 
 def _from_ps(only: int | None = None) -> dict[int, Process]:
-    """For systems without /proc; whole seconds are all that `ps` tells of the start."""
+    """List processes on systems without /proc; `ps` reports the start in whole seconds only."""
     which = ["-p", str(only)] if only is not None else ["-ax"]
     answer = subprocess.run(
         ["ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart="],
@@ -175,10 +176,10 @@ def _from_ps(only: int | None = None) -> dict[int, Process]:
         check=False,
         env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
     )
-    found: dict[int, Process] = {}
+    processes: dict[int, Process] = {}
     for line in answer.stdout.splitlines():
         number, parent, group, state, *started = line.split()
         if not state.startswith("Z"):
             pid = int(number)
-            found[pid] = Process(pid, " ".join(started), int(parent), int(group))
-    return found
+            processes[pid] = Process(pid, " ".join(started), int(parent), int(group))
+    return processes

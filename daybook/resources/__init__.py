@@ -2,5 +2,5 @@
 
 `documents` reads and writes the blocks of agents, secrets, tool servers, channels and destinations.
 `copies` keeps an encrypted copy of each in the ledger (`encryption`), and `mirror` restores a block
-that Prefect lost. `secrets` are values that a job names as ``{{secret:name}}``.
+that Prefect lost. `secrets` are values that a job references as ``{{secret:name}}``.
 """

@@ -1,8 +1,8 @@
-"""The ledger's encrypted copies of Prefect's block documents: agents, secrets and the like.
+"""Encrypted copies in the ledger of Prefect's block documents: agents, secrets and others.
 
-Prefect is where they are used and edited; a copy is there to be restored after Prefect's database
-was lost. All copies of a ledger are encrypted with one key, whose id is a fact of the ledger: a
-home without that key can neither read copies nor add its own under another key.
+Documents are used and edited in Prefect; a copy serves to restore its document after Prefect's
+database was lost. All copies of a ledger are encrypted with one key, whose id is a fact of the
+ledger: a home without that key can neither read copies nor add copies under another key.
 """
 
 from __future__ import annotations
@@ -24,105 +24,108 @@ from daybook.resources.encryption import Key
 
 _KEY_ID = "block_copies_key"
 
-Ref = tuple[str, str]
-"""The slug of the block type and the document's name."""
+DocumentRef = tuple[str, str]
+"""The block type's slug and the document's name."""
 
 
 @dataclass(frozen=True)
-class Version:
-    """What tells whether a copy changed since it was read: a new encryption is never the same."""
+class CopyVersion:
+    """The version of a copy: it changes with every write, because no two encryptions are equal."""
 
     type_id: str
     sealed: str
 
 
-def version(row: BlockCopyRow | None) -> Version | None:
-    """The version of a row; None if there is no row."""
-    return None if row is None else Version(row.type_id, row.sealed)
+def version(row: BlockCopyRow | None) -> CopyVersion | None:
+    """Return the version of a row; None if there is no row."""
+    return None if row is None else CopyVersion(row.type_id, row.sealed)
 
 
-async def every(session: AsyncSession) -> list[BlockCopyRow]:
-    """All copies, by type and name."""
-    by = (col(BlockCopyRow.slug), col(BlockCopyRow.name))
-    return list((await session.execute(select(BlockCopyRow).order_by(*by))).scalars())
+async def list_copies(session: AsyncSession) -> list[BlockCopyRow]:
+    """Return all copies, by type and name."""
+    order = (col(BlockCopyRow.slug), col(BlockCopyRow.name))
+    return list((await session.execute(select(BlockCopyRow).order_by(*order))).scalars())
 
 
-async def get(session: AsyncSession, ref: Ref) -> BlockCopyRow | None:
-    """One copy; None if there is none."""
+async def get(session: AsyncSession, ref: DocumentRef) -> BlockCopyRow | None:
+    """Return one copy, or None."""
     return await session.get(BlockCopyRow, ref)
 
 
 async def key_id(session: AsyncSession) -> str | None:
-    """The id of the key of all copies; None while nothing was ever encrypted."""
+    """Return the id of the key of all copies; None if nothing was ever encrypted."""
     fact = await session.get(Fact, _KEY_ID)
     return None if fact is None else fact.value
 
 
 async def key(session: AsyncSession, home: Home) -> Key | None:
-    """The key of this ledger's copies; None while it has none.
+    """Return the key of this ledger's copies; None if the ledger has no key yet.
 
-    Raises `LedgerKeyMissing` if the home has no key, or another one.
+    Raises `LedgerKeyMissing` if the home has no key, or another key.
     """
-    wanted = await key_id(session)
-    if wanted is None:
+    expected_id = await key_id(session)
+    if expected_id is None:
         return None
-    found = encryption.read(home.ledger_key)
-    if found is None:
-        raise LedgerKeyMissing(f"{home.ledger_key} does not exist (the key's id is {wanted})")
-    if found.id != wanted:
-        why = f"{home.ledger_key} holds another key (its id is {found.id}, not {wanted})"
+    ledger_key = encryption.read_key(home.ledger_key)
+    if ledger_key is None:
+        raise LedgerKeyMissing(f"{home.ledger_key} does not exist (the key's id is {expected_id})")
+    if ledger_key.id != expected_id:
+        why = f"{home.ledger_key} holds another key (its id is {ledger_key.id}, not {expected_id})"
         raise LedgerKeyMissing(why)
-    return found
+    return ledger_key
 
 
-async def key_to_write(session: AsyncSession, home: Home) -> Key:
-    """The key for a new copy, in a write transaction; the first one makes it.
+async def get_or_create_key(session: AsyncSession, home: Home) -> Key:
+    """Return the key for a new copy, in a write transaction; create it for the first copy.
 
-    Raises as `key` does, and OSError if the file cannot be made.
+    Raises like `key`, and OSError if the file cannot be created.
     """
-    found = await key(session, home)
-    if found is None:
-        found = encryption.read_or_make(home.ledger_key)
-        session.add(Fact(key=_KEY_ID, value=found.id))
-    return found
+    ledger_key = await key(session, home)
+    if ledger_key is None:
+        ledger_key = encryption.read_or_create_key(home.ledger_key)
+        session.add(Fact(key=_KEY_ID, value=ledger_key.id))
+    return ledger_key
 
 
 async def put(
     session: AsyncSession,
-    ref: Ref,
+    ref: DocumentRef,
     type_id: str,
     data: Mapping[str, Any],
     *,
     key: Key,
     now: datetime,
-) -> Version:
-    """Write a copy, in the place of the one that there is."""
+) -> CopyVersion:
+    """Write a copy; replace an existing one."""
     sealed = key.seal(_label(ref), json.dumps(data, separators=(",", ":")))
     slug, name = ref
     row = BlockCopyRow(slug=slug, name=name, type_id=type_id, sealed=sealed, updated_at=now)
     await session.merge(row)
-    return Version(type_id, sealed)
+    return CopyVersion(type_id, sealed)
 
 
-def data(row: BlockCopyRow, key: Key) -> dict[str, Any]:
-    """The document's data in a copy, secrets in plain; raises `CopyDamaged`."""
-    found: dict[str, Any] = json.loads(key.unseal(_label((row.slug, row.name)), row.sealed))
-    return found
+def decrypt(row: BlockCopyRow, key: Key) -> dict[str, Any]:
+    """Return the document's data from a copy, with secrets in plain text.
+
+    Raises `CopyDamaged`.
+    """
+    document_data: dict[str, Any] = json.loads(key.unseal(_label((row.slug, row.name)), row.sealed))
+    return document_data
 
 
-async def remove(session: AsyncSession, ref: Ref) -> bool:
-    """Delete a copy; False if there was none."""
+async def remove(session: AsyncSession, ref: DocumentRef) -> bool:
+    """Delete a copy; return false if there was none."""
     row = await get(session, ref)
     if row is not None:
         await session.delete(row)
     return row is not None
 
 
-async def forget_key(session: AsyncSession) -> None:
-    """Delete every copy, and which key they had: the next copy is encrypted with the home's."""
+async def remove_key(session: AsyncSession) -> None:
+    """Delete every copy and the key's id: the next copy is encrypted with the home's key."""
     await session.execute(delete(BlockCopyRow))
     await session.execute(delete(Fact).where(col(Fact.key) == _KEY_ID))
 
 
-def _label(ref: Ref) -> str:
+def _label(ref: DocumentRef) -> str:
     return "/".join(ref)

@@ -1,11 +1,11 @@
-"""The store of agents, secrets, tool servers, channels and destinations: Prefect's block documents.
+"""Store of agents, secrets, tool servers, channels and destinations as Prefect block documents.
 
-The block classes stand in a door and are not needed here: a document's data are its settings.
-Prefect's own errors of connection are let through.
+The block classes are Prefect entry points and are not imported here: a document's data are its
+settings. Prefect's connection errors propagate.
 
-`keep` and `forget` write to Prefect first, because that is what runs read, and then to the ledger's
-encrypted copy. If the process dies in between, `daybook.resources.mirror` finds the difference
-and the ledger follows Prefect.
+`save` and `remove` write to Prefect first, because runs read from there, and then to the ledger's
+encrypted copy. If the process dies in between, `daybook.resources.mirror` finds the difference and
+changes the ledger.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?\Z")
 
 @dataclass(frozen=True)
 class BlockType:
-    """``noun`` is what a document of it is called: "secret"."""
+    """A block type; ``noun`` is the word for one document, such as "secret"."""
 
     slug: str
     title: str
@@ -42,7 +42,7 @@ class BlockType:
 
 
 def check_name(of: BlockType, name: str) -> None:
-    """Raise `InvalidInput` for what cannot be the name of one."""
+    """Raise `InvalidInput` if ``name`` is no legal document name."""
     if not _NAME.match(name):
         raise InvalidInput(
             "name",
@@ -51,33 +51,35 @@ def check_name(of: BlockType, name: str) -> None:
         )
 
 
-async def every(
+async def list_documents(
     client: PrefectClient, of: BlockType, *, include_secrets: bool = False
 ) -> list[BlockDocument]:
-    """All documents of the type by name; [] where it is not registered."""
-    return await listed(client, of, include_secrets=include_secrets) or []
+    """Return all documents of the type, by name; [] if the type is not registered."""
+    return await list_if_registered(client, of, include_secrets=include_secrets) or []
 
 
-async def listed(
+async def list_if_registered(
     client: PrefectClient, of: BlockType, *, include_secrets: bool = False
 ) -> list[BlockDocument] | None:
-    """All documents of the type by name; None where it is not registered."""
+    """Return all documents of the type, by name; None if the type is not registered."""
     from prefect.exceptions import PrefectHTTPStatusError
 
     try:
-        found = await client.read_block_documents_by_type(of.slug, include_secrets=include_secrets)
+        documents = await client.read_block_documents_by_type(
+            of.slug, include_secrets=include_secrets
+        )
     except PrefectHTTPStatusError as error:
         if error.response.status_code != 404:
             raise
         return None
-    named = [each for each in found if each.name and not each.is_anonymous]
-    return sorted(named, key=lambda each: str(each.name))
+    with_name = [each for each in documents if each.name and not each.is_anonymous]
+    return sorted(with_name, key=lambda each: str(each.name))
 
 
-async def named(
+async def find(
     client: PrefectClient, of: BlockType, name: str, *, include_secrets: bool = False
 ) -> BlockDocument | None:
-    """The document of that name; None where there is none."""
+    """Return the document of that name, or None."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -88,15 +90,15 @@ async def named(
         return None
 
 
-class Registered(NamedTuple):
+class RegisteredType(NamedTuple):
     """Prefect's ids of a block type and of its newest schema."""
 
     type_id: UUID
     schema_id: UUID
 
 
-async def registered(client: PrefectClient, of: BlockType) -> Registered:
-    """The ids of the type; raises `InvalidInput` where it is not registered."""
+async def registered_type(client: PrefectClient, of: BlockType) -> RegisteredType:
+    """Return the ids of the type; raise `InvalidInput` if it is not registered."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -106,10 +108,10 @@ async def registered(client: PrefectClient, of: BlockType) -> Registered:
     schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
     if schema is None:
         raise _unregistered(of)
-    return Registered(block_type.id, schema.id)
+    return RegisteredType(block_type.id, schema.id)
 
 
-async def keep(
+async def save(
     client: PrefectClient,
     of: BlockType,
     name: str,
@@ -117,59 +119,62 @@ async def keep(
     *,
     replace: bool = False,
 ) -> None:
-    """Write a document; with ``replace`` also over the one of that name, of which nothing stays.
+    """Write a document; with ``replace``, overwrite all data of an existing one.
 
-    Raises `InvalidInput` for a bad or taken name, and where the type is not registered.
+    Raises `InvalidInput` for a bad or taken name, and if the type is not registered.
     """
     from prefect.client.schemas.actions import BlockDocumentUpdate
     from prefect.exceptions import ObjectAlreadyExists
 
     check_name(of, name)
-    async with _ledger() as ledger:  # a ledger that cannot be reached refuses before any write
-        known = await registered(client, of)
-        taken = InvalidInput(
+    async with _ledger() as ledger:  # an unreachable ledger raises before any write
+        block_type_ids = await registered_type(client, of)
+        name_taken = InvalidInput(
             "name", f'"{name}" is taken', f"choose another, or replace that {of.noun}"
         )
-        old = await named(client, of, name)
+        old = await find(client, of, name)
         if old is not None and not replace:
-            raise taken
+            raise name_taken
         if old is not None:
             changed = BlockDocumentUpdate(
-                block_schema_id=known.schema_id, data=dict(data), merge_existing_data=False
+                block_schema_id=block_type_ids.schema_id, data=dict(data), merge_existing_data=False
             )
             await client.update_block_document(old.id, changed)
         else:
             try:
-                await create(client, known, name, data)
-            except ObjectAlreadyExists:  # someone was faster
-                raise taken from None
-        await _copy(ledger, (of.slug, name), str(known.type_id), data)
+                await create_in_prefect(client, block_type_ids, name, data)
+            except ObjectAlreadyExists:  # another process was faster
+                raise name_taken from None
+        await _copy(ledger, (of.slug, name), str(block_type_ids.type_id), data)
 
 
-async def create(
-    client: PrefectClient, known: Registered, name: str, data: Mapping[str, Any]
+async def create_in_prefect(
+    client: PrefectClient, known: RegisteredType, name: str, data: Mapping[str, Any]
 ) -> UUID:
-    """Make a document in Prefect alone; its id. Raises Prefect's `ObjectAlreadyExists`."""
+    """Create a document in Prefect only; return its id.
+
+    Raises Prefect's `ObjectAlreadyExists`.
+    """
     from prefect.client.schemas.actions import BlockDocumentCreate
 
-    made = BlockDocumentCreate(
+    document = BlockDocumentCreate(
         name=name, data=dict(data), block_schema_id=known.schema_id, block_type_id=known.type_id
     )
-    return (await client.create_block_document(made)).id
+    return (await client.create_block_document(document)).id
 
 
-async def forget(client: PrefectClient, of: BlockType, name: str) -> None:
-    """Delete the document of that name, and its copy; raises `NotFound` if neither is there."""
+async def remove(client: PrefectClient, of: BlockType, name: str) -> None:
+    """Delete the document of that name and its copy; raise `NotFound` if neither exists."""
     from prefect.exceptions import ObjectNotFound
 
     async with _ledger() as ledger:
-        found = await named(client, of, name)
+        document = await find(client, of, name)
         deleted = False
-        if found is not None:
+        if document is not None:
             try:
-                await client.delete_block_document(found.id)
+                await client.delete_block_document(document.id)
                 deleted = True
-            except ObjectNotFound:  # someone was faster
+            except ObjectNotFound:  # another process was faster
                 pass
         async with ledger.write() as session:
             had_copy = await copies.remove(session, (of.slug, name))
@@ -177,25 +182,30 @@ async def forget(client: PrefectClient, of: BlockType, name: str) -> None:
         raise NotFound(of.noun, name)
 
 
-def problem(error: ValidationError) -> tuple[str, str]:
-    """The field and what is wrong with it. Not in pydantic's own text: that repeats the input."""
+def validation_problem(error: ValidationError) -> tuple[str, str]:
+    """Return the field and its problem.
+
+    Pydantic's own text is not used, because it repeats the input.
+    """
     first = error.errors(include_input=False, include_url=False)[0]
-    where = str(first["loc"][0]) if first["loc"] else "settings"
-    return where, first["msg"].removeprefix("Value error, ")
+    field = str(first["loc"][0]) if first["loc"] else "settings"
+    return field, first["msg"].removeprefix("Value error, ")
 
 
 def _ledger() -> Ledger:
     return Ledger(settings.load().ledger_address)
 
 
-async def _copy(ledger: Ledger, ref: copies.Ref, type_id: str, data: Mapping[str, Any]) -> None:
-    """Write the ledger's copy of what Prefect just took."""
+async def _copy(
+    ledger: Ledger, ref: copies.DocumentRef, type_id: str, data: Mapping[str, Any]
+) -> None:
+    """Write the ledger's copy of the document that Prefect just stored."""
     try:
         async with ledger.write() as session:
-            key = await copies.key_to_write(session, home.here())
+            key = await copies.get_or_create_key(session, home.current_home())
             await copies.put(session, ref, type_id, data, key=key, now=ledger.now())
     except (LedgerKeyMissing, OSError) as error:
-        # Prefect has it, so it works; `daybook doctor` says what to do about the key.
+        # Prefect has the document, so it works; `daybook doctor` explains the problem with the key.
         log.warning("the ledger has no copy of %s: %s", "/".join(ref), error)
 
 

@@ -1,10 +1,10 @@
-"""Encryption of what the ledger keeps of secrets: AES-256-GCM, with a key from the home.
+"""Encryption of the ledger's copies of secrets: AES-256-GCM, with a key from the home.
 
-The key is 256 random bits in `<home>/ledger-key`, mode 0600, made when it is first needed. It is
-not in the ledger, so a copy of the database alone gives no secret away. The ledger holds only the
-key's id, by which a wrong key is recognised before it is used (`daybook.resources.copies`).
+The key is 256 random bits in `<home>/ledger-key`, mode 0600, created when it is first needed. It
+is not in the ledger, so a copy of the database alone reveals no secret. The ledger holds only the
+key's id, which identifies a wrong key before it is used (`daybook.resources.copies`).
 
-Each text is bound to a label, so that an encrypted text cannot be moved to another row.
+Each text is bound to a label, so an encrypted text cannot be moved to another row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NONCE_BYTES = 12
 
 
 class Key:
-    """A key that can encrypt and decrypt. ``id`` is a digest and may be shown."""
+    """A key that encrypts and decrypts. ``id`` is a digest and may be shown."""
 
     def __init__(self, raw: bytes) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -34,13 +34,13 @@ class Key:
         self.id = hashlib.sha256(b"daybook ledger key" + raw).hexdigest()[:12]
 
     def seal(self, label: str, text: str) -> str:
-        """Encrypt ``text``; every call gives another result."""
+        """Encrypt ``text``; every call returns another result."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = nonce + self._cipher.encrypt(nonce, text.encode(), label.encode())
         return _VERSION + base64.urlsafe_b64encode(sealed).decode()
 
     def unseal(self, label: str, sealed: str) -> str:
-        """Decrypt what `seal` gave for this label; raises `CopyDamaged`."""
+        """Decrypt a result of `seal` for this label; raise `CopyDamaged` if it is not one."""
         from cryptography.exceptions import InvalidTag
 
         try:
@@ -53,10 +53,10 @@ class Key:
             raise CopyDamaged(label) from None
 
 
-def read(file: Path) -> Key | None:
-    """The key in ``file``; None if there is no such file.
+def read_key(file: Path) -> Key | None:
+    """Return the key in ``file``; None if the file does not exist.
 
-    Raises `LedgerKeyMissing`, which never repeats the file's text, for one that holds no key.
+    Raises `LedgerKeyMissing` for a file without a valid key; the error never repeats its text.
     """
     try:
         text = file.read_text(encoding="ascii").strip()
@@ -72,15 +72,16 @@ def read(file: Path) -> Key | None:
     return Key(raw)
 
 
-def read_or_make(file: Path) -> Key:
-    """The key in ``file``, which is made if it does not exist. Raises as `read` does, and OSError.
+def read_or_create_key(file: Path) -> Key:
+    """Return the key in ``file``; create the file if it does not exist.
 
-    Of several processes that make it at once, all get the same one.
+    Raises like `read_key`, and OSError. If several processes create it at once, all get the same
+    key.
     """
-    found = read(file)
-    if found is None:
+    key = read_key(file)
+    if key is None:
         text = _MARK + base64.urlsafe_b64encode(os.urandom(_KEY_BYTES)).decode()
         make_private_file(file, f"{text}\n")
-        found = read(file)
-        assert found is not None
-    return found
+        key = read_key(file)
+        assert key is not None
+    return key

@@ -1,22 +1,22 @@
-"""The block documents in Prefect and their copies in the ledger, brought into agreement.
+"""Reconciliation of Prefect's block documents with their copies in the ledger.
 
-What Prefect holds is what runs use, so the ledger follows Prefect; and when Prefect has lost its
-database, Prefect gets back what the ledger holds.
+Runs use the documents in Prefect, so the ledger follows Prefect. If Prefect has lost its database,
+the documents are restored from the ledger.
 
 ::
 
-    in Prefect   copy    the block type has the id that the copy knows
-    yes          no      -       copied: somebody made it in Prefect's UI
-    yes          differs -       copied: somebody edited it there
-    no           yes     yes     the copy is deleted: somebody deleted the document on purpose
-    no           yes     no      restored: this Prefect never had it, because its database is new
+    in Prefect   copy     same block type id   action
+    yes          no       -                    copy: somebody created the document in Prefect's UI
+    yes          differs  -                    copy: somebody edited it there
+    no           yes      yes                  delete the copy: somebody deleted the document
+    no           yes      no                   restore: the database is new and never had it
 
-A block type has a fresh id in each database, and deleting a type deletes its documents with it; so
-a document that is missing below the very type that it was seen below was deleted by somebody.
+A block type gets a new id in each database, and deleting a type deletes its documents. So if a
+document is missing while its type still has the recorded id, somebody deleted it on purpose.
 
-Each step is one write to Prefect or one transaction of the ledger, in the order in which dying in
-between does no harm: a copy gets the new type's id only after its document was made. The next pass
-begins as a whole.
+Each step is one write to Prefect or one transaction of the ledger, in an order in which dying
+between two steps is harmless: a copy gets the new type's id only after its document was created.
+The next pass starts over.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import BlockCopyRow
 from daybook.resources import copies
 from daybook.resources import documents as block_documents
-from daybook.resources.copies import Ref, Version
+from daybook.resources.copies import CopyVersion, DocumentRef
 from daybook.resources.documents import BlockType
 from daybook.resources.encryption import Key
 
@@ -43,47 +43,47 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PAGE = 200
-_AWAY = 500
-"""The lowest HTTP status that is not about one document."""
+_SERVER_ERROR = 500
+"""The lowest HTTP status that reports a server problem and not one document."""
 
 
 @dataclass(frozen=True)
 class _Document:
-    """A document as it was listed. ``data`` has its secrets only where they were asked for."""
+    """A listed document. ``data`` holds its secrets only if they were requested."""
 
     id: str
-    ref: Ref
+    ref: DocumentRef
     type_id: str
     updated: str
     data: dict[str, Any] = field(repr=False)
 
 
 @dataclass
-class Memory:
-    """The pairs that agreed when they were last compared, so that the next pass skips them.
+class ComparisonCache:
+    """The pairs that were equal at their last comparison, which the next pass skips.
 
-    ``key_problem`` is the one of the last pass, so that its caller tells it once.
+    ``key_problem`` is that of the last pass, so that the caller reports it only once.
     """
 
     key_problem: str = ""
-    _agreed: dict[Ref, tuple[str, str, Version | None]] = field(default_factory=dict)
+    _agreed: dict[DocumentRef, tuple[str, str, CopyVersion | None]] = field(default_factory=dict)
 
     def knows(self, document: _Document, row: BlockCopyRow | None) -> bool:
-        """Whether neither side changed since then."""
-        both = (document.id, document.updated, copies.version(row))
-        return row is not None and self._agreed.get(document.ref) == both
+        """Return whether neither side changed since the last comparison."""
+        pair = (document.id, document.updated, copies.version(row))
+        return row is not None and self._agreed.get(document.ref) == pair
 
-    def agreed(self, document: _Document, version: Version | None) -> None:
-        """Both sides hold the same now."""
+    def agreed(self, document: _Document, version: CopyVersion | None) -> None:
+        """Record that both sides are equal now."""
         self._agreed[document.ref] = (document.id, document.updated, version)
 
 
 @dataclass
-class Report:
-    """What one pass did, by references such as `secret ops`.
+class MirrorReport:
+    """The result of one pass; documents are named as in `secret ops`.
 
-    ``locked`` are the documents that Prefect lost and that cannot be restored, because the key is
-    missing: ``key_problem`` says why. ``failed`` are those that failed for another reason.
+    ``locked`` are the documents that Prefect lost and that cannot be restored because the key is
+    missing; ``key_problem`` is the reason. ``failed`` are those that failed for another reason.
     """
 
     registered: bool = False
@@ -95,35 +95,45 @@ class Report:
     key_problem: str = ""
 
 
-async def agree(
+async def reconcile(
     ledger: Ledger,
     client: PrefectClient,
     types: Collection[BlockType],
-    memory: Memory | None = None,
+    memory: ComparisonCache | None = None,
     *,
     only: str | None = None,
-) -> Report:
-    """Compare all documents of these types with their copies; ``only`` those of one name.
+) -> MirrorReport:
+    """Compare all documents of these types with their copies; with ``only``, those of that name.
 
-    Registers the block types first if Prefect lacks one. A second pass changes nothing. Raises what
-    a Prefect or a ledger raises that cannot be reached.
+    Registers the block types first if Prefect lacks one. A second pass changes nothing. Errors of
+    an unreachable Prefect or ledger propagate.
     """
-    work = _Pass(ledger, client, {each.slug: each for each in types}, memory or Memory(), Report())
-    await work.register()
-    await work.compare(only)
-    return work.report
+    run = _Pass(
+        ledger,
+        client,
+        {each.slug: each for each in types},
+        memory or ComparisonCache(),
+        MirrorReport(),
+    )
+    await run.register()
+    await run.compare(only)
+    return run.report
 
 
-async def lost(ledger: Ledger, client: PrefectClient, types: Collection[BlockType]) -> list[str]:
-    """The documents that Prefect lost and that the ledger has a copy of."""
-    work = _Pass(ledger, client, {each.slug: each for each in types}, Memory(), Report())
-    rows = await work.rows()
-    there = {each.ref for each in await work.listed()}
-    type_ids = await work.type_ids()
+async def list_lost(
+    ledger: Ledger, client: PrefectClient, types: Collection[BlockType]
+) -> list[str]:
+    """Return the documents that Prefect lost and of which the ledger has a copy."""
+    run = _Pass(
+        ledger, client, {each.slug: each for each in types}, ComparisonCache(), MirrorReport()
+    )
+    rows = await run.rows()
+    present = {each.ref for each in await run.listed()}
+    type_ids = await run.type_ids()
     return [
-        work.word(ref)
+        run.word(ref)
         for ref, row in rows.items()
-        if ref not in there and type_ids.get(row.slug) != row.type_id
+        if ref not in present and type_ids.get(row.slug) != row.type_id
     ]
 
 
@@ -132,31 +142,31 @@ class _Pass:
     ledger: Ledger
     client: PrefectClient
     types: Mapping[str, BlockType]
-    memory: Memory
-    report: Report
+    memory: ComparisonCache
+    report: MirrorReport
 
     async def type_ids(self) -> dict[str, str]:
-        """Prefect's ids of the block types that it knows, by slug."""
-        asked = {"block_types": {"slug": {"any_": list(self.types)}}, "limit": _PAGE}
-        answer = await self.client.request("POST", "/block_types/filter", json=asked)
-        return {each["slug"]: each["id"] for each in answer.json()}
+        """Return the ids of the block types that Prefect has, by slug."""
+        query = {"block_types": {"slug": {"any_": list(self.types)}}, "limit": _PAGE}
+        response = await self.client.request("POST", "/block_types/filter", json=query)
+        return {each["slug"]: each["id"] for each in response.json()}
 
-    async def rows(self) -> dict[Ref, BlockCopyRow]:
-        """The ledger's copies."""
+    async def rows(self) -> dict[DocumentRef, BlockCopyRow]:
+        """Return the ledger's copies."""
         async with self.ledger.read() as session:
-            every = await copies.every(session)
-        return {(row.slug, row.name): row for row in every if row.slug in self.types}
+            all_rows = await copies.list_copies(session)
+        return {(row.slug, row.name): row for row in all_rows if row.slug in self.types}
 
     async def register(self) -> None:
         if (await self.type_ids()).keys() != self.types.keys():
-            await repository.load_door("blocks/__init__.py").register(self.client)
+            await repository.load_entry_point("blocks/__init__.py").register(self.client)
             self.report.registered = True
 
     async def compare(self, only: str | None) -> None:
         rows = await self.rows()
         async with self.ledger.read() as session:
             try:
-                key = await copies.key(session, home.here())
+                key = await copies.key(session, home.current_home())
             except LedgerKeyMissing as error:
                 key, self.report.key_problem = None, error.why
         documents = {each.ref: each for each in await self.listed()}
@@ -170,29 +180,29 @@ class _Pass:
             await self._copy(news, rows, key)
         for ref, row in rows.items():
             if ref not in documents:
-                await self._miss(row, key)
+                await self._handle_missing(row, key)
 
     # --- from Prefect to the ledger
 
     async def listed(
         self, ids: Sequence[str] | None = None, *, include_secrets: bool = False
     ) -> list[_Document]:
-        """The named documents of our types; only those with these ``ids`` where they are given."""
-        of: dict[str, Any] = {"is_anonymous": {"eq_": False}}
+        """Return the named documents of our types; if ``ids`` is given, only those."""
+        document_filter: dict[str, Any] = {"is_anonymous": {"eq_": False}}
         if ids is not None:
-            of["id"] = {"any_": ids}
-        found: list[_Document] = []
+            document_filter["id"] = {"any_": ids}
+        documents: list[_Document] = []
         for offset in range(0, 1_000_000, _PAGE):
-            asked = {
-                "block_documents": of,
+            query = {
+                "block_documents": document_filter,
                 "block_types": {"slug": {"any_": list(self.types)}},
                 "include_secrets": include_secrets,
                 "limit": _PAGE,
                 "offset": offset,
             }
-            answer = await self.client.request("POST", "/block_documents/filter", json=asked)
-            page = answer.json()
-            found += [
+            response = await self.client.request("POST", "/block_documents/filter", json=query)
+            page = response.json()
+            documents += [
                 _Document(
                     each["id"],
                     (each["block_type"]["slug"], each["name"]),
@@ -205,15 +215,15 @@ class _Pass:
             ]
             if len(page) < _PAGE:
                 break
-        return found
+        return documents
 
     async def _copy(
-        self, news: Sequence[_Document], rows: Mapping[Ref, BlockCopyRow], key: Key | None
+        self, news: Sequence[_Document], rows: Mapping[DocumentRef, BlockCopyRow], key: Key | None
     ) -> None:
-        """Copy those of ``news`` that differ from their copy, and remember the others."""
+        """Copy those of ``news`` that differ from their copy, and record the equal ones."""
         differing: list[_Document] = []
-        for begin in range(0, len(news), _PAGE):
-            ids = [each.id for each in news[begin : begin + _PAGE]]
+        for start in range(0, len(news), _PAGE):
+            ids = [each.id for each in news[start : start + _PAGE]]
             for document in await self.listed(ids, include_secrets=True):
                 row = rows.get(document.ref)
                 if row is not None and _same(document, row, key):
@@ -222,22 +232,22 @@ class _Pass:
                     differing.append(document)
         if not differing:
             return
-        written: list[tuple[_Document, Version]] = []
+        written: list[tuple[_Document, CopyVersion]] = []
         async with self.ledger.write() as session:
             try:
-                key = await copies.key_to_write(session, home.here())
-            except LedgerKeyMissing as error:  # another home was faster
+                key = await copies.get_or_create_key(session, home.current_home())
+            except LedgerKeyMissing as error:  # another home stored its key first
                 self.report.key_problem = error.why
                 return
             except OSError as error:
-                file = home.here().ledger_key
+                file = home.current_home().ledger_key
                 self.report.key_problem = f"{file} cannot be made ({error.strerror})"
                 return
             for document in differing:
                 ref = document.ref
                 before = copies.version(rows.get(ref))
                 if copies.version(await copies.get(session, ref)) != before:
-                    continue  # written or removed meanwhile: for the next pass
+                    continue  # written or removed meanwhile: the next pass compares it
                 new = await copies.put(
                     session, ref, document.type_id, document.data, key=key, now=self.ledger.now()
                 )
@@ -248,17 +258,17 @@ class _Pass:
 
     # --- from the ledger to Prefect
 
-    async def _miss(self, row: BlockCopyRow, key: Key | None) -> None:
-        """Decide about a copy whose document was not in the list."""
+    async def _handle_missing(self, row: BlockCopyRow, key: Key | None) -> None:
+        """Handle a copy whose document was not in the list."""
         ref, of = (row.slug, row.name), self.types[row.slug]
-        if await block_documents.named(self.client, of, row.name) is not None:
-            return  # made meanwhile, or missed between two pages
-        # Asked after that: the answer is about this Prefect or a newer one.
+        if await block_documents.find(self.client, of, row.name) is not None:
+            return  # created meanwhile, or missed between two pages
+        # Read the type after the document: the type is then of this Prefect or a newer one.
         try:
-            known = await block_documents.registered(self.client, of)
+            registered = await block_documents.registered_type(self.client, of)
         except InvalidInput:
-            return  # lost once more
-        if str(known.type_id) == row.type_id:
+            return  # Prefect lost its database once more
+        if str(registered.type_id) == row.type_id:
             async with self.ledger.write() as session:
                 if await self._is_unchanged(session, row):
                     await copies.remove(session, ref)
@@ -268,51 +278,53 @@ class _Pass:
             self.report.locked.append(self.word(ref))
             return
         try:
-            await self._restore(row, known, copies.data(row, key))
+            await self._restore(row, registered, copies.decrypt(row, key))
         except CopyDamaged as error:
             self.report.failed[self.word(ref)] = str(error)
 
     async def _restore(
-        self, row: BlockCopyRow, known: block_documents.Registered, data: Mapping[str, Any]
+        self, row: BlockCopyRow, known: block_documents.RegisteredType, data: Mapping[str, Any]
     ) -> None:
         from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 
         ref = (row.slug, row.name)
         try:
-            made = await block_documents.create(self.client, known, row.name, data)
-        except ObjectAlreadyExists:  # someone was faster: the next pass compares
+            document_id = await block_documents.create_in_prefect(
+                self.client, known, row.name, data
+            )
+        except ObjectAlreadyExists:  # another process was faster: the next pass compares
             return
         except PrefectHTTPStatusError as error:
             status = error.response.status_code
-            if status >= _AWAY:
+            if status >= _SERVER_ERROR:
                 raise
-            # Not its words: they repeat what it was sent.
+            # Do not quote the response: it repeats the request's data.
             self.report.failed[self.word(ref)] = f"Prefect answered {status}"
             return
         async with self.ledger.write() as session:
-            now = await copies.get(session, ref)
-            if copies.version(now) == copies.version(row) and now is not None:
-                now.type_id = str(known.type_id)
-        if now is None:  # removed meanwhile
-            await self.client.delete_block_document(made)
+            current = await copies.get(session, ref)
+            if copies.version(current) == copies.version(row) and current is not None:
+                current.type_id = str(known.type_id)
+        if current is None:  # removed meanwhile
+            await self.client.delete_block_document(document_id)
             return
         self.report.restored.append(self.word(ref))
 
     async def _is_unchanged(self, session: AsyncSession, row: BlockCopyRow) -> bool:
-        now = await copies.get(session, (row.slug, row.name))
-        return copies.version(now) == copies.version(row)
+        current = await copies.get(session, (row.slug, row.name))
+        return copies.version(current) == copies.version(row)
 
-    def word(self, ref: Ref) -> str:
-        """A document as it is called in reports: `secret ops`."""
+    def word(self, ref: DocumentRef) -> str:
+        """Return the name of a document in reports: `secret ops`."""
         slug, name = ref
         return f"{self.types[slug].noun} {name}"
 
 
 def _same(document: _Document, row: BlockCopyRow, key: Key | None) -> bool:
-    """Whether a copy holds what the document holds, below the same block type."""
+    """Return whether a copy equals its document, under the same block type."""
     if key is None or document.type_id != row.type_id:
         return False
     try:
-        return copies.data(row, key) == document.data
-    except CopyDamaged:  # it is written anew
+        return copies.decrypt(row, key) == document.data
+    except CopyDamaged:  # the copy is written anew
         return False

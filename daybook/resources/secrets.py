@@ -1,8 +1,7 @@
-"""Secrets as Prefect keeps them: a block document each, of a type of ours.
+"""Secrets in Prefect: one block document each, of our own block type.
 
-Prefect's own `Secret` block has no place for the hosts, and without them a secret goes nowhere; so
-the two stand side by side in a type of ours, where Prefect's UI shows and edits them. Prefect
-encrypts the value.
+Prefect's own `Secret` block has no field for hosts, and a secret without hosts is sent nowhere. So
+our type holds both, and Prefect's UI shows and edits them. Prefect encrypts the value.
 """
 
 from __future__ import annotations
@@ -61,60 +60,60 @@ class SecretSettings(BaseModel):
 
 
 def build(name: str, data: dict[str, Any]) -> Secret:
-    """The secret of stored settings; raises `InvalidInput` when they are not legal.
+    """Return the secret of stored settings; raise `InvalidInput` if they are invalid.
 
-    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    The Prefect server does not validate a block that was edited in its UI, so this check does.
     """
     try:
         settings = SecretSettings.model_validate(data)
     except ValidationError as error:
-        where, problem = documents.problem(error)
-        raise InvalidInput("secret", f'"{name}": {where}: {problem}', "mend the block") from None
+        field, problem = documents.validation_problem(error)
+        raise InvalidInput("secret", f'"{name}": {field}: {problem}', "mend the block") from None
     return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
 
 
-async def every(client: PrefectClient) -> list[dict[str, Any]]:
-    """All secrets by name, without their values: `{"name", "hosts", "problem"}`."""
+async def list_secrets(client: PrefectClient) -> list[dict[str, Any]]:
+    """Return all secrets by name, without values: `{"name", "hosts", "problem"}`."""
     return [
         {"name": each.name, "hosts": each.data.get("hosts"), "problem": _wrong(each.data)}
-        for each in await documents.every(client, TYPE)
+        for each in await documents.list_documents(client, TYPE)
     ]
 
 
 async def add(
     client: PrefectClient, name: str, value: str, hosts: Sequence[str], *, replace: bool = False
 ) -> None:
-    """Keep a secret; raises `InvalidInput` for a bad or taken name, for bad hosts or value."""
-    settings = checked(value, hosts)
-    await documents.keep(
+    """Save a secret; raise `InvalidInput` for a bad or taken name, bad hosts or a bad value."""
+    settings = validate(value, hosts)
+    await documents.save(
         client, TYPE, name, {"value": value, "hosts": settings.hosts}, replace=replace
     )
 
 
 async def remove(client: PrefectClient, name: str) -> None:
-    """Forget a secret; raises `NotFound`."""
-    await documents.forget(client, TYPE, name)
+    """Remove a secret; raise `NotFound` if there is none."""
+    await documents.remove(client, TYPE, name)
 
 
-def checked(value: str, hosts: Sequence[str]) -> SecretSettings:
-    """What would be kept; raises `InvalidInput`, whose words do not hold the value."""
+def validate(value: str, hosts: Sequence[str]) -> SecretSettings:
+    """Return the settings to store; raise `InvalidInput`, whose text omits the value."""
     try:
         return SecretSettings.model_validate({"value": value, "hosts": list(hosts)})
     except ValidationError as error:
-        raise InvalidInput(*documents.problem(error)) from None
+        raise InvalidInput(*documents.validation_problem(error)) from None
 
 
 def _wrong(data: dict[str, Any]) -> str | None:
-    """What is wrong with a document that was read without its value."""
+    """Return the problem of a document that was read without its value, or None."""
     try:
         SecretSettings.model_validate(data)
     except ValidationError as error:
-        return ": ".join(documents.problem(error))
+        return ": ".join(documents.validation_problem(error))
     return None
 
 
-class PrefectSecrets:
-    """`Secrets` over Prefect's async client; its connection errors are let through."""
+class PrefectSecretStore:
+    """`SecretStore` that uses Prefect's async client; its connection errors propagate."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
@@ -138,8 +137,8 @@ class PrefectSecrets:
         except ObjectNotFound:
             pass
         else:
-            told = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
-            return InvalidInput("secret", told, f'make a block of the type "{TITLE}" of it')
-        found = await documents.every(self._client, TYPE)
-        known = (str(each.name) for each in found)
-        return UnknownName("secret", name, known, f"`daybook secrets add {name}` keeps one")
+            problem = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
+            return InvalidInput("secret", problem, f'make a block of the type "{TITLE}" of it')
+        documents_found = await documents.list_documents(self._client, TYPE)
+        names = (str(each.name) for each in documents_found)
+        return UnknownName("secret", name, names, f"`daybook secrets add {name}` keeps one")

@@ -6,7 +6,7 @@
                                                                │
     leases: renewed, expired      slots, budget, sessions ◄────┤ held by the claim
     outcomes: one for each run, with its outbox rows ◄─────────┘
-    audit: each due time up to the watermark has a row (promise 1)
+    audit: each due time up to the watermark has a row (promise 1: every due time has one outcome)
 
-Every function takes a session of the caller's transaction, or opens one write transaction.
+Each function takes a session of the caller's transaction, or opens one write transaction.
 """

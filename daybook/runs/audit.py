@@ -1,21 +1,21 @@
-"""The audit: up to a job's watermark each due time has its row (`docs/promise.md` 10).
+"""The audit of due times: up to a job's watermark each due time has a row (`docs/promise.md` 10).
 
 ::
 
     ────────────────┬──────────────────────────────────┬──────────► time
          audited_until ── due times without a row ── up_to
-         no row is made                  │
-         there any more                  ├─ put off, off, max runs ──► skipped ┐ adjacent ones are
-                                         ├─ too late ────────────────► missed  ┘ one row
-                                         └─ may still run ───────────► waiting
+         claims make no rows             │
+         before this watermark           ├─ put off by hand, off, max runs ► skipped ┐ adjacent ones
+                                         ├─ too late ──────────────────────► missed  ┘ are one row
+                                         └─ may still run ─────────────────► waiting
 
-Which of the three is decided as the claim decides it, by the revision in force at each due time and
-by the same functions; nothing is asked in Prefect. All of it is one transaction with the move of
-the watermark, so who dies in between has done nothing.
+The audit decides as the claim does: by the revision in force at each due time and with the same
+functions. It reads nothing from Prefect. One transaction writes the rows and moves the watermark,
+so a crash in between leaves nothing half done.
 
-A job that makes up for all of its last day has its rows wait in their order, one behind the other,
-as if they had been claimed. Of one that makes up for the latest only, the row that still waited is
-skipped for the later one.
+If a job catches up on all due times of its last day, their rows wait in order, each behind the one
+before it, as if they had been claimed. If it catches up on the latest one only, an earlier row that
+still waits is skipped.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ from daybook.runs import (
     slots,
 )
 
-MOST = 2000
-"""How many due times are judged in one transaction: about a third of a second."""
+MAX_DUE_TIMES = 2000
+"""How many due times one transaction judges: about a third of a second."""
 
-NOBODY = "nothing ran it in time"
-SUPERSEDED = "a later due time of the job is made up for"
+NOT_RUN_REASON = "nothing ran it in time"
+SUPERSEDED_REASON = "a later due time of the job is made up for"
 
 
 @dataclass(frozen=True)
-class Audited:
-    """How far the watermark is, and how many due times became what.
+class AuditResult:
+    """Where the watermark is now, and how many due times got which status.
 
-    ``more`` says that there are more up to where it was asked for. ``following`` is the job's next
-    due time after ``until`` by its newest ``revision``; None when none is in sight.
+    ``more`` is True if due times remain before the instant that the caller asked for. ``following``
+    is the job's next due time after ``until`` by its newest ``revision``; None if there is none.
     """
 
     until: datetime
@@ -73,8 +73,8 @@ class Audited:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """How far one job was audited; ``since`` is from when on its newest ``revision`` counts."""
+class Watermark:
+    """The watermark of one job; its newest ``revision`` is in force from ``since`` on."""
 
     job_id: str
     until: datetime
@@ -83,10 +83,10 @@ class Mark:
     archived_at: datetime | None
 
 
-async def marks(session: AsyncSession) -> list[Mark]:
-    """The watermarks of all live jobs, and of removed ones that were not audited to their removal.
+async def watermarks(session: AsyncSession) -> list[Watermark]:
+    """Return the watermarks, oldest first.
 
-    The oldest first.
+    Includes all live jobs, and removed jobs that were not audited up to their removal.
     """
     newest = (
         select(JobRow, RevisionRow.effective_from)
@@ -102,51 +102,53 @@ async def marks(session: AsyncSession) -> list[Mark]:
         .order_by(col(JobRow.audited_until), col(JobRow.id))
     )
     return [
-        Mark(row.id, row.audited_until, row.revision, since, row.archived_at)
+        Watermark(row.id, row.audited_until, row.revision, since, row.archived_at)
         for row, since in (await session.execute(newest)).tuples()
     ]
 
 
-async def advance(ledger: Ledger, job_id: str, up_to: datetime, most: int = MOST) -> Audited | None:
+async def advance(
+    ledger: Ledger, job_id: str, up_to: datetime, most: int = MAX_DUE_TIMES
+) -> AuditResult | None:
     """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
 
-    Never beyond a minute ago: until then a due time is on time, whoever claims it. None when there
-    is no such job.
+    Stops one minute before now: until then a due time is on time for any claim. Returns None if
+    there is no such job.
     """
     async with ledger.write() as session:
         row = await session.get(JobRow, job_id)
         if row is None:
             return None
         now = ledger.now()
-        up_to = min(up_to, now - lateness.ON_TIME, row.archived_at or now)
+        up_to = min(up_to, now - lateness.ON_TIME_GRACE, row.archived_at or now)
         if up_to <= row.audited_until:
-            return Audited(row.audited_until)
-        revisions = await store.since(session, job_id, row.audited_until)
+            return AuditResult(row.audited_until)
+        revisions = await store.revisions_since(session, job_id, row.audited_until)
         times = _due_times(revisions, row.audited_until, up_to)
         chunk = list(islice(times, most))
         more = len(chunk) == most and next(times, None) is not None
         until = chunk[-1].due if more else up_to
-        work = _Audit(session, now, revisions[-1], row.audited_until)
+        audit = _Audit(session, now, revisions[-1], row.audited_until)
         if chunk:
-            await work.do(chunk)
+            await audit.run(chunk)
         row.audited_until = until
         session.add(row)
         newest = revisions[-1].job
-        to_come = newest.enabled and row.archived_at is None
-        return Audited(
+        continues = newest.enabled and row.archived_at is None
+        return AuditResult(
             until,
             revisions[-1].revision.number,
-            work.counts[Status.MISSED],
-            work.counts[Status.WAITING],
-            work.counts[Status.SKIPPED],
+            audit.counts[Status.MISSED],
+            audit.counts[Status.WAITING],
+            audit.counts[Status.SKIPPED],
             more,
-            upcoming.next_due(newest.schedule, newest.policy, until) if to_come else None,
+            upcoming.next_due(newest.schedule, newest.policy, until) if continues else None,
         )
 
 
 @dataclass(frozen=True)
 class _Due:
-    """A due time, the job as it was then, and the due time that came next by that revision."""
+    """A due time, the job as it was then, and the next due time by the same revision."""
 
     stored: StoredJob
     due: datetime
@@ -154,7 +156,7 @@ class _Due:
 
 
 def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime) -> Iterator[_Due]:
-    """The due times in (after, up_to], each by the revision in force then."""
+    """Yield the due times in (after, up_to], each by the revision in force then."""
     ends: Iterable[datetime | None] = [each.revision.effective_from for each in revisions[1:]]
     for stored, end in zip(revisions, chain(ends, [None]), strict=True):
         job, start = stored.job, stored.revision.effective_from
@@ -171,7 +173,7 @@ def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime)
 
 @dataclass
 class _Range:
-    """Adjacent due times of one revision with the same outcome; missed ones whatever the reason."""
+    """Adjacent due times of one revision with one outcome; missed ones for whatever reasons."""
 
     stored: StoredJob
     status: Status
@@ -183,7 +185,9 @@ class _Range:
 
 @dataclass
 class _Audit:
-    """One transaction at work; ``newest`` is the job as it is now, ``before`` its watermark."""
+    """The audit in one transaction; ``newest`` is the job as it is now, ``before`` its old
+    watermark.
+    """
 
     session: AsyncSession
     now: datetime
@@ -192,35 +196,35 @@ class _Audit:
     counts: dict[Status, int] = field(
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
-    _open: _Range | None = None
+    _open_range: _Range | None = None
     _templates: dict[int, dict[str, Any]] = field(default_factory=dict)
-    _fresh: list[dict[str, Any]] = field(default_factory=list)
+    _new_rows: list[dict[str, Any]] = field(default_factory=list)
 
-    async def do(self, chunk: Sequence[_Due]) -> None:
-        there = await self._rows(chunk[-1].due)
+    async def run(self, chunk: Sequence[_Due]) -> None:
+        existing = await self._rows(chunk[-1].due)
         # A claim may have extended a range beyond the watermark.
-        judged = await missed_ranges.covering(self.session, self.newest.id, chunk[0].due)
-        spent = await eligibility.spent(self.session, self.newest, self.now)
+        judged = await missed_ranges.range_covering(self.session, self.newest.id, chunk[0].due)
+        max_runs_reason = await eligibility.max_runs_reason(self.session, self.newest, self.now)
         for each in chunk:
-            row = there.get(each.due)
-            if row is not None and row.waits_for != corrections.DUE:
+            row = existing.get(each.due)
+            if row is not None and row.waits_for != corrections.UNTIL_DUE:
                 judged = row
-                await self._close()
+                await self._close_range()
                 continue
             if row is None and judged is not None and each.due <= (judged.due_to or judged.due):
                 continue
-            status, reason, late = self._judged(each, spent)
+            status, reason, late = self._judge(each, max_runs_reason)
             if status is Status.WAITING:
-                await self._close()
-                await self._wait(each, row, reason, late)
+                await self._close_range()
+                await self._add_waiting(each, row, reason, late)
             elif row is not None:
-                await self._close()
-                rows.act_with(row, each.stored)
+                await self._close_range()
+                rows.use_revision(row, each.stored)
                 await self._write(row, status, reason)
             else:
-                await self._gather(each, status, reason)
+                await self._add_to_range(each, status, reason)
             self.counts[status] += 1
-        await self._close()
+        await self._close_range()
         await self._insert()
 
     async def _rows(self, up_to: datetime) -> dict[datetime, RunRow]:
@@ -232,86 +236,94 @@ class _Audit:
         )
         return {row.due: row for row in (await self.session.execute(of_job)).scalars()}
 
-    def _judged(self, each: _Due, spent: str) -> tuple[Status, str, bool]:
-        """What becomes of it, why, and whether it is made up for late."""
+    def _judge(self, each: _Due, max_runs_reason: str) -> tuple[Status, str, bool]:
+        """Return the status, the reason, and whether the due time is caught up on late."""
         if (
-            why := eligibility.off(self.newest)
-            or eligibility.put_off(self.newest, each.due)
-            or spent
+            why := eligibility.job_off_reason(self.newest)
+            or eligibility.manual_skip_reason(self.newest, each.due)
+            or max_runs_reason
         ):
             return Status.SKIPPED, why, False
         job = each.stored.job
-        later = upcoming.offset(self.newest.id, job.policy.stagger)
+        stagger = upcoming.stagger_offset(self.newest.id, job.policy.stagger)
         late = lateness.judge(
-            job.schedule, each.due, self.now - later, job.policy, Following(each.following)
+            job.schedule, each.due, self.now - stagger, job.policy, Following(each.following)
         )
         if late.runs:
-            return Status.WAITING, late.reason or NOBODY, late.verdict == "run"
-        return Status.MISSED, f"{NOBODY}, and {late.why}", False
+            return Status.WAITING, late.reason or NOT_RUN_REASON, late.verdict == "run"
+        return Status.MISSED, f"{NOT_RUN_REASON}, and {late.why}", False
 
-    async def _gather(self, each: _Due, status: Status, reason: str) -> None:
-        run = self._open
+    async def _add_to_range(self, each: _Due, status: Status, reason: str) -> None:
+        open_range = self._open_range
         missed = status is Status.MISSED
-        same = run is not None and run.stored is each.stored and run.status is status
-        if run is not None and same and (missed or run.reason == reason):
-            run.last, run.count, run.reason = each.due, run.count + 1, reason
+        same = (
+            open_range is not None
+            and open_range.stored is each.stored
+            and open_range.status is status
+        )
+        if open_range is not None and same and (missed or open_range.reason == reason):
+            open_range.last, open_range.count, open_range.reason = (
+                each.due,
+                open_range.count + 1,
+                reason,
+            )
         else:
-            await self._close()
-            self._open = _Range(each.stored, status, reason, each.due, each.due)
+            await self._close_range()
+            self._open_range = _Range(each.stored, status, reason, each.due, each.due)
 
-    async def _close(self) -> None:
-        """Write the range that ends here, or let the last row of before go on to its end."""
-        run, self._open = self._open, None
-        if run is None:
+    async def _close_range(self) -> None:
+        """Write the open range, or extend the row of the adjacent due times before it."""
+        closed, self._open_range = self._open_range, None
+        if closed is None:
             return
-        last = await missed_ranges.before(
-            self.session, run.stored, run.first, run.status, run.reason
+        last = await missed_ranges.range_before(
+            self.session, closed.stored, closed.first, closed.status, closed.reason
         )
         if last is not None:
-            await outcomes.extend(
-                self.session, last, run.last, self.now, count=run.count, reason=run.reason
+            await outcomes.extend_range(
+                self.session, last, closed.last, self.now, count=closed.count, reason=closed.reason
             )
             return
-        row = self._row(run.stored, run.first)
-        if run.count > 1:
-            row.due_to, row.count = run.last, run.count
-        await self._write(row, run.status, run.reason)
+        row = self._row(closed.stored, closed.first)
+        if closed.count > 1:
+            row.due_to, row.count = closed.last, closed.count
+        await self._write(row, closed.status, closed.reason)
 
     async def _write(self, row: RunRow, status: Status, reason: str) -> None:
-        """Write the outcome, and let the mirror make a Prefect run for a row that has none."""
-        await outcomes.write(self.session, row, Outcome(status, reason), self.now)
+        """Write the outcome; the state mirror will make a Prefect run for a row that has none."""
+        await outcomes.record(self.session, row, Outcome(status, reason), self.now)
         if self.newest.row.archived_at is None:
             row.unmirrored = True
             self.session.add(row)
 
-    async def _wait(self, each: _Due, row: RunRow | None, reason: str, late: bool) -> None:
+    async def _add_waiting(self, each: _Due, row: RunRow | None, reason: str, late: bool) -> None:
         policy = each.stored.job.policy
         if late and policy.catch_up == "latest":
             await self._supersede(each.due)
-        begins = max(self.now, each.due + upcoming.offset(self.newest.id, policy.stagger))
-        says: dict[str, Any] = {
+        begins = max(self.now, each.due + upcoming.stagger_offset(self.newest.id, policy.stagger))
+        columns: dict[str, Any] = {
             "until": begins,
             "queued_at": begins,
             "reason": reason,
-            # One behind the other in their order, whichever of their Prefect runs comes first.
+            # They run in order, whichever of their Prefect runs starts first.
             "waits_for": slots.OVERLAP if late and policy.catch_up == "all" else "",
             "trigger": overlap.CATCH_UP if late else "schedule",
         }
         if row is not None:
-            rows.act_with(row, each.stored)
-            row.sqlmodel_update(says)
+            rows.use_revision(row, each.stored)
+            row.sqlmodel_update(columns)
             self.session.add(row)
             return
-        states.check(each.stored.id, None, Status.WAITING)
-        says |= {"id": new_id(), "status": Status.WAITING.value}
-        says |= {"occurrence": claim_requests.due_key(each.stored.id, each.due), "due": each.due}
-        self._fresh.append(self._template(each.stored) | says)
+        states.check_transition(each.stored.id, None, Status.WAITING)
+        columns |= {"id": new_id(), "status": Status.WAITING.value}
+        columns |= {"occurrence": claim_requests.due_key(each.stored.id, each.due), "due": each.due}
+        self._new_rows.append(self._template(each.stored) | columns)
 
     async def _insert(self) -> None:
-        """Store the rows that wait: thousands where a whole day is made up for."""
-        fresh, self._fresh = self._fresh, []
-        if fresh:
-            await self.session.execute(insert(RunRow), fresh)
+        """Insert the waiting rows: thousands if a job catches up on a whole day."""
+        new_rows, self._new_rows = self._new_rows, []
+        if new_rows:
+            await self.session.execute(insert(RunRow), new_rows)
 
     async def _supersede(self, due: datetime) -> None:
         await self._insert()
@@ -323,7 +335,9 @@ class _Audit:
             col(RunRow.due) < due,
         )
         for row in (await self.session.execute(waiting)).scalars().all():
-            await outcomes.write(self.session, row, Outcome(Status.SKIPPED, SUPERSEDED), self.now)
+            await outcomes.record(
+                self.session, row, Outcome(Status.SKIPPED, SUPERSEDED_REASON), self.now
+            )
 
     def _row(self, stored: StoredJob, due: datetime) -> RunRow:
         parameters = stored.job.parameters()
@@ -341,7 +355,7 @@ class _Audit:
         )
 
     def _template(self, stored: StoredJob) -> dict[str, Any]:
-        """The columns of a row of that revision; its own ones are still to be put in."""
+        """Return the columns that all rows of that revision share."""
         number = stored.revision.number
         if number not in self._templates:
             self._templates[number] = self._row(stored, self.now).model_dump()

@@ -1,15 +1,15 @@
-"""How many tokens a run may take (requirement 44): judged at its claim, granted with it.
+"""Token budgets: how many tokens a run may take, decided at its claim and granted with it.
 
 ::
 
-    of a run    the least of its policy's and its owner's, less what its attempts took before
-    of a day    the policy's: the job's attempts that began today, by the clock of the job's zone
-                the owner's: those of all jobs of an agent, by the operator's clock
+    per run    the smaller of its policy's and its owner's limit, less what its attempts have taken
+    per day    the policy's: attempts of the job that began today, in the zone of the job
+               the owner's: attempts of all jobs of an agent, in the operator's time zone
 
-What runs at work were granted is not there for others: they wait for the rest until those have
-ended. So no day's tokens are given away twice. What an attempt took that told nothing is unknown,
-and counts as nothing; but of an agent's day one that was cancelled counts as all that it was
-granted, because an agent may cancel its own runs.
+Tokens granted to runs in progress are reserved: other runs wait for them until those runs have
+ended, so no token of a day is granted twice. An attempt that reported no usage counts as zero.
+Exception: in an agent's day a cancelled attempt without usage counts as all that it was granted,
+because an agent may cancel its own runs.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.jobs import policy as policies
-from daybook.jobs.actions import TALKING
-from daybook.jobs.limits import Rules
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from daybook.runs import usage
-from daybook.schedules.zones import resolve, wall, zone
+from daybook.schedules.zones import to_instant, wall_time, zone
 
-LOOK_AGAIN = timedelta(seconds=30)
-"""When a run looks again that waits for what others may not take."""
+RETRY_INTERVAL = timedelta(seconds=30)
+"""How long a run waits before it claims again if other runs reserve the remaining tokens."""
 
-FIELDS = ("tokens_per_run", "tokens_per_day")
+POLICY_FIELDS = ("tokens_per_run", "tokens_per_day")
 
 
 @dataclass(frozen=True)
-class Budget:
-    """``tokens`` is what is granted, None where nothing limits it.
+class TokenBudget:
+    """The granted ``tokens``; None if nothing limits them.
 
-    In place of that ``spent`` says why nothing is, or ``held`` for what it has to wait.
+    If no tokens are granted, ``spent`` says why, or ``held`` says what the run has to wait for.
     """
 
     tokens: int | None = None
@@ -52,7 +52,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class _Day:
-    """A limit of a day that began at ``begin`` and ends at ``end``, for the jobs in ``whose``."""
+    """A limit for the day from ``begin`` to ``end``, counted over the jobs in ``whose``."""
 
     most: int
     begin: datetime
@@ -62,83 +62,89 @@ class _Day:
     of: str
 
 
-async def of(
-    session: AsyncSession, row: RunRow, stored: StoredJob | None, rules: Rules, now: datetime
-) -> Budget:
-    """What ``row`` may take from now on. Costs no query where no limit stands."""
-    limited = rules.for_owner(stored.row.owner) if stored is not None else None
-    told = row.parameters.get("policy")
-    mine = isinstance(told, Mapping) and any(told.get(name) for name in FIELDS)
-    if not mine and limited is None:
-        return Budget()
-    policy = policies.of_run(row.parameters)
-    if row.kind not in TALKING and not policy.check.prompt:
-        return Budget()  # it asks no agent
-    per_run = _least(policy.tokens_per_run, limited.tokens_per_run if limited else 0)
-    left = None
+async def for_run(
+    session: AsyncSession, row: RunRow, stored: StoredJob | None, rules: AgentLimits, now: datetime
+) -> TokenBudget:
+    """Return what ``row`` may take from now on. Makes no query if there is no limit."""
+    owner_limits = rules.for_owner(stored.row.owner) if stored is not None else None
+    stored_policy = row.parameters.get("policy")
+    has_own_limit = isinstance(stored_policy, Mapping) and any(
+        stored_policy.get(name) for name in POLICY_FIELDS
+    )
+    if not has_own_limit and owner_limits is None:
+        return TokenBudget()
+    policy = policies.policy_from_parameters(row.parameters)
+    if row.kind not in CONVERSATION_KINDS and not policy.check.prompt:
+        return TokenBudget()  # it asks no agent
+    per_run = _least(policy.tokens_per_run, owner_limits.tokens_per_run if owner_limits else 0)
+    allowed = None
     if per_run:
         used = usage.tokens(row.usage)
         if used >= per_run:
-            return Budget(spent=f"tokens: {used:,} of {per_run:,} per run are used")
-        left = per_run - used
+            return TokenBudget(spent=f"tokens: {used:,} of {per_run:,} per run are used")
+        allowed = per_run - used
     days = []
     if stored is not None and policy.tokens_per_day:
         of_job = col(RunRow.job_id) == stored.id
         tz = zone(stored.job.schedule.timezone)
         days.append(_day(policy.tokens_per_day, tz, of_job, "", now))
-    if stored is not None and limited is not None and limited.tokens_per_day:
-        theirs = select(JobRow.id).where(col(JobRow.owner) == stored.row.owner)
-        of_owner = col(RunRow.job_id).in_(theirs)
+    if stored is not None and owner_limits is not None and owner_limits.tokens_per_day:
+        owner_jobs = select(JobRow.id).where(col(JobRow.owner) == stored.row.owner)
+        of_owner = col(RunRow.job_id).in_(owner_jobs)
         tz = ZoneInfo(rules.timezone)
-        days.append(_day(limited.tokens_per_day, tz, of_owner, f" of {stored.row.owner}", now))
+        days.append(_day(owner_limits.tokens_per_day, tz, of_owner, f" of {stored.row.owner}", now))
     for day in days:
         used = await _used(session, day)
         if used >= day.most:
             until = f"{day.end.astimezone(day.tz):%Y-%m-%d %H:%M} {day.tz.key}"
             why = f"tokens: {used:,} of {day.most:,} per day{day.of} are used, until {until}"
-            return Budget(spent=why)
+            return TokenBudget(spent=why)
         free = day.most - used - await _granted(session, day, row)
         if free <= 0:
             why = f"tokens: runs at work may take all that is left of {day.most:,} per day{day.of}"
-            return Budget(held=why)
-        left = free if left is None else min(left, free)
-    return Budget(left)
+            return TokenBudget(held=why)
+        allowed = free if allowed is None else min(allowed, free)
+    return TokenBudget(allowed)
 
 
 def _least(*limits: int) -> int:
-    """The least limit; 0 where there is none."""
+    """Return the smallest limit; 0 if there is none."""
     return min(filter(None, limits), default=0)
 
 
 def _day(most: int, tz: ZoneInfo, whose: ColumnElement[bool], of: str, now: datetime) -> _Day:
-    today = wall(now, tz).date()
+    today = wall_time(now, tz).date()
     begin, end = (
-        resolve(datetime.combine(each, time()), tz) for each in (today, today + timedelta(days=1))
+        to_instant(datetime.combine(each, time()), tz)
+        for each in (today, today + timedelta(days=1))
     )
     return _Day(most, begin.astimezone(UTC), end, tz, whose, of)
 
 
 async def _used(session: AsyncSession, day: _Day) -> int:
-    """What was taken since the day began: by attempts, and by gates that let none begin."""
+    """Return what attempts and checks have taken since the day began.
+
+    Checks count here if no attempt followed them.
+    """
     attempts = (
         select(AttemptRow.usage, AttemptRow.status, RunRow.tokens)
         .join(RunRow, col(RunRow.id) == col(AttemptRow.run_id))
         .where(day.whose, col(AttemptRow.started_at) >= day.begin)
     )
-    gates = select(RunRow.usage).where(
+    checks = select(RunRow.usage).where(
         day.whose, col(RunRow.attempts) == 0, col(RunRow.finished_at) >= day.begin
     )
     taken = sum(
         granted or 0
-        if day.of and told is None and status == Status.CANCELLED
-        else usage.tokens(told)
-        for told, status, granted in (await session.execute(attempts)).tuples()
+        if day.of and reported is None and status == Status.CANCELLED
+        else usage.tokens(reported)
+        for reported, status, granted in (await session.execute(attempts)).tuples()
     )
-    return taken + sum(map(usage.tokens, (await session.execute(gates)).scalars()))
+    return taken + sum(map(usage.tokens, (await session.execute(checks)).scalars()))
 
 
 async def _granted(session: AsyncSession, day: _Day, row: RunRow) -> int:
-    """What others that are at work were granted."""
+    """Return what other runs in progress were granted."""
     others = select(RunRow.tokens).where(
         day.whose, col(RunRow.id) != row.id, col(RunRow.status).in_(HELD)
     )

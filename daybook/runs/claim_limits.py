@@ -1,7 +1,7 @@
-"""What stands against a run at its claim: the operator's limits (`daybook.jobs.limits`).
+"""The operator's limits that a claim enforces (`daybook.jobs.limits`).
 
-They are judged by what the run would act with, whatever was stored or edited in Prefect, and
-whatever was allowed when the job was written. A run that nothing limits costs no query here.
+They are checked against what the run would do, whatever was stored or edited in Prefect and
+whatever was allowed when the job was written. A run without limits costs no query here.
 """
 
 from __future__ import annotations
@@ -15,98 +15,104 @@ from sqlmodel import col, or_, select
 from daybook import owners
 from daybook.errors import InvalidInput, one_line
 from daybook.jobs import limits
-from daybook.jobs.limits import Rules
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 from daybook.schedules import durations
 
 log = logging.getLogger(__name__)
 
-SWITCHED_OFF = "user jobs are switched off"
+USER_JOBS_OFF_REASON = "user jobs are switched off"
 
 _BY_CLOCK = ("schedule", "catch_up")
-"""The triggers of what nobody asked for by hand."""
+"""The triggers of runs that nobody requested by hand."""
 
-_NEVER_WAS = (Status.SKIPPED, Status.MISSED)
+_NOT_RUN = (Status.SKIPPED, Status.MISSED)
 
 
-def switched_off(row: RunRow, stored: StoredJob, rules: Rules) -> str:
-    """Why a job of a person or an agent does not fire (requirement 9); else empty."""
+def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
+    """Return why the job of a person or an agent does not fire; empty if it does."""
     if rules.user_jobs or row.attempts or row.trigger not in _BY_CLOCK:
         return ""
-    ours = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
-    return "" if ours else SWITCHED_OFF
+    is_exempt = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
+    return "" if is_exempt else USER_JOBS_OFF_REASON
 
 
-def why_not(row: RunRow, stored: StoredJob, offer: Offer, now: datetime) -> str:
-    """Why a run of an agent's job is beyond its owner's limits; else empty.
+def violation(row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime) -> str:
+    """Return why a run of an agent's job exceeds its owner's limits; empty if it does not.
 
-    What an agent wrote into Prefect never raises here: what cannot be judged is refused.
+    Nothing that an agent wrote into Prefect raises here: if it cannot be checked, it is refused.
     """
     owner = stored.row.owner
-    limited = offer.rules.for_owner(owner)
-    if limited is None:
+    owner_limits = offer.rules.for_owner(owner)
+    if owner_limits is None:
         return ""
     try:
         job = stored.job.with_parameters(row.parameters)
-        limits.check(job, owner, limited, now)
+        limits.check(job, owner, owner_limits, now)
     except InvalidInput as error:
         return f"limits: {error}"
-    except (ValueError, OverflowError):  # its words may hold what it could not read
+    except (ValueError, OverflowError):  # its message may contain the unreadable value
         return "limits: parameters: cannot be read"
     return ""
 
 
 async def too_soon(
-    session: AsyncSession, row: RunRow, stored: StoredJob, offer: Offer, now: datetime
+    session: AsyncSession, row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime
 ) -> str:
-    """Why a run of an agent's job came too soon after another; else empty.
+    """Return why a run of an agent's job comes too soon after another; empty if it does not.
 
-    Of one that is new: before it may wait for its turn, which would be a way around.
+    Only a new run is checked, before it may wait for its turn: waiting would bypass the limit.
     """
-    limited = offer.rules.for_owner(stored.row.owner)
-    if limited is None or row.status or _is_regular(row):
+    owner_limits = offer.rules.for_owner(stored.row.owner)
+    if owner_limits is None or row.status or _is_regular(row):
         return ""
     try:
-        await _check_pace(session, row, limited.min_interval, now)
+        await _check_pace(session, row, owner_limits.min_interval, now)
     except InvalidInput as error:
         return f"limits: {error}"
     return ""
 
 
-def tell(row: RunRow, stored: StoredJob, why: str) -> None:
+def log_refusal(row: RunRow, stored: StoredJob, why: str) -> None:
     """Log that a run was refused."""
     owner, name = stored.row.owner, stored.row.name
-    about = {"action": "limit_refused", "owner": owner, "job": name, "run": row.id}
-    log.warning('%s, job "%s", run %s: %s', owner, name, row.id, one_line(why), extra=about)
+    fields = {"action": "limit_refused", "owner": owner, "job": name, "run": row.id}
+    log.warning('%s, job "%s", run %s: %s', owner, name, row.id, one_line(why), extra=fields)
 
 
 def _is_regular(row: RunRow) -> bool:
-    """Whether the row is a due time of the job's schedule, and not only called one in Prefect."""
+    """Return whether the row is a due time of the job's schedule, not merely labelled so in
+    Prefect.
+    """
     return row.job_id is not None and row.occurrence == claim_requests.due_key(row.job_id, row.due)
 
 
-async def _check_pace(session: AsyncSession, row: RunRow, least: timedelta, now: datetime) -> None:
-    """Runs that Prefect is asked for keep the interval too: by hand, or by a schedule that it
-    keeps for itself. What is asked of Daybook has its row before, and is not meant.
+async def _check_pace(
+    session: AsyncSession, row: RunRow, min_interval: timedelta, now: datetime
+) -> None:
+    """Raise `InvalidInput` if another run came within the minimum interval.
+
+    Applies to runs that Prefect created: by hand, or by a schedule of its own. Runs requested from
+    Daybook have their row before the claim and are not checked.
     """
-    since = now - least
-    before = (
+    since = now - min_interval
+    recent = (
         select(RunRow.queued_at)
         .where(
             col(RunRow.job_id) == row.job_id,
             col(RunRow.id) != row.id,
-            col(RunRow.status).not_in(_NEVER_WAS),
+            col(RunRow.status).not_in(_NOT_RUN),
             or_(col(RunRow.queued_at) > since, col(RunRow.started_at) > since),
         )
         .limit(1)
     )
-    if (await session.execute(before)).first() is not None:
+    if (await session.execute(recent)).first() is not None:
         raise InvalidInput(
             "schedule",
-            f"another run came less than {durations.to_text(least)} before",
+            f"another run came less than {durations.to_text(min_interval)} before",
             "`daybook run` asks for one at once",
         )

@@ -1,6 +1,6 @@
-"""What is offered to the claim, what it answers, and how an occurrence is called.
+"""Claim requests, their results, and the keys of occurrences.
 
-An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>`` or ``flow:<flow-run id>``; a
+An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>`` or ``flow:<flow-run id>``. A
 Retry of an ended flow run makes ``flow:<flow-run id>:<n>``.
 """
 
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from daybook.jobs.limits import Rules
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow
 
 
 def due_key(job_id: str, instant: datetime) -> str:
-    """The key of a due time: whole seconds, in UTC."""
+    """Return the key of a due time: whole seconds, in UTC."""
     return f"due:{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
 
 
-def due_of(occurrence: str) -> tuple[str, datetime] | None:
+def parse_due_key(occurrence: str) -> tuple[str, datetime] | None:
     """Return the job's id and the due time (UTC) of a key that `due_key` made, None for others."""
     if not is_due_key(occurrence):
         return None
@@ -31,40 +31,39 @@ def due_of(occurrence: str) -> tuple[str, datetime] | None:
 
 
 def request_key(job_id: str, request_id: str) -> str:
-    """The key of a run that was asked for; the same id twice is one run."""
+    """Return the key of a requested run; the same request id twice is one run."""
     return f"request:{job_id}:{request_id}"
 
 
 def flow_key(flow_run_id: str) -> str:
-    """The key of a quick or custom run, a direct call, a subflow."""
+    """Return the key of a quick or custom run, a direct call or a subflow."""
     return f"flow:{flow_run_id}"
 
 
 def is_due_key(occurrence: str) -> bool:
-    """Whether it is a due time of a job's schedule."""
+    """Return whether the key is of a due time of a job's schedule."""
     return occurrence.startswith("due:")
 
 
 def agent_of(parameters: Mapping[str, object]) -> str | None:
-    """The agent that a run's parameters name."""
+    """Return the agent that a run's parameters name."""
     name = parameters.get("agent")
     return name if isinstance(name, str) else None
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What a caller knows of the run it wants to carry out.
+class ClaimRequest:
+    """What a caller knows about the run that it wants to execute.
 
-    ``due`` is the nominal due time in UTC; ``parameters`` are those that Prefect gave, in the
-    normal form of `Job.parameters`. ``flow_starts`` is how often Prefect has started that flow run,
-    this start included; ``retries`` has one number for each Retry of the flow run that somebody
-    asked for: how many starts there had been before it.
-    ``started`` says whether Prefect has started it already, as it has for a flow that claims for
-    itself; a worker claims before.
-    ``refused`` says what is wrong with the parameters; a due time acts with the job's own, any
-    other run ends as failed. ``most`` is how many runs may be at work at once, None for any number;
-    ``classes`` is the same for the classes that have a limit of their own; ``full`` says that the
-    offering worker itself has no slot. ``rules`` are the operator's, for what agents own.
+    ``due`` is the nominal due time in UTC. ``parameters`` are those that Prefect passed, in the
+    normal form of `Job.parameters`. ``flow_starts`` is how often Prefect has started the flow run,
+    including this start. ``retries`` has one number for each Retry of the flow run that somebody
+    requested: how many starts preceded it. ``started`` is True if Prefect has already started the
+    run: a flow that claims for itself has been started, a worker claims before the start.
+    ``refused`` says what is wrong with the parameters: a due time acts with the job's own, any
+    other run ends as failed. ``most`` is how many runs may be in progress at once, None for any
+    number; ``classes`` are the limits of the classes that have one. ``full`` is True if the
+    requesting worker has no slot. ``rules`` are the operator's limits for the jobs of agents.
     """
 
     occurrence: str
@@ -83,18 +82,18 @@ class Offer:
     most: int | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     full: bool = False
-    rules: Rules = field(default_factory=Rules)
+    rules: AgentLimits = field(default_factory=AgentLimits)
 
 
 @dataclass(frozen=True)
 class Granted:
-    """The claim is the caller's until its lease ends. ``parameters`` are those to act with.
+    """The claim is the caller's until its lease ends; the run acts with ``parameters``.
 
-    ``queued_at`` is when the ledger first knew of the run, which its deadline counts from.
-    ``session_id`` is the run's conversation, which is the caller's alone, and ``history`` the last
-    messages of it, oldest first. ``last_output`` is the answer of the job's last succeeded run, if
-    the prompt names it. ``attempts`` is how many the run has had before. ``tokens`` is how many it
-    may still take, None where nothing limits it.
+    ``queued_at`` is when the ledger first knew of the run; its deadline counts from there.
+    ``session_id`` is the run's session, locked for the caller, and ``history`` its last messages,
+    oldest first. ``last_output`` is the answer of the job's last succeeded run, if the prompt names
+    it. ``attempts`` is how many attempts the run had before. ``tokens`` is how many tokens it may
+    still take, None if nothing limits them.
     """
 
     run_id: str
@@ -114,12 +113,12 @@ class Granted:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing may happen before ``until``.
+    """The run has to wait until ``until``.
 
-    ``cancel`` are Prefect's flow runs of the same job that are at work and are to be cancelled for
-    this one: whoever is answered asks for it (`daybook.execution.claim`), and is told again until they
-    have ended. ``free`` says that a slot is free and kept for runs that were due earlier: the
-    worker that gets this answer calls those up. ``fence`` is that of the row.
+    ``cancel`` are the Prefect flow runs of the same job that are to be cancelled for this one. The
+    caller requests their cancellation (`daybook.execution.claim`); each claim repeats them until
+    they have ended. ``free`` is True if a slot is free but reserved for runs that were due earlier:
+    the worker that gets this result wakes them. ``fence`` is the row's.
     """
 
     until: datetime
@@ -131,10 +130,10 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The occurrence has its outcome. ``run_id`` is None when no row was made (not due).
+class Finished:
+    """The occurrence has its outcome. ``run_id`` is None if no row was made (not due).
 
-    ``flow_run_id`` is the Prefect run that carried it, if that is known.
+    ``flow_run_id`` is the Prefect run that carried it, if known.
     """
 
     status: Status
@@ -145,8 +144,8 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """Another holds the occurrence, in the Prefect run ``flow_run_id`` if that is known."""
+class HeldElsewhere:
+    """Another holder has the occurrence, in the Prefect run ``flow_run_id`` if known."""
 
     run_id: str
     holder: str
@@ -154,10 +153,10 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Compare:
-    """Not what the ledger knows: compare this one job with Prefect and claim again."""
+class NeedsReconcile:
+    """The ledger and the request disagree: reconcile this job with Prefect, then claim again."""
 
     job_id: str
 
 
-Answer = Granted | Waiting | Ended | Taken | Compare
+ClaimResult = Granted | Waiting | Finished | HeldElsewhere | NeedsReconcile

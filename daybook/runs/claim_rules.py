@@ -1,8 +1,8 @@
-"""The rules of a claim, in the order in which they are asked.
+"""The rules of a claim, in the order in which they are applied.
 
-Each takes the `Decision` about one run and either returns an answer, which ends the claim, or None,
-which asks the next rule. If no rule answers, the claim is granted. `docs/states.md` shows them as a
-table, made from their docstrings.
+Each rule takes the `Decision` about one run. It returns a result, which ends the claim, or None,
+and the next rule follows. If no rule returns a result, the claim is granted. `docs/states.md` lists
+the rules in a table that is generated from their docstrings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from daybook.jobs import lateness, upcoming
-from daybook.jobs.actions import TALKING
+from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import Job
 from daybook.ledger.states import Status
 from daybook.runs import (
@@ -27,46 +27,51 @@ from daybook.runs import (
     slots,
     waiting_runs,
 )
-from daybook.runs.claim_requests import Answer, Waiting
+from daybook.runs.claim_requests import ClaimResult, Waiting
 from daybook.schedules import durations
 
 if TYPE_CHECKING:
     from daybook.runs.decision import Decision
 
-UNDECIDED_FOR = timedelta(minutes=5)
-"""How long after `until` a run that waits to know whether a holder is alive is left undecided."""
+UNDECIDED_GRACE = timedelta(minutes=5)
+"""How long after `until` a run that waits to learn whether a holder lives is not judged late."""
 
 
 def is_due(job: Job, instant: datetime) -> bool:
-    """Return whether ``instant`` is a due time of the job; a job that is off has none."""
+    """Return whether ``instant`` is a due time of the job; a disabled job has none."""
     return job.enabled and upcoming.is_due(job.schedule, job.policy, instant)
 
 
-async def invalid_parameters(claim: Decision) -> Answer | None:
-    """Fail a run that was asked for with parameters that its flow refuses."""
+async def invalid_parameters(claim: Decision) -> ClaimResult | None:
+    """Fail a requested run whose parameters its flow refuses."""
     if not claim.row.error or not claim.is_new:
         return None
     return await claim.end(Status.FAILED, "parameters")
 
 
-async def past_deadline(claim: Decision) -> Answer | None:
+async def past_deadline(claim: Decision) -> ClaimResult | None:
     """Time out a run whose deadline passed while it waited."""
-    if claim.is_new or not (why := waiting_runs.overdue(claim.row, claim.now)):
+    if claim.is_new or not (why := waiting_runs.deadline_reason(claim.row, claim.now)):
         return None
     return await claim.end(Status.TIMED_OUT, why)
 
 
-async def still_waiting(claim: Decision) -> Answer | None:
-    """Leave a run waiting until its time; one that waits for a slot or its turn may ask earlier."""
+async def still_waiting(claim: Decision) -> ClaimResult | None:
+    """Keep a run waiting until its time; one that waits for a slot or turn may claim earlier."""
     row = claim.row
-    if claim.is_new or row.until is None or row.until <= claim.now or row.waits_for in slots.TURNS:
+    if (
+        claim.is_new
+        or row.until is None
+        or row.until <= claim.now
+        or row.waits_for in slots.WAITS_FOR_TURN
+    ):
         return None
     return Waiting(row.until, row.reason, row.id, fence=row.fence)
 
 
-async def switched_off(claim: Decision) -> Answer | None:
-    """Skip a due time that a person skipped or snoozed, or whose job is off or has had all its
-    runs; skip a backfill whose job is off.
+async def switched_off(claim: Decision) -> ClaimResult | None:
+    """Skip a due time that a person skipped or snoozed, or whose job is disabled or has had all its
+    runs; skip a backfill whose job is disabled.
     """
     if not claim.is_timed and claim.row.trigger != slots.BACKFILL:
         return None
@@ -74,28 +79,28 @@ async def switched_off(claim: Decision) -> Answer | None:
     if newest is None:
         return None
     if claim.is_timed:
-        why = await eligibility.why_not(claim.session, claim.row, newest, claim.now)
+        why = await eligibility.skip_reason(claim.session, claim.row, newest, claim.now)
     else:
-        why = eligibility.off(newest)
+        why = eligibility.job_off_reason(newest)
     return await claim.end(Status.SKIPPED, why) if why else None
 
 
-async def not_due_any_more(claim: Decision) -> Answer | None:
+async def no_longer_due(claim: Decision) -> ClaimResult | None:
     """Skip a due time that an edit removed before it began."""
     if claim.stored is None or not claim.is_timed or claim.row.attempts:
         return None
     if is_due(claim.stored.job, claim.row.due):
         return None
-    return await claim.end(Status.SKIPPED, corrections.NOT_ANY_MORE)
+    return await claim.end(Status.SKIPPED, corrections.NO_LONGER_DUE_REASON)
 
 
-async def too_late(claim: Decision) -> Answer | None:
+async def too_late(claim: Decision) -> ClaimResult | None:
     """Record a due time as missed if it is too late by the job's catch-up policy."""
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    later = upcoming.offset(stored.id, stored.job.policy.stagger)
-    late = lateness.judge(stored.job.schedule, row.due, claim.now - later, stored.job.policy)
+    stagger = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
+    late = lateness.judge(stored.job.schedule, row.due, claim.now - stagger, stored.job.policy)
     if not late.runs:
         return await claim.miss(stored, late)
     if late.verdict == "run":
@@ -103,52 +108,52 @@ async def too_late(claim: Decision) -> Answer | None:
     return None
 
 
-async def staggered(claim: Decision) -> Answer | None:
+async def staggered(claim: Decision) -> ClaimResult | None:
     """Let a due time wait for the job's stagger."""
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    later = upcoming.offset(stored.id, stored.job.policy.stagger)
-    if row.due + later <= claim.now:
+    stagger = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
+    if row.due + stagger <= claim.now:
         return None
-    row.queued_at = row.due + later  # it waits for nothing else before
-    return claim.wait(row.queued_at, f"staggered by {durations.to_text(later)}")
+    row.queued_at = row.due + stagger  # nothing else delays it before
+    return claim.wait(row.queued_at, f"staggered by {durations.to_text(stagger)}")
 
 
 def _undecided(claim: Decision) -> bool:
-    """Return whether lateness counts: a row that waits never becomes late.
+    """Return whether lateness counts: a waiting run never becomes late.
 
-    Except for one that was written ahead of its due time, and one that waited to know whether a
-    holder is alive and was not claimed again: nothing was decided for these.
+    Two exceptions, for which nothing was decided: a row written ahead of its due time, and a run
+    that waited to learn whether a holder lives and was not claimed again.
     """
     row = claim.row
-    if claim.is_new or row.waits_for == corrections.DUE:
+    if claim.is_new or row.waits_for == corrections.UNTIL_DUE:
         return True
     if row.waits_for != slots.HOLDER or row.until is None:
         return False
-    return row.until + UNDECIDED_FOR < claim.now
+    return row.until + UNDECIDED_GRACE < claim.now
 
 
-async def last_run_in_doubt(claim: Decision) -> Answer | None:
+async def last_run_in_doubt(claim: Decision) -> ClaimResult | None:
     """Let a due time wait while it is not known whether another run is the last of `max_runs`."""
     newest = await claim.newest() if claim.is_timed else None
     if newest is None:
         return None
-    last = await eligibility.in_doubt(claim.session, claim.row, newest, claim.now)
+    last = await eligibility.uncertain_last_run(claim.session, claim.row, newest, claim.now)
     if last is None:
         return None
     why = f"max runs: it is not known yet whether run {last.id[:8]} is the last"
-    return claim.wait(leases.next_word(last, claim.now), why, waits_for=slots.HOLDER)
+    return claim.wait(leases.holder_known_at(last, claim.now), why, waits_for=slots.HOLDER)
 
 
-async def removed(claim: Decision) -> Answer | None:
+async def removed(claim: Decision) -> ClaimResult | None:
     """Skip a run of a job that was removed."""
     if claim.stored is None or claim.stored.row.archived_at is None:
         return None
     return await claim.end(Status.SKIPPED, "the job was removed")
 
 
-async def owner_off(claim: Decision) -> Answer | None:
+async def owner_off(claim: Decision) -> ClaimResult | None:
     """Skip a scheduled run if the operator has switched off the jobs of users and agents."""
     if claim.stored is None:
         return None
@@ -156,7 +161,7 @@ async def owner_off(claim: Decision) -> Answer | None:
     return await claim.end(Status.SKIPPED, why) if why else None
 
 
-async def too_soon(claim: Decision) -> Answer | None:
+async def too_soon(claim: Decision) -> ClaimResult | None:
     """Refuse an agent's run that begins sooner after another than its owner's limits allow."""
     if claim.stored is None:
         return None
@@ -166,68 +171,74 @@ async def too_soon(claim: Decision) -> Answer | None:
     return await claim.refuse(why) if why else None
 
 
-async def overlapping(claim: Decision) -> Answer | None:
+async def overlapping(claim: Decision) -> ClaimResult | None:
     """Apply the job's overlap policy: skip, wait, or wait until the others are cancelled."""
     if claim.stored is None:
         return None
     job, holder = claim.stored.id, claim.offer.holder
-    behind = await overlap.behind(claim.session, claim.row, job, claim.now, holder)
-    if behind is None:
+    decision = await overlap.decide(claim.session, claim.row, job, claim.now, holder)
+    if decision is None:
         return None
-    if behind.skipped:
-        return await claim.end(Status.SKIPPED, behind.why)
-    if behind.known_at is not None:
-        return claim.wait(behind.known_at, behind.why, waits_for=slots.HOLDER)
-    until = claim.now + overlap.LOOK_AGAIN
-    waiting = claim.wait(until, behind.why, waits_for=slots.OVERLAP)
-    return replace(waiting, cancel=behind.cancel)
+    if decision.skipped:
+        return await claim.end(Status.SKIPPED, decision.why)
+    if decision.known_at is not None:
+        return claim.wait(decision.known_at, decision.why, waits_for=slots.HOLDER)
+    until = claim.now + overlap.RETRY_INTERVAL
+    waiting = claim.wait(until, decision.why, waits_for=slots.OVERLAP)
+    return replace(waiting, cancel=decision.cancel)
 
 
-async def owner_limits(claim: Decision) -> Answer | None:
-    """Refuse an agent's run that goes beyond its owner's limits."""
+async def owner_limits(claim: Decision) -> ClaimResult | None:
+    """Refuse an agent's run that exceeds its owner's limits."""
     if claim.stored is None:
         return None
-    why = claim_limits.why_not(claim.row, claim.stored, claim.offer, claim.now)
+    why = claim_limits.violation(claim.row, claim.stored, claim.offer, claim.now)
     return await claim.refuse(why) if why else None
 
 
-async def token_budget(claim: Decision) -> Answer | None:
-    """Refuse a run if no tokens are left; let it wait if running ones may still use them."""
+async def token_budget(claim: Decision) -> ClaimResult | None:
+    """Refuse a run if no tokens are left; let it wait if runs in progress may still use them."""
     rules = claim.offer.rules
-    left = await budget.of(claim.session, claim.row, claim.stored, rules, claim.now)
-    if left.spent:
-        return await claim.refuse(left.spent)
-    if left.held:
-        return claim.wait(claim.now + budget.LOOK_AGAIN, left.held)
-    claim.row.tokens = left.tokens
+    granted = await budget.for_run(claim.session, claim.row, claim.stored, rules, claim.now)
+    if granted.spent:
+        return await claim.refuse(granted.spent)
+    if granted.held:
+        return claim.wait(claim.now + budget.RETRY_INTERVAL, granted.held)
+    claim.row.tokens = granted.tokens
     return None
 
 
-async def session_busy(claim: Decision) -> Answer | None:
-    """Let a run wait while another one of its session runs (promise 17)."""
+async def session_busy(claim: Decision) -> ClaimResult | None:
+    """Let a run wait while another run of its session is in progress (promise 17: two runs never
+    interleave in one history).
+    """
     row = claim.row
-    if row.kind in TALKING:
-        row.session_id = sessions.id_of(
+    if row.kind in CONVERSATION_KINDS:
+        row.session_id = sessions.session_id_of(
             row.parameters, job_id=row.job_id, run_id=row.id, stored=claim.stored
         )
-    why = await sessions.busy(claim.session, row, claim.now)
-    return claim.wait(claim.now + sessions.LOOK_AGAIN, why) if why else None
+    why = await sessions.busy_reason(claim.session, row, claim.now)
+    return claim.wait(claim.now + sessions.RETRY_INTERVAL, why) if why else None
 
 
-async def no_slot(claim: Decision) -> Answer | None:
-    """Let a run wait until a slot of its class is free and its turn has come (promise 12)."""
-    wait = await slots.wait(claim.session, claim.row, claim.offer, claim.now)
-    if not wait:
+async def no_slot(claim: Decision) -> ClaimResult | None:
+    """Let a run wait until a slot of its class is free and its turn has come (promise 12: free
+    slots go to the earliest due time).
+    """
+    slot_wait = await slots.wait_for_slot(claim.session, claim.row, claim.offer, claim.now)
+    if not slot_wait:
         return None
-    return replace(claim.wait(wait.until, wait.why, wait.waits_for), free=wait.free)
+    return replace(
+        claim.wait(slot_wait.until, slot_wait.why, slot_wait.waits_for), free=slot_wait.free
+    )
 
 
-RULES: tuple[Callable[[Decision], Awaitable[Answer | None]], ...] = (
+RULES: tuple[Callable[[Decision], Awaitable[ClaimResult | None]], ...] = (
     invalid_parameters,
     past_deadline,
     still_waiting,
     switched_off,
-    not_due_any_more,
+    no_longer_due,
     too_late,
     staggered,
     last_run_in_doubt,

@@ -1,21 +1,21 @@
-"""Claim, begin, settle: the life of one occurrence in three transactions (`docs/promise.md` 1-6).
+"""Claim, begin, finish: the life of one occurrence in three transactions (`docs/promise.md` 1-6).
 
 ::
 
-    claim ─► Granted(fence)   the caller may begin; it holds a lease
-           ─► Waiting(until)   nothing may happen before; the row, if there is one, waits
-           ─► Ended(status)    it has its outcome (skipped, missed, or what it ended as before)
-           ─► Taken(holder)    another holds it
-           ─► Compare(job)     not due by what the ledger knows: compare the job with Prefect and
-                               claim again with ``compared=True``; still not due is Ended, no row
+    claim ─► Granted(fence)          the caller may begin; it holds a lease
+           ─► Waiting(until)          not before then; the row, if there is one, waits
+           ─► Finished(status)        it has its outcome (skipped, missed, or an earlier one)
+           ─► HeldElsewhere(holder)   another holder has it
+           ─► NeedsReconcile(job)     not due by the ledger: reconcile the job with Prefect, then
+                                      claim with ``compared=True``; still not due: Finished, no row
 
     begin  ─► written immediately before the effect
-    settle ─► the outcome, the attempt's end and the job's fields
-    died   ─► in its place: the process is gone and settled nothing
+    finish ─► the outcome, the attempt's end and the job's fields
+    holder_died ─► instead of finish: the process is gone and recorded no outcome
 
-How a claim is decided stands in `daybook.runs.decision`, its words in `daybook.runs.claim_requests`.
-Every later write carries the fence, and is one transaction: who is killed between two of them
-leaves a held row, whose lease runs out.
+`daybook.runs.decision` decides a claim; `daybook.runs.claim_requests` defines its types. Every
+later write carries the fence and is one transaction: a process that is killed between two of them
+leaves a held row, whose lease expires.
 """
 
 from __future__ import annotations
@@ -35,43 +35,44 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.runs import claim_requests, decision, leases, outcomes, overlap, rows, sessions, slots
-from daybook.runs.claim_requests import Answer, Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
 from daybook.timing import TIMING
 
-LONGEST_ID = 200
-"""Characters that a request's id may have: a database's index takes no key of any length."""
+MAX_REQUEST_ID_LENGTH = 200
+"""The longest legal request id, in characters: database indexes limit the length of a key."""
 
 
-async def claim(ledger: Ledger, offer: Offer) -> Answer:
-    """Decide, in one transaction under the claim lock, what becomes of an occurrence."""
+async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
+    """Decide about one occurrence, in one transaction under the claim lock."""
     async with ledger.write() as session:
         return await decision.Decision(session, ledger.now(), offer).made()
 
 
-async def granted(ledger: Ledger, run_id: str, fence: int) -> Granted:
-    """Read once more what was granted by this fence, and not begun: for who did not claim itself.
+async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
+    """Return once more what this fence was granted, for a process that did not claim the run
+    itself.
 
-    Raises `FenceRefused` when the claim was lost or has begun, `NotFound`.
+    Raises `FenceRefused` if the claim was lost or has begun, `NotFound`.
     """
     async with ledger.read() as session:
-        row = await rows.held(session, run_id, fence)
+        row = await rows.get_held(session, run_id, fence)
         if row.state is not Status.CLAIMED:
             raise FenceRefused(run_id, fence, row.fence)
-        return await decision.grant_of(session, row, await rows.job_of(session, row))
+        return await decision.build_grant(session, row, await rows.job_of(session, row))
 
 
 async def begin(
     ledger: Ledger, run_id: str, fence: int, *, usage: dict[str, Any] | None = None
 ) -> int:
-    """Write `running`, immediately before the effect; returns the attempt's number.
+    """Write `running`, immediately before the effect; return the attempt's number.
 
-    ``usage`` is what the run has taken since its claim, by the gate that let it through.
-    Raises `FenceRefused` when the claim was lost: then nothing may happen.
+    ``usage`` is what the run's check has taken since the claim. Raises `FenceRefused` if the claim
+    was lost: then the effect must not happen.
     """
     async with ledger.write() as session:
-        row = await rows.held(session, run_id, fence)
+        row = await rows.get_held(session, run_id, fence)
         now = ledger.now()
-        states.check(row.id, row.state, Status.RUNNING)
+        states.check_transition(row.id, row.state, Status.RUNNING)
         row.status = Status.RUNNING
         row.attempts += 1
         row.started_at = row.started_at or now
@@ -83,33 +84,33 @@ async def begin(
         return row.attempts
 
 
-async def settle(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> Status:
-    """Write the outcome; returns the status that the run has now.
+async def finish(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> Status:
+    """Record the outcome; return the status that the run has now.
 
-    A writer that lost its claim is refused with `FenceRefused`, one whose run has another outcome
-    with `IllegalTransition`; what it knew is kept with the run as evidence. Settling again after a
+    Raises `FenceRefused` if the writer lost its claim, and `IllegalTransition` if the run has
+    another outcome; the refused outcome is kept with the run as evidence. Calling it again after a
     commit whose answer was lost changes nothing.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
         if row.fence == fence and row.state in TERMINAL and row.state is outcome.status:
             return row.state
-        refused = _refused(row, fence, outcome.status)
-        if refused is not None:
+        refusal = _refusal(row, fence, outcome.status)
+        if refusal is not None:
             _keep_evidence(session, row, fence, outcome, ledger.now())
         else:
-            await overlap.end_in_doubt(session, row, ledger.now())
-            await outcomes.write(session, row, outcome, ledger.now())
+            await overlap.skip_runs_awaiting_holder(session, row, ledger.now())
+            await outcomes.record(session, row, outcome, ledger.now())
             if outcome.status is Status.SUCCEEDED and outcome.prompt is not None:
                 answer = outcome.output or ""
                 await sessions.append(session, row, outcome.prompt, answer, ledger.now())
-    if refused is not None:
-        raise refused
+    if refusal is not None:
+        raise refusal
     return outcome.status
 
 
-def _refused(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
-    """Why a writer with that fence has nothing to say any more of how ``row`` ended."""
+def _refusal(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
+    """Return the error for a writer with that fence that may not change the outcome of ``row``."""
     if row.fence != fence:
         return FenceRefused(row.id, fence, row.fence)
     if row.state in TERMINAL - {Status.UNKNOWN}:
@@ -117,7 +118,7 @@ def _refused(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTran
     return None
 
 
-async def died(
+async def holder_died(
     ledger: Ledger,
     run_id: str,
     fence: int,
@@ -126,12 +127,12 @@ async def died(
     *,
     usage: dict[str, Any] | None = None,
 ) -> Status:
-    """Write that the holder's process group is gone; returns the status that the run has now.
+    """Record that the holder's process group is gone; return the status that the run has now.
 
-    A run that was not begun waits again; one that was is `unknown`, or waits where its job says
-    `on_lost: rerun` and has attempts left. ``error`` is what is known of the end, such as the last
-    of the output, ``usage`` what it took until then. A run that has its outcome keeps it. Raises
-    `FenceRefused` when the claim was lost; what the caller knew is kept with the run as evidence.
+    A run that had not begun waits again. One that had begun becomes `unknown`, or waits if its job
+    says `on_lost: rerun` and attempts are left. ``error`` is what is known about the end, such as
+    the last output; ``usage`` is what the attempt took until then. A run that has its outcome keeps
+    it. Raises `FenceRefused` if the claim was lost; the caller's knowledge is kept as evidence.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -139,10 +140,10 @@ async def died(
             return row.state
         held = row.state in states.HELD and row.fence == fence
         if held:
-            await leases.lost(session, row, ledger.now(), why, error=error, usage=usage)
+            await leases.release_lost(session, row, ledger.now(), why, error=error, usage=usage)
         else:
-            known = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
-            _keep_evidence(session, row, fence, known, ledger.now())
+            evidence = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
+            _keep_evidence(session, row, fence, evidence, ledger.now())
     if not held:
         raise FenceRefused(run_id, fence, row.fence)
     return row.state
@@ -151,25 +152,25 @@ async def died(
 def _keep_evidence(
     session: AsyncSession, row: RunRow, fence: int, outcome: Outcome, now: datetime
 ) -> None:
-    known = {"fence": fence, "status": str(outcome.status), "reason": outcome.reason}
-    known |= {"error": outcome.error, "output": outcomes.shorten(outcome.output)}
+    evidence = {"fence": fence, "status": str(outcome.status), "reason": outcome.reason}
+    evidence |= {"error": outcome.error, "output": outcomes.shorten(outcome.output)}
     if outcome.usage:
-        known["usage"] = outcome.usage
-    row.evidence = [*row.evidence, known | {"at": now.isoformat()}]
+        evidence["usage"] = outcome.usage
+    row.evidence = [*row.evidence, evidence | {"at": now.isoformat()}]
     session.add(row)
 
 
 async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why: str) -> None:
     """Give a claim back before its effect: the run waits until ``until``.
 
-    Raises `FenceRefused` when the claim was lost, `IllegalTransition` when the run is running: the
-    effect may have been had.
+    Raises `FenceRefused` if the claim was lost, and `IllegalTransition` if the run is running: the
+    effect may have happened.
     """
     async with ledger.write() as session:
-        row = await rows.held(session, run_id, fence)
+        row = await rows.get_held(session, run_id, fence)
         if row.state is not Status.CLAIMED:
             raise IllegalTransition(row.id, row.state, Status.WAITING)
-        leases.put_back(row, until, why)
+        leases.return_to_waiting(row, until, why)
         session.add(row)
 
 
@@ -178,79 +179,79 @@ async def retry(
 ) -> Status:
     """End the attempt with ``outcome`` and let the run wait until ``until`` for its next one.
 
-    Returns the status that the run has now. One that was judged `unknown` meanwhile is not tried
-    again: ``outcome`` is its own then. Refuses as `settle` does, with evidence, and with
-    `IllegalTransition` if the run is not running. The same call again, after a commit whose answer
-    was lost, changes nothing, whatever became of the run since.
+    Returns the status that the run has now. A run that was judged `unknown` meanwhile is not
+    retried: ``outcome`` becomes its outcome. Raises as `finish` does, with evidence, and raises
+    `IllegalTransition` if the run is not running. Calling it again after a commit whose answer was
+    lost changes nothing, whatever has happened to the run since.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, run_id), ledger.now()
         if await _is_ended(session, row, fence, outcome):
             return row.state
-        refused = _refused(row, fence, Status.WAITING)
-        if refused is None and row.state not in (Status.RUNNING, Status.UNKNOWN):
-            refused = IllegalTransition(row.id, row.state, Status.WAITING)
-        if refused is not None:
+        refusal = _refusal(row, fence, Status.WAITING)
+        if refusal is None and row.state not in (Status.RUNNING, Status.UNKNOWN):
+            refusal = IllegalTransition(row.id, row.state, Status.WAITING)
+        if refusal is not None:
             _keep_evidence(session, row, fence, outcome, now)
         elif row.state is Status.UNKNOWN:
-            await outcomes.write(session, row, outcome, now)
+            await outcomes.record(session, row, outcome, now)
         else:
             await outcomes.close_attempt(session, row, outcome, now)
             why = f"attempt {row.attempts} {outcome.status}: {outcome.error or outcome.reason}"
-            leases.put_back(row, until, why)
+            leases.return_to_waiting(row, until, why)
             session.add(row)
-    if refused is not None:
-        raise refused
+    if refusal is not None:
+        raise refusal
     return row.state
 
 
 async def _is_ended(session: AsyncSession, row: RunRow, fence: int, outcome: Outcome) -> bool:
-    """Whether the attempt that was begun with ``fence`` is written as ended with ``outcome``."""
-    begun = select(AttemptRow).where(
+    """Return whether the attempt that began with ``fence`` has ended with ``outcome``."""
+    query = select(AttemptRow).where(
         col(AttemptRow.run_id) == row.id, col(AttemptRow.fence) == fence
     )
-    attempt: AttemptRow | None = (await session.execute(begun)).scalar_one_or_none()
+    attempt: AttemptRow | None = (await session.execute(query)).scalar_one_or_none()
     if attempt is None:
         return False
     return (attempt.status, attempt.error) == (outcome.status, outcome.error)
 
 
 async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:
-    """Cancel a waiting run; one that is held or has ended comes back unchanged.
+    """Cancel a waiting run; return a held or ended one unchanged.
 
-    Of a held one its holder has to be asked: only it can end the process. Raises `NotFound`.
+    Only the holder of a held run can end its process. Raises `NotFound`.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
         if row.state is Status.WAITING:
-            await outcomes.write(session, row, Outcome(Status.CANCELLED, why), ledger.now())
+            await outcomes.record(session, row, Outcome(Status.CANCELLED, why), ledger.now())
         return row
 
 
 async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: str) -> RunRow:
-    """Write down that a run is asked for now; the same id again gives the same run.
+    """Request a run now; the same id again returns the same run.
 
     Raises `InvalidInput` for an id that is too long to be a key.
     """
-    if len(request_id) > LONGEST_ID:
-        legal = f"legal: at most {LONGEST_ID}"
+    if len(request_id) > MAX_REQUEST_ID_LENGTH:
+        legal = f"legal: at most {MAX_REQUEST_ID_LENGTH}"
         raise InvalidInput("request-id", f"has {len(request_id):,} characters", legal)
     key = claim_requests.request_key(stored.id, request_id)
     async with ledger.write() as session:
-        same = select(RunRow).where(col(RunRow.occurrence) == key)
-        found: RunRow | None = (await session.execute(same)).scalar_one_or_none()
-        if found is not None:
-            return found
+        query = select(RunRow).where(col(RunRow.occurrence) == key)
+        existing: RunRow | None = (await session.execute(query)).scalar_one_or_none()
+        if existing is not None:
+            return existing
         now = ledger.now()
-        row = asked_for(stored, key, trigger, now, now)
+        row = new_requested_row(stored, key, trigger, now, now)
         session.add(row)
         return row
 
 
-def asked_for(
+def new_requested_row(
     stored: StoredJob, occurrence: str, trigger: str, due: datetime, now: datetime
 ) -> RunRow:
-    """The row, not stored yet, of a run that is asked for now, with the job as it is."""
+    """Return the row, not stored yet, of a requested run, with the job as it is now."""
     parameters = stored.job.parameters()
     return RunRow(
         occurrence=occurrence,
@@ -268,12 +269,13 @@ def asked_for(
     )
 
 
-async def carried_by(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bool:
-    """Write down which Prefect run carries a waiting run; False, and nothing written, when another
-    has done so since the row was ``seen``, or it does not wait any more.
+async def link_prefect_run(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bool:
+    """Record which Prefect run carries a waiting run; return whether it was recorded.
 
-    Two that make a Prefect run for it at once are given the same one, by its key: it counts once,
-    and who is late does not put an earlier one in the place of a later one.
+    False, with nothing written, if another process has recorded one since the row was ``seen``, or
+    if the run no longer waits. Two processes that make a Prefect run for it at once get the same
+    one, by its key: it counts once, and the slower process does not replace a later Prefect run
+    with an earlier one.
     """
     async with ledger.write() as session:
         row = await rows.get(session, seen.id)
@@ -291,5 +293,5 @@ async def next_for_slot(
     most: int,
     classes: Mapping[str, int] = MappingProxyType({}),
 ) -> list[RunRow]:
-    """The runs waiting for a slot that the free ones of ``most`` can take now, by due time."""
+    """Return the runs that the free slots of ``most`` can take now, by due time."""
     return await slots.next_up(session, now, most, classes)

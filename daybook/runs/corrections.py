@@ -1,15 +1,15 @@
-"""Due times that Prefect will not queue: rows that wait ahead of their time (`docs/promise.md` 14).
+"""Corrected due times: waiting rows, made ahead of time, for due times that Prefect will not queue.
 
 ::
 
-    row ──due──► claimed by the Prefect run that `ensure` made for it: judged as any due time is
-      │  └─ nobody came ──► the audit judges it, as if it had no row
-      └─ not due any more by the revision in force ──► skipped
+    row ──due──► claimed by the Prefect run that the keeper made for it: judged as any due time
+      │  └─ not claimed ──► the audit judges it, as if it had no row
+      └─ no longer due by the revision in force ──► skipped
 
-Until then such a row says only that somebody has to see to that instant: it `waits_for` `DUE`, and
-nothing of it is decided. What it was made with stands for what was known then: it acts, and is
-judged, with the revision in force at its due time. A due time whose Prefect run crashed ahead of it
-waits in the same way (`daybook.runs.prefect_ends`).
+Until its due time such a row only reserves the instant (`docs/promise.md` 14): it waits for
+`UNTIL_DUE` and nothing is decided. The revision in the row is the one known when it was made; the
+run acts, and is judged, by the revision in force at its due time. A due time whose Prefect run
+crashed ahead of time waits in the same way (`daybook.runs.prefect_ends`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests
 
-DUE = "due"
-"""What `waits_for` says of a row that waits for its due time and has not been judged."""
+UNTIL_DUE = "due"
+"""The `waits_for` of a row that waits for its due time and has not been judged."""
 
-NOT_ANY_MORE = "not due any more"
-"""Why a row is skipped whose job is not due then by what is in force."""
+NO_LONGER_DUE_REASON = "not due any more"
+"""Why a row is skipped if the revision in force has no such due time."""
 
 
-async def ask(
+async def add_waiting_runs(
     ledger: Ledger, job_id: str, revision: int, instants: Collection[datetime], why: str
 ) -> int:
-    """Let these due times of the job wait for their time, but for those that have a row.
+    """Add waiting rows for those of these due times that have no row; return how many.
 
-    Nothing happens when ``revision`` is not the job's newest any more. Returns how many are new.
+    Adds nothing if ``revision`` is no longer the job's newest.
     """
     if not instants:
         return 0
@@ -47,13 +47,13 @@ async def ask(
         if stored is None or stored.revision.number != revision or not stored.job.enabled:
             return 0
         between = (col(RunRow.due) >= min(instants), col(RunRow.due) <= max(instants))
-        timed = select(RunRow.due).where(
+        existing = select(RunRow.due).where(
             col(RunRow.job_id) == job_id, *between, col(RunRow.occurrence).startswith("due:")
         )
-        known = set((await session.execute(timed)).scalars())
+        existing_due_times = set((await session.execute(existing)).scalars())
         parameters = stored.job.parameters()
-        fresh = [each for each in instants if each not in known and each > now]
-        for due in fresh:
+        missing = [each for each in instants if each not in existing_due_times and each > now]
+        for due in missing:
             row = RunRow(
                 occurrence=claim_requests.due_key(job_id, due),
                 job_id=job_id,
@@ -64,11 +64,11 @@ async def ask(
                 status=Status.WAITING,
                 reason=why,
                 until=due,
-                waits_for=DUE,
+                waits_for=UNTIL_DUE,
                 parameters=parameters,
                 agent=claim_requests.agent_of(parameters),
-                queued_at=due,  # it waits for nothing else before
+                queued_at=due,  # nothing else delays it before
             )
-            states.check(row.id, None, row.state)
+            states.check_transition(row.id, None, row.state)
             session.add(row)
-        return len(fresh)
+        return len(missing)

@@ -1,6 +1,6 @@
-"""How much there is of what, for a page that is looked at every few seconds (requirement 59).
+"""Counts of jobs and runs, for a page that refreshes every few seconds.
 
-Each question is answered out of an index: 100,000 runs cost it a few milliseconds.
+Each query uses an index: with 100,000 runs it takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 
 
-async def switched(session: AsyncSession) -> dict[bool, int]:
-    """How many jobs are on, and how many off."""
+async def jobs_by_enabled(session: AsyncSession) -> dict[bool, int]:
+    """Return how many jobs are enabled, and how many are disabled."""
     counted = (
         select(RevisionRow.enabled, func.count())
         .join(
@@ -30,8 +30,8 @@ async def switched(session: AsyncSession) -> dict[bool, int]:
     return {True: 0, False: 0} | dict((await session.execute(counted)).tuples().all())
 
 
-async def live(session: AsyncSession) -> dict[str, int]:
-    """How many runs are in each of the live states."""
+async def live_by_status(session: AsyncSession) -> dict[str, int]:
+    """Return how many runs are in each live state."""
     counted = (
         select(RunRow.status, func.count())
         .where(col(RunRow.status).in_(LIVE))
@@ -40,9 +40,9 @@ async def live(session: AsyncSession) -> dict[str, int]:
     return dict((await session.execute(counted)).tuples().all())
 
 
-async def ended_since(session: AsyncSession, instant: datetime) -> dict[str, int]:
-    """How often each outcome was written at ``instant`` or later; missed are due times."""
-    # SQLite would rather go through all runs in the order of their status than sort a few.
+async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict[str, int]:
+    """Return how often each outcome was recorded since ``instant``; `missed` counts due times."""
+    # Without this SQLite scans all runs in the order of their status instead of sorting a few.
     status = func.coalesce(RunRow.status, literal_column("''"))
     counted = (
         select(status, func.sum(RunRow.count))
@@ -55,7 +55,7 @@ async def ended_since(session: AsyncSession, instant: datetime) -> dict[str, int
 async def outcomes_since(
     session: AsyncSession, instant: datetime
 ) -> list[tuple[str, str, int, datetime]]:
-    """Id, status, number of due times and end of what ended at ``instant`` or later."""
+    """Return id, status, number of due times and end of the runs that ended since ``instant``."""
     rows = select(RunRow.id, RunRow.status, RunRow.count, RunRow.finished_at).where(
         col(RunRow.finished_at) >= instant
     )
@@ -66,10 +66,10 @@ async def outcomes_since(
     ]
 
 
-async def failing(session: AsyncSession, most: int) -> dict[str, int]:
-    """The jobs whose last run failed, and how often in a row; the ``most`` that failed oftenest.
+async def failing_jobs(session: AsyncSession, most: int) -> dict[str, int]:
+    """Return the ``most`` jobs with the most consecutive failures, by name, with their counts.
 
-    Of jobs that have one name, since their owners differ, the one that failed oftenest.
+    If several owners have a job of that name, the highest count is used.
     """
     times = func.max(col(JobRow.consecutive_failures))
     rows = (

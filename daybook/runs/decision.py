@@ -1,8 +1,8 @@
-"""The one decision about an occurrence: granted, waiting, or ended (`docs/promise.md` 1).
+"""The decision about one claim: granted, waiting, or finished (`docs/promise.md` 1).
 
-It is made in one transaction under the claim lock; `daybook.runs.claims.claim` opens it. No other
-code grants. `Decision.made` finds the occurrence's row or makes it, and then asks the rules of
-`daybook.runs.claim_rules` in their order.
+It is made in one transaction under the claim lock, which `daybook.runs.claims.claim` opens. No
+other code grants claims. `Decision.decide` finds or makes the occurrence's row, then applies the
+rules of `daybook.runs.claim_rules` in their order.
 """
 
 from __future__ import annotations
@@ -29,17 +29,30 @@ from daybook.runs import (
     sessions,
     slots,
 )
-from daybook.runs.claim_requests import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
+from daybook.runs.claim_requests import (
+    ClaimRequest,
+    ClaimResult,
+    Finished,
+    Granted,
+    HeldElsewhere,
+    NeedsReconcile,
+    Waiting,
+)
 from daybook.runs.claim_rules import RULES, is_due
 from daybook.schedules import due
 from daybook.timing import TIMING
 
 
-async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
-    """What the holder of a claimed ``row`` is given; ``stored`` is the revision it acts with."""
-    asked = (str(row.parameters.get("prompt", "")), policy.of_run(row.parameters).check.prompt)
-    # What a heartbeat's file names is not known here.
-    names_last = row.kind == "heartbeat" or any(prompts.names(p, "last_output") for p in asked)
+async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
+    """Return the grant for a claimed ``row``; ``stored`` is the revision that it acts with."""
+    prompt_texts = (
+        str(row.parameters.get("prompt", "")),
+        policy.policy_from_parameters(row.parameters).check.prompt,
+    )
+    # The file of a heartbeat may name `last_output` too, but it is not read here.
+    names_last = row.kind == "heartbeat" or any(
+        prompts.uses_variable(p, "last_output") for p in prompt_texts
+    )
     return Granted(
         row.id,
         row.fence,
@@ -58,10 +71,10 @@ async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None)
 
 
 class Decision:
-    """One claim at work: the run that is claimed, and what the rules do with it.
+    """One claim: the run that is claimed, and the actions that the rules take on it.
 
     ``row`` is the run and ``stored`` its job in the revision that it acts with, None for a run
-    without a job. ``is_new`` says that this claim made the row, ``is_timed`` that the run is a due
+    without a job. ``is_new`` is True if this claim made the row, ``is_timed`` if the run is a due
     time of the job.
     """
 
@@ -69,7 +82,7 @@ class Decision:
     stored: StoredJob | None
     is_new: bool
 
-    def __init__(self, session: AsyncSession, now: datetime, offer: Offer) -> None:
+    def __init__(self, session: AsyncSession, now: datetime, offer: ClaimRequest) -> None:
         self.session, self.now, self.offer = session, now, offer
         self._newest: StoredJob | None = None
 
@@ -83,67 +96,69 @@ class Decision:
             self._newest = await store.get(self.session, self.stored.id)
         return self._newest
 
-    async def made(self) -> Answer:
+    async def made(self) -> ClaimResult:
         """Decide, and write the decision."""
-        row = await rows.of(self.session, self.offer.flow_run_id, self.offer.occurrence)
+        row = await rows.find(self.session, self.offer.flow_run_id, self.offer.occurrence)
         if row is not None:
-            await leases.look(self.session, row, self.now)
+            await leases.check_lease(self.session, row, self.now)
         if row is not None and row.state in HELD:
-            look = leases.next_look(row)
-            if self._is_later_start(row) and look is not None:
-                # The same Prefect run was started again: its earlier process may still be at work.
-                return Waiting(look, f"{row.holder} may still be at work")
-            return Taken(row.id, row.holder, row.flow_run_id)
+            check_at = leases.next_check_at(row)
+            if self._is_later_start(row) and check_at is not None:
+                # The same Prefect run was started again: its earlier process may still be alive.
+                return Waiting(check_at, f"{row.holder} may still be at work")
+            return HeldElsewhere(row.id, row.holder, row.flow_run_id)
         if row is not None and row.state in TERMINAL:
             if not await self._is_retry(row):
                 self._link(row)
                 reason = row.reason or f"already {row.status}"
-                return Ended(row.state, reason, row.id, row.flow_run_id, row.error)
+                return Finished(row.state, reason, row.id, row.flow_run_id, row.error)
             await self._retry(row)
         elif row is not None:
-            await self._go_on(row)
-        elif answer := await self._begin():
-            return answer
+            await self._continue_waiting(row)
+        elif result := await self._start_new():
+            return result
         for rule in RULES:
-            if answer := await rule(self):
-                return answer
+            if result := await rule(self):
+                return result
         return await self._grant()
 
     # --- the row
 
-    async def _go_on(self, row: RunRow) -> None:
-        """Act for a waiting row by the revision that it acts with.
+    async def _continue_waiting(self, row: RunRow) -> None:
+        """Act on a waiting row by the revision that it acts with.
 
-        A due time that has not begun follows the edits of before it, also those that were made, or
-        became known, after its row was.
+        A due time that has not begun follows all edits made before it, including those that were
+        made, or became known, after its row was.
         """
         stored = await rows.job_of(self.session, row)
         if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
-            rows.act_with(row, stored)
-            if row.waits_for == corrections.DUE:
-                row.queued_at = row.due + upcoming.offset(stored.id, stored.job.policy.stagger)
+            rows.use_revision(row, stored)
+            if row.waits_for == corrections.UNTIL_DUE:
+                row.queued_at = row.due + upcoming.stagger_offset(
+                    stored.id, stored.job.policy.stagger
+                )
             self.session.add(row)
         self.row, self.stored, self.is_new = row, stored, False
 
-    async def _begin(self) -> Answer | None:
-        """Make the row of an occurrence that has none; an answer if it gets none."""
-        offer = self.offer
-        if offer.due > self.now:
-            return Waiting(offer.due, "not due yet")
+    async def _start_new(self) -> ClaimResult | None:
+        """Make the row of an occurrence that has none; return a result if it gets none."""
+        request = self.offer
+        if request.due > self.now:
+            return Waiting(request.due, "not due yet")
         # Only a due time of a job needs the job to be enabled, and can be too late.
-        timed, stored = claim_requests.is_due_key(offer.occurrence), None
-        if offer.job_id is not None:
+        timed, stored = claim_requests.is_due_key(request.occurrence), None
+        if request.job_id is not None:
             # A custom run's due time may lie in the second before the job was made.
-            at = offer.due if timed else self.now
-            stored = await store.in_force(self.session, offer.job_id, at)
-        if timed and (answer := self._no_due_time(stored)):
-            return answer
-        self.row = rows.new(offer, offer.occurrence, offer.trigger, stored, self.now)
+            at = request.due if timed else self.now
+            stored = await store.in_force(self.session, request.job_id, at)
+        if timed and (result := self._without_row(stored)):
+            return result
+        self.row = rows.new(request, request.occurrence, request.trigger, stored, self.now)
         self.stored, self.is_new = stored, True
         if timed and stored is not None:
             self.row.parameters = stored.job.parameters()
-        elif offer.refused:
-            self.row.error = offer.refused
+        elif request.refused:
+            self.row.error = request.refused
         return None
 
     async def _retry(self, ended: RunRow) -> None:
@@ -154,7 +169,7 @@ class Decision:
         row.due, row.retry_of = self.now, ended.id
         row.parameters = ended.parameters or self.offer.parameters
         if self._carries(ended):
-            ended.unmirrored = False  # Prefect's state of this flow run is the new row's from here
+            ended.unmirrored = False  # from here on the flow run's state belongs to the new row
             self.session.add(ended)
         self.row, self.stored, self.is_new = row, stored, True
 
@@ -165,78 +180,80 @@ class Decision:
         return row.flow_run_id is not None and row.flow_run_id == self.offer.flow_run_id
 
     async def _is_retry(self, row: RunRow) -> bool:
-        """Return whether somebody asked for another run after the start that carried ``row``.
+        """Return whether somebody requested another run after the start that carried ``row``.
 
-        Any other start of an ended run must not repeat it, above all not an `unknown`: a machine
+        Any other start of an ended run must not repeat it, least of all an `unknown` run: a machine
         was restarted, the run was set back, or another worker has already claimed the same Retry.
         """
         retries = self.offer.retries
         if not retries:
             return False
         # The Prefect run of another due time of a range never started: any start of it is later.
-        of_a_range = row.due_to is not None and not self._carries(row)
-        if not of_a_range and (not self._is_later_start(row) or retries[-1] < row.flow_starts):
+        is_other_of_range = row.due_to is not None and not self._carries(row)
+        if not is_other_of_range and (
+            not self._is_later_start(row) or retries[-1] < row.flow_starts
+        ):
             return False
         base = claim_requests.flow_key(str(self.offer.flow_run_id))
         known = select(RunRow.occurrence).where(col(RunRow.occurrence).startswith(f"{base}:"))
         claimed = (await self.session.execute(known)).scalars()
         return all(int(each.rpartition(":")[2]) < len(retries) for each in claimed)
 
-    def _same(self, stored: StoredJob) -> bool:
-        """Whether Prefect holds of the job what the ledger does, as far as the offer tells."""
+    def _agrees(self, stored: StoredJob) -> bool:
+        """Return whether Prefect and the ledger agree about the job, by this request."""
         return self.offer.compared or self.offer.parameters == stored.job.parameters()
 
-    def _no_due_time(self, stored: StoredJob | None) -> Answer | None:
-        """What is answered of an instant of which no row is made; None of a due time."""
+    def _without_row(self, stored: StoredJob | None) -> ClaimResult | None:
+        """Return the result for an instant that gets no row; None for a due time."""
         if stored is None or not is_due(stored.job, self.offer.due):
             return self._not_due(stored)
-        if not self._same(stored):
-            # Edited in Prefect, or queued before an edit here: the revision decides, but first the
-            # ledger has to know all edits.
-            return Compare(stored.id)
+        if not self._agrees(stored):
+            # Edited in Prefect, or queued before an edit in Daybook: the revision decides, but
+            # first the ledger has to know all edits.
+            return NeedsReconcile(stored.id)
         if self.offer.due <= stored.row.audited_until:
-            return Ended(Status.SKIPPED, "already judged")
+            return Finished(Status.SKIPPED, "already judged")
         return None
 
-    def _not_due(self, stored: StoredJob | None) -> Answer:
-        offer = self.offer
-        if stored is not None and stored.job.enabled and self._same(stored):
+    def _not_due(self, stored: StoredJob | None) -> ClaimResult:
+        request = self.offer
+        if stored is not None and stored.job.enabled and self._agrees(stored):
             job = stored.job
-            why = upcoming.why_not(job.schedule, job.policy, offer.due)
-            if why and due.is_due(job.schedule, offer.due):
-                return Ended(Status.SKIPPED, f"not due: {why}")
+            why = upcoming.exclusion_reason(job.schedule, job.policy, request.due)
+            if why and due.is_due(job.schedule, request.due):
+                return Finished(Status.SKIPPED, f"not due: {why}")
         if self.offer.compared or self.offer.job_id is None:
-            return Ended(Status.SKIPPED, "not due")
-        return Compare(self.offer.job_id)
+            return Finished(Status.SKIPPED, "not due")
+        return NeedsReconcile(self.offer.job_id)
 
     # --- what the rules do
 
-    async def refuse(self, why: str) -> Ended:
-        """End a run that goes beyond a limit: skipped, or failed if an attempt was begun."""
+    async def refuse(self, why: str) -> Finished:
+        """End a run that exceeds a limit: skipped, or failed if an attempt was begun."""
         row = self.row
         if self.stored is not None:
-            claim_limits.tell(row, self.stored, why)
+            claim_limits.log_refusal(row, self.stored, why)
         if not row.attempts:
             return await self.end(Status.SKIPPED, why)
         # `waiting → failed` is not a legal transition, so claim the run first and fail it at once.
-        states.check(row.id, row.state, Status.CLAIMED)
+        states.check_transition(row.id, row.state, Status.CLAIMED)
         row.status, row.error = Status.CLAIMED, why
         return await self.end(Status.FAILED, "")
 
     def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
-        """Let the run wait; ``waits_for`` is one of `slots.TURNS`, or empty."""
+        """Let the run wait; ``waits_for`` is one of `slots.WAITS_FOR_TURN`, or empty."""
         row = self.row
         if row.status != Status.WAITING:
-            states.check(row.id, None, Status.WAITING)
+            states.check_transition(row.id, None, Status.WAITING)
         row.status, row.waits_for = Status.WAITING, waits_for
         row.until, row.reason = until, why
-        self._carried(row)
+        self._link_request(row)
         self.session.add(row)
         return Waiting(until, why, row.id, fence=row.fence)
 
     async def _grant(self) -> Granted:
         row = self.row
-        states.check(row.id, row.state if row.status else None, Status.CLAIMED)
+        states.check_transition(row.id, row.state if row.status else None, Status.CLAIMED)
         if row.trigger == slots.BACKFILL and not row.attempts:
             row.queued_at = self.now  # its deadline counts from here
         row.status = Status.CLAIMED
@@ -244,39 +261,43 @@ class Decision:
         row.fence += 1
         row.holder, row.lease_until = self.offer.holder, self.now + TIMING.run_lease
         row.suspected_at = None
-        self._carried(row)
+        self._link_request(row)
         row.flow_starts = self.offer.flow_starts
         self.session.add(row)
-        return await grant_of(self.session, row, self.stored)
+        return await build_grant(self.session, row, self.stored)
 
-    async def miss(self, stored: StoredJob, late: Lateness) -> Ended:
-        """End a due time as missed; the row of the due times before it includes it, if it can."""
-        row, range_ = self.row, None
+    async def miss(self, stored: StoredJob, late: Lateness) -> Finished:
+        """End a due time as missed; extend the row of the due times before it if possible."""
+        row, missed_range = self.row, None
         if not row.status:  # it has no row of its own yet
             missed = Status.MISSED
-            range_ = await missed_ranges.before(self.session, stored, row.due, missed, late.reason)
-        if range_ is None:
+            missed_range = await missed_ranges.range_before(
+                self.session, stored, row.due, missed, late.reason
+            )
+        if missed_range is None:
             return await self.end(Status.MISSED, late.reason)
         why = f"late, and {late.why}"
-        await outcomes.extend(self.session, range_, row.due, self.now, count=1, reason=why)
-        self._link(range_)
-        return Ended(Status.MISSED, late.reason, range_.id, range_.flow_run_id)
+        await outcomes.extend_range(
+            self.session, missed_range, row.due, self.now, count=1, reason=why
+        )
+        self._link(missed_range)
+        return Finished(Status.MISSED, late.reason, missed_range.id, missed_range.flow_run_id)
 
     def _link(self, row: RunRow) -> None:
-        """Let the offering Prefect run show a due time that the audit judged without a run."""
-        of_audit = row.unmirrored and row.flow_run_id is None
-        if of_audit and claim_requests.is_due_key(self.offer.occurrence):
-            self._carried(row)
+        """Link the requesting Prefect run to a due time that the audit judged without a run."""
+        judged_by_audit = row.unmirrored and row.flow_run_id is None
+        if judged_by_audit and claim_requests.is_due_key(self.offer.occurrence):
+            self._link_request(row)
             self.session.add(row)
 
-    async def end(self, status: Status, reason: str) -> Ended:
+    async def end(self, status: Status, reason: str) -> Finished:
         """Record the outcome of the run, which is not granted."""
         row = self.row
-        self._carried(row)
-        await outcomes.write(self.session, row, Outcome(status, reason, error=row.error), self.now)
-        return Ended(status, reason, row.id, row.flow_run_id, row.error)
+        self._link_request(row)
+        await outcomes.record(self.session, row, Outcome(status, reason, error=row.error), self.now)
+        return Finished(status, reason, row.id, row.flow_run_id, row.error)
 
-    def _carried(self, row: RunRow) -> None:
-        """The offering Prefect run carries ``row``; only what is granted will be started."""
+    def _link_request(self, row: RunRow) -> None:
+        """Record that the requesting Prefect run carries ``row``; it starts only if granted."""
         row.flow_run_id = self.offer.flow_run_id or row.flow_run_id
         row.flow_starts = self.offer.flow_starts - (not self.offer.started)

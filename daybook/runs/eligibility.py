@@ -1,7 +1,7 @@
-"""Why a due time of a job is not wanted now: what is asked of every one, also of one that waited.
+"""Reasons why a due time of a job does not run now, checked for each claim, also after a wait.
 
-Its schedule and bounds say what is due (`daybook.jobs.upcoming`); here is what stands against it at
-the moment of the claim, by the job's newest revision (`docs/promise.md` 1: `enabled` and limits are
+Schedule and bounds decide what is due (`daybook.jobs.upcoming`). This module checks the rest at the
+moment of the claim, by the job's newest revision (`docs/promise.md` 1: `enabled` and limits are
 judged now).
 """
 
@@ -19,18 +19,20 @@ from daybook.ledger.tables import RunRow
 from daybook.runs import leases
 
 
-async def why_not(session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime) -> str:
-    """Why ``row`` is to be skipped; empty when it is wanted.
+async def skip_reason(session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime) -> str:
+    """Return why ``row`` is to be skipped; empty if it may run.
 
-    One that has begun an attempt goes on, unless its job is off.
+    A run that has begun an attempt continues unless its job is disabled.
     """
-    if (why := off(newest)) or row.attempts:
+    if (why := job_off_reason(newest)) or row.attempts:
         return why
-    return put_off(newest, row.due) or await spent(session, newest, now, row.id)
+    return manual_skip_reason(newest, row.due) or await max_runs_reason(
+        session, newest, now, row.id
+    )
 
 
-def put_off(newest: StoredJob, due: datetime) -> str:
-    """Why this due time is not wanted by hand; empty when it is."""
+def manual_skip_reason(newest: StoredJob, due: datetime) -> str:
+    """Return why a person skipped or snoozed this due time; empty if nobody did."""
     if due.isoformat() in newest.row.skips:
         return "skipped by hand"
     snoozed = newest.row.snoozed_until
@@ -39,58 +41,61 @@ def put_off(newest: StoredJob, due: datetime) -> str:
     return ""
 
 
-async def spent(session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = "") -> str:
-    """Why no further run than ``run_id`` is wanted: the job has all its runs; else empty.
+async def max_runs_reason(
+    session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = ""
+) -> str:
+    """Return why the job may have no run beside ``run_id``: it has used `max_runs`; empty if it
+    may.
 
-    A run that is `in_doubt` does not count yet.
+    A run that is uncertain (`uncertain_last_run`) does not count yet.
     """
-    most = newest.job.policy.max_runs
-    if not most:
+    max_runs = newest.job.policy.max_runs
+    if not max_runs:
         return ""
-    begun = await _begun(session, newest.id, run_id)
-    certain = [each for each in begun if not _may_wait_again(each, now)]
-    if newest.row.run_count + len(certain) >= most:
-        return f"max runs: {most} are done or at work"
+    started = await _started_runs(session, newest.id, run_id)
+    certain = [each for each in started if not _may_wait_again(each, now)]
+    if newest.row.run_count + len(certain) >= max_runs:
+        return f"max runs: {max_runs} are done or at work"
     return ""
 
 
-async def in_doubt(
+async def uncertain_last_run(
     session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime
 ) -> RunRow | None:
-    """The run whose lease has ended and that would be the last of the job's `max_runs`.
+    """Return the run whose lease has ended and that would be the last of the job's `max_runs`.
 
-    Its holder has not begun it. If the holder is dead, that run waits again and counts no more.
+    Its holder has not begun it. If the holder is dead, that run waits again and no longer counts.
     """
-    most = newest.job.policy.max_runs
-    if not most or row.attempts:
+    max_runs = newest.job.policy.max_runs
+    if not max_runs or row.attempts:
         return None
-    begun = await _begun(session, newest.id, row.id)
-    doubtful = [each for each in begun if _may_wait_again(each, now)]
-    lost = [each for each in doubtful if await leases.look(session, each, now)]
-    left = [each for each in doubtful if each not in lost]
-    if left and newest.row.run_count + len(begun) - len(lost) >= most:
-        return left[0]
+    started = await _started_runs(session, newest.id, row.id)
+    uncertain = [each for each in started if _may_wait_again(each, now)]
+    lost = [each for each in uncertain if await leases.check_lease(session, each, now)]
+    remaining = [each for each in uncertain if each not in lost]
+    if remaining and newest.row.run_count + len(started) - len(lost) >= max_runs:
+        return remaining[0]
     return None
 
 
-def off(newest: StoredJob) -> str:
-    """Why nothing of the job is due: it is off; empty when it is on."""
+def job_off_reason(newest: StoredJob) -> str:
+    """Return why the job has no due times: it is disabled; empty if it is enabled."""
     if newest.job.enabled:
         return ""
     return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
 
 
-async def _begun(session: AsyncSession, job_id: str, run_id: str) -> Sequence[RunRow]:
-    """The other runs of the job that have begun, or are about to, and not ended."""
+async def _started_runs(session: AsyncSession, job_id: str, run_id: str) -> Sequence[RunRow]:
+    """Return the other runs of the job that have begun, or are claimed, and have not ended."""
     waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
-    begun = select(RunRow).where(
+    started = select(RunRow).where(
         col(RunRow.job_id) == job_id,
         col(RunRow.id) != run_id,
         col(RunRow.status).in_(HELD) | waiting,
     )
-    return (await session.execute(begun)).scalars().all()
+    return (await session.execute(started)).scalars().all()
 
 
 def _may_wait_again(row: RunRow, now: datetime) -> bool:
-    """Whether a run counts only as long as its holder may be alive: it has no attempt yet."""
-    return not row.attempts and leases.ran_out(row, now)
+    """Return whether a run without an attempt has an expired lease: it may go back to waiting."""
+    return not row.attempts and leases.is_expired(row, now)

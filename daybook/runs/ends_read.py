@@ -1,7 +1,8 @@
-"""How far the ends in Prefect were read: up to there the ledger knows of each (`promise.md` 13).
+"""How far the keeper has read the ends of Prefect runs (`docs/promise.md` 13).
 
-It outlives every leader. So the next one goes on where the last one was, however long nobody led;
-and the row of a run that was started in Prefect stays until its end was read for good (`prune`).
+Up to this mark the ledger knows each end. The mark outlives every leader, so the next leader
+continues where the last one stopped. The row of a run that was started in Prefect is kept until its
+end cannot be read again (`daybook.runs.retention`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from daybook.ledger.tables import Fact, JobRow
 _KEY = "ends_read"
 
 
-async def until(session: AsyncSession) -> datetime | None:
-    """Up to when (UTC), by the time of the end; None before the first was read."""
+async def read_until(session: AsyncSession) -> datetime | None:
+    """Return the mark (UTC), by the time of the end; None before the first read."""
     fact = await session.get(Fact, _KEY)
     return None if fact is None else datetime.fromisoformat(fact.value)
 
 
 async def advance(ledger: Ledger, to: datetime) -> None:
-    """They were read up to ``to`` (UTC); never back, but from beyond the ledger's now."""
+    """Move the mark to ``to`` (UTC); never back, unless it lies beyond the ledger's now."""
     async with ledger.write() as session:
         fact = await session.get(Fact, _KEY) or Fact(key=_KEY, value="")
         if not fact.value or not to <= datetime.fromisoformat(fact.value) <= ledger.now():
@@ -33,9 +34,12 @@ async def advance(ledger: Ledger, to: datetime) -> None:
             session.add(fact)
 
 
-async def oldest(session: AsyncSession) -> datetime | None:
-    """When the first job was made: no run of this ledger ended before; None without any job."""
-    found: datetime | None = (
+async def first_job_created_at(session: AsyncSession) -> datetime | None:
+    """Return when the first job was made; None without any job.
+
+    No run of this ledger ended before that.
+    """
+    created_at: datetime | None = (
         await session.execute(select(func.min(col(JobRow.created_at))))
     ).scalar_one()
-    return found
+    return created_at

@@ -1,4 +1,4 @@
-"""What has been: runs, for those who look and for those who watch."""
+"""Queries for past and live runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from daybook.jobs import store
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
 
-Run = tuple[RunRow, JobRow | None]
+RunAndJob = tuple[RunRow, JobRow | None]
 """A run and its job, which may be archived by now; None for a direct call."""
 
 
 async def recent(
     session: AsyncSession, job_id: str | None, limit: int, *, owner: str | None = None
-) -> Sequence[Run]:
-    """Runs, newest first; of one job, or of all when ``job_id`` is None, or of all of ``owner``."""
+) -> Sequence[RunAndJob]:
+    """Return runs, newest first: of one job, of all jobs if ``job_id`` is None, or of ``owner``."""
     runs = _runs(owner).order_by(
         col(RunRow.due).desc(), col(RunRow.queued_at).desc(), col(RunRow.id)
     )
@@ -30,40 +30,40 @@ async def recent(
     return await _all(session, runs.limit(limit))
 
 
-async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
+async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
+    """Return the run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
 
-    Here and below, with ``owner`` only what that one's jobs ran.
+    Here and below, ``owner`` restricts the search to the runs of that owner's jobs.
     """
     prefixed = _runs(owner).where(col(RunRow.id).startswith(ref, autoescape=True)).limit(5)
-    fits = await _all(session, prefixed) if ref else []
-    if len(fits) > 1:
-        raise Ambiguous("run", ref, [row.id[:12] for row, _ in fits])
-    if not fits:
+    matches = await _all(session, prefixed) if ref else []
+    if len(matches) > 1:
+        raise Ambiguous("run", ref, [row.id[:12] for row, _ in matches])
+    if not matches:
         raise NotFound("run", ref)
-    return fits[0]
+    return matches[0]
 
 
-async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The newest run of this job, removed ones too, that Prefect knows; else the run of this id.
+async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
+    """Return the newest run of this job that Prefect knows, else the run with this id.
 
-    Raises `NotFound`, `Ambiguous`.
+    Includes removed jobs. Raises `NotFound`, `Ambiguous`.
     """
     try:
         job_id = (await store.find(session, ref, archived=True, owner=owner)).id
     except NotFound:
-        found = [await find(session, ref, owner=owner)]
+        matches = [await find(session, ref, owner=owner)]
     else:
         of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.flow_run_id).is_not(None))
         newest = of_job.order_by(col(RunRow.due).desc(), col(RunRow.queued_at).desc())
-        found = list(await _all(session, newest.limit(1)))
-    if not found or found[0][0].flow_run_id is None:
+        matches = list(await _all(session, newest.limit(1)))
+    if not matches or matches[0][0].flow_run_id is None:
         raise NotFound("log of", ref)
-    return found[0]
+    return matches[0]
 
 
-async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The one live run of this job; else the run with this id, ended or not.
+async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
+    """Return the one live run of this job, else the run with this id, ended or not.
 
     Raises `NotFound` (also for a job without a live run), `Ambiguous` for a job with several.
     """
@@ -72,16 +72,18 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
     except NotFound:
         return await find(session, ref, owner=owner)
     of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE))
-    fits = await _all(session, of_job.limit(5))
-    if len(fits) > 1:
-        raise Ambiguous("live run of", ref, [row.id[:12] for row, _ in fits])
-    if not fits:
+    matches = await _all(session, of_job.limit(5))
+    if len(matches) > 1:
+        raise Ambiguous("live run of", ref, [row.id[:12] for row, _ in matches])
+    if not matches:
         raise NotFound("live run of", ref)
-    return fits[0]
+    return matches[0]
 
 
-async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100) -> Sequence[Run]:
-    """Runs that ended at ``instant`` (UTC) or later, oldest first."""
+async def ended_since(
+    session: AsyncSession, instant: datetime, limit: int = 100
+) -> Sequence[RunAndJob]:
+    """Return runs that ended at ``instant`` (UTC) or later, oldest first."""
     ended = (
         _runs()
         .where(col(RunRow.finished_at) >= instant, col(RunRow.status).not_in(LIVE))
@@ -92,15 +94,15 @@ async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100
 
 
 async def live(session: AsyncSession) -> Sequence[RunRow]:
-    """Runs that are not ended, by due time."""
+    """Return runs that have not ended, by due time."""
     rows = select(RunRow).where(col(RunRow.status).in_(LIVE)).order_by(col(RunRow.due))
     return (await session.execute(rows)).scalars().all()
 
 
-def _runs(owner: str | None = None) -> Select[Run]:
+def _runs(owner: str | None = None) -> Select[RunAndJob]:
     runs = select(RunRow, JobRow).outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
     return runs if owner is None else runs.where(col(JobRow.owner) == owner)
 
 
-async def _all(session: AsyncSession, runs: Select[Run]) -> Sequence[Run]:
+async def _all(session: AsyncSession, runs: Select[RunAndJob]) -> Sequence[RunAndJob]:
     return (await session.execute(runs)).tuples().all()

@@ -1,18 +1,19 @@
-"""Leases on runs: who holds one, for how long, and what its loss means (`docs/promise.md` 3, 5).
+"""Leases on runs: their holders, their duration, and the result of a loss (`docs/promise.md` 3, 5).
 
 ::
 
-    claimed ──holder lost──► waiting   nothing was begun, so it may be tried again; the fence rises
+    claimed ──holder lost──► waiting   nothing has begun, so it may run again; the fence rises
     running ──holder lost─┬► unknown   the effect may have happened, so it is never repeated; the
-                          │            fence stays, and its holder may still bring the outcome late
-                          └► waiting   only where the job says `on_lost: rerun`; the fence rises
+                          │            fence stays, and its holder may still record the outcome late
+                          └► waiting   only if the job says `on_lost: rerun`; the fence rises
 
-A holder is lost when its process group was seen to be gone (`claims.died`), or with its lease. A
-lease lasts `Timing.run_lease` and is renewed each `run_lease_renewal`. Whoever first finds one
-that ran out only marks it; it is judged lost when it is still not renewed one lease after that
-mark. So a machine that slept, or a ledger that nobody could reach, costs no run: its holder is
-awake to renew before the judge (rule 5). `renew` answers yes or no; a no means: stop at once, your
-writes will be refused.
+A holder is lost if its process group is known to be gone (`claims.holder_died`), or when its lease
+is lost. A lease lasts `Timing.run_lease`; its holder renews it every `run_lease_renewal`. The first
+process that finds an expired lease only marks it. The holder is judged lost if it has not renewed
+one lease duration after that mark. So a machine that slept, or a ledger that nobody could reach,
+costs no run: the holder can renew before it is judged (promise 5: a lease is suspected first).
+`renew` returns whether the lease was renewed. False means: stop at once, your writes will be
+refused.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = timedelta(minutes=5)
+MAX_DELAY = timedelta(minutes=5)
 
 
 async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
-    """Renew the lease from now on; False when the claim is no longer the caller's."""
+    """Renew the lease from now on; return False if the caller no longer has the claim."""
     async with ledger.write() as session:
         row = await session.get(RunRow, run_id)
         if row is None or row.state not in HELD or row.fence != fence:
@@ -54,38 +55,38 @@ async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
 async def renew_all(
     ledger: Ledger, holder: str, run_ids: Collection[str]
 ) -> dict[str, Status | None]:
-    """Extend those of these runs that ``holder`` holds from now on, in one transaction.
+    """Renew the leases that ``holder`` has on these runs from now on, in one transaction.
 
-    The answer gives each run's status: one that is not held (waiting, or an outcome) was lost or
-    has ended. None stands for a run that another holds, or that does not exist.
+    Returns the status of each run: one that is not held (waiting, or an outcome) was lost or has
+    ended. None stands for a run that another process holds, or that does not exist.
     """
-    answer: dict[str, Status | None] = dict.fromkeys(run_ids)
-    if not answer:
-        return answer
+    statuses: dict[str, Status | None] = dict.fromkeys(run_ids)
+    if not statuses:
+        return statuses
     async with ledger.write() as session:
         until = ledger.now() + TIMING.run_lease
-        known = select(RunRow).where(col(RunRow.id).in_(answer))
-        for row in (await session.execute(known)).scalars():
+        rows = select(RunRow).where(col(RunRow.id).in_(statuses))
+        for row in (await session.execute(rows)).scalars():
             if row.state not in HELD:
-                answer[row.id] = row.state
+                statuses[row.id] = row.state
             elif row.holder == holder:
-                answer[row.id] = row.state
+                statuses[row.id] = row.state
                 row.lease_until, row.suspected_at = until, None
                 session.add(row)
-    return answer
+    return statuses
 
 
-def ran_out(row: RunRow, now: datetime) -> bool:
-    """Whether the lease on ``row`` ran out; its holder is not given up for that alone."""
+def is_expired(row: RunRow, now: datetime) -> bool:
+    """Return whether the lease on ``row`` has expired; that alone does not make its holder lost."""
     return row.state in HELD and row.lease_until is not None and row.lease_until <= now
 
 
-async def look(session: AsyncSession, row: RunRow, now: datetime) -> bool:
-    """Suspect the holder of ``row``, or give it up when the suspicion is old enough.
+async def check_lease(session: AsyncSession, row: RunRow, now: datetime) -> bool:
+    """Suspect the holder of ``row``, or judge it lost if the suspicion is old enough.
 
-    True when it was given up; the row's state has changed then.
+    Returns True if it was judged lost; the row's state has then changed.
     """
-    if not ran_out(row, now):
+    if not is_expired(row, now):
         return False
     if row.suspected_at is None:
         row.suspected_at = now
@@ -93,44 +94,45 @@ async def look(session: AsyncSession, row: RunRow, now: datetime) -> bool:
         return False
     if row.suspected_at + TIMING.run_lease > now:
         return False
-    await give_up(session, row, now)
+    await judge_lost(session, row, now)
     return True
 
 
-def next_look(row: RunRow) -> datetime | None:
-    """When a look at a held ``row`` can tell something new."""
+def next_check_at(row: RunRow) -> datetime | None:
+    """Return when the next check of a held ``row`` can have a new result."""
     return row.lease_until if row.suspected_at is None else row.suspected_at + TIMING.run_lease
 
 
-def heard_at(row: RunRow) -> datetime | None:
-    """When the holder of ``row`` last wrote: each claim, begin and renewal extends the lease."""
+def holder_last_seen_at(row: RunRow) -> datetime | None:
+    """Return when the holder of ``row`` last wrote: claim, begin and renewal extend the lease."""
     return None if row.lease_until is None else row.lease_until - TIMING.run_lease
 
 
-def next_word(row: RunRow, now: datetime) -> datetime:
-    """When more is known of the holder of a held ``row``: at its next renewal, or by its lease.
+def holder_known_at(row: RunRow, now: datetime) -> datetime:
+    """Return when more is known about the holder of ``row``: at its next renewal or its lease's
+    end.
 
-    Later than ``now`` for a row that was looked at.
+    Later than ``now`` for a row that was checked.
     """
-    heard = heard_at(row)
-    if heard is None or row.lease_until is None:
+    seen_at = holder_last_seen_at(row)
+    if seen_at is None or row.lease_until is None:
         return now + TIMING.run_lease_renewal
-    if ran_out(row, now):
+    if is_expired(row, now):
         return (row.suspected_at or now) + TIMING.run_lease
-    renewed = heard + TIMING.run_lease_missed
-    return renewed if renewed > now else row.lease_until
+    renewal_due_at = seen_at + TIMING.run_lease_missed
+    return renewal_due_at if renewal_due_at > now else row.lease_until
 
 
-async def give_up(session: AsyncSession, row: RunRow, now: datetime) -> None:
-    """Treat a lost lease by the drawing above."""
+async def judge_lost(session: AsyncSession, row: RunRow, now: datetime) -> None:
+    """Apply the diagram above to an expired lease."""
     if row.state is Status.CLAIMED:
         why = "the lease was lost before the effect"
     else:
         why = f"the lease of {row.holder} was lost while it was running"
-    await lost(session, row, now, why)
+    await release_lost(session, row, now, why)
 
 
-async def lost(
+async def release_lost(
     session: AsyncSession,
     row: RunRow,
     now: datetime,
@@ -139,71 +141,76 @@ async def lost(
     error: str | None = None,
     usage: dict[str, Any] | None = None,
 ) -> None:
-    """Treat a held ``row`` whose holder is gone and settled nothing, by the drawing above.
+    """Apply the diagram above to a held ``row`` whose holder is gone and recorded no outcome.
 
-    ``error`` is what is known of the end, such as the last output of the process, ``usage`` what
-    the attempt had taken.
+    ``error`` is what is known about the end, such as the last output of the process; ``usage`` is
+    what the attempt had taken.
     """
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
-        put_back(row, now + _pause(row), unknown.reason)
+        return_to_waiting(row, now + _delay(row), unknown.reason)
         session.add(row)
         return
-    said = policy.of_run(row.parameters)
-    if row.attempts <= said.reruns:
+    run_policy = policy.policy_from_parameters(row.parameters)
+    if row.attempts <= run_policy.reruns:
         await outcomes.close_attempt(session, row, unknown, now)
-        put_back(row, now + said.delay(row.attempts), f"{unknown.reason}; it is to be run again")
+        return_to_waiting(
+            row, now + run_policy.delay(row.attempts), f"{unknown.reason}; it is to be run again"
+        )
         session.add(row)
     else:
-        await outcomes.write(session, row, unknown, now)
+        await outcomes.record(session, row, unknown, now)
 
 
-def _pause(row: RunRow) -> timedelta:
-    """No pause the first time; then longer ones: what dies whenever it is started is no storm."""
-    grants = (row.fence + 1) // 2  # each grant raises the fence, and so does giving it back
+def _delay(row: RunRow) -> timedelta:
+    """Return the delay before the next start: none at first, then longer ones.
+
+    A run whose process dies at each start must not be started in a tight loop.
+    """
+    grants = (row.fence + 1) // 2  # each grant raises the fence, and so does each return
     if grants < 2:
         return timedelta(0)
-    return min(timedelta(seconds=2 ** min(grants - 1, 9)), LONGEST_PAUSE)
+    return min(timedelta(seconds=2 ** min(grants - 1, 9)), MAX_DELAY)
 
 
-def put_back(row: RunRow, until: datetime, why: str) -> None:
-    """Make a held run wait until ``until``; whoever held it is fenced off."""
-    states.check(row.id, row.state, Status.WAITING)
+def return_to_waiting(row: RunRow, until: datetime, why: str) -> None:
+    """Make a held run wait until ``until``; the raised fence locks out its former holder."""
+    states.check_transition(row.id, row.state, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, ""
     row.until, row.reason = until, why
     row.fence += 1
     row.holder, row.lease_until, row.suspected_at = "", None, None
 
 
-async def expire(session: AsyncSession, job_id: str, now: datetime) -> int:
-    """Look at every held run of one job; returns how many were given up."""
+async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:
+    """Check every held run of one job; return how many holders were judged lost."""
     held = select(RunRow).where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(HELD))
     rows = (await session.execute(held)).scalars().all()
-    return sum([await look(session, row, now) for row in rows])
+    return sum([await check_lease(session, row, now) for row in rows])
 
 
 async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
-    """Look at every run whose lease ran out, and end those that waited past their deadline.
+    """Check every run whose lease expired, and end those that waited past their deadline.
 
-    At most ``limit`` of each kind in a pass; returns the rows whose state changed. Where there is
-    nothing to do it reads only, and does not ask for the write lock.
+    At most ``limit`` of each kind; returns the rows whose state changed. If there is nothing to do,
+    it only reads and does not take the write lock.
     """
     async with ledger.read() as session:
         now = ledger.now()
-        held = await _to_look_at(session, now, limit)
-        waiting = await waiting_runs.all_overdue(session, now, limit)
+        held = await _expired_ids(session, now, limit)
+        waiting = await waiting_runs.ids_past_deadline(session, now, limit)
     if not held and not waiting:
         return []
     try:
         return await _judge(ledger, [*held, *waiting])
     except LedgerUnreachable:
         raise
-    except Exception:  # of one of them: the others shall not wait for it
-        return await _one_by_one(ledger, [*held, *waiting])
+    except Exception:  # one run's error must not hold up the others
+        return await _judge_each(ledger, [*held, *waiting])
 
 
 async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
-    """One transaction of `expire_all`; returns the rows whose state changed."""
+    """Judge these runs in one transaction; return the rows whose state changed."""
     changed = []
     async with ledger.write() as session:
         now = ledger.now()
@@ -212,16 +219,16 @@ async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
             if row is None:
                 continue
             if row.state is not Status.WAITING:
-                if await look(session, row, now):
+                if await check_lease(session, row, now):
                     changed.append(row)
-            elif why := waiting_runs.overdue(row, now):
-                await outcomes.write(session, row, Outcome(Status.TIMED_OUT, why), now)
+            elif why := waiting_runs.deadline_reason(row, now):
+                await outcomes.record(session, row, Outcome(Status.TIMED_OUT, why), now)
                 changed.append(row)
     return changed
 
 
-async def _one_by_one(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
-    """The same in a transaction for each; one that cannot be judged is said, and left."""
+async def _judge_each(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
+    """Judge each run in a transaction of its own; log and skip one that cannot be judged."""
     changed = []
     for run_id in run_ids:
         try:
@@ -233,10 +240,10 @@ async def _one_by_one(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
     return changed
 
 
-async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[str]:
-    """The ids of held runs whose lease ran out, but not of those suspected a moment ago."""
+async def _expired_ids(session: AsyncSession, now: datetime, limit: int) -> list[str]:
+    """Return the ids of held runs with an expired lease, without those suspected too recently."""
     suspected = col(RunRow.suspected_at)
-    found = (
+    expired = (
         select(RunRow.id)
         .where(
             col(RunRow.status).in_(HELD),
@@ -246,4 +253,4 @@ async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[
         .order_by(col(RunRow.lease_until))
         .limit(limit)
     )
-    return list((await session.execute(found)).scalars())
+    return list((await session.execute(expired)).scalars())

@@ -1,8 +1,8 @@
-"""Adjacent due times that were missed are one row (`docs/promise.md` 10).
+"""Ranges: adjacent due times that were missed share one row (`docs/promise.md` 10).
 
-The row's `due` is the first of them, `due_to` the last, `count` how many they are. The claim and
-the audit both extend the row before a missed due time instead of making another one, so it is one
-row whichever of them judges first. A range has no gaps: no other due time of its job lies in it.
+The row's `due` is the first of them, `due_to` the last, `count` their number. Claim and audit both
+extend the row before a missed due time instead of adding another, so one row results whichever
+judges first. A range has no gaps: no other due time of its job lies in it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 
 
-async def covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow | None:
-    """Return the range that includes the job's due time ``due``, if there is one.
+async def range_covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow | None:
+    """Return the range that includes the job's due time ``due``, or None.
 
-    None for an instant between two due times of a range: Prefect can have queued it wrongly.
+    None for an instant between two due times of a range: Prefect may have queued it by mistake.
     """
     row = await _last(session, job_id, col(RunRow.due) <= due)
     if row is None or row.due_to is None or due > row.due_to:
@@ -33,13 +33,13 @@ async def covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow 
     return row
 
 
-async def before(
+async def range_before(
     session: AsyncSession, stored: StoredJob, due: datetime, status: Status, reason: str
 ) -> RunRow | None:
-    """Return the row that the due time ``due`` extends when it ends with this outcome, or None.
+    """Return the row that the due time ``due`` extends if it ends with this outcome, or None.
 
-    ``stored`` is the job by the revision in force at ``due``. Missed due times are one range
-    whatever the reasons; skipped ones only if the reason is the same and no Prefect run had them.
+    ``stored`` is the job by the revision in force at ``due``. Missed due times form one range
+    whatever their reasons; skipped ones only if the reason is the same and no Prefect run had them.
     """
     row = await _last(session, stored.id, col(RunRow.due) < due)
     if row is None or (row.revision, row.status) != (stored.revision.number, status):
@@ -52,11 +52,11 @@ async def before(
 
 
 async def _last(session: AsyncSession, job_id: str, where: ColumnElement[bool]) -> RunRow | None:
-    timed = (
+    query = (
         select(RunRow)
         .where(col(RunRow.job_id) == job_id, where, col(RunRow.occurrence).startswith("due:"))
         .order_by(col(RunRow.due).desc())
         .limit(1)
     )
-    row: RunRow | None = (await session.execute(timed)).scalar_one_or_none()
+    row: RunRow | None = (await session.execute(query)).scalar_one_or_none()
     return row

@@ -1,6 +1,6 @@
-"""Writing an outcome: the run's row, its open attempt, the job's fields and what is told of it.
+"""Recording outcomes: the run's row, its open attempt, the job's fields and its outbox rows.
 
-All in one transaction: `docs/promise.md` 6.
+All in one transaction (`docs/promise.md` 6).
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.runs import slots, usage
 from daybook.schedules.schedule import At
 
-OUTPUT_LIMIT = 8_000
-"""Characters of an answer that the ledger keeps; the full text is in Prefect's artifact."""
+MAX_OUTPUT_CHARACTERS = 8_000
+"""How many characters of an answer the ledger keeps; Prefect's artifact has the full text."""
 
 _OPEN = (Status.RUNNING, Status.UNKNOWN)
-"""What an attempt is of which the end is not known."""
+"""The states of an attempt whose end is not known."""
 
 
 def shorten(text: str | None) -> str | None:
-    """At most `OUTPUT_LIMIT` characters, and a mark that says how many were left out."""
-    if text is None or len(text) <= OUTPUT_LIMIT:
+    """Cut a text to `MAX_OUTPUT_CHARACTERS` and append how many characters were left out."""
+    if text is None or len(text) <= MAX_OUTPUT_CHARACTERS:
         return text
-    kept = text[:OUTPUT_LIMIT]
-    return f"{kept}\n… ({len(text) - OUTPUT_LIMIT:,} more characters, in the run's artifact)"
+    kept = text[:MAX_OUTPUT_CHARACTERS]
+    return (
+        f"{kept}\n… ({len(text) - MAX_OUTPUT_CHARACTERS:,} more characters, in the run's artifact)"
+    )
 
 
-async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
-    """Bring ``row`` to a terminal state; raises `IllegalTransition` for a step not in the table.
+async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
+    """Bring ``row`` to a terminal state; raises `IllegalTransition` for an illegal transition.
 
-    Every outcome is written here, also that of a row which is not stored yet: it has no status.
+    Every outcome is recorded here, also that of a row without a status, which is not stored yet.
     """
     old = row.state if row.status else None
     if outcome.status not in TERMINAL:
         raise IllegalTransition(row.id, old or "none", outcome.status)
-    states.check(row.id, old, outcome.status)
+    states.check_transition(row.id, old, outcome.status)
     late = old is Status.UNKNOWN
     row.status = outcome.status
     row.reason = outcome.reason
@@ -55,41 +57,41 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
     row.result, row.error = outcome.result, outcome.error
     row.agent = outcome.agent or row.agent
     row.model = outcome.model
-    # Once its flow run was started again, Prefect's state is no longer this row's to tell.
-    again = late and await _started_again(session, row)
-    row.unmirrored = row.flow_run_id is not None and not again
+    # Once its flow run was started again, Prefect's state belongs to the later row.
+    started_again = late and await _started_again(session, row)
+    row.unmirrored = row.flow_run_id is not None and not started_again
     session.add(row)
     await session.flush()
-    if old in _OPEN:  # else the last attempt has ended before, even if nobody knows how
+    if old in _OPEN:  # else the last attempt has ended before, even if its end is unknown
         await close_attempt(session, row, outcome, now)
-    elif outcome.usage:  # of a gate that stayed closed, or failed
+    elif outcome.usage:  # of a check that skipped the run, or failed
         row.usage = usage.total((row.usage, outcome.usage))
     stored = await store.get(session, row.job_id) if row.job_id else None
-    paused = await note(session, row, stored, now, late=late)
-    await outbox.ask(session, row, outcome, stored, now, late=late, paused=paused)
-    await listeners.ask(session, row, stored, now, late=late)
-    await slots.hand_on(session, row, now)
+    paused = await update_job(session, row, stored, now, late=late)
+    await outbox.enqueue(session, row, outcome, stored, now, late=late, paused=paused)
+    await listeners.enqueue(session, row, stored, now, late=late)
+    await slots.release_slot(session, row, now)
 
 
-async def extend(
+async def extend_range(
     session: AsyncSession, row: RunRow, due_to: datetime, now: datetime, *, count: int, reason: str
 ) -> None:
     """Let ``row``, which had no attempt, include ``count`` more due times, the last at ``due_to``.
 
-    They are adjacent to its own and had the same outcome; ``reason`` is said of all of them. The
-    row is marked `unmirrored`, so that its Prefect run shows the new end of the range.
+    They are adjacent to its own and had the same outcome; ``reason`` replaces that of the whole
+    range. The row is marked `unmirrored`, so that its Prefect run shows the new end of the range.
     """
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
     row.reason = reason
     stored = await store.get(session, row.job_id) if row.job_id else None
-    kept = stored is not None and stored.row.archived_at is None
-    row.unmirrored = kept and not await _started_again(session, row)
+    is_live = stored is not None and stored.row.archived_at is None
+    row.unmirrored = is_live and not await _started_again(session, row)
     session.add(row)
     if stored is not None and stored.row.last_run_id == row.id:
         stored.row.last_run_at = due_to
         session.add(stored.row)
-    await outbox.extended(session, row, stored)
-    await listeners.extended(session, row, stored, now)
+    await outbox.update_range(session, row, stored)
+    await listeners.update_range(session, row, stored, now)
 
 
 async def _started_again(session: AsyncSession, row: RunRow) -> bool:
@@ -104,36 +106,37 @@ async def _started_again(session: AsyncSession, row: RunRow) -> bool:
 async def close_attempt(
     session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime
 ) -> None:
-    """Write how the run's last attempt ended, and what the run has taken by now.
+    """Record how the run's last attempt ended, and the run's total usage.
 
-    Nothing for a run that never began one, nor for an attempt that has ended: how is known.
+    Does nothing for a run without an attempt, or if the attempt's end is already recorded.
     """
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
     if attempt is None or attempt.status not in _OPEN:
         return
     attempt.status, attempt.error, attempt.finished_at = outcome.status, outcome.error, now
-    # Beside what the gate took that let it begin (`claims.begin`).
+    # Added to the usage of the check that preceded the attempt (`claims.begin`).
     attempt.usage = usage.total((attempt.usage, outcome.usage))
     session.add(attempt)
     await session.flush()
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
-    each = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
-    row.usage = usage.total(each)
+    usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
+    row.usage = usage.total(usages)
     session.add(row)
 
 
-async def note(
+async def update_job(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
 ) -> bool:
-    """Write what an outcome means for its job: requirement 20, and the end of a one-time job.
+    """Update the job after an outcome: last run, counters, and whether the job is disabled or
+    archived.
 
-    ``late`` says that the outcome corrects an `unknown`, which was noted already. Returns whether
-    the job was switched off for its failures.
+    ``late`` is True if the outcome corrects an `unknown`, which was counted already. Returns
+    whether the job was disabled because of its failures.
     """
     if stored is None:
         return False
     job, status, last_due = stored.row, row.state, row.due_to or row.due
-    # What was never begun may be judged long after; what came of later due times is the last.
+    # A run that never began may be judged long after; a later due time is then the last run.
     older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
     if (not late and not older) or job.last_run_id == row.id:
         job.last_run_id, job.last_run_at, job.last_status = row.id, last_due, row.status
@@ -152,33 +155,34 @@ async def note(
         row.occurrence.startswith("due:") and isinstance(schedule, At) and schedule.at == row.due
     )
     why, policy = "", stored.job.policy
-    if fired and (stored.job.enabled or job.disabled_reason.startswith(store.FIRED)):
-        # Requirement 6: once, also across a restart. A new time given since then is not undone.
-        why = f"{store.FIRED}, {row.status}"
-    elif stored.job.enabled and store.all_done(job, stored.job):
-        why = f"{store.DONE}: it has had its {job.run_count}"
+    if fired and (stored.job.enabled or job.disabled_reason.startswith(store.FIRED_REASON)):
+        # A one-time job fires once, also across a restart. A new time set since is kept.
+        why = f"{store.FIRED_REASON}, {row.status}"
+    elif stored.job.enabled and store.has_had_all_runs(job, stored.job):
+        why = f"{store.MAX_RUNS_REASON}: it has had its {job.run_count}"
     elif stored.job.enabled and status in FAILURES and not late:
-        why = _too_many(job, policy.pause_after_failures)
+        why = _disable_reason(job, policy.pause_after_failures)
     if fired and status is Status.SUCCEEDED and policy.delete_after_run:
-        await archive(session, stored, now)
+        await archive_job(session, stored, now)
     elif why:
-        off = stored.job.model_copy(update={"enabled": False})
-        await store.change(session, stored, off, now, disabled_reason=why)
-    return why.startswith(store.FAILING)
+        disabled = stored.job.model_copy(update={"enabled": False})
+        await store.change(session, stored, disabled, now, disabled_reason=why)
+    return why.startswith(store.FAILURES_REASON)
 
 
-def _too_many(job: JobRow, most: int) -> str:
-    """Why a job is switched off for its failures; empty when it is not."""
+def _disable_reason(job: JobRow, most: int) -> str:
+    """Return why a job is disabled because of its failures; empty if it is not."""
     if not 0 < most <= job.consecutive_failures:
         return ""
     last = (job.last_error or "").strip().partition("\n")[0]
-    return f"{store.FAILING} {job.consecutive_failures} failures in a row, the last: {last}"
+    return f"{store.FAILURES_REASON} {job.consecutive_failures} failures in a row, the last: {last}"
 
 
 async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None:
-    """The failures since the last success, from the rows: an `unknown` among them was withdrawn.
+    """Count the failures since the last success from the rows: an `unknown` among them was
+    corrected.
 
-    Of a job that is on, those before it was switched on the last time do not count.
+    For an enabled job, failures before it was last enabled do not count.
     """
     await session.flush()
     of_job = col(RunRow.job_id) == job.id
@@ -187,10 +191,12 @@ async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None
     )
     since = (await session.execute(succeeded)).scalar_one()
     if enabled:
-        off = select(func.max(RevisionRow.effective_from)).where(
+        last_disabled = select(func.max(RevisionRow.effective_from)).where(
             col(RevisionRow.job_id) == job.id, col(RevisionRow.enabled).is_(False)
         )
-        since = max(filter(None, (since, (await session.execute(off)).scalar_one())), default=None)
+        since = max(
+            filter(None, (since, (await session.execute(last_disabled)).scalar_one())), default=None
+        )
     failed = select(RunRow).where(of_job, col(RunRow.status).in_(FAILURES))
     if since is not None:
         failed = failed.where(col(RunRow.finished_at) > since)
@@ -201,13 +207,13 @@ async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None
     job.last_error = None if last is None else last.error or last.reason
 
 
-async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
-    """Take the job out of use and skip its waiting runs; its history stays.
+async def archive_job(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
+    """Archive the job and skip its waiting runs; its history stays.
 
     The caller deletes its deployment.
     """
-    gone = stored.job.model_copy(update={"enabled": False})
-    changed = await store.change(session, stored, gone, now, disabled_reason="removed")
+    disabled = stored.job.model_copy(update={"enabled": False})
+    changed = await store.change(session, stored, disabled, now, disabled_reason="removed")
     changed.row.archived_at = now
     session.add(changed.row)
     waiting = select(RunRow).where(
@@ -215,4 +221,4 @@ async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> No
     )
     removed = Outcome(Status.SKIPPED, "the job was removed")
     for run in (await session.execute(waiting)).scalars().all():
-        await write(session, run, removed, now)
+        await record(session, run, removed, now)

@@ -1,18 +1,18 @@
-"""Due times that passed and of which nothing has begun (requirement 59).
+"""Overdue due times: those that passed without a run having begun.
 
 ::
 
-    no row                                    nobody has offered it to the claim
-    its row waits                             and nothing of its own keeps it: no backoff, no time
-                                              that was given to it
-    its row says that nobody came in time     and nobody has come for a later one: `unattended`
+    no row                             nothing has claimed it
+    a waiting row                      and nothing of its own delays it: no backoff, no later time
+                                       that was set for it
+    ended because nothing claimed it   and nothing has claimed a later one: `unattended`
 
-The last is what the other two become: of a job that is due each minute the audit knows after a
-minute that it is too late. `find` looks at all that it is given, once; `look` is for who looks
-again and again, and costs next to nothing while nothing is late.
+The first two become the third: for a job that is due each minute, the audit knows after one minute
+that the due time is too late. `find` checks the given jobs once. `find_all` is for repeated polling
+and costs next to nothing while nothing is late.
 
-A run that waits its turn and asks for it again and again is late and not overdue: a limit that the
-operator has set keeps it, and nobody has to see to it.
+A run that waits for its turn and keeps claiming is late but not overdue: a limit that the operator
+set delays it, and nobody has to act.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 from daybook.runs import audit, claim_requests, eligibility, slots
 
-LATE = lateness.ON_TIME + timedelta(seconds=30)
-"""So long after its due time it is told of: by then a run has begun, or the audit has judged."""
-LOOKED_AT = 200
-"""So many due times of a job are looked at, from its watermark on."""
-MISSED_FOR = timedelta(minutes=10)
-"""So long after its due time what nobody came for counts, unless somebody came since."""
-PROMPTLY = timedelta(minutes=15)
-"""What is judged later than that was due in a standstill, which is over."""
-FIRST_LOOK = 1
-"""So many of them are looked at first, as the first one mostly has no row."""
-_AT_ONCE = 500
+OVERDUE_GRACE = lateness.ON_TIME_GRACE + timedelta(seconds=30)
+"""How long after its due time it is reported: by then a run has begun, or the audit has judged it.
+"""
+MAX_DUE_TIMES = 200
+"""How many due times of a job are checked, from its watermark on."""
+MISSED_MAX_AGE = timedelta(minutes=10)
+"""How long after its due time an unclaimed one counts, unless a later one is claimed."""
+MAX_AUDIT_DELAY = timedelta(minutes=15)
+"""A due time judged later than this was due during an outage, which is over."""
+FIRST_PAGE_SIZE = 1
+"""How many due times are checked first: mostly the first one already has no row."""
+_MAX_KEYS = 500
 
 
 @dataclass(frozen=True)
 class Overdue:
-    """A due time of a job; ``run`` is its row, None where it has none.
+    """A due time of a job; ``run`` is its row, None if it has none.
 
-    Of several that one row stands for it is the last.
+    If the row stands for several due times, it is the last of them.
     """
 
     stored: StoredJob
@@ -59,26 +60,28 @@ class Overdue:
 
     @property
     def occurrence(self) -> str:
-        """Which one it is, whether or not it has its row."""
+        """Return the occurrence's key, with or without a row."""
         return self.run.occurrence if self.run else claim_requests.due_key(self.stored.id, self.due)
 
     @property
     def overdue_since(self) -> datetime:
-        """From when on no limit of the operator's explains it; of what waits its turn, to come."""
+        """Return since when no limit of the operator explains it; for a run in a queue, in the
+        future.
+        """
         row = self.run
         if self.missed:
             return self.due
-        return max(self.due, (row and row.until) or self.due) + LATE
+        return max(self.due, (row and row.until) or self.due) + OVERDUE_GRACE
 
     @property
     def missed(self) -> bool:
-        """Whether it was given up: nothing will begin any more."""
+        """Return whether it has ended: nothing will begin any more."""
         return self.run is not None and self.run.state in TERMINAL
 
     @property
     def why(self) -> str:
-        """What the ledger knows of what keeps it; empty where that is nothing."""
-        if self.run is not None and self.run.waits_for in slots.TURNS:
+        """Return what the ledger knows about the cause; empty if nothing."""
+        if self.run is not None and self.run.waits_for in slots.WAITS_FOR_TURN:
             return f"it waits: {self.run.reason}"
         if self.missed:
             return "missed, nothing came for it"
@@ -86,61 +89,69 @@ class Overdue:
 
 
 @dataclass
-class Memory:
-    """What a watch keeps from look to look: of each job, the first due times that may concern it.
+class DueTimeCache:
+    """What a poller keeps between calls: for each job the first due times that may concern it.
 
-    So a schedule is asked once for each due time, and not at each look.
+    So each schedule is expanded once for each due time, and not on each call.
     """
 
-    known: dict[str, _Known] = field(default_factory=dict)
+    known: dict[str, _DueTimes] = field(default_factory=dict)
 
     def soon(self, now: datetime, within: timedelta) -> int:
-        """How many jobs are due, by their schedules, after the last look and ``within`` of it."""
+        """Return how many jobs are due, by their schedules, from ``now`` to ``within`` later."""
         coming = (each.coming for each in self.known.values())
         return sum(due is not None and now < due <= now + within for due in coming)
 
 
 @dataclass(frozen=True)
-class _Known:
+class _DueTimes:
     """A job's first due time after its watermark, and the first one that was still to come."""
 
     revision: int
     first: datetime | None
     coming: datetime | None
 
-    def holds(self, revision: int, start: datetime, now: datetime) -> bool:
+    def is_current(self, revision: int, start: datetime, now: datetime) -> bool:
         if self.revision != revision:
             return False
         return not (self.first and self.first <= start) and not (self.coming and self.coming <= now)
 
 
-async def look(
-    session: AsyncSession, memory: Memory, now: datetime, missed_for: timedelta = MISSED_FOR
+async def find_all(
+    session: AsyncSession,
+    memory: DueTimeCache,
+    now: datetime,
+    missed_for: timedelta = MISSED_MAX_AGE,
 ) -> list[Overdue]:
-    """What `find` finds of all jobs, live runs, and what was `unattended`."""
+    """Return what `find` returns for all jobs, their live runs, and those `unattended`."""
     starts = await _starts(session)
     known = {job_id: each for job_id, each in memory.known.items() if job_id in starts}
-    fresh = {
+    changed = {
         job_id
         for job_id, (revision, start) in starts.items()
-        if job_id not in known or not known[job_id].holds(revision, start, now)
+        if job_id not in known or not known[job_id].is_current(revision, start, now)
     }
-    read = {each.id: each for each in await store.every(session, fresh)} if fresh else {}
-    for job_id in fresh:
+    jobs = {each.id: each for each in await store.all_jobs(session, changed)} if changed else {}
+    for job_id in changed:
         revision, start = starts[job_id]
-        known[job_id] = _ask(read[job_id], revision, start, now)
+        known[job_id] = _first_due_times(jobs[job_id], revision, start, now)
     memory.known = known
-    late = {job_id for job_id, each in known.items() if each.first and each.first + LATE <= now}
-    rows = [*await _waiting(session, now - LATE), *await unattended(session, now, missed_for)]
+    late = {
+        job_id for job_id, each in known.items() if each.first and each.first + OVERDUE_GRACE <= now
+    }
+    rows = [
+        *await _waiting(session, now - OVERDUE_GRACE),
+        *await unattended(session, now, missed_for),
+    ]
     concerned = late | {str(row.job_id) for row in rows}
-    read |= {each.id: each for each in await _others(session, concerned - read.keys())}
-    stored = sorted((read[each] for each in concerned & read.keys()), key=lambda job: job.row.name)
+    jobs |= {each.id: each for each in await _read_jobs(session, concerned - jobs.keys())}
+    stored = sorted((jobs[each] for each in concerned & jobs.keys()), key=lambda job: job.row.name)
     firsts = {job_id: each.first for job_id, each in known.items()}
     return await find(session, stored, rows, now, firsts)
 
 
 async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
-    """Of each job that is on: its revision, and from when on a due time has no row yet."""
+    """Return for each enabled job its revision, and from when on a due time has no row yet."""
     newest = (
         select(JobRow.id, JobRow.revision, JobRow.audited_until, RevisionRow.effective_from)
         .join(
@@ -150,15 +161,15 @@ async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
         )
         .where(col(JobRow.archived_at).is_(None), col(RevisionRow.enabled))
     )
-    found = (await session.execute(newest)).tuples()
-    return {job_id: (revision, max(audited, since)) for job_id, revision, audited, since in found}
+    jobs = (await session.execute(newest)).tuples()
+    return {job_id: (revision, max(audited, since)) for job_id, revision, audited, since in jobs}
 
 
-def _ask(stored: StoredJob, revision: int, start: datetime, now: datetime) -> _Known:
+def _first_due_times(stored: StoredJob, revision: int, start: datetime, now: datetime) -> _DueTimes:
     schedule, policy = stored.job.schedule, stored.job.policy
     first = upcoming.next_due(schedule, policy, start)
     coming = first if first is None or first > now else upcoming.next_due(schedule, policy, now)
-    return _Known(revision, first, coming)
+    return _DueTimes(revision, first, coming)
 
 
 async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
@@ -166,58 +177,61 @@ async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
     return (await session.execute(rows.order_by(col(RunRow.due)))).scalars().all()
 
 
-async def _others(session: AsyncSession, ids: set[str]) -> list[StoredJob]:
-    return await store.every(session, ids) if ids else []
+async def _read_jobs(session: AsyncSession, ids: set[str]) -> list[StoredJob]:
+    return await store.all_jobs(session, ids) if ids else []
 
 
 async def unattended(
-    session: AsyncSession, now: datetime, within: timedelta = MISSED_FOR
+    session: AsyncSession, now: datetime, within: timedelta = MISSED_MAX_AGE
 ) -> Sequence[RunRow]:
-    """The newest ended row of each job for which nobody came, if it was due ``within`` so long ago.
+    """Return the newest ended run of each job that nothing claimed, if due at most ``within`` ago.
 
-    Not where anybody came for a later due time of the job, or runs it now; nor what was due in a
-    standstill, however much of it is judged when that is over.
+    Excludes jobs for which a later due time was claimed or a run is in progress, and due times
+    during an outage, however many of them are judged when it is over.
     """
     later = aliased(RunRow)
     of_job = select(later.id).where(col(later.job_id) == col(RunRow.job_id))
-    came = of_job.where(
-        col(later.due) > func.coalesce(col(RunRow.due_to), col(RunRow.due)), _came(later)
+    claimed_later = of_job.where(
+        col(later.due) > func.coalesce(col(RunRow.due_to), col(RunRow.due)), _is_claimed(later)
     )
-    at_work = of_job.where(col(later.status).in_((Status.CLAIMED, Status.RUNNING)))
+    in_progress = of_job.where(col(later.status).in_((Status.CLAIMED, Status.RUNNING)))
     rows = (
         select(RunRow)
         .where(
             col(RunRow.finished_at) >= now - within,
-            _nobody(RunRow),
-            ~came.exists(),
-            ~at_work.exists(),
+            _is_unclaimed(RunRow),
+            ~claimed_later.exists(),
+            ~in_progress.exists(),
         )
         .order_by(col(RunRow.due))
     )
     newest: dict[str | None, RunRow] = {}
     for row in (await session.execute(rows)).scalars():
         due, judged = row.due_to or row.due, row.finished_at or now
-        if now - within <= due and judged - due <= PROMPTLY:
+        if now - within <= due and judged - due <= MAX_AUDIT_DELAY:
             newest[row.job_id] = row
     return list(newest.values())
 
 
-def _nobody(run: type[RunRow]) -> ColumnElement[bool]:
-    """That the audit has ended it because nobody came."""
-    missed = and_(
-        col(run.status) == Status.MISSED, col(run.reason).startswith(audit.NOBODY, autoescape=True)
+def _is_unclaimed(run: type[RunRow]) -> ColumnElement[bool]:
+    """Return the condition that the audit ended the run because nothing claimed it."""
+    is_missed = and_(
+        col(run.status) == Status.MISSED,
+        col(run.reason).startswith(audit.NOT_RUN_REASON, autoescape=True),
     )
-    superseded = and_(col(run.status) == Status.SKIPPED, col(run.reason) == audit.SUPERSEDED)
-    return or_(missed, superseded)
+    is_superseded = and_(
+        col(run.status) == Status.SKIPPED, col(run.reason) == audit.SUPERSEDED_REASON
+    )
+    return or_(is_missed, is_superseded)
 
 
-def _came(run: type[RunRow]) -> ColumnElement[bool]:
+def _is_claimed(run: type[RunRow]) -> ColumnElement[bool]:
     untouched = and_(
         col(run.status) == Status.WAITING,
-        col(run.waits_for).not_in(slots.TURNS),
+        col(run.waits_for).not_in(slots.WAITS_FOR_TURN),
         col(run.attempts) == 0,
     )
-    return ~or_(untouched, _nobody(run))
+    return ~or_(untouched, _is_unclaimed(run))
 
 
 async def find(
@@ -227,21 +241,20 @@ async def find(
     now: datetime,
     firsts: Mapping[str, datetime | None] | None = None,
 ) -> list[Overdue]:
-    """What is overdue at ``now`` of these jobs, the earliest first.
+    """Return the overdue due times of these jobs at ``now``, earliest first.
 
-    ``rows`` are their live runs, and those that were `unattended`. ``firsts`` are first due times
-    of jobs after their watermarks that are known already.
-
-    Of each job one due time without a row at most: the first.
+    ``rows`` are the live runs of these jobs, and those `unattended`. ``firsts`` are first due times
+    after the watermark that the caller already knows, by job id. For each job, at most one due time
+    without a row is returned: the first.
     """
     by_id = {each.id: each for each in stored}
-    found = [
+    overdue = [
         Overdue(by_id[str(row.job_id)], row.due_to or row.due, row)
         for row in rows
         if row.job_id in by_id and (_waits_too_long(row, now) or _is_missed(row, by_id))
     ]
-    found += await _without_a_row(session, stored, now, firsts or {})
-    return sorted(found, key=lambda each: (each.due, each.stored.row.name))
+    overdue += await _without_a_row(session, stored, now, firsts or {})
+    return sorted(overdue, key=lambda each: (each.due, each.stored.row.name))
 
 
 async def _without_a_row(
@@ -250,70 +263,75 @@ async def _without_a_row(
     now: datetime,
     firsts: Mapping[str, datetime | None],
 ) -> list[Overdue]:
-    """Of each job its first due time that passed and has no row.
+    """Return for each job its first due time that passed and has no row.
 
-    Mostly that is the first one of all. So few are asked for at a time, and more only of those jobs
-    whose first ones have rows: to expand 200 due times of 1,000 jobs takes 40 seconds.
+    Mostly it is the very first one, so a few are read at a time, and more only for the jobs whose
+    first ones have rows: expanding 200 due times of 1,000 jobs takes 40 seconds.
     """
-    found, many = [], FIRST_LOOK
+    overdue, page_size = [], FIRST_PAGE_SIZE
     judged: dict[str, datetime] | None = None
-    left = [(each, _passed(each, now, firsts)) for each in stored]
-    while left:
-        some = [(each, passed, list(islice(passed, many))) for each, passed in left]
-        keys = [claim_requests.due_key(each.id, due) for each, _, dues in some for due in dues]
-        have = await _with_a_row(session, keys)
-        left = []
-        for each, passed, dues in some:
+    remaining = [(each, _passed_due_times(each, now, firsts)) for each in stored]
+    while remaining:
+        pages = [(each, passed, list(islice(passed, page_size))) for each, passed in remaining]
+        keys = [
+            claim_requests.due_key(each.id, due)
+            for each, _, due_times in pages
+            for due in due_times
+        ]
+        existing = await _with_a_row(session, keys)
+        remaining = []
+        for each, passed, due_times in pages:
             due = next(
-                (due for due in dues if claim_requests.due_key(each.id, due) not in have), None
+                (due for due in due_times if claim_requests.due_key(each.id, due) not in existing),
+                None,
             )
             if due is not None:
                 judged = await _judged_late(session, now) if judged is None else judged
                 due = next(
                     (
                         due
-                        for due in dues
-                        if claim_requests.due_key(each.id, due) not in have
-                        and due > judged.get(each.id, due - LATE)
+                        for due in due_times
+                        if claim_requests.due_key(each.id, due) not in existing
+                        and due > judged.get(each.id, due - OVERDUE_GRACE)
                     ),
                     None,
                 )
             if due is not None:
-                found.append(Overdue(each, due, None))
-            elif len(dues) == many:
-                left.append((each, passed))
-        many *= 4
-    return found
+                overdue.append(Overdue(each, due, None))
+            elif len(due_times) == page_size:
+                remaining.append((each, passed))
+        page_size *= 4
+    return overdue
 
 
 def _waits_too_long(row: RunRow, now: datetime) -> bool:
     if row.state is not Status.WAITING or row.attempts or row.trigger == slots.BACKFILL:
         return False
-    # Who waits for a turn asks again and again; what is waited for else, `until` says.
-    since = row.due if row.waits_for in slots.TURNS else max(row.due, row.until or row.due)
-    return since + LATE < now
+    # A run that waits for its turn claims repeatedly; any other wait ends at `until`.
+    since = row.due if row.waits_for in slots.WAITS_FOR_TURN else max(row.due, row.until or row.due)
+    return since + OVERDUE_GRACE < now
 
 
 def _is_missed(row: RunRow, by_id: dict[str, StoredJob]) -> bool:
     return row.state in TERMINAL and by_id[str(row.job_id)].job.enabled
 
 
-def _passed(
+def _passed_due_times(
     stored: StoredJob, now: datetime, firsts: Mapping[str, datetime | None]
 ) -> Iterator[datetime]:
     if not stored.job.enabled:
         return
-    # By an earlier revision something else may have been due; the audit knows.
+    # An earlier revision may have had other due times; the audit judges those.
     start = max(stored.row.audited_until, stored.revision.effective_from)
-    for due in islice(_due_after(stored, start, now - LATE, firsts), LOOKED_AT):
-        if not eligibility.put_off(stored, due):
+    for due in islice(_due_after(stored, start, now - OVERDUE_GRACE, firsts), MAX_DUE_TIMES):
+        if not eligibility.manual_skip_reason(stored, due):
             yield due
 
 
 def _due_after(
     stored: StoredJob, start: datetime, end: datetime, firsts: Mapping[str, datetime | None]
 ) -> Iterator[datetime]:
-    """The due times in (start, end]; the schedule is not asked for the first one if it is known."""
+    """Yield the due times in (start, end]; a known first one saves expanding the schedule."""
     if stored.id in firsts:
         first = firsts[stored.id]
         if first is None or first > end:
@@ -328,21 +346,21 @@ async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, dateti
 
     The claim extends such a row before the audit has moved the watermark there.
     """
-    fresh = (
+    recent = (
         select(RunRow.job_id, func.max(RunRow.due_to))
         .where(
-            col(RunRow.finished_at) >= now - MISSED_FOR,
+            col(RunRow.finished_at) >= now - MISSED_MAX_AGE,
             col(RunRow.due_to).is_not(None),
             col(RunRow.job_id).is_not(None),
         )
         .group_by(col(RunRow.job_id))
     )
-    return {str(job_id): due_to for job_id, due_to in (await session.execute(fresh)).tuples()}
+    return {str(job_id): due_to for job_id, due_to in (await session.execute(recent)).tuples()}
 
 
 async def _with_a_row(session: AsyncSession, keys: list[str]) -> set[str]:
-    have: set[str] = set()
-    for start in range(0, len(keys), _AT_ONCE):
-        some = col(RunRow.occurrence).in_(keys[start : start + _AT_ONCE])
-        have |= set((await session.execute(select(RunRow.occurrence).where(some))).scalars())
-    return have
+    existing: set[str] = set()
+    for start in range(0, len(keys), _MAX_KEYS):
+        page = col(RunRow.occurrence).in_(keys[start : start + _MAX_KEYS])
+        existing |= set((await session.execute(select(RunRow.occurrence).where(page))).scalars())
+    return existing

@@ -1,34 +1,34 @@
-"""What becomes of a run while another one of its job is at work (requirement 22).
+"""Overlap policy: the effect of a run in progress on the next run of the same job.
 
 ===============  =================================================================================
-the job says     a run that comes while one is at work
+policy           a run that is claimed while one is in progress
 ===============  =================================================================================
 skip             is skipped
-queue_one        waits; it is skipped when one waits already
-queue_all        waits; all of them run one after the other, in the order in which they were due
-cancel_running   waits while that one is ended; one that waited already is skipped for it
+queue_one        waits; it is skipped if one already waits
+queue_all        waits; all of them run one after the other, in the order of their due times
+cancel_running   waits while that one is cancelled; a run that already waited is skipped for it
 allow            begins beside it
 ===============  =================================================================================
 
-At work is what somebody holds, and what stands between two attempts for as long as somebody can be
-expected to come back for it. A run with an attempt behind it is never skipped: it waits. Whoever
-waits here is handed on to the slots by the end of what it waits for (`slots.hand_on`); to look
-again by itself is only the net. Of a job that catches up on all due times, those wait as with
-`queue_all`, and a due time that comes meanwhile waits behind them. A backfill waits so too, unless
-the job says allow, and a due time that meets one waits for that one run only.
+A run is in progress while it is held, and between two attempts as long as another claim of it can
+be expected. A run with an attempt behind it is never skipped: it waits. When the run that it waits
+for ends, `slots.release_slot` puts the waiting run in the queue for slots; its own retry is only a
+fallback. If a job catches up on all due times, those wait as with `queue_all`, and a new due time
+waits behind them. A backfill waits in the same way unless the job says allow, and a due time that
+meets a backfill waits for that one run only.
 
-A run is skipped only for another one whose holder is known to be alive: that holder has written to
-the ledger since the run was due, or it is the process that claims now. Until that is known the run
-waits (`slots.HOLDER`), at most for the rest of the lease and the time in which it is judged::
+A run is skipped only for another run whose holder is known to be alive: that holder has written to
+the ledger since the run was due, or it is the claiming process. Until that is known the run waits
+(`slots.HOLDER`), at most for the rest of the lease and the time until the holder is judged::
 
-    the holder of the other run    the run that waits to know
+    the holder of the other run    the run that waits to learn whether it lives
     ─────────────────────────────  ─────────────────────────────────────────────────────────────────
     renews its lease               is skipped at its next claim
-    records the outcome in time    is skipped in that transaction (`end_in_doubt`)
-    is judged lost                 runs. Where the lost run is to run again, it comes afterwards;
-                                   where it had not begun, it is skipped for the later due time
+    records the outcome in time    is skipped in that transaction (`skip_runs_awaiting_holder`)
+    is judged lost                 runs. If the lost run is to run again, it comes afterwards;
+                                   if it had not begun, it is skipped for the later due time
 
-Of several due times that wait to know, only the latest stays: the earlier ones are skipped for it.
+If several due times wait this way, only the latest stays: the earlier ones are skipped for it.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.runs import claim_requests, corrections, leases, outcomes, slots
 from daybook.timing import TIMING
 
-LOOK_AGAIN = timedelta(seconds=30)
-ENOUGH = 10
-"""How many queued runs decide what becomes of a further one."""
+RETRY_INTERVAL = timedelta(seconds=30)
+MAX_QUEUED_READ = 10
+"""How many queued runs are read to decide about another one."""
 CATCH_UP = "catch_up"
-"""The trigger of a due time that is made up for."""
+"""The trigger of a due time that is caught up on."""
 
 
 @dataclass(frozen=True)
-class Behind:
-    """Why a run does not begin now: it is ``skipped``, or waits.
+class OverlapDecision:
+    """Why a run does not begin now: it is ``skipped``, or it waits.
 
-    ``cancel`` are the flow runs that have to be ended for it. ``known_at`` is when more is known of
-    a holder that may be dead; None where that is not what the run waits for.
+    ``cancel`` are the flow runs that have to be cancelled for it. ``known_at`` is when more is
+    known about a holder that may be dead; None if the run does not wait for that.
     """
 
     why: str
@@ -68,44 +68,44 @@ class Behind:
     known_at: datetime | None = None
 
 
-async def behind(
+async def decide(
     session: AsyncSession, row: RunRow, job_id: str, now: datetime, claimant: str
-) -> Behind | None:
-    """What keeps ``row`` from beginning; None when nothing of its job does.
+) -> OverlapDecision | None:
+    """Return what keeps ``row`` from beginning; None if no run of its job does.
 
-    Lost leases of the job are given up first. With `cancel_running` what nobody holds is ended
-    here and now. ``claimant`` is the process that claims: what it holds itself is at work.
+    Judges the expired leases of the job first. With `cancel_running`, ends unheld runs immediately.
+    ``claimant`` is the claiming process: the runs that it holds itself are in progress.
     """
-    await leases.expire(session, job_id, now)
-    rule = _rule(row)
+    await leases.expire_job(session, job_id, now)
+    rule = _overlap_policy(row)
     if rule == "allow":
         return None
     at_work, queued = await _others(session, row, job_id, now, every=rule == "cancel_running")
-    before = [each for each in queued if slots.turn(each) < slots.turn(row)]
-    if any(map(_is_made_up_for, (*at_work, *before))):
+    queued_before = [each for each in queued if slots.order_key(each) < slots.order_key(row)]
+    if any(map(_is_catch_up, (*at_work, *queued_before))):
         rule = "queue_all"
     if row.attempts:
         held = [each for each in at_work if each.state in HELD]
         if not held and rule == "skip" and (lost_at := await _lost_at(session, row)):
-            later = await _later(session, row, job_id, lost_at)
-            return Behind(f"overlap: {_run(later[0])} goes first") if later else None
-        return Behind(_said(held[0])) if held else None
+            later = await _later_due_times(session, row, job_id, lost_at)
+            return OverlapDecision(f"overlap: {_run_text(later[0])} goes first") if later else None
+        return OverlapDecision(_still_at_work(held[0])) if held else None
     if rule == "cancel_running":
-        return await _in_place_of(session, row, at_work, queued, now)
-    if rule == "skip" or (rule == "queue_one" and row.waits_for not in slots.ACCEPTED):
-        accepted = [each for each in queued if each.waits_for in slots.ACCEPTED]
+        return await _replace_others(session, row, at_work, queued, now)
+    if rule == "skip" or (rule == "queue_one" and row.waits_for not in slots.WAITS_IN_QUEUE):
+        accepted = [each for each in queued if each.waits_for in slots.WAITS_IN_QUEUE]
         others = _Others(row, at_work, accepted if rule == "queue_one" else [], claimant, now)
-        decided = await others.decided(session, _due(row, job_id))
-        if decided is not None and decided.known_at is not None:
-            return await _latest_only(session, row, job_id, now, decided)
-        if decided is not None:
-            return decided
+        decision = await others.verdict(session, _due(row, job_id))
+        if decision is not None and decision.known_at is not None:
+            return await _latest_only(session, row, job_id, now, decision)
+        if decision is not None:
+            return decision
     if rule == "skip":
-        # The run was given back before it began, and only one of the two is to run.
-        later = await _later(session, row, job_id, now) if row.fence else ()
-        return Behind(_took_its_place(later[-1]), skipped=True) if later else None
-    ahead = at_work or before
-    return Behind(_said(ahead[0])) if ahead else None
+        # The run was returned to waiting before it began, and only one of the two is to run.
+        later = await _later_due_times(session, row, job_id, now) if row.fence else ()
+        return OverlapDecision(_replaced_by(later[-1]), skipped=True) if later else None
+    ahead = at_work or queued_before
+    return OverlapDecision(_still_at_work(ahead[0])) if ahead else None
 
 
 @dataclass(frozen=True)
@@ -118,44 +118,44 @@ class _Others:
     claimant: str
     now: datetime
 
-    async def decided(self, session: AsyncSession, due: datetime) -> Behind | None:
-        """Whether ``row``, which was ``due`` then, is skipped or waits to know; else None."""
-        queues = _rule(self.row) == "queue_one"
+    async def verdict(self, session: AsyncSession, due: datetime) -> OverlapDecision | None:
+        """Return whether ``row``, due at ``due``, is skipped or waits for a holder; else None."""
+        queues = _overlap_policy(self.row) == "queue_one"
         alive = [each for each in self.at_work if await self._is_alive(session, each, due)]
         certain = [*alive, *self.queued]
         allowed = 1 if queues else 0
         if len(certain) > allowed:
             also = ", and another one waited already" if queues else ""
-            return Behind(_said(certain[0]) + also, skipped=True)
-        doubtful = [each for each in self.at_work if each.state in HELD and each not in alive]
-        if doubtful and len(certain) + len(doubtful) > allowed:
-            known_at = min(leases.next_word(each, self.now) for each in doubtful)
-            why = f"overlap: it is not known yet whether {_run(doubtful[0])} is still at work"
-            return Behind(why, known_at=known_at)
+            return OverlapDecision(_still_at_work(certain[0]) + also, skipped=True)
+        uncertain = [each for each in self.at_work if each.state in HELD and each not in alive]
+        if uncertain and len(certain) + len(uncertain) > allowed:
+            known_at = min(leases.holder_known_at(each, self.now) for each in uncertain)
+            why = f"overlap: it is not known yet whether {_run_text(uncertain[0])} is still at work"
+            return OverlapDecision(why, known_at=known_at)
         return None
 
     async def _is_alive(self, session: AsyncSession, other: RunRow, due: datetime) -> bool:
-        """Whether ``other`` was at work at ``due`` or later, by the word of its holder."""
+        """Return whether ``other`` was in progress at ``due`` or later, by its last write."""
         if other.state in HELD:
-            if leases.ran_out(other, self.now):
+            if leases.is_expired(other, self.now):
                 return False
-            heard = leases.heard_at(other)
-            return other.holder == self.claimant or (heard is not None and heard >= due)
+            seen_at = leases.holder_last_seen_at(other)
+            return other.holder == self.claimant or (seen_at is not None and seen_at >= due)
         lost_at = await _lost_at(session, other)
         return lost_at is None or lost_at < due
 
 
 async def _lost_at(session: AsyncSession, row: RunRow) -> datetime | None:
-    """When the last attempt of ``row`` was judged lost; None when it ended in another way."""
+    """Return when the last attempt of ``row`` was judged lost; None if it ended in another way."""
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
     lost = attempt is not None and attempt.status == Status.UNKNOWN
     return attempt.finished_at if attempt is not None and lost else None
 
 
-async def _later(
+async def _later_due_times(
     session: AsyncSession, row: RunRow, job_id: str, up_to: datetime
 ) -> Sequence[RunRow]:
-    """The due times of the job after that of ``row``, up to ``up_to``, that wait to begin.
+    """Return the job's due times after that of ``row``, up to ``up_to``, that wait to begin.
 
     Only those with the same overlap policy, so that no two runs wait for each other.
     """
@@ -165,35 +165,35 @@ async def _later(
         col(RunRow.job_id) == job_id,
         col(RunRow.status) == Status.WAITING,
         col(RunRow.attempts) == 0,
-        col(RunRow.waits_for) != corrections.DUE,
+        col(RunRow.waits_for) != corrections.UNTIL_DUE,
         col(RunRow.occurrence).startswith("due:"),
         col(RunRow.due) > row.due,
         col(RunRow.due) <= up_to,
     )
-    found = (await session.execute(waiting.order_by(*slots.ORDER))).scalars().all()
-    return [each for each in found if _rule(each) == _rule(row)]
+    rows = (await session.execute(waiting.order_by(*slots.ORDER))).scalars().all()
+    return [each for each in rows if _overlap_policy(each) == _overlap_policy(row)]
 
 
 async def _latest_only(
-    session: AsyncSession, row: RunRow, job_id: str, now: datetime, decided: Behind
-) -> Behind:
-    """``decided``, that ``row`` waits to know, unless a later due time waits as well.
+    session: AsyncSession, row: RunRow, job_id: str, now: datetime, decision: OverlapDecision
+) -> OverlapDecision:
+    """Return ``decision`` (``row`` waits for a holder) unless a later due time waits as well.
 
-    Earlier ones that wait to know are skipped for ``row``.
+    Skips earlier due times that wait for a holder: ``row`` replaces them.
     """
     if not _is_timed(row):
-        return decided
-    if later := await _later(session, row, job_id, now):
-        return Behind(_took_its_place(later[-1]), skipped=True)
-    for each in await _in_doubt(session, row, job_id):
+        return decision
+    if later := await _later_due_times(session, row, job_id, now):
+        return OverlapDecision(_replaced_by(later[-1]), skipped=True)
+    for each in await _awaiting_holder(session, row, job_id):
         if _is_timed(each) and each.due < row.due:
-            outcome = Outcome(Status.SKIPPED, _took_its_place(row))
-            await outcomes.write(session, each, outcome, now)
-    return decided
+            outcome = Outcome(Status.SKIPPED, _replaced_by(row))
+            await outcomes.record(session, each, outcome, now)
+    return decision
 
 
-async def _in_doubt(session: AsyncSession, row: RunRow, job_id: str) -> Sequence[RunRow]:
-    """The other runs of the job that wait to know whether a holder is alive."""
+async def _awaiting_holder(session: AsyncSession, row: RunRow, job_id: str) -> Sequence[RunRow]:
+    """Return the other runs of the job that wait to learn whether a holder is alive."""
     waiting = select(RunRow).where(
         col(RunRow.job_id) == job_id,
         col(RunRow.id) != row.id,
@@ -203,77 +203,77 @@ async def _in_doubt(session: AsyncSession, row: RunRow, job_id: str) -> Sequence
     return (await session.execute(waiting.order_by(*slots.ORDER))).scalars().all()
 
 
-async def end_in_doubt(session: AsyncSession, row: RunRow, now: datetime) -> None:
-    """Skip the runs that wait to know whether the holder of ``row`` is alive: it writes just now.
+async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: datetime) -> None:
+    """Skip the runs that wait to learn whether the holder of ``row`` is alive: it writes right now.
 
-    To be called before the outcome of ``row`` is written. After its lease has ended it changes
+    Call it before the outcome of ``row`` is written. After the lease has expired it changes
     nothing: then those runs may begin.
     """
-    if row.job_id is None or row.state not in HELD or leases.ran_out(row, now):
+    if row.job_id is None or row.state not in HELD or leases.is_expired(row, now):
         return
-    for each in await _in_doubt(session, row, row.job_id):
-        if _rule(each) in ("skip", "queue_one"):
-            await outcomes.write(session, each, Outcome(Status.SKIPPED, _said(row)), now)
+    for each in await _awaiting_holder(session, row, row.job_id):
+        if _overlap_policy(each) in ("skip", "queue_one"):
+            await outcomes.record(session, each, Outcome(Status.SKIPPED, _still_at_work(row)), now)
 
 
 async def _others(
     session: AsyncSession, row: RunRow, job_id: str, now: datetime, *, every: bool
 ) -> tuple[list[RunRow], list[RunRow]]:
-    """What of the job is at work, and what is queued; of that the first are enough, or ``every``.
+    """Return the job's other runs in progress and its queued ones, limited unless ``every``.
 
-    A day that is to be made up for may be thousands of rows.
+    A day to catch up on may have thousands of rows.
     """
     other = (col(RunRow.job_id) == job_id, col(RunRow.id) != row.id)
     begun = or_(col(RunRow.status).in_(HELD), col(RunRow.attempts) > 0)
     working = select(RunRow).where(*other, col(RunRow.status).in_(LIVE), begun)
-    found = (await session.execute(working.order_by(*slots.ORDER))).scalars().all()
-    at_work = [each for each in found if _at_work(each, now)]
+    rows = (await session.execute(working.order_by(*slots.ORDER))).scalars().all()
+    at_work = [each for each in rows if _at_work(each, now)]
     waiting = select(RunRow).where(
         *other,
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for).in_(slots.TURNS),
-        col(RunRow.until) >= now - slots.BELIEVED,
+        col(RunRow.waits_for).in_(slots.WAITS_FOR_TURN),
+        col(RunRow.until) >= now - slots.WAITER_GRACE,
     )
-    first = waiting.order_by(*slots.ORDER).limit(None if every else ENOUGH + len(at_work))
+    first = waiting.order_by(*slots.ORDER).limit(None if every else MAX_QUEUED_READ + len(at_work))
     queued = (await session.execute(first)).scalars().all()
     return at_work, [each for each in queued if each not in at_work]
 
 
-def _rule(row: RunRow) -> policy.Overlap:
-    said = policy.of_run(row.parameters).overlap
-    if row.trigger == slots.BACKFILL and said == "allow":
-        return said
-    # What is made up for comes oldest first, and is no storm.
-    return "queue_all" if _is_made_up_for(row) else said
+def _overlap_policy(row: RunRow) -> policy.Overlap:
+    configured = policy.policy_from_parameters(row.parameters).overlap
+    if row.trigger == slots.BACKFILL and configured == "allow":
+        return configured
+    # Due times to catch up on run oldest first, one after the other.
+    return "queue_all" if _is_catch_up(row) else configured
 
 
-def _is_made_up_for(row: RunRow) -> bool:
+def _is_catch_up(row: RunRow) -> bool:
     if row.trigger == CATCH_UP:
-        return policy.of_run(row.parameters).catch_up == "all"
+        return policy.policy_from_parameters(row.parameters).catch_up == "all"
     return row.trigger == slots.BACKFILL
 
 
-async def _in_place_of(
+async def _replace_others(
     session: AsyncSession,
     row: RunRow,
     at_work: Sequence[RunRow],
     queued: Sequence[RunRow],
     now: datetime,
-) -> Behind | None:
-    later = [each for each in (*at_work, *queued) if slots.turn(each) > slots.turn(row)]
+) -> OverlapDecision | None:
+    later = [each for each in (*at_work, *queued) if slots.order_key(each) > slots.order_key(row)]
     if later:
-        return Behind(f"{_said(later[0])}, which was due later", skipped=True)
-    why = _took_its_place(row)
+        return OverlapDecision(f"{_still_at_work(later[0])}, which was due later", skipped=True)
+    why = _replaced_by(row)
     for each in queued:
-        await outcomes.write(session, each, Outcome(Status.SKIPPED, why), now)
+        await outcomes.record(session, each, Outcome(Status.SKIPPED, why), now)
     held = [each for each in at_work if each.state in HELD]
     for each in at_work:
         if each not in held:
-            await outcomes.write(session, each, Outcome(Status.CANCELLED, why), now)
+            await outcomes.record(session, each, Outcome(Status.CANCELLED, why), now)
     if not held:
         return None
     flow_runs = tuple(each.flow_run_id for each in held if each.flow_run_id is not None)
-    return Behind(f"{_said(held[0])} and is being cancelled", cancel=flow_runs)
+    return OverlapDecision(f"{_still_at_work(held[0])} and is being cancelled", cancel=flow_runs)
 
 
 def _at_work(row: RunRow, now: datetime) -> bool:
@@ -286,21 +286,23 @@ def _is_timed(row: RunRow) -> bool:
 
 
 def _due(row: RunRow, job_id: str) -> datetime:
-    """When ``row`` is to begin: its due time, and the job's stagger."""
+    """Return when ``row`` is to begin: its due time plus the job's stagger."""
     if not _is_timed(row):
         return row.due
-    return row.due + upcoming.offset(job_id, policy.of_run(row.parameters).stagger)
+    return row.due + upcoming.stagger_offset(
+        job_id, policy.policy_from_parameters(row.parameters).stagger
+    )
 
 
-def _said(other: RunRow) -> str:
-    return f"overlap: {_run(other)} was still at work"
+def _still_at_work(other: RunRow) -> str:
+    return f"overlap: {_run_text(other)} was still at work"
 
 
-def _run(other: RunRow) -> str:
+def _run_text(other: RunRow) -> str:
     return f"run {other.id[:8]} of {_clock(other.due)}"
 
 
-def _took_its_place(other: RunRow) -> str:
+def _replaced_by(other: RunRow) -> str:
     return f"overlap: the run of {_clock(other.due)} took its place"
 
 

@@ -1,4 +1,4 @@
-"""Ends made in Prefect: what becomes here of a run that ended there (`docs/promise.md` 13).
+"""Ends made in Prefect: the effect on a run whose Prefect run ended there (`docs/promise.md` 13).
 
 ===========  ===========  ===================  =================  ==================
 the row is   CANCELLED    CRASHED              FAILED             COMPLETED, SKIPPED
@@ -13,14 +13,14 @@ judged       nothing      nothing              nothing            nothing
 ended        nothing      nothing              nothing            nothing
 ===========  ===========  ===================  =================  ==================
 
-COMPLETED was set by hand. SKIPPED is our own refusal, which Prefect shows as a cancelled run: it
-makes no row, and does not end a row that waits without a Prefect run.
+COMPLETED was set by hand. SKIPPED is Daybook's own refusal, which Prefect shows as a cancelled run:
+it makes no row, and does not end a row that waits without a Prefect run.
 
-A row is made only for a due time of the revision in force, and for a custom or quick run of a job;
-*judged* is a due time up to the watermark of the audit, which may be among those of another row.
-The same end may be brought any number of times; only the first time changes something. An end of a
-Prefect run that no longer carries the row, because another does by now, changes nothing either.
-Whoever brings an end has no process of that run under its eyes: what it sees there comes first.
+A row is made only for a due time of the revision in force, and for a custom or quick run of a job.
+*Judged* is a due time up to the watermark of the audit, possibly within the range of another row.
+The same end may be applied any number of times; only the first time changes something. An end also
+changes nothing if another Prefect run carries the row by now. The caller must not supervise a
+process of that run: its own observation of the process takes precedence.
 """
 
 from __future__ import annotations
@@ -39,147 +39,156 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, corrections, leases, outcomes, rows
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.claim_rules import is_due
 
-MOST_RUNS = 3
-"""So many Prefect runs are made for a run that never began; when the last ends too, it failed."""
+MAX_PREFECT_RUNS = 3
+"""How many Prefect runs are made for a run that never began; if the last ends too, the run failed.
+"""
 
-LONGEST_PAUSE = timedelta(minutes=5)
+MAX_DELAY = timedelta(minutes=5)
 
-REFUSED = "prefect"
-"""What `waits_for` says of one whose Prefect run was refused: none is asked for before `until`."""
+PREFECT_REFUSAL = "prefect"
+"""The `waits_for` of a row whose Prefect run was refused: none is requested again before `until`.
+"""
 
-REFUSED_PAUSE = timedelta(seconds=15)
-"""How long the first of those pauses is; each further one is twice as long."""
+FIRST_REFUSAL_DELAY = timedelta(seconds=15)
+"""The first delay after a refusal; each further delay is twice as long."""
 
 _BY_HAND = "set to Completed by hand in Prefect"
 _CANCELLED = "cancelled in Prefect"
 
 
-Kind = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SKIPPED"]
-"""The type of the state that ended a Prefect run, and SKIPPED for the state that is our own."""
+EndKind = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SKIPPED"]
+"""The type of the state that ended a Prefect run; SKIPPED is Daybook's own state."""
 
 
 @dataclass(frozen=True)
 class EndInPrefect:
     """A Prefect run that has ended: the type, name and message of its state.
 
-    ``offer`` is what that run would have offered to the claim; without it nothing is known of a run
-    that has no row.
+    ``offer`` is the claim request that the Prefect run would have made; without it nothing is known
+    about a run that has no row.
     """
 
     flow_run_id: str
-    state: Kind
+    state: EndKind
     name: str
     message: str
-    offer: Offer | None = None
+    offer: ClaimRequest | None = None
 
     def told(self) -> str:
-        """What happened, in words."""
+        """Return what happened, as text."""
         return f"its Prefect run ended as {self.name}" + (f": {self.message}" * bool(self.message))
 
 
-async def take(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> Status | None:
-    """Settle the run by the table above; returns its new status, None when nothing changed.
+async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> Status | None:
+    """Apply the table above to the run; return its new status, None if nothing changed.
 
-    ``fence`` is the one that the caller saw on the row before it asked Prefect: a row that was
-    granted or given back since then is left alone, because the end may be of an earlier start.
+    ``fence`` is the one that the caller saw on the row before it asked Prefect. A row that was
+    granted or returned since then is left alone, because the end may belong to an earlier start.
     """
     async with ledger.write() as session:
         occurrence = end.offer.occurrence if end.offer else None
-        row = await rows.of(session, end.flow_run_id, occurrence)
+        row = await rows.find(session, end.flow_run_id, occurrence)
         if row is None:
-            return await _without_row(session, end, ledger.now())
+            return await _apply_without_row(session, end, ledger.now())
         if row.state in TERMINAL or fence not in (None, row.fence):
             return None
         if row.flow_run_id is None and row.state is Status.WAITING:
-            return await _not_carried(session, row, end, ledger.now())
+            return await _apply_to_uncarried(session, row, end, ledger.now())
         if row.flow_run_id != end.flow_run_id:
-            return None  # another one carries it by now
-        await _with_row(session, row, end, ledger.now())
+            return None  # another Prefect run carries it by now
+        await _apply_to_row(session, row, end, ledger.now())
         return row.state
 
 
-async def refused(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
-    """Prefect makes no run for the waiting row ``seen`` and says ``why``; returns its new status.
+async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
+    """Record that Prefect refused to make a run for the waiting row ``seen``; return its new
+    status.
 
-    None, and nothing changed, when the row is not what was seen any more. After `MOST_RUNS` it has
-    failed; a run that was tried already has that much patience again for each attempt.
+    ``why`` is Prefect's message. Returns None, with nothing changed, if the row has changed since
+    it was ``seen``. After `MAX_PREFECT_RUNS` refusals the run has failed; each earlier attempt
+    allows one more.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, seen.id), ledger.now()
-        same = (row.flow_run_id, row.prefect_runs) == (seen.flow_run_id, seen.prefect_runs)
-        if row.state is not Status.WAITING or not same:
+        unchanged = (row.flow_run_id, row.prefect_runs) == (seen.flow_run_id, seen.prefect_runs)
+        if row.state is not Status.WAITING or not unchanged:
             return None
         row.prefect_runs += 1
-        if row.prefect_runs >= MOST_RUNS + row.attempts:
+        if row.prefect_runs >= MAX_PREFECT_RUNS + row.attempts:
             times = f"Prefect refused to make its run, {row.prefect_runs} were asked for: "
             await _fail(session, row, times + why, now)
         else:
-            pause = min(REFUSED_PAUSE * 2 ** min(row.prefect_runs - 1, 9), LONGEST_PAUSE)
-            row.until = max(row.until or now, now + pause)
-            row.waits_for, row.reason = REFUSED, f"Prefect refused to make its run: {why}"
+            delay = min(FIRST_REFUSAL_DELAY * 2 ** min(row.prefect_runs - 1, 9), MAX_DELAY)
+            row.until = max(row.until or now, now + delay)
+            row.waits_for, row.reason = PREFECT_REFUSAL, f"Prefect refused to make its run: {why}"
             session.add(row)
         return row.state
 
 
-async def _with_row(session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime) -> None:
+async def _apply_to_row(
+    session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
+) -> None:
     match row.state, end.state:
         case _, "CANCELLED":
-            await outcomes.write(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
+            await outcomes.record(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
         case Status.RUNNING, _:
-            await leases.lost(session, row, now, end.told())
+            await leases.release_lost(session, row, now, end.told())
         case _, "COMPLETED":
-            await outcomes.write(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)
+            await outcomes.record(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)
         case _, "SKIPPED":
-            await outcomes.write(session, row, Outcome(Status.SKIPPED, end.message), now)
+            await outcomes.record(session, row, Outcome(Status.SKIPPED, end.message), now)
         case Status.CLAIMED, "FAILED":
-            await outcomes.write(session, row, _failed(end), now)
+            await outcomes.record(session, row, _failed(end), now)
         case Status.CLAIMED, _:
-            await leases.lost(session, row, now, end.told())
+            await leases.release_lost(session, row, now, end.told())
         case _:
-            await _another_run(session, row, end, now)
+            await _wait_for_another(session, row, end, now)
     if row.state is Status.WAITING:
-        row.flow_run_id = None  # it carries nothing any more; ensure makes another
+        row.flow_run_id = None  # the Prefect run has ended; the keeper makes another one
         session.add(row)
 
 
-async def _another_run(
+async def _wait_for_another(
     session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
 ) -> None:
-    """A waiting row whose Prefect run ended, not by anybody's wish."""
-    if row.prefect_runs >= MOST_RUNS and not row.attempts:
-        told = f"its Prefect runs ended {row.prefect_runs} times before it began: "
-        await _fail(session, row, told + (end.message or end.name), now)
+    """Let a waiting row wait for another Prefect run: its last one ended unintentionally."""
+    if row.prefect_runs >= MAX_PREFECT_RUNS and not row.attempts:
+        problem = f"its Prefect runs ended {row.prefect_runs} times before it began: "
+        await _fail(session, row, problem + (end.message or end.name), now)
     else:
-        # What it waited for, a backoff or a slot, it waits for still.
-        row.until = max(row.until or now, now + _pause(row))
+        # It still waits for the same thing, such as a backoff or a slot.
+        row.until = max(row.until or now, now + _delay(row))
         row.reason = end.told()
 
 
 async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -> None:
-    """A waiting row that no Prefect run will carry to a claim."""
-    states.check(row.id, row.state, Status.CLAIMED)
+    """Fail a waiting row that no Prefect run will carry to a claim."""
+    states.check_transition(row.id, row.state, Status.CLAIMED)
     row.status = Status.CLAIMED
-    await outcomes.write(session, row, Outcome(Status.FAILED, error=error), now)
+    await outcomes.record(session, row, Outcome(Status.FAILED, error=error), now)
 
 
-def _pause(row: RunRow) -> timedelta:
-    """None for the first run; then longer ones: what always ends at once is no storm."""
+def _delay(row: RunRow) -> timedelta:
+    """Return the delay before the next Prefect run: none at first, then longer ones.
+
+    Prefect runs that always end at once must not be made in a tight loop.
+    """
     made = row.prefect_runs
     if made < 2:
         return timedelta(0)
-    return min(timedelta(seconds=2 ** min(made - 1, 9)), LONGEST_PAUSE)
+    return min(timedelta(seconds=2 ** min(made - 1, 9)), MAX_DELAY)
 
 
-async def _not_carried(
+async def _apply_to_uncarried(
     session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
 ) -> Status | None:
-    """A row that waits without a Prefect run: this one was made for it, or carried it before.
+    """End a row that waits without a Prefect run; this one was made for it, or carried it before.
 
-    Nobody wished a crash, and nothing is to be done about it that is not done: only what a person
-    did in Prefect counts.
+    Nobody intended a crash, and the row already waits for another Prefect run. So only the states
+    that a person set in Prefect count.
     """
     if end.state == "CANCELLED":
         outcome = Outcome(Status.CANCELLED, _CANCELLED)
@@ -188,22 +197,24 @@ async def _not_carried(
     else:
         return None
     row.flow_run_id = end.flow_run_id
-    await outcomes.write(session, row, outcome, now)
+    await outcomes.record(session, row, outcome, now)
     return row.state
 
 
-async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) -> Status | None:
-    offer = end.offer
-    if offer is None or offer.job_id is None or end.state == "SKIPPED":
+async def _apply_without_row(
+    session: AsyncSession, end: EndInPrefect, now: datetime
+) -> Status | None:
+    request = end.offer
+    if request is None or request.job_id is None or end.state == "SKIPPED":
         return None
-    timed = claim_requests.is_due_key(offer.occurrence)
-    if not timed and not offer.occurrence.startswith("flow:"):
+    timed = claim_requests.is_due_key(request.occurrence)
+    if not timed and not request.occurrence.startswith("flow:"):
         return None  # a request has its row before its Prefect run: it was pruned
-    stored = await store.in_force(session, offer.job_id, offer.due if timed else now)
-    if stored is None or (timed and not _has_no_row_yet(stored, offer.due)):
+    stored = await store.in_force(session, request.job_id, request.due if timed else now)
+    if stored is None or (timed and not _has_no_row_yet(stored, request.due)):
         return None
-    row = rows.new(offer, offer.occurrence, offer.trigger, stored, now)
-    row.flow_run_id, row.flow_starts = end.flow_run_id, offer.flow_starts
+    row = rows.new(request, request.occurrence, request.trigger, stored, now)
+    row.flow_run_id, row.flow_starts = end.flow_run_id, request.flow_starts
     if timed:
         row.parameters = stored.job.parameters()
     match end.state:
@@ -217,30 +228,30 @@ async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) 
             late = _late(stored.job, row, now) if timed else None
             if stored.row.archived_at is not None:
                 outcome = Outcome(Status.SKIPPED, "the job was removed")
-            elif offer.refused and not timed:
-                outcome = Outcome(Status.FAILED, "parameters", error=offer.refused)
+            elif request.refused and not timed:
+                outcome = Outcome(Status.FAILED, "parameters", error=request.refused)
             elif late is not None and not late.runs:
                 outcome = Outcome(Status.MISSED, late.reason)
             else:
-                _wait(row, end, now)
+                _make_waiting(row, end, now)
                 session.add(row)
                 return row.state
-    await outcomes.write(session, row, outcome, now)
+    await outcomes.record(session, row, outcome, now)
     return row.state
 
 
-def _wait(row: RunRow, end: EndInPrefect, now: datetime) -> None:
+def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime) -> None:
     """Let a row that is not stored yet wait for another Prefect run."""
-    states.check(row.id, None, Status.WAITING)
+    states.check_transition(row.id, None, Status.WAITING)
     row.status, row.flow_run_id = Status.WAITING, None
     row.until, row.reason = max(now, row.due), end.told()
     if claim_requests.is_due_key(row.occurrence) and row.due > now:
-        # Its job may still be edited, and it is judged when it is due.
-        row.waits_for, row.queued_at = corrections.DUE, row.due
+        # The job may still be edited; the run is judged when it is due.
+        row.waits_for, row.queued_at = corrections.UNTIL_DUE, row.due
 
 
 def _has_no_row_yet(stored: StoredJob, due: datetime) -> bool:
-    """Whether it is a due time that the audit has not judged."""
+    """Return whether it is a due time that the audit has not judged."""
     return is_due(stored.job, due) and due > stored.row.audited_until
 
 

@@ -1,19 +1,18 @@
-"""Retention: what of the past is let go, by age and by count (requirement 19).
+"""Retention: deletion of old runs, sessions, outbox rows and archived jobs, by age and by count.
 
 ::
 
-    a run of a job     older than the age, or beyond the newest so many of its job
-    a conversation     its messages on the same terms, two to a run, but for those that a model is
-                       given; one that is nobody's any more goes as a whole
-    the outbox         what has ended, with its run or by age; not the answer that the next one is
-                       compared with, nor what is pending: its run stays with it
-    an archived job    when nothing of it is left
+    a run of a job     older than the age, or beyond the newest N runs of its job
+    a session          its messages on the same terms, two for each run, except those that a model
+                       is given; a session that no job or run uses any more goes as a whole
+    the outbox         finished rows, with their run or by age; never the answer that the next one
+                       is compared with, nor a pending row: its run stays with it
+    an archived job    when nothing else of it is left
 
-Never what is not settled: live runs, runs of which Prefect has still to be told, due times after
-their job's watermark (the audit would judge them again), ids of requests that may come a second
-time, custom runs whose end in Prefect may be read again (without its row it would be begun anew),
-and runs that a live one retries. Each batch is a transaction of its own, so nobody waits
-long; who dies between two goes on later.
+Never deleted: live runs, unmirrored runs, due times after their job's watermark (the audit would
+judge them again), request ids that may be repeated, custom runs whose end in Prefect may be read
+again (without a row the run would begin anew), and runs that a live one retries. Each batch is a
+transaction of its own, so no other writer waits long, and after a crash the next call continues.
 """
 
 from __future__ import annotations
@@ -45,40 +44,42 @@ from daybook.ledger.tables import (
 )
 from daybook.runs import ends_read, sessions
 
-BATCH = 500
-"""How many rows go in one transaction."""
-REQUESTS = timedelta(days=7)
-"""How long the id of a request is kept at least: the same id again asks for no second run."""
-STARTED_THERE = timedelta(days=2)
-"""How long a run that was started in Prefect is kept after the ends there were read up to its own:
-one may be read again, and one that is mirrored late ends there late.
+BATCH_SIZE = 500
+"""How many rows one transaction deletes."""
+REQUEST_MIN_AGE = timedelta(days=7)
+"""How long a request id is kept at least: the same id again requests no second run."""
+PREFECT_RUN_MIN_AGE = timedelta(days=2)
+"""How long a run that was started in Prefect is kept after the keeper has read the ends up to its
+own.
+
+Its end may be read again, and a run that is mirrored late ends late in Prefect.
 """
 
 
 @dataclass(frozen=True)
-class Keep:
-    """What is kept: ``age`` since a run ended, the newest ``runs`` of each job; None: all."""
+class RetentionLimits:
+    """The limits: ``age`` since a run ended, the newest ``runs`` of each job; None keeps all."""
 
     age: timedelta | None
     runs: int | None
 
     @classmethod
-    def of_settings(cls) -> Keep:
-        """Return what this home's settings keep."""
-        found = settings.load()
-        age = timedelta(days=found.keep_days) if found.keep_days else None
-        return cls(age, found.keep_runs or None)
+    def of_settings(cls) -> RetentionLimits:
+        """Return the limits of this home's settings."""
+        loaded = settings.load()
+        age = timedelta(days=loaded.keep_days) if loaded.keep_days else None
+        return cls(age, loaded.keep_runs or None)
 
     def since(self, now: datetime) -> datetime:
-        """What ended before this is let go."""
+        """Return the cutoff: anything that ended before it is deleted."""
         return datetime.min.replace(tzinfo=now.tzinfo) if self.age is None else now - self.age
 
 
 # --- runs
 
 
-async def jobs_with_more(ledger: Ledger, keep: Keep) -> list[str | None]:
-    """The ids of the jobs of which runs may be let go; None stands for the runs without a job."""
+async def jobs_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str | None]:
+    """Return the ids of jobs that may have runs to delete; None stands for runs without a job."""
     old = func.min(RunRow.due) < keep.since(ledger.now())
     many = func.count() > keep.runs if keep.runs is not None else old
     grouped = select(RunRow.job_id).group_by(col(RunRow.job_id)).having(or_(old, many))
@@ -86,58 +87,74 @@ async def jobs_with_more(ledger: Ledger, keep: Keep) -> list[str | None]:
         return list((await session.execute(grouped)).scalars())
 
 
-async def runs_of(ledger: Ledger, job_id: str | None, keep: Keep) -> int:
-    """Let go of one batch of the job's runs, the oldest first; returns how many that were."""
+async def prune_runs(ledger: Ledger, job_id: str | None, keep: RetentionLimits) -> int:
+    """Delete one batch of the job's runs, oldest first; return how many runs that were."""
     async with ledger.write() as session:
-        may_go = await _may_go(session, job_id, keep, ledger.now())
-        oldest = select(RunRow.id).where(*may_go).order_by(col(RunRow.due)).limit(BATCH)
-        gone = list((await session.execute(oldest)).scalars())
-        if gone:
-            told = delete(OutboxRow).where(col(OutboxRow.run_id).in_(gone), ~_compared_with())
-            await session.execute(told)
-            await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id).in_(gone)))
-            await session.execute(delete(RunRow).where(col(RunRow.id).in_(gone)))
-        return len(gone)
+        conditions = await _deletable(session, job_id, keep, ledger.now())
+        oldest = select(RunRow.id).where(*conditions).order_by(col(RunRow.due)).limit(BATCH_SIZE)
+        run_ids = list((await session.execute(oldest)).scalars())
+        if run_ids:
+            delete_outbox = delete(OutboxRow).where(
+                col(OutboxRow.run_id).in_(run_ids), ~_is_last_answer()
+            )
+            await session.execute(delete_outbox)
+            await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id).in_(run_ids)))
+            await session.execute(delete(RunRow).where(col(RunRow.id).in_(run_ids)))
+        return len(run_ids)
 
 
-async def _may_go(
-    session: AsyncSession, job_id: str | None, keep: Keep, now: datetime
+async def _deletable(
+    session: AsyncSession, job_id: str | None, keep: RetentionLimits, now: datetime
 ) -> list[ColumnElement[bool]]:
     of_job = col(RunRow.job_id) == job_id if job_id else col(RunRow.job_id).is_(None)
     past = [col(RunRow.finished_at) < keep.since(now)]
     if keep.runs is not None:
         newest = select(RunRow.due).where(of_job).order_by(col(RunRow.due).desc())
-        kept = (await session.execute(newest.offset(keep.runs - 1).limit(1))).scalar_one_or_none()
-        if kept is not None:
-            past.append(col(RunRow.due) < kept)
-    again = aliased(RunRow)
-    tried_again = exists().where(col(again.retry_of) == col(RunRow.id), col(again.status).in_(LIVE))
-    fresh = col(RunRow.occurrence).startswith("request:") & (col(RunRow.queued_at) > now - REQUESTS)
-    # A direct call is no job's: its end is never read.
-    there = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
-    read_to = await ends_read.until(session)
-    read_again = there & (
-        (col(RunRow.finished_at) > min(read_to, now) - STARTED_THERE) if read_to else true()
+        oldest_kept = (
+            await session.execute(newest.offset(keep.runs - 1).limit(1))
+        ).scalar_one_or_none()
+        if oldest_kept is not None:
+            past.append(col(RunRow.due) < oldest_kept)
+    retry = aliased(RunRow)
+    has_live_retry = exists().where(
+        col(retry.retry_of) == col(RunRow.id), col(retry.status).in_(LIVE)
     )
-    settled: list[ColumnElement[bool]] = [
+    is_recent_request = col(RunRow.occurrence).startswith("request:") & (
+        col(RunRow.queued_at) > now - REQUEST_MIN_AGE
+    )
+    # A direct call has no job: its end is never read.
+    is_custom = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
+    read_to = await ends_read.read_until(session)
+    may_be_read_again = is_custom & (
+        (col(RunRow.finished_at) > min(read_to, now) - PREFECT_RUN_MIN_AGE) if read_to else true()
+    )
+    conditions: list[ColumnElement[bool]] = [
         col(RunRow.status).in_(TERMINAL),
         col(RunRow.unmirrored).is_(False),
     ]
     row = await session.get(JobRow, job_id) if job_id else None
     if row is not None:
         timed = col(RunRow.occurrence).startswith("due:")
-        settled.append(~timed | (col(RunRow.due) <= row.audited_until))
-    told_of = exists().where(col(OutboxRow.run_id) == col(RunRow.id), outbox.PENDING)
-    return [of_job, or_(*past), *settled, ~fresh, ~read_again, ~tried_again, ~told_of]
+        conditions.append(~timed | (col(RunRow.due) <= row.audited_until))
+    has_pending = exists().where(col(OutboxRow.run_id) == col(RunRow.id), outbox.PENDING)
+    return [
+        of_job,
+        or_(*past),
+        *conditions,
+        ~is_recent_request,
+        ~may_be_read_again,
+        ~has_live_retry,
+        ~has_pending,
+    ]
 
 
 # --- the outbox
 
 
-async def told(ledger: Ledger, keep: Keep) -> int:
-    """Let go of one batch of what was told, the oldest first; returns how many that were.
+async def prune_outbox(ledger: Ledger, keep: RetentionLimits) -> int:
+    """Delete one batch of finished outbox rows, oldest first; return how many that were.
 
-    What was told of a run goes with it; here goes what is older, or of no run.
+    Rows of a run are deleted with it; this function deletes older ones and those without a run.
     """
     old = (
         select(OutboxRow.id)
@@ -145,33 +162,36 @@ async def told(ledger: Ledger, keep: Keep) -> int:
             col(OutboxRow.created_at) < keep.since(ledger.now()),
             col(OutboxRow.finished_at) < keep.since(ledger.now()),
             ~outbox.PENDING,
-            ~_compared_with(),
+            ~_is_last_answer(),
         )
         .order_by(col(OutboxRow.created_at))
-        .limit(BATCH)
+        .limit(BATCH_SIZE)
     )
     async with ledger.read() as session:
         if (await session.execute(old.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
-        gone = list((await session.execute(old)).scalars())
-        await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(gone)))
-        # A destination that nothing is for any more is of no interest.
-        waits = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
+        outbox_ids = list((await session.execute(old)).scalars())
+        await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(outbox_ids)))
+        # Forget the failures of a destination that has no pending message.
+        has_pending = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
         await session.execute(
-            delete(LaneRow).where(col(LaneRow.since) < keep.since(ledger.now()), ~waits)
+            delete(LaneRow).where(col(LaneRow.since) < keep.since(ledger.now()), ~has_pending)
         )
-        return len(gone)
+        return len(outbox_ids)
 
 
-def _compared_with() -> ColumnElement[bool]:
-    """The last answer of a live job to a channel: `only_changed` compares the next one with it."""
+def _is_last_answer() -> ColumnElement[bool]:
+    """Return the condition for the last answer of a live job to a channel.
+
+    `only_changed` compares the next answer with it.
+    """
     later = aliased(OutboxRow)
     same = [
         col(getattr(later, name)) == col(getattr(OutboxRow, name))
         for name in ("job_id", "address", "chat_id")
     ]
-    again = exists().where(
+    has_later = exists().where(
         *same,
         col(later.digest) != "",
         col(later.status) != Delivery.FAILED,
@@ -181,15 +201,18 @@ def _compared_with() -> ColumnElement[bool]:
         col(JobRow.id) == col(OutboxRow.job_id), col(JobRow.archived_at).is_(None)
     )
     return (
-        (col(OutboxRow.digest) != "") & (col(OutboxRow.status) != Delivery.FAILED) & live & ~again
+        (col(OutboxRow.digest) != "")
+        & (col(OutboxRow.status) != Delivery.FAILED)
+        & live
+        & ~has_later
     )
 
 
 # --- conversations
 
 
-def _nobodys(since: datetime) -> list[ColumnElement[bool]]:
-    """Of conversations that go as a whole: no live run has it, and none will go on with it."""
+def _unused_sessions(since: datetime) -> list[ColumnElement[bool]]:
+    """Return the conditions for sessions that go as a whole: no run uses or will use them."""
     of_session = col(RunRow.session_id) == col(SessionRow.id)
     of_one_run = col(SessionRow.id).startswith(col(SessionRow.agent) + ":run:")
     removed = exists().where(
@@ -202,40 +225,42 @@ def _nobodys(since: datetime) -> list[ColumnElement[bool]]:
     return [~exists().where(of_session, col(RunRow.status).in_(LIVE)), or_(unused, alone)]
 
 
-async def conversations_with_more(ledger: Ledger, keep: Keep) -> list[str]:
-    """The ids of the conversations that may be too long, too old, or nobody's any more."""
+async def sessions_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str]:
+    """Return the ids of sessions that may be too long, too old, or no longer used."""
     since = keep.since(ledger.now())
-    left = func.max(MessageRow.number) - func.min(MessageRow.number)
+    span = func.max(MessageRow.number) - func.min(MessageRow.number)
     grouped = select(MessageRow.session_id).group_by(col(MessageRow.session_id))
-    nobodys = select(SessionRow.id).where(*_nobodys(since))
+    unused = select(SessionRow.id).where(*_unused_sessions(since))
     old = select(SessionRow.id).where(col(SessionRow.created_at) < since)
     async with ledger.read() as session:
-        found = [*(await session.execute(nobodys)).scalars()]
-        found += (await session.execute(old)).scalars()
+        session_ids = [*(await session.execute(unused)).scalars()]
+        session_ids += (await session.execute(old)).scalars()
         if keep.runs is not None:
-            long = grouped.having(left >= max(2 * keep.runs, sessions.HISTORY))
-            found += (await session.execute(long)).scalars()
-    return list(dict.fromkeys(found))
+            long = grouped.having(span >= max(2 * keep.runs, sessions.MAX_HISTORY_MESSAGES))
+            session_ids += (await session.execute(long)).scalars()
+    return list(dict.fromkeys(session_ids))
 
 
-async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
-    """Let go of one batch of a conversation, the oldest messages first; returns how many.
+async def prune_messages(ledger: Ledger, session_id: str, keep: RetentionLimits) -> int:
+    """Delete one batch of a session's messages, oldest first; return how many.
 
-    With its last message it goes itself, and counts as one.
+    After its last message the session itself is deleted, which counts as one.
     """
     since = keep.since(ledger.now())
     of_session = col(MessageRow.session_id) == session_id
     async with ledger.write() as session:
-        this = select(SessionRow.id).where(col(SessionRow.id) == session_id, *_nobodys(since))
-        whole = (await session.execute(this)).first() is not None
+        unused = select(SessionRow.id).where(
+            col(SessionRow.id) == session_id, *_unused_sessions(since)
+        )
+        whole = (await session.execute(unused)).first() is not None
         numbers = select(func.min(MessageRow.number), func.max(MessageRow.number)).where(of_session)
         first, last = (await session.execute(numbers)).one()
         if first is None:
             if whole:
                 await session.execute(delete(SessionRow).where(col(SessionRow.id) == session_id))
             return int(whole)
-        up_to: int = last if whole else await _old_ones(session, session_id, keep, since, last)
-        up_to = min(up_to, first + BATCH - 1)
+        up_to: int = last if whole else await _max_deletable(session, session_id, keep, since, last)
+        up_to = min(up_to, first + BATCH_SIZE - 1)
         if up_to >= first:
             await session.execute(
                 delete(MessageRow).where(of_session, col(MessageRow.number) <= up_to)
@@ -243,26 +268,27 @@ async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
         return max(up_to - int(first) + 1, 0)
 
 
-async def _old_ones(
-    session: AsyncSession, session_id: str, keep: Keep, since: datetime, last: int
+async def _max_deletable(
+    session: AsyncSession, session_id: str, keep: RetentionLimits, since: datetime, last: int
 ) -> int:
-    """The number up to which messages may go; those that a model is given may not."""
+    """Return the number up to which messages may be deleted; a model is given the later ones."""
     old = select(func.max(MessageRow.number)).where(
         col(MessageRow.session_id) == session_id, col(MessageRow.at) < since
     )
     up_to: int = (await session.execute(old)).scalar_one() or 0
     if keep.runs is not None:
         up_to = max(up_to, last - 2 * keep.runs)
-    return min(up_to, last - sessions.HISTORY)
+    return min(up_to, last - sessions.MAX_HISTORY_MESSAGES)
 
 
 # --- jobs
 
 
-async def archived(ledger: Ledger, keep: Keep) -> list[str]:
-    """Let go of the archived jobs, and their revisions, of which nothing else is left.
+async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
+    """Delete the archived jobs, with their revisions, of which nothing else is left; return their
+    names.
 
-    Returns their names; at most a batch of them.
+    At most one batch of them.
     """
     of_job = [col(each.job_id) == col(JobRow.id) for each in (RunRow, SessionRow, OutboxRow)]
     empty = (
@@ -273,20 +299,22 @@ async def archived(ledger: Ledger, keep: Keep) -> list[str]:
             col(JobRow.deployment_id).is_(None),
             *(~exists().where(each) for each in of_job),
         )
-        .limit(BATCH)
+        .limit(BATCH_SIZE)
     )
     async with ledger.read() as session:
         if (await session.execute(empty)).first() is None:
             return []
     async with ledger.write() as session:
-        gone = (await session.execute(empty)).scalars().all()
-        for row in gone:
-            await store.forget(session, row.id)
-        return [row.name for row in gone]
+        archived_rows = (await session.execute(empty)).scalars().all()
+        for row in archived_rows:
+            await store.undo_add(session, row.id)
+        return [row.name for row in archived_rows]
 
 
-async def off_since(session: AsyncSession, before: datetime) -> Sequence[StoredJob]:
-    """The live jobs that are off, and were neither switched nor edited since ``before``."""
+async def disabled_since(session: AsyncSession, before: datetime) -> Sequence[StoredJob]:
+    """Return the live jobs that are disabled, and were neither switched nor edited since
+    ``before``.
+    """
     idle = (
         select(JobRow.id)
         .join(
@@ -301,5 +329,5 @@ async def off_since(session: AsyncSession, before: datetime) -> Sequence[StoredJ
         )
         .order_by(col(JobRow.name))
     )
-    found = [await store.get(session, each) for each in (await session.execute(idle)).scalars()]
-    return [each for each in found if each is not None]
+    jobs = [await store.get(session, each) for each in (await session.execute(idle)).scalars()]
+    return [each for each in jobs if each is not None]

@@ -1,7 +1,7 @@
-"""Finding and making the rows of runs, for those who change them. All take a session of a ledger.
+"""Finding and making the rows of runs. Each function takes a session of the caller's transaction.
 
-Which of several rows an occurrence is, is decided here only: a live row with a flow run's id *is*
-that run's occurrence (`docs/promise.md`, "Occurrence key").
+Only this module decides which of several rows an occurrence is: a live row with a flow run's id
+*is* that run's occurrence (`docs/promise.md`, "Occurrence key").
 """
 
 from __future__ import annotations
@@ -17,57 +17,63 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, LIVE, TERMINAL
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, missed_ranges
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 
 
 async def get(session: AsyncSession, run_id: str) -> RunRow:
-    """The run with this id; raises `NotFound`."""
+    """Return the run with this id; raises `NotFound`."""
     row = await session.get(RunRow, run_id)
     if row is None:
         raise NotFound("run", run_id)
     return row
 
 
-async def held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
-    """The run, held by this fence; raises `NotFound`, and `FenceRefused` when it is not."""
+async def get_held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
+    """Return the run if this fence holds it; raises `NotFound`, `FenceRefused`."""
     row = await get(session, run_id)
     if row.fence != fence or row.state not in HELD:
         raise FenceRefused(run_id, fence, row.fence)
     return row
 
 
-async def of(
+async def find(
     session: AsyncSession, flow_run_id: str | None, occurrence: str | None
 ) -> RunRow | None:
-    """The row of this flow run if there is one, else that of the occurrence.
+    """Return the row of this flow run, else that of the occurrence, or None.
 
-    A due time that was missed together with those before it has the row of their range.
+    A due time that was missed together with adjacent ones has the row of their range.
     """
-    wanted = col(RunRow.occurrence) == occurrence
+    matches = col(RunRow.occurrence) == occurrence
     if flow_run_id is not None:
-        wanted = wanted | (col(RunRow.flow_run_id) == flow_run_id)
-    found = (await session.execute(select(RunRow).where(wanted))).scalars().all()
-    if not found and occurrence is not None and (timed := claim_requests.due_of(occurrence)):
-        return await missed_ranges.covering(session, *timed)
-    # A live row is the occurrence; among ended ones (retries of one flow run) the last start's.
+        matches = matches | (col(RunRow.flow_run_id) == flow_run_id)
+    found_rows = (await session.execute(select(RunRow).where(matches))).scalars().all()
+    if (
+        not found_rows
+        and occurrence is not None
+        and (timed := claim_requests.parse_due_key(occurrence))
+    ):
+        return await missed_ranges.range_covering(session, *timed)
+    # A live row is the occurrence; among ended ones (retries of one flow run) it is the last start.
     return max(
-        found, key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at), default=None
+        found_rows,
+        key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at),
+        default=None,
     )
 
 
-async def job_of_ended(session: AsyncSession, flow_run_id: str) -> str | None:
-    """The job whose ended run this flow run carried, also where its deployment is gone."""
+async def job_id_of_finished(session: AsyncSession, flow_run_id: str) -> str | None:
+    """Return the job whose ended run this flow run carried, even if its deployment is gone."""
     ended = select(RunRow.job_id).where(
         col(RunRow.flow_run_id) == flow_run_id, col(RunRow.status).in_(TERMINAL)
     )
-    found: str | None = (await session.execute(ended.limit(1))).scalar_one_or_none()
-    return found
+    job_id: str | None = (await session.execute(ended.limit(1))).scalar_one_or_none()
+    return job_id
 
 
 def new(
-    offer: Offer, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
+    offer: ClaimRequest, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
 ) -> RunRow:
-    """A row that is not stored yet and has no status."""
+    """Return a row that is not stored yet and has no status."""
     return RunRow(
         occurrence=occurrence,
         job_id=stored.id if stored else None,
@@ -82,14 +88,14 @@ def new(
     )
 
 
-def act_with(row: RunRow, stored: StoredJob) -> None:
+def use_revision(row: RunRow, stored: StoredJob) -> None:
     """Let a run that has not begun act with this revision of its job."""
     row.revision, row.parameters = stored.revision.number, stored.job.parameters()
     row.agent = claim_requests.agent_of(row.parameters)
 
 
 async def job_of(session: AsyncSession, row: RunRow) -> StoredJob | None:
-    """The row's job by the revision that its run acts with; None for a run without a job."""
+    """Return the row's job in the revision that the run acts with; None for a run without a job."""
     if row.job_id is None:
         return None
     # A custom run's due time may lie in the second before the job was made.

@@ -1,18 +1,18 @@
-"""Conversations: which one a run belongs to, whose turn it is, what was said (requirements 26, 27).
+"""Sessions: conversations with an agent, their lock, and their stored messages.
 
 ::
 
-    claim ──┬─ nobody holds the session, none waits ahead ──► granted, with what was said before
-            └─ held, or a run due earlier waits for it ─────► waiting; it looks again soon
-    settle ──── succeeded ──► prompt and answer appended, in the transaction of the outcome
+    claim ──┬─ no run holds the session, none waits ahead ──► granted, with the last messages
+            └─ held, or a run due earlier waits for it ─────► waiting; it claims again soon
+    finish ─── succeeded ──► prompt and answer appended, in the transaction of the outcome
 
-A session is locked by the run of it that is held (`docs/promise.md` 17): there is no lock beside
-the claim, so none can be left behind. What was said before is read in the claim's transaction;
-until that run has ended nothing is appended, but by a run that was given up as `unknown` and did
-succeed: what it said is appended late, after what came meanwhile, and the next run reads it.
+The held run of a session is its lock (`docs/promise.md` 17): there is no lock apart from the claim,
+so none can be left behind. The history is read in the claim's transaction, and nothing is appended
+until that run has ended. One exception: a run that was judged `unknown` and did succeed appends its
+messages late, after those that came meanwhile, and the next run reads them.
 
-Only a run that succeeded is in the history, and it is there whole. A prompt without its answer
-would make the model answer an old question, and each retry would ask it once more.
+Only succeeded runs are in the history, and in full. A prompt without its answer would make the
+model answer an old question, and each retry would ask it once more.
 """
 
 from __future__ import annotations
@@ -35,40 +35,39 @@ from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.runs import leases, slots
 
-HISTORY = 20
+MAX_HISTORY_MESSAGES = 20
 """How many of the last messages a model is given, so that cost does not grow with age."""
 
-LOOK_AGAIN = timedelta(seconds=2)
-"""When a run that waits for its turn looks again."""
+RETRY_INTERVAL = timedelta(seconds=2)
+"""How long a run waits before it claims again if its session is busy."""
 
-BELIEVED = timedelta(seconds=10)
-"""How long after it should have looked again a waiting run is believed to be there still.
+WAITER_GRACE = timedelta(seconds=10)
+"""How long after its missed retry a waiting run still goes first.
 
-For so long runs that are due later let it go first; one whose process died holds nobody up.
+Runs that are due later wait for it that long; a run whose process died delays none for longer.
 """
 
 
-def id_of(
+def session_id_of(
     parameters: Mapping[str, object],
     *,
     job_id: str | None,
     run_id: str,
     stored: StoredJob | None = None,
 ) -> str:
-    """The session of a run, by the parameters it acts with; its agent's name comes first.
+    """Return the session id of a run, by the parameters it acts with; its agent's name comes first.
 
-    ``<agent>:<key>`` for every run that names the key, ``<agent>:job:<job id>`` for the runs of
-    one job, ``<agent>:chat:<channel>:<chat id>`` for those that go on with their channel's, else
-    ``<agent>:run:<run id>``, which is fresh for each occurrence. The spec lets no
-    key begin as one of the others does. An agent has one name, also where a job writes its kind
-    before it.
+    ``<agent>:<key>`` for each run that names the key, ``<agent>:job:<job id>`` for the runs of one
+    job, ``<agent>:chat:<channel>:<chat id>`` for runs that continue their channel's session, else
+    ``<agent>:run:<run id>``, which is new for each occurrence. Validation lets no key begin like
+    one of the others. An agent has one name, even if a job prefixes it with its kind.
     """
     agent = _agent(parameters)
     if key := parameters.get("session_key"):
         return f"{agent}:{key}"
     if parameters.get("session") == "chat":
-        told = outbox.notify_of(parameters, stored)
-        return f"{agent}:chat:{told.channel}:{told.chat_id}"
+        notify = outbox.notify_of(parameters, stored)
+        return f"{agent}:chat:{notify.channel}:{notify.chat_id}"
     if job_id is not None and parameters.get("session", "reuse") == "reuse":
         return f"{agent}:job:{job_id}"
     return f"{agent}:run:{run_id}"
@@ -81,39 +80,38 @@ def _agent(parameters: Mapping[str, object]) -> str:
 # --- the lock
 
 
-async def busy(session: AsyncSession, row: RunRow, now: datetime) -> str:
-    """Why ``row`` has to wait for its session; empty when it is its turn.
+async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
+    """Return why ``row`` has to wait for its session; empty if it is its turn.
 
-    Lost leases on the session are given up first. Of those that wait the earliest due time goes
-    first.
+    Judges expired leases on the session first. Among waiting runs the earliest due time goes first.
     """
     if row.session_id is None:
         return ""
-    same = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
-    held = select(RunRow).where(*same, col(RunRow.status).in_(HELD))
+    same_session = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
+    held = select(RunRow).where(*same_session, col(RunRow.status).in_(HELD))
     for other in (await session.execute(held)).scalars().all():
-        if not await leases.look(session, other, now):
+        if not await leases.check_lease(session, other, now):
             return f"session {row.session_id} is busy: run {other.id[:8]} holds it"
-    # One that waits for something else, such as a backoff, has a later time in `until`.
+    # A run that waits for something else, such as a backoff, has a later time in `until`.
     waiting = select(RunRow).where(
-        *same,
+        *same_session,
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.until) >= now - BELIEVED,
-        col(RunRow.until) <= now + LOOK_AGAIN,
+        col(RunRow.until) >= now - WAITER_GRACE,
+        col(RunRow.until) <= now + RETRY_INTERVAL,
     )
     for other in (await session.execute(waiting)).scalars():
-        if slots.turn(other) < slots.turn(row):
+        if slots.order_key(other) < slots.order_key(row):
             return f"session {row.session_id} is busy: run {other.id[:8]} goes first"
     return ""
 
 
-# --- what was said
+# --- the messages
 
 
 async def history(
-    session: AsyncSession, session_id: str, limit: int = HISTORY
+    session: AsyncSession, session_id: str, limit: int = MAX_HISTORY_MESSAGES
 ) -> tuple[MessageRow, ...]:
-    """The last ``limit`` messages of a session, oldest first; none of one that is not stored."""
+    """Return the last ``limit`` messages of a session, oldest first; empty if it is not stored."""
     newest = (
         select(MessageRow)
         .where(col(MessageRow.session_id) == session_id)
@@ -126,32 +124,35 @@ async def history(
 async def append(
     session: AsyncSession, row: RunRow, prompt: str, answer: str, now: datetime
 ) -> None:
-    """Add what a run asked and was answered, both in full, to its session.
+    """Append a run's prompt and answer, both in full, to its session.
 
-    For the transaction that writes the run's outcome, so that a crash loses neither or both.
+    Call it in the transaction that records the run's outcome, so that a crash loses both or
+    none.
     """
     if row.session_id is None:
         return
     source = await _source(session, row)
-    kept = await session.get(SessionRow, row.session_id)
-    if kept is None:
+    stored_session = await session.get(SessionRow, row.session_id)
+    if stored_session is None:
         shared = bool(row.parameters.get("session_key")) or row.parameters.get("session") == "chat"
-        kept = SessionRow(
+        stored_session = SessionRow(
             id=row.session_id,
             agent=_agent(row.parameters),
             job_id=None if shared else row.job_id,
             created_at=now,
             updated_at=now,
         )
-    kept.updated_at = now
-    session.add(kept)
+    stored_session.updated_at = now
+    session.add(stored_session)
     await session.flush()  # the messages refer to it
-    last = select(func.max(MessageRow.number)).where(col(MessageRow.session_id) == kept.id)
+    last = select(func.max(MessageRow.number)).where(
+        col(MessageRow.session_id) == stored_session.id
+    )
     number = (await session.execute(last)).scalar_one() or 0
     for step, (role, content) in enumerate((("user", prompt), ("assistant", answer)), start=1):
         session.add(
             MessageRow(
-                session_id=kept.id,
+                session_id=stored_session.id,
                 number=number + step,
                 role=role,
                 content=content,
@@ -163,7 +164,7 @@ async def append(
 
 
 async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
-    """Return where a message came from (requirement 27); `user` is the job's user id, or None."""
+    """Return the origin of a message; `user` is the job's user id, or None."""
     stored = await store.get(session, row.job_id) if row.job_id else None
     job = stored.row if stored else None
     return {
@@ -179,7 +180,7 @@ async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
 
 
 async def last_output(session: AsyncSession, job_id: str | None) -> str:
-    """What the job's last succeeded run answered, as the run keeps it: long ones are cut."""
+    """Return the answer of the job's last succeeded run, as the run keeps it: long ones are cut."""
     if job_id is None:
         return ""
     newest = (
@@ -191,63 +192,64 @@ async def last_output(session: AsyncSession, job_id: str | None) -> str:
     return (await session.execute(newest)).scalar_one_or_none() or ""
 
 
-# --- for those who read
+# --- queries
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A session, the name of the job it is of if it is one job's, and how many messages it has."""
+class SessionSummary:
+    """A session, the name of its job if it belongs to one job, and its number of messages."""
 
     row: SessionRow
     job: str | None
     messages: int
 
 
-async def recent(session: AsyncSession, limit: int) -> Sequence[Listed]:
-    """Sessions, the last used first."""
+async def recent(session: AsyncSession, limit: int) -> Sequence[SessionSummary]:
+    """Return sessions, the last used first."""
     return await _listed(session, limit=limit)
 
 
-async def find(session: AsyncSession, ref: str) -> Listed:
-    """The session of this id, unique beginning of it, or key; or that which a job's runs continue.
+async def find(session: AsyncSession, ref: str) -> SessionSummary:
+    """Return the session with this id, unique id prefix or key, or the one that a job's runs
+    continue.
 
-    A key is an id without its agent. A job is named as everywhere. Raises `NotFound`, `Ambiguous`.
+    A key is an id without its agent. Job names work as everywhere. Raises `NotFound`, `Ambiguous`.
     """
     if exact := await _listed(session, col(SessionRow.id) == ref):
         return exact[0]
-    found: dict[str, Listed] = {}
+    candidates: dict[str, SessionSummary] = {}
     try:
         stored = await store.find(session, ref)
     except NotFound:
         stored = None
     if stored is not None:
-        found = {each.row.id: each for each in await _of_job(session, stored)}
-        if not found and stored.row.name == ref:
+        candidates = {each.row.id: each for each in await _of_job(session, stored)}
+        if not candidates and stored.row.name == ref:
             raise NotFound("session of", ref)
     if ref and (stored is None or stored.row.name != ref):
         keyed = col(SessionRow.id) == col(SessionRow.agent) + ":" + ref
         begins = col(SessionRow.id).startswith(ref, autoescape=True)
-        fits = await _listed(session, or_(keyed, begins), limit=5)
-        found |= {each.row.id: each for each in fits}
-    if len(found) > 1:
-        raise Ambiguous("session", ref, found)
-    if not found:
+        matches = await _listed(session, or_(keyed, begins), limit=5)
+        candidates |= {each.row.id: each for each in matches}
+    if len(candidates) > 1:
+        raise Ambiguous("session", ref, candidates)
+    if not candidates:
         raise NotFound("session", ref)
-    return next(iter(found.values()))
+    return next(iter(candidates.values()))
 
 
-async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[Listed]:
-    """The conversation that the job's next run would continue; of fresh ones the last."""
+async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[SessionSummary]:
+    """Return the session that the job's next run would continue; if each is new, the last one."""
     action = stored.job.action
     if not isinstance(action, (AgentPrompt, Heartbeat)):
         return []
     if action.session == "new":
         return await _listed(session, col(SessionRow.job_id) == stored.id, limit=1)
-    current = id_of(stored.job.parameters(), job_id=stored.id, run_id="")
+    current = session_id_of(stored.job.parameters(), job_id=stored.id, run_id="")
     return await _listed(session, col(SessionRow.id) == current)
 
 
-async def _listed(session: AsyncSession, *where: Any, limit: int = 1) -> Sequence[Listed]:
+async def _listed(session: AsyncSession, *where: Any, limit: int = 1) -> Sequence[SessionSummary]:
     count = (
         select(func.count())
         .where(col(MessageRow.session_id) == col(SessionRow.id))
@@ -260,4 +262,4 @@ async def _listed(session: AsyncSession, *where: Any, limit: int = 1) -> Sequenc
         .order_by(col(SessionRow.updated_at).desc(), col(SessionRow.id))
         .limit(limit)
     )
-    return [Listed(*each) for each in (await session.execute(rows)).all()]
+    return [SessionSummary(*each) for each in (await session.execute(rows)).all()]

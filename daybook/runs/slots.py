@@ -1,28 +1,28 @@
-"""The limits on how many runs are at work at once: whose turn a free slot is (`promise.md` 12).
+"""Slots: the limits on runs in progress, and which waiting run gets a free slot (`promise.md` 12).
 
 ::
 
-    held = runs that somebody holds      free = the limit - held
+    held = runs that a process holds     free = the limit - held
     ahead = runs that wait for a slot, were due earlier, and should claim now or later
-    overdue = those of them that should have claimed `KEPT` ago, and did not
+    overdue = those of them that should have claimed `SLOT_CLAIM_TIMEOUT` ago, and did not
 
     ahead < free - overdue ──► granted          else ──► waiting, for a slot
-            └ the worker that offers it is full ──► waiting, for the worker
+            └ the requesting worker is full ──► waiting, for the worker
 
-A free slot is never left to a run that nobody claims for. If a run has to wait although a slot is
-free, its worker calls the earlier runs up (`call_up`): from then on each of them has `KEPT` to
-claim. The slots of those that do not, because their process, worker or deployment is gone or slow,
-go to the runs that do claim. The keeper's leader calls up every few seconds too.
+No free slot is reserved for a run that nothing claims. If a run has to wait although a slot is
+free, its worker wakes the earlier runs (`wake_next`): from then on each of them has
+`SLOT_CLAIM_TIMEOUT` to claim. If a process, worker or deployment is gone or slow and does not
+claim, the slot goes to a run that does. The keeper's leader wakes runs every few seconds too.
 
-Who waits for its worker is ahead of nobody: a worker that has no room, in a pool perhaps where no
-other one is, keeps no free slot from the others.
+A run that waits for its worker is ahead of no other run: a worker without room, possibly the only
+one of its pool, keeps no free slot from the others.
 
-A class may have a limit of its own (requirement 12); then this holds for the runs of the class, and
-of each other class no more are ahead of a run than can begin: who waits for its class holds nobody
-else up.
+A class may have a limit of its own. Then the same holds for the runs of the class, and from each
+other class no more runs count as ahead than can begin: a run that waits for its class delays no
+other class.
 
-Nobody counts slots elsewhere: held rows are the slots that are taken, so none can be lost with a
-process. What nobody schedules, a direct call, takes a slot and waits for none.
+Slots are not counted anywhere else: the held rows are the used slots, so a dead process cannot lose
+one. A direct call, which nothing schedules, takes a slot and never waits for one.
 """
 
 from __future__ import annotations
@@ -39,49 +39,50 @@ from sqlmodel import col, select
 from daybook.jobs import policy
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 
 SLOT = "slot"
-"""What `waits_for` says of a run that waits for a slot."""
+"""The `waits_for` of a run that waits for a slot."""
 
 WORKER = "worker"
-"""What it says of a run that the limits would let go, and that its worker has no room for."""
+"""The `waits_for` of a run that is within the limits but whose worker has no room for it."""
 
 OVERLAP = "overlap"
-"""What it says of a run that waits for one of its own job (`daybook.runs.overlap`)."""
+"""The `waits_for` of a run that waits for another run of its job (`daybook.runs.overlap`)."""
 
 HOLDER = "holder"
-"""What it says of a run that waits until it is known whether another run's holder is alive."""
+"""The `waits_for` of a run that waits to learn whether another run's holder is alive."""
 
-ACCEPTED = (SLOT, WORKER, OVERLAP)
-"""What is waited for by a run that begins when its turn comes."""
+WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
+"""The `waits_for` of runs in a queue: such a run begins when its turn comes."""
 
-TURNS = (*ACCEPTED, HOLDER)
-"""What is waited for and may come at any time: a run that waits for it may ask again before."""
+WAITS_FOR_TURN = (*WAITS_IN_QUEUE, HOLDER)
+"""Waits that may end at any time: such a run may claim again before its `until`."""
 
 BACKFILL = "backfill"
-"""The trigger of a due time of the past that was asked for (`daybook.runs.backfill`)."""
+"""The trigger of a past due time that was requested (`daybook.runs.backfill`)."""
 
-LOOK_AGAIN = timedelta(seconds=30)
-"""When the first run that waits for a slot looks again by itself; a free slot brings it sooner."""
+MIN_RETRY_INTERVAL = timedelta(seconds=30)
+"""When the first run that waits for a slot claims again by itself; a free slot wakes it sooner."""
 
-LONGEST_LOOK = timedelta(minutes=5)
-"""The same for the last run of a long queue: looking again costs more than it can bring there."""
+MAX_RETRY_INTERVAL = timedelta(minutes=5)
+"""The same for the last run of a long queue, where more frequent claims cost more than they gain.
+"""
 
-KEPT = timedelta(seconds=15)
-"""How long a free slot is kept for a run that should claim now."""
+SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)
+"""How long a free slot is reserved for a run that should claim now."""
 
-FULL = timedelta(seconds=5)
-"""When a run looks again whose worker has no room for it."""
+WORKER_RETRY_INTERVAL = timedelta(seconds=5)
+"""How long a run waits before it claims again if its worker has no room."""
 
-BELIEVED = timedelta(seconds=60)
-"""How long after it should have looked again a run is believed to be there still."""
+WAITER_GRACE = timedelta(seconds=60)
+"""How long after its missed retry a waiting run still counts."""
 
 
-class Wait(NamedTuple):
-    """Until when a run has to wait, why, and for what (`TURNS`).
+class SlotWait(NamedTuple):
+    """How long a run has to wait, why, and for what (one of `WAITS_FOR_TURN`).
 
-    ``free`` says that a slot is free that is kept for a run that was due earlier.
+    ``free`` is True if a slot is free but reserved for a run that was due earlier.
     """
 
     until: datetime
@@ -90,26 +91,28 @@ class Wait(NamedTuple):
     free: bool = False
 
 
-async def wait(session: AsyncSession, row: RunRow, offer: Offer, now: datetime) -> Wait | None:
+async def wait_for_slot(
+    session: AsyncSession, row: RunRow, offer: ClaimRequest, now: datetime
+) -> SlotWait | None:
     """Return how long ``row`` has to wait; None if it gets a slot."""
     if row.job_id is None and row.trigger == "direct":
         return None
     if offer.most is not None:
-        there = _Slots(offer.most, offer.classes, await _count(session, _AT_WORK))
-        name = policy.of_run(row.parameters).class_
-        ahead = await _count(session, _expected(now, SLOT) & _earlier(row))
-        overdue = await _count(session, _overdue(now) & _earlier(row)) if ahead else {}
-        if why := there.taken(name, ahead, overdue):
-            if there.free(name):
-                return Wait(now + KEPT, why, SLOT, free=True)
-            queue = LOOK_AGAIN * (1 + sum(ahead.values()) / max(offer.most, 1))
-            return Wait(now + min(queue, LONGEST_LOOK), why, SLOT)
+        slots = _Slots(offer.most, offer.classes, await _count(session, _IS_HELD))
+        name = policy.policy_from_parameters(row.parameters).class_
+        ahead = await _count(session, _expected_claims(now, SLOT) & _earlier(row))
+        overdue = await _count(session, _missed_claims(now) & _earlier(row)) if ahead else {}
+        if why := slots.refusal(name, ahead, overdue):
+            if slots.free(name):
+                return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, SLOT, free=True)
+            queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(offer.most, 1))
+            return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, SLOT)
     if offer.full:
-        return Wait(now + FULL, "the worker has no free slot", WORKER)
+        return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", WORKER)
     return None
 
 
-async def call_up(
+async def wake_next(
     session: AsyncSession,
     now: datetime,
     most: int,
@@ -117,11 +120,11 @@ async def call_up(
     *,
     after: timedelta | None = None,
 ) -> list[RunRow]:
-    """Let the runs that the free slots can take claim now; returns them as `next_up` does.
+    """Let the runs that the free slots can take claim now; return them as `next_up` does.
 
-    With ``after``, only runs that wait for a slot, without those called up less than ``after`` ago.
+    With ``after``, only runs that wait for a slot, without those woken less than ``after`` ago.
     """
-    called = list[RunRow]()
+    woken = list[RunRow]()
     for row in await next_up(session, now, most, classes):
         until = row.until or now
         if after is not None and (row.waits_for != SLOT or now - after < until <= now):
@@ -129,74 +132,75 @@ async def call_up(
         if row.waits_for == SLOT and until > now:
             row.until = now
             session.add(row)
-        called.append(row)
-    return called
+        woken.append(row)
+    return woken
 
 
 async def next_up(
     session: AsyncSession, now: datetime, most: int, classes: Mapping[str, int]
 ) -> list[RunRow]:
-    """The runs that the free slots can take now, by due time: no more than are free.
+    """Return the runs that the free slots can take now, by due time: no more than are free.
 
-    As many again may wait for their worker, which may have room by now. ``most`` is the limit of
-    all, ``classes`` those of the classes that have one.
+    Adds up to as many runs that wait for their worker, which may have room by now. ``most`` is the
+    overall limit, ``classes`` the limits of the classes that have one.
     """
-    there = _Slots(most, classes, await _count(session, _AT_WORK))
-    if not there.free():
+    slots = _Slots(most, classes, await _count(session, _IS_HELD))
+    if not slots.free():
         return []
-    found: list[RunRow] = []
-    kinds = [(_CLASS.in_([name]), there.free(name)) for name in classes]
+    runs: list[RunRow] = []
+    free_by_class = [(_CLASS.in_([name]), slots.free(name)) for name in classes]
     for what in (SLOT, WORKER):
-        some: list[RunRow] = []
-        for of_kind, free in [*kinds, (_CLASS.not_in(classes), there.free())]:
-            first = select(RunRow).where(_expected(now, what), of_kind).order_by(*ORDER)
-            some += (await session.execute(first.limit(free))).scalars()
-        found += sorted(some, key=turn)[: there.free()]
-    return sorted(found, key=turn)
+        batch: list[RunRow] = []
+        for of_kind, free in [*free_by_class, (_CLASS.not_in(classes), slots.free())]:
+            first = select(RunRow).where(_expected_claims(now, what), of_kind).order_by(*ORDER)
+            batch += (await session.execute(first.limit(free))).scalars()
+        runs += sorted(batch, key=order_key)[: slots.free()]
+    return sorted(runs, key=order_key)
 
 
 @dataclass(frozen=True)
 class _Slots:
-    """The limits, and how many runs of each class are at work."""
+    """The limits, and how many runs of each class are held."""
 
     most: int
     classes: Mapping[str, int]
     held: Mapping[str, int]
 
     def free(self, name: str = "") -> int:
-        """How many more may begin, of the class ``name`` if it is given."""
+        """Return how many more runs may begin, in total or of the class ``name``."""
         free = self.most - sum(self.held.values())
         if name in self.classes:
             free = min(free, self.classes[name] - self.held.get(name, 0))
         return max(free, 0)
 
-    def _kept(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> int:
-        """How many free slots are kept for the runs of the class ``name``."""
+    def _reserved(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> int:
+        """Return how many free slots are reserved for runs of the class ``name``."""
         return min(ahead.get(name, 0), max(self.free(name) - overdue.get(name, 0), 0))
 
-    def taken(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> str:
-        """Why a run of the class ``name`` gets no slot, with so many ahead of it; else empty."""
-        before = sum(self._kept(each, ahead, overdue) for each in ahead)
+    def refusal(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> str:
+        """Return why a run of class ``name`` gets no slot with so many ahead of it; else empty."""
+        before = sum(self._reserved(each, ahead, overdue) for each in ahead)
         all_held = sum(self.held.values())
         if all_held + before >= self.most:
-            return _words(all_held, self.most, "runs", sum(ahead.values()))
+            return _full_text(all_held, self.most, "runs", sum(ahead.values()))
         if name not in self.classes:
             return ""
         held, limit = self.held.get(name, 0), self.classes[name]
-        if held + self._kept(name, ahead, overdue) < limit:
+        if held + self._reserved(name, ahead, overdue) < limit:
             return ""
-        return _words(held, limit, f"{name} runs", ahead.get(name, 0))
+        return _full_text(held, limit, f"{name} runs", ahead.get(name, 0))
 
 
-def _words(held: int, most: int, kind: str, ahead: int) -> str:
+def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
     waiting = f", and {ahead} that were due earlier wait" if held < most else ""
     return f"{held} of {most} {kind} are at work{waiting}"
 
 
-async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
-    """``ended`` has its outcome: the run of its job that waits behind it waits for a slot now.
+async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> None:
+    """Move the next run of ``ended``'s job from its overlap wait to the queue for a slot.
 
-    So it is among those that are woken, and a later one of another job does not get before it.
+    Called when ``ended`` has its outcome; does nothing while another run of the job is held. So the
+    next run is among those that are woken, and a later run of another job does not get the slot.
     """
     if ended.job_id is None:
         return
@@ -204,56 +208,56 @@ async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
     held = select(RunRow.id).where(*of_job, col(RunRow.status).in_(HELD)).limit(1)
     if (await session.execute(held)).first() is not None:
         return
-    behind = select(RunRow).where(
+    waiting = select(RunRow).where(
         *of_job,
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for).in_((OVERLAP, HOLDER)),
     )
-    first: RunRow | None = (
-        await session.execute(behind.order_by(*ORDER).limit(1))
+    next_run: RunRow | None = (
+        await session.execute(waiting.order_by(*ORDER).limit(1))
     ).scalar_one_or_none()
-    if first is not None:
-        first.waits_for, first.until, first.reason = SLOT, now, "it is its turn"
-        session.add(first)
+    if next_run is not None:
+        next_run.waits_for, next_run.until, next_run.reason = SLOT, now, "it is its turn"
+        session.add(next_run)
 
 
-_AFTER = case((col(RunRow.trigger) == BACKFILL, 1), else_=0)
-ORDER = (_AFTER, col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
-"""In what order runs get what there is too little of: backfills after all that was ever due."""
+_BACKFILLS_LAST = case((col(RunRow.trigger) == BACKFILL, 1), else_=0)
+ORDER = (_BACKFILLS_LAST, col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
+"""The order in which waiting runs get slots: backfills after everything that is scheduled."""
 
 
-def turn(row: RunRow) -> tuple[bool, datetime, datetime, str]:
-    """The place of ``row`` in `ORDER`."""
+def order_key(row: RunRow) -> tuple[bool, datetime, datetime, str]:
+    """Return the sort key of ``row`` in `ORDER`."""
     return row.trigger == BACKFILL, row.due, row.queued_at, row.id
 
 
-_AT_WORK = col(RunRow.status).in_(HELD)
+_IS_HELD = col(RunRow.status).in_(HELD)
 _CLASS = func.coalesce(
     col(RunRow.parameters)[("policy", "class")].as_string(), policy.Policy().class_
 )
 
 
 async def _count(session: AsyncSession, which: ColumnElement[bool]) -> dict[str, int]:
-    """How many runs there are of each class."""
+    """Return how many runs of each class match ``which``."""
     counted = select(_CLASS, func.count()).where(which).group_by(_CLASS)
     return {str(name): count for name, count in (await session.execute(counted)).all()}
 
 
-def _expected(now: datetime, what: str) -> ColumnElement[bool]:
+def _expected_claims(now: datetime, what: str) -> ColumnElement[bool]:
     return and_(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == what,
-        col(RunRow.until) >= now - KEPT,
+        col(RunRow.until) >= now - SLOT_CLAIM_TIMEOUT,
     )
 
 
-def _overdue(now: datetime) -> ColumnElement[bool]:
-    """Those that should have claimed before; after a while nobody counts on them any more."""
+def _missed_claims(now: datetime) -> ColumnElement[bool]:
+    """Return the condition for runs that missed their claim, but not too long ago to count."""
     return and_(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == SLOT,
-        col(RunRow.until) < now - KEPT,
-        col(RunRow.until) >= now - LONGEST_LOOK,
+        col(RunRow.until) < now - SLOT_CLAIM_TIMEOUT,
+        col(RunRow.until) >= now - MAX_RETRY_INTERVAL,
     )
 
 

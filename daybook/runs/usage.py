@@ -1,6 +1,6 @@
-"""What attempts took, added up. The keys are those of `daybook.agents.base.AgentReply.usage`.
+"""Sums of what attempts took. The keys are those of `daybook.agents.base.AgentReply.usage`.
 
-One is added here: `KNOWN`, where a sum of tokens is unknown and some of its parts are not.
+One key is added: `KNOWN_TOKENS`, if a sum of tokens is unknown and some of its parts are known.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any
 
-KNOWN = "known_tokens"
-"""Tokens that were told, in and out, where others were not: a budget counts them."""
+KNOWN_TOKENS = "known_tokens"
+"""The sum of the reported tokens, in and out, if others were not reported: a budget counts them."""
 
 _TOKENS = ("input_tokens", "output_tokens")
 
 
 def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """The sum of these; None where nobody told anything.
+    """Return the sum of these; None if none reported anything.
 
-    A key that one of them leaves out is 0 there. What one of them says is not known, by None, is
-    not known of the sum: a price, say. What cannot be added is the last one's.
+    A missing key counts as 0. If one value is None (unknown, such as a price), the sum is None. Of
+    values that cannot be added, the last one is kept.
     """
-    told = [dict(part) for part in parts if part is not None]
-    if not told:
+    reported = [dict(part) for part in parts if part is not None]
+    if not reported:
         return None
-    known = sum(map(tokens, told))
-    for part in told:
-        part.pop(KNOWN, None)
-    both = reduce(_sum, told)
-    return both if tokens(both) == known else {**both, KNOWN: known}
+    known = sum(map(tokens, reported))
+    for part in reported:
+        part.pop(KNOWN_TOKENS, None)
+    summed = reduce(_sum, reported)
+    return summed if tokens(summed) == known else {**summed, KNOWN_TOKENS: known}
 
 
 def tokens(usage: Mapping[str, Any] | None) -> int:
-    """What an answer, an attempt or a run took in all; what it did not tell counts as nothing."""
-    told = usage or {}
-    return int(told.get(KNOWN) or sum(int(told.get(name) or 0) for name in _TOKENS))
+    """Return the tokens that an answer, an attempt or a run took; unreported ones count as zero."""
+    reported = usage or {}
+    return int(reported.get(KNOWN_TOKENS) or sum(int(reported.get(name) or 0) for name in _TOKENS))
 
 
 def _sum(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def _sum(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {name: _plus(first.get(name, 0), second.get(name, 0)) for name in names}
 
 
-def _plus(one: Any, other: Any) -> Any:
-    if one is None or other is None:
+def _plus(first: Any, second: Any) -> Any:
+    if first is None or second is None:
         return None
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return one + other
-    return other or one
+    if isinstance(first, int | float) and isinstance(second, int | float):
+        return first + second
+    return second or first

@@ -1,7 +1,8 @@
-"""Runs that wait, and for how long they may: what the keeper's passes ask of the ledger.
+"""Queries for waiting runs, and their deadlines.
 
-A waiting row is all that stands for what must happen later (`docs/promise.md`, "The states"). Its
-deadline counts from `queued_at`, the moment the ledger first knew of the run; waiting is included.
+A waiting row is the only record of work that must happen later (`docs/promise.md`, "The states").
+Its deadline counts from `queued_at`, the moment the ledger first knew of the run; waiting is
+included.
 """
 
 from __future__ import annotations
@@ -19,40 +20,48 @@ from daybook.runs import corrections, slots
 from daybook.schedules import durations
 
 
-def overdue(row: RunRow, now: datetime) -> str:
-    """Why a run may wait no longer; empty while it may, or when its job sets no deadline."""
-    deadline = policy.of_run(row.parameters).deadline
+def deadline_reason(row: RunRow, now: datetime) -> str:
+    """Return why a run may wait no longer; empty if it may, or if its job sets no deadline."""
+    deadline = policy.policy_from_parameters(row.parameters).deadline
     if row.trigger == slots.BACKFILL and not row.attempts:
-        return ""  # it counts from its turn
+        return ""  # a backfill's deadline counts from its turn
     if deadline is None or row.queued_at + deadline > now:
         return ""
     return f"the deadline of {durations.to_text(deadline)} passed while it waited"
 
 
-async def all_overdue(session: AsyncSession, now: datetime, limit: int) -> list[str]:
-    """The ids of waiting runs whose deadline has passed, the longest known coming first."""
+async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) -> list[str]:
+    """Return the ids of waiting runs whose deadline has passed, the longest known first."""
     deadline = col(RunRow.parameters)[("policy", "deadline")].as_string()
     waiting = (
         select(RunRow.id, RunRow.queued_at, deadline)
         .where(
             col(RunRow.status) == Status.WAITING,
             deadline != "",
-            # Of one that was not judged the deadline may be another by then.
-            col(RunRow.waits_for) != corrections.DUE,
+            # A run that is not judged yet may have another deadline by then.
+            col(RunRow.waits_for) != corrections.UNTIL_DUE,
             (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
         )
         .order_by(col(RunRow.queued_at))
     )
-    found = (await session.execute(waiting)).all()
-    within = {text: policy.of_run({"policy": {"deadline": text}}).deadline for *_, text in found}
-    passed = [run for run, since, text in found if (most := within[text]) and since + most <= now]
+    rows = (await session.execute(waiting)).all()
+    deadlines = {
+        text: policy.policy_from_parameters({"policy": {"deadline": text}}).deadline
+        for *_, text in rows
+    }
+    passed = [
+        run for run, since, text in rows if (allowed := deadlines[text]) and since + allowed <= now
+    ]
     return passed[:limit]
 
 
-async def to_ensure(session: AsyncSession, now: datetime, per_job: int = 10) -> list[RunRow]:
-    """The waiting runs that should have a Prefect run each: of a job the next ``per_job`` by due.
+async def needing_prefect_run(
+    session: AsyncSession, now: datetime, per_job: int = 10
+) -> list[RunRow]:
+    """Return the waiting runs that should have a Prefect run: of each job the next ``per_job`` by
+    due.
 
-    Runs without a job are all among them. ``now`` is the ledger's.
+    Includes all runs without a job. ``now`` is the ledger's.
     """
     group = func.coalesce(col(RunRow.job_id), col(RunRow.id))
     place = func.row_number().over(partition_by=group, order_by=slots.ORDER)
@@ -70,8 +79,8 @@ async def to_ensure(session: AsyncSession, now: datetime, per_job: int = 10) -> 
     return list((await session.execute(next_ones)).scalars())
 
 
-async def live_of_prefect(session: AsyncSession) -> list[RunRow]:
-    """Live runs that a Prefect run carries, by due time."""
+async def live_in_prefect(session: AsyncSession) -> list[RunRow]:
+    """Return the live runs that a Prefect run carries, by due time."""
     carried = (
         select(RunRow)
         .where(col(RunRow.status).in_(LIVE), col(RunRow.flow_run_id).is_not(None))

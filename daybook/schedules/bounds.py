@@ -1,17 +1,17 @@
-"""When a job is due at all, beside its schedule: from, until, not on, only within (requirement 61).
+"""Bounds on the due times of a schedule: start, end, excluded days, active and quiet hours.
 
-What lies outside is no due time: `next` does not show it, and nothing is written down of it. All is
-said by the clocks of the job's zone, so it moves with them through daylight saving:
+An instant outside the bounds is no due time: `next` does not show it, and the ledger has no row
+for it. All bounds follow the clocks of the job's zone, through daylight saving:
 
 ============  ===================================================================================
-start, until  `2027-01-15`, or `2027-01-15T09:00` with an offset or without; both are included, and
+start, until  `2027-01-15`, or `2027-01-15T09:00` with or without an offset; both are inclusive, and
               a day without a time is the whole day
 exclude       days, `2026-12-25`, or first and last of several, `2026-12-24..2027-01-01`
-active_hours  `09:00-17:00`: from the first on, up to and without the second; `22:00-06:00` is the
-              night. What counts is what the clocks show: hours that they skip are no active ones,
-              and hours that they show twice are so both times
-quiet_hours   windows of the same form in which it is not due, within the active hours or not:
-              `12:00-13:00`, say
+active_hours  `09:00-17:00`: the first time included, the second not; `22:00-06:00` is the night.
+              What the clocks show counts: skipped hours are not active, and hours that occur twice
+              are active both times
+quiet_hours   windows of the same form without due times, inside the active hours or not, such as
+              `12:00-13:00`
 ============  ===================================================================================
 """
 
@@ -25,16 +25,16 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
-from daybook.schedules.schedule import instant as read_instant
-from daybook.schedules.zones import resolve, wall, zone
+from daybook.schedules.schedule import parse_instant as read_instant
+from daybook.schedules.zones import to_instant, wall_time, zone
 
 FIELDS = ("start", "until", "exclude", "active_hours", "quiet_hours")
-"""The fields of a policy that are bounds."""
+"""Fields of a policy that are bounds."""
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
-MOST_EXCLUDED = 400
-MOST_QUIET = 24
+MAX_EXCLUDED = 400
+MAX_QUIET_HOURS = 24
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _HOURS = re.compile(r"(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)", re.ASCII)
@@ -42,81 +42,81 @@ _LEGAL_DAYS = "write 2026-12-25, or 2026-12-24..2027-01-01"
 _LEGAL_HOURS = "write 09:00-17:00, or 22:00-06:00 for the night"
 _LEGAL_MOMENT = "write 2027-01-15, 2027-01-15T09:00 or 2027-01-15T09:00:00+01:00"
 _MINUTES = 24 * 60
-_LAST_YEAR = 9000  # far from the end of what a date can say
+_LAST_YEAR = 9000  # far from the end of datetime's range
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a policy says, read by the clocks of ``tz``; ``start`` and ``until`` are instants."""
+    """Bounds of a policy, read by the clocks of ``tz``; ``start`` and ``until`` are instants."""
 
     tz: ZoneInfo
     start: datetime | None = None
     until: datetime | None = None
     excluded: tuple[tuple[date, date], ...] = ()
     hours: tuple[int, int] | None = None
-    """Minutes of the day; the second is smaller where they go through midnight."""
+    """Minutes of the day; the second is smaller if the range includes midnight."""
     quiet: tuple[tuple[int, int], ...] = ()
-    """Windows of the same form."""
+    """Windows in the same form."""
 
     def __bool__(self) -> bool:
         return bool(self.start or self.until or self.excluded or self.hours or self.quiet)
 
     def why_not(self, instant: datetime) -> str:
-        """Why nothing is due at this instant (UTC); empty when it may be."""
+        """Return why nothing is due at this instant (UTC), or "" if it is within the bounds."""
         if self.start is not None and instant < self.start:
             return "before the job's start"
         if self.until is not None and instant > self.until:
             return "after the job's end"
-        local = wall(instant, self.tz)
+        local = wall_time(instant, self.tz)
         if self._last_excluded(local.date()) is not None:
             return f"{local:%Y-%m-%d} is excluded"
         if not self._active(local):
             return f"{local:%H:%M} is not within the active hours"
-        if any(_within(local, window) for window in self.quiet):
+        if any(_is_within(local, window) for window in self.quiet):
             return f"{local:%H:%M} is within the quiet hours"
         return ""
 
     def go_on(self, instant: datetime) -> datetime | None:
-        """After an instant at which nothing is due, where to look next; None: nowhere."""
+        """Return the next instant to check after an excluded one; None if there is none."""
         if self.until is not None and instant > self.until:
             return None
         if self.start is not None and instant < self.start:
             return self.start
-        local = wall(instant, self.tz)
+        local = wall_time(instant, self.tz)
         last = self._last_excluded(local.date())
         if last is not None:
             return self._next(datetime.combine(last + DAY, time()), instant)
         if self.hours is not None and not self._active(local):
             minute = self.hours[0]
         else:
-            minute = next(window[1] for window in self.quiet if _within(local, window))
+            minute = next(window[1] for window in self.quiet if _is_within(local, window))
         begin = time(*divmod(minute % _MINUTES, 60))
         day = local.date() if local.time() < begin else local.date() + DAY
         return self._next(datetime.combine(day, begin), instant)
 
     def _next(self, local: datetime, after: datetime) -> datetime:
-        """The instant of a wall-clock time; its second one where the first is not after."""
+        """Return the instant of a wall-clock time: its second occurrence if only that is later."""
         second = local.replace(tzinfo=self.tz, fold=1).astimezone(UTC)
         return next(
-            (each for each in (resolve(local, self.tz), second) if each > after), after + SECOND
+            (each for each in (to_instant(local, self.tz), second) if each > after), after + SECOND
         )
 
     def _last_excluded(self, day: date) -> date | None:
-        """The last day of the excluded ones among which ``day`` is."""
+        """Return the last day of the excluded range that contains ``day``."""
         return max((last for first, last in self.excluded if first <= day <= last), default=None)
 
     def _active(self, local: datetime) -> bool:
-        return self.hours is None or _within(local, self.hours)
+        return self.hours is None or _is_within(local, self.hours)
 
 
-def _within(local: datetime, window: tuple[int, int]) -> bool:
+def _is_within(local: datetime, window: tuple[int, int]) -> bool:
     begin, end = window
     minute = local.hour * 60 + local.minute
     return begin <= minute < end if begin < end else minute >= begin or minute < end
 
 
-class Texts(Protocol):
-    """Where they stand as they were written: in a job's policy. Empty is no bound."""
+class BoundsTexts(Protocol):
+    """Bounds as they are written in a job's policy. An empty text is no bound."""
 
     @property
     def start(self) -> str: ...
@@ -130,8 +130,8 @@ class Texts(Protocol):
     def quiet_hours(self) -> tuple[str, ...]: ...
 
 
-def of(policy: Texts, timezone: str) -> Bounds:
-    """The bounds of a job. Raises `InvalidInput`, in one zone as in any other."""
+def read_bounds(policy: BoundsTexts, timezone: str) -> Bounds:
+    """Return the bounds of a job. Raises `InvalidInput`; the zone makes no difference to that."""
     hours = policy.active_hours, policy.quiet_hours
     return _read(policy.start, policy.until, policy.exclude, hours, timezone)
 
@@ -147,27 +147,29 @@ def _read(
     tz = zone(timezone)
     return Bounds(
         tz,
-        moment("start", start, timezone),
-        moment("until", until, timezone, last=True),
+        read_moment("start", start, timezone),
+        read_moment("until", until, timezone, last=True),
         tuple(map(_days, exclude)),
         _hours(hours[0]) if hours[0] else None,
         tuple(_hours(each, "quiet_hours") for each in hours[1]),
     )
 
 
-def check(policy: Texts) -> None:
-    """Raise `InvalidInput` for bounds that are not legal."""
-    found = of(policy, "UTC")
-    if len(found.excluded) > MOST_EXCLUDED:
-        raise InvalidInput("exclude", f"{len(found.excluded)} are given", f"legal: {MOST_EXCLUDED}")
-    if len(found.quiet) > MOST_QUIET:
-        raise InvalidInput("quiet_hours", f"{len(found.quiet)} are given", f"legal: {MOST_QUIET}")
+def check(policy: BoundsTexts) -> None:
+    """Raise `InvalidInput` for invalid bounds."""
+    bounds = read_bounds(policy, "UTC")
+    if len(bounds.excluded) > MAX_EXCLUDED:
+        raise InvalidInput("exclude", f"{len(bounds.excluded)} are given", f"legal: {MAX_EXCLUDED}")
+    if len(bounds.quiet) > MAX_QUIET_HOURS:
+        raise InvalidInput(
+            "quiet_hours", f"{len(bounds.quiet)} are given", f"legal: {MAX_QUIET_HOURS}"
+        )
 
 
-def moment(
+def read_moment(
     field: str, text: str, timezone: str, legal: str = _LEGAL_MOMENT, *, last: bool = False
 ) -> datetime | None:
-    """The instant, in UTC, of a day or a time; of a day its first second, or its ``last``.
+    """Return the instant, in UTC, of a day or a time; for a day its first second, or its ``last``.
 
     None for the empty text. Raises `InvalidInput` naming ``field``.
     """
@@ -177,7 +179,7 @@ def moment(
         return read_instant(text, field, timezone, legal)
     day = datetime.combine(_day(field, text, legal), time())
     tz = zone(timezone)
-    return resolve(day + DAY, tz) - SECOND if last else resolve(day, tz)
+    return to_instant(day + DAY, tz) - SECOND if last else to_instant(day, tz)
 
 
 def _days(text: str) -> tuple[date, date]:

@@ -1,20 +1,21 @@
-"""Which cron expressions are legal, and what their fields say (requirement 2).
+"""Cron expressions: validation and parsing of their fields.
 
 Five fields (minute, hour, day of month, month, weekday), or six with seconds first, or one of
-`@hourly @daily @midnight @weekly @monthly @yearly @annually`. In a field: `*`, `*/n`, a value, a
-range, a range or a first value with a step, and lists of these. Weekday 0 and 7 are Sunday; months
-and weekdays have names. `?` is `*` in the two day fields. `L` is the last day of the month, `L5`
+`@hourly @daily @midnight @weekly @monthly @yearly @annually`. A field is `*`, `*/n`, a value, a
+range, a range or a first value with a step, or a list of these. Weekday 0 and 7 are Sunday; months
+and weekdays have names. `?` means `*` in the two day fields. `L` is the last day of the month, `L5`
 the last Friday of the month, `1#2` its second Monday.
 
-Day of month and weekday are joined by OR when both are restricted, that is when neither is written
-`*` or `?`. (Vixie's cron also takes `*/2` for unrestricted and joins by AND; Prefect does not, and
+Day of month and weekday are joined by OR if both are restricted, that is if neither is written `*`
+or `?`. (Vixie's cron also treats `*/2` as unrestricted and joins by AND; Prefect does not, and
 neither does Daybook.)
 
-What is accepted here means the same to the `croniter` package, which expands it for us, and to the
-croniter inside Prefect, which queues the runs. Where those two differ from each other, or from what
-one reads, the expression is refused, with the way to write it: a range of one value (`5-5` is every
-minute to croniter), `L` or `#` beside a restricted day of month (joined by AND there), a wrapping
-range with a step, a weekday with a step and no end, `W`, a day of month that the months never have.
+An accepted expression means the same to the `croniter` package, which expands it here, and to the
+croniter inside Prefect, which queues the runs. If those two differ from each other, or from the
+plain reading, the expression is refused with a hint how to write it: a range of one value (`5-5` is
+every minute to croniter), `L` or `#` beside a restricted day of month (joined by AND there), a
+wrapping range with a step, a weekday with a step and no end, `W`, a day that none of the given
+months has.
 """
 
 from __future__ import annotations
@@ -37,17 +38,21 @@ ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-LEGAL = (
+SYNTAX_HINT = (
     'write five fields "minute hour day-of-month month weekday", six with seconds first, '
     f"or one of {' '.join(ALIASES)}"
 )
-YEARS = 50
-"""An expression that does not fire in this many years never does: 29 February on a given weekday
-comes back within 40."""
+MAX_YEARS_BETWEEN_MATCHES = 50
+"""An expression that does not fire within this many years never fires.
 
-LONGEST = 500
-"""Characters of an expression, and of any text of a schedule: the longest field that is of use,
-every minute by its number, has 169."""
+29 February on a given weekday recurs within 40 years.
+"""
+
+MAX_TEXT_LENGTH = 500
+"""Characters of an expression, and of any text of a schedule.
+
+The longest useful field, every minute by its number, has 169.
+"""
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -56,8 +61,8 @@ _NTH = re.compile(r"(\w+)#(\w+)", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One of the six places in an expression: its name, its bounds, the names of its values."""
+class FieldKind:
+    """One of the six fields of an expression: its name, its range, the names of its values."""
 
     name: str
     low: int
@@ -70,22 +75,22 @@ class Kind:
         return self.name in ("day of month", "weekday")
 
 
-SECOND = Kind("second", 0, 59)
-MINUTE = Kind("minute", 0, 59)
-HOUR = Kind("hour", 0, 23)
-DAY = Kind("day of month", 1, 31)
-MONTH = Kind("month", 1, 12, tuple(_MONTHS), first=1)
-WEEKDAY = Kind("weekday", 0, 7, tuple(_WEEKDAYS))
+SECOND = FieldKind("second", 0, 59)
+MINUTE = FieldKind("minute", 0, 59)
+HOUR = FieldKind("hour", 0, 23)
+DAY = FieldKind("day of month", 1, 31)
+MONTH = FieldKind("month", 1, 12, tuple(_MONTHS), first=1)
+WEEKDAY = FieldKind("weekday", 0, 7, tuple(_WEEKDAYS))
 _SIX = (SECOND, MINUTE, HOUR, DAY, MONTH, WEEKDAY)
 
 
 @dataclass(frozen=True)
-class Field:
-    """What one field says.
+class CronField:
+    """One parsed field.
 
-    ``values`` are its plain values (weekday 7 as 0); ``last`` that it has `L`; ``nth`` its
-    `weekday#n` pairs, n = -1 for `L5`; ``step`` the n of a field that is `*/n` and nothing else, 1
-    for `*`; ``wild`` that `*` or `*/n` is in it.
+    ``values`` are its plain values (weekday 7 as 0). ``last`` is true if it has `L`. ``nth`` are
+    its `weekday#n` pairs, with n = -1 for `L5`. ``step`` is the n of a field that is only `*/n`,
+    and 1 for `*`. ``wild`` is true if it contains `*` or `*/n`.
     """
 
     text: str
@@ -102,72 +107,75 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Fields:
-    """The six fields of an expression; ``seconds`` tells whether seconds were written."""
+class CronFields:
+    """The six fields of an expression; ``seconds`` is true if seconds were written."""
 
-    second: Field
-    minute: Field
-    hour: Field
-    day: Field
-    month: Field
-    weekday: Field
+    second: CronField
+    minute: CronField
+    hour: CronField
+    day: CronField
+    month: CronField
+    weekday: CronField
     seconds: bool
 
     @property
     def real_time(self) -> bool:
-        """Whether requirement 7 lets it fire in real time: `*` or `*/n` in minute or hour."""
+        """Whether it fires in real time (see `due`): `*` or `*/n` in minute or hour."""
         return self.minute.wild or self.hour.wild
 
 
 def canonical(text: str, field: str = "cron") -> str:
-    """The expression with single spaces (an `@` name in lower case), if it is legal.
+    """Return the expression with single spaces (an `@` name in lower case), if it is valid.
 
     Raises `InvalidInput` naming ``field`` for seven fields, `H`, `R`, an expression that never
-    fires, and whatever else the module's text rules out.
+    fires, and everything else that the module's docstring excludes.
     """
-    if len(text) > LONGEST:
-        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
+    if len(text) > MAX_TEXT_LENGTH:
+        raise InvalidInput(field, "is too long", f"legal: at most {MAX_TEXT_LENGTH} characters")
     expr = " ".join(text.split())
     if expr.startswith("@"):
         expr = expr.lower()
     try:
-        _judge(expr)
+        _validate(expr)
     except InvalidInput as error:
         raise InvalidInput(field, error.problem, error.hint) from None
     return expr
 
 
 @lru_cache(maxsize=1024)
-def read(expr: str) -> Fields:
-    """Return the fields, `@` names spelled out. Raises `InvalidInput` for a wrong field."""
+def read_fields(expr: str) -> CronFields:
+    """Return the fields, with `@` names expanded. Raises `InvalidInput` for an invalid field."""
     if expr.startswith("@"):
         if expr.lower() not in ALIASES:
             raise InvalidInput("cron", f'unknown "{expr}"', f"known: {' '.join(ALIASES)}")
         expr = ALIASES[expr.lower()]
     words = expr.split()
     if len(words) == 7:
-        raise InvalidInput("cron", "seven fields: there is no field for the year", LEGAL)
+        raise InvalidInput("cron", "seven fields: there is no field for the year", SYNTAX_HINT)
     if len(words) not in (5, 6):
-        raise InvalidInput("cron", f'"{expr}" has {len(words)} fields', LEGAL)
+        raise InvalidInput("cron", f'"{expr}" has {len(words)} fields', SYNTAX_HINT)
     seconds = len(words) == 6
     six = words if seconds else ["0", *words]
     second, minute, hour, day, month, weekday = map(_field, six, _SIX)
-    return Fields(second, minute, hour, day, month, weekday, seconds)
+    return CronFields(second, minute, hour, day, month, weekday, seconds)
 
 
 @lru_cache(maxsize=1024)
-def _judge(expr: str) -> None:
-    fields = read(expr)
-    _days_together(fields)
-    # Prefect's croniter gives up when one side of the OR never comes, so each is tried alone.
+def _validate(expr: str) -> None:
+    fields = read_fields(expr)
+    _check_days(fields)
+    # Prefect's croniter fails if one side of the OR never fires, so the days are tried alone.
     trials = [expr]
     if not fields.day.free and not fields.weekday.free:
         trials = [f"0 0 {fields.day.text} {fields.month.text} *"]
     for trial in trials:
         try:
-            start = datetime(2000, 1, 1)  # noqa: DTZ001  wall-clock time, of no zone
+            start = datetime(2000, 1, 1)  # noqa: DTZ001  wall-clock time without a zone
             croniter(
-                trial, start, second_at_beginning=True, max_years_between_matches=YEARS
+                trial,
+                start,
+                second_at_beginning=True,
+                max_years_between_matches=MAX_YEARS_BETWEEN_MATCHES,
             ).get_next(datetime)
         except CroniterBadDateError:
             days = f"day of month {fields.day.text} with month {fields.month.text}"
@@ -175,10 +183,10 @@ def _judge(expr: str) -> None:
                 "cron", f'"{expr}" never fires ({days})', "write a day that comes"
             ) from None
         except CroniterError as error:
-            raise InvalidInput("cron", f'"{expr}" cannot be read: {error}', LEGAL) from None
+            raise InvalidInput("cron", f'"{expr}" cannot be read: {error}', SYNTAX_HINT) from None
 
 
-def _days_together(fields: Fields) -> None:
+def _check_days(fields: CronFields) -> None:
     day, weekday = fields.day, fields.weekday
     if day.free or weekday.free:
         return
@@ -197,9 +205,9 @@ def _days_together(fields: Fields) -> None:
         )
 
 
-def _field(text: str, kind: Kind) -> Field:
+def _field(text: str, kind: FieldKind) -> CronField:
     if text == "*" or (text == "?" and kind.days):
-        return Field(text, _span(kind, kind.low, kind.high, 1), step=1, wild=text == "*")
+        return CronField(text, _span(kind, kind.low, kind.high, 1), step=1, wild=text == "*")
     values: set[int] = set()
     nth: set[tuple[int, int]] = set()
     last = wild = False
@@ -218,11 +226,11 @@ def _field(text: str, kind: Kind) -> Field:
     if nth and values:
         raise _wrong(kind, text, "# and L cannot be mixed with plain weekdays")
     step = int(text[2:]) if text.startswith("*/") and len(items) == 1 else None
-    return Field(text, frozenset(values), last, frozenset(nth), step, wild)
+    return CronField(text, frozenset(values), last, frozenset(nth), step, wild)
 
 
-def _values(word: str, text: str, kind: Kind) -> frozenset[int]:
-    _foreign(word, text, kind)
+def _values(word: str, text: str, kind: FieldKind) -> frozenset[int]:
+    _refuse_dialects(word, text, kind)
     match = _ITEM.fullmatch(word)
     if match is None:
         raise _wrong(kind, text, _bounds(kind))
@@ -252,8 +260,8 @@ def _values(word: str, text: str, kind: Kind) -> frozenset[int]:
     return _span(kind, low, top, 1) | _span(kind, kind.low, high, 1)
 
 
-def _foreign(word: str, text: str, kind: Kind) -> None:
-    """Refuse what other crons have and this one has not."""
+def _refuse_dialects(word: str, text: str, kind: FieldKind) -> None:
+    """Refuse syntax of other cron dialects."""
     if re.match(r"[hr](\(|/|$)", word):
         raise _wrong(kind, text, "H and R (a time picked by hash or at random) are not accepted")
     if word == "*":
@@ -262,13 +270,13 @@ def _foreign(word: str, text: str, kind: Kind) -> None:
         raise _wrong(kind, text, "W (the nearest working day) is not accepted")
 
 
-def _span(kind: Kind, low: int, high: int, step: int) -> frozenset[int]:
+def _span(kind: FieldKind, low: int, high: int, step: int) -> frozenset[int]:
     return frozenset(
         value % 7 if kind is WEEKDAY else value for value in range(low, high + 1, step)
     )
 
 
-def _value(word: str, text: str, kind: Kind) -> int:
+def _value(word: str, text: str, kind: FieldKind) -> int:
     if word in kind.names:
         return kind.names.index(word) + kind.first
     if word.isdigit() and len(word) <= 2 and kind.low <= int(word) <= kind.high:
@@ -276,7 +284,7 @@ def _value(word: str, text: str, kind: Kind) -> int:
     raise _wrong(kind, text, _bounds(kind))
 
 
-def _step(word: str | None, text: str, kind: Kind) -> int:
+def _step(word: str | None, text: str, kind: FieldKind) -> int:
     if word is None:
         return 1
     size = 7 if kind is WEEKDAY else kind.high - kind.low + 1
@@ -297,10 +305,10 @@ def _nth(word: str, text: str) -> tuple[int, int]:
     return _value(match[1], text, WEEKDAY) % 7, int(match[2])
 
 
-def _bounds(kind: Kind) -> str:
+def _bounds(kind: FieldKind) -> str:
     names = f" or {kind.names[0]} to {kind.names[-1]}" if kind.names else ""
     return f"values are {kind.low} to {kind.high}{names}"
 
 
-def _wrong(kind: Kind, text: str, legal: str) -> InvalidInput:
+def _wrong(kind: FieldKind, text: str, legal: str) -> InvalidInput:
     return InvalidInput("cron", f'{kind.name} "{text}" is not legal', legal)

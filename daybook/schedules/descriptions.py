@@ -1,8 +1,7 @@
-"""A schedule in plain English: "at 09:00 on weekdays, Europe/Berlin".
+"""Description of a schedule in English: "at 09:00 on weekdays, Europe/Berlin".
 
-Cron expressions of the common shapes are said in words. What cannot be said well and exactly is
-shown as it was written (`cron "…"`), rather than said wrongly or clumsily. Names of days and months
-are English whatever the locale.
+Common shapes of cron expressions are described in words. An expression that has no exact and
+readable description is quoted (`cron "…"`). Names of days and months are English in any locale.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from daybook.schedules import cron
-from daybook.schedules.cron import Field, Fields
+from daybook.schedules.cron import CronField, CronFields
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
-from daybook.schedules.zones import resolve, wall, zone
+from daybook.schedules.zones import to_instant, wall_time, zone
 
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 MONTHS = (
@@ -35,35 +34,35 @@ _MOST_TIMES = 6
 _MOST_DAYS = 5
 
 
-class _Unsayable(Exception):
-    """This module has no good words for the expression."""
+class _NoDescription(Exception):
+    """The expression has no readable description."""
 
 
-def in_words(schedule: Cron | Every | At | OnDemand) -> str:
-    """The schedule in words, with its zone where the zone matters.
+def describe(schedule: Cron | Every | At | OnDemand) -> str:
+    """Describe the schedule, with its zone if the zone matters.
 
     "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "once at 14:30 on Friday 15 January
-    2027, Europe/Berlin", "on demand"; a cron expression that has no good words is quoted.
+    2027, Europe/Berlin", "on demand"; a cron expression without a description is quoted.
     """
     match schedule:
         case Cron():
             try:
-                said = _cron(cron.read(schedule.expr))
-            except _Unsayable:
-                said = f'cron "{schedule.expr}"'
-            return f"{said}, {schedule.timezone}"
+                text = _cron(cron.read_fields(schedule.expr))
+            except _NoDescription:
+                text = f'cron "{schedule.expr}"'
+            return f"{text}, {schedule.timezone}"
         case Every():
-            return f"every {span(schedule.every, one='')}"
+            return f"every {duration_in_words(schedule.every, one='')}"
         case At():
             return _once(schedule)
         case OnDemand():
             return "on demand"
 
 
-def span(length: timedelta, one: str = "1 ") -> str:
-    """A length of time in words, floored to the second: "43 minutes", "1 hour 5 minutes".
+def duration_in_words(length: timedelta, one: str = "1 ") -> str:
+    """Return a length of time in words, floored to the second: "43 minutes", "1 hour 5 minutes".
 
-    ``one`` is what stands before a single unit that is alone ("1 hour", "hour").
+    ``one`` precedes a single unit that stands alone ("1 hour", "hour").
     """
     left = max(length // timedelta(seconds=1), 0)
     parts: list[str] = []
@@ -78,15 +77,15 @@ def span(length: timedelta, one: str = "1 ") -> str:
 
 def _once(schedule: At) -> str:
     tz = zone(schedule.timezone)
-    local = wall(schedule.at, tz)
+    local = wall_time(schedule.at, tz)
     time = f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
-    if resolve(local, tz) != schedule.at:  # the clocks show this time twice, and it is the second
+    if to_instant(local, tz) != schedule.at:  # the time occurs twice, and this is the second one
         time += f" ({schedule.at.astimezone(tz):%Z}, the second time)"
     day = f"{WEEKDAYS[local.isoweekday() % 7]} {local.day} {MONTHS[local.month - 1]} {local.year}"
     return f"once at {time} on {day}, {schedule.timezone}"
 
 
-def _cron(fields: Fields) -> str:
+def _cron(fields: CronFields) -> str:
     days = _days(fields)
     every = _every(fields)
     if every is not None:
@@ -96,56 +95,56 @@ def _cron(fields: Fields) -> str:
     return f"{_times(fields)} {days}"
 
 
-def _every(fields: Fields) -> str | None:
-    """ "every 15 minutes", "every 2 hours from 00:05", … or None for plain times of the day."""
+def _every(fields: CronFields) -> str | None:
+    """Return "every 15 minutes", "every 2 hours from 00:05" …; None for plain times of the day."""
     second, minute, hour = fields.second, fields.minute, fields.hour
     if second.step is not None:
         if minute.step != 1 or hour.step != 1:
-            raise _Unsayable
-        return _each(second.step, 60, "second")
-    at_second = _only(second)
+            raise _NoDescription
+        return _interval(second.step, 60, "second")
+    at_second = _single_value(second)
     if minute.step is not None:
-        said = _each(minute.step, 60, "minute")
+        text = _interval(minute.step, 60, "minute")
         if hour.step == 1:
-            return said + (f" at second {at_second}" if at_second else "")
-        start, end = _stretch(hour)
+            return text + (f" at second {at_second}" if at_second else "")
+        start, end = _hour_range(hour)
         if at_second:
-            raise _Unsayable
+            raise _NoDescription
         last = max(minute.values)
-        return f"{said} from {start:02}:00 to {end:02}:{last:02}"
+        return f"{text} from {start:02}:00 to {end:02}:{last:02}"
     if hour.step is None and len(hour.values) < 3:
         return None
     if hour.step == 1:
         if at_second:
-            raise _Unsayable
+            raise _NoDescription
         minutes = sorted(minute.values)
         if minutes == [0]:
             return "every hour"
         if len(minutes) > _MOST_TIMES:
-            raise _Unsayable
-        return f"every hour at {_list([f':{value:02}' for value in minutes])}"
-    at_minute = _only(minute)
+            raise _NoDescription
+        return f"every hour at {_join([f':{value:02}' for value in minutes])}"
+    at_minute = _single_value(minute)
     tail = f":{at_minute:02}" + (f":{at_second:02}" if at_second else "")
     if hour.step is not None:
-        return f"{_each(hour.step, 24, 'hour')} from 00{tail}"
-    if not _is_run(sorted(hour.values)):
+        return f"{_interval(hour.step, 24, 'hour')} from 00{tail}"
+    if not _is_consecutive(sorted(hour.values)):
         return None
-    start, end = _stretch(hour)
+    start, end = _hour_range(hour)
     return f"every hour from {start:02}{tail} to {end:02}{tail}"
 
 
-def _each(step: int, size: int, unit: str) -> str:
-    if size % step or step == size:  # the last interval of each round would be another
-        raise _Unsayable
+def _interval(step: int, size: int, unit: str) -> str:
+    if size % step or step == size:  # the last interval of each round would be shorter
+        raise _NoDescription
     return f"every {unit}" if step == 1 else f"every {step} {unit}s"
 
 
-def _times(fields: Fields) -> str:
-    second = _only(fields.second)
+def _times(fields: CronFields) -> str:
+    second = _single_value(fields.second)
     if len(fields.hour.values) * len(fields.minute.values) > _MOST_TIMES:
-        raise _Unsayable
+        raise _NoDescription
     tail = f":{second:02}" if second else ""
-    return "at " + _list(
+    return "at " + _join(
         [
             f"{hour:02}:{minute:02}{tail}"
             for hour in sorted(fields.hour.values)
@@ -154,8 +153,11 @@ def _times(fields: Fields) -> str:
     )
 
 
-def _days(fields: Fields) -> str:
-    """ "on weekdays", "on the 1st of January", "on the 13th of the month or on Fridays", or ""."""
+def _days(fields: CronFields) -> str:
+    """Return the days and months, or "".
+
+    Such as "on weekdays", "on the 1st of January", "on the 13th of the month or on Fridays".
+    """
     months = "" if fields.month.step == 1 else _months(fields.month)
     of = f" of {months}" if months else " of the month"
     day = "" if fields.day.free else f"{_month_days(fields.day)}{of}"
@@ -165,64 +167,64 @@ def _days(fields: Fields) -> str:
         return f"on {_nth_weekdays(fields.weekday)}{of}"
     weekday = f"on {_weekdays(fields.weekday)}"
     if day and months:
-        raise _Unsayable  # "or" and "in" would leave open what the months bind
+        raise _NoDescription  # with "or" and "in", the scope of the months would be ambiguous
     if day:
         return f"{day} or {weekday}"
     return f"{weekday} in {months}" if months else weekday
 
 
-def _weekdays(field: Field) -> str:
+def _weekdays(field: CronField) -> str:
     if field.values == {1, 2, 3, 4, 5}:
         return "weekdays"
     if field.values == {0, 6}:
         return "weekends"
     if len(field.values) > _MOST_DAYS:
-        raise _Unsayable
+        raise _NoDescription
     ordered = sorted(field.values, key=lambda day: (day - 1) % 7)  # Monday first
-    return _list([f"{WEEKDAYS[day]}s" for day in ordered])
+    return _join([f"{WEEKDAYS[day]}s" for day in ordered])
 
 
-def _nth_weekdays(field: Field) -> str:
+def _nth_weekdays(field: CronField) -> str:
     if len(field.nth) > _MOST_DAYS:
-        raise _Unsayable
+        raise _NoDescription
     pairs = sorted(field.nth, key=lambda pair: (pair[1] % 7, (pair[0] - 1) % 7))
-    return _list([f"the {_NTH[nth]} {WEEKDAYS[day]}" for day, nth in pairs])
+    return _join([f"the {_NTH[nth]} {WEEKDAYS[day]}" for day, nth in pairs])
 
 
-def _month_days(field: Field) -> str:
+def _month_days(field: CronField) -> str:
     days = sorted(field.values)
     if field.last:
         if len(days) >= _MOST_DAYS:
-            raise _Unsayable
-        return "on " + _list([f"the {_ordinal(day)}" for day in days] + ["the last day"])
-    if len(days) > 3 and _is_run(days) and len(days) < 31:
+            raise _NoDescription
+        return "on " + _join([f"the {_ordinal(day)}" for day in days] + ["the last day"])
+    if len(days) > 3 and _is_consecutive(days) and len(days) < 31:
         return f"from the {_ordinal(days[0])} to the {_ordinal(days[-1])}"
     if len(days) > _MOST_DAYS:
-        raise _Unsayable
-    return "on " + _list([f"the {_ordinal(day)}" for day in days])
+        raise _NoDescription
+    return "on " + _join([f"the {_ordinal(day)}" for day in days])
 
 
-def _months(field: Field) -> str:
+def _months(field: CronField) -> str:
     months = sorted(field.values)
     if len(months) > _MOST_DAYS:
-        raise _Unsayable
-    return _list([MONTHS[month - 1] for month in months])
+        raise _NoDescription
+    return _join([MONTHS[month - 1] for month in months])
 
 
-def _stretch(hour: Field) -> tuple[int, int]:
+def _hour_range(hour: CronField) -> tuple[int, int]:
     hours = sorted(hour.values)
-    if not _is_run(hours):
-        raise _Unsayable
+    if not _is_consecutive(hours):
+        raise _NoDescription
     return hours[0], hours[-1]
 
 
-def _is_run(values: list[int]) -> bool:
+def _is_consecutive(values: list[int]) -> bool:
     return values == list(range(values[0], values[0] + len(values)))
 
 
-def _only(field: Field) -> int:
+def _single_value(field: CronField) -> int:
     if len(field.values) != 1 or field.step is not None:
-        raise _Unsayable
+        raise _NoDescription
     return next(iter(field.values))
 
 
@@ -231,7 +233,7 @@ def _ordinal(number: int) -> str:
     return f"{number}{'th' if 10 < number < 14 else tail}"
 
 
-def _list(words: list[str]) -> str:
+def _join(words: list[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,28 +1,26 @@
-"""The due times of a schedule, as instants, right across daylight saving (requirement 7).
+"""Due times of a schedule as instants, correct across daylight saving.
 
-An interval has none: anchor + n * every, n ≥ 1, whatever the clocks do. A one-time schedule has its
-one instant. A cron expression speaks of the wall clock of its zone, and there two rules hold:
+An interval ignores daylight saving: anchor + n * every, n ≥ 1. A one-time schedule has its one
+instant. A cron expression refers to the wall clock of its zone; two rules apply:
 
 Fixed times
     Neither the minute nor the hour field has a `*` or `*/n` (as one of its items; `0-59/15` counts
-    as fixed, because each value is named). Each wall-clock time that matches is due once: a time
-    that the clocks show twice, the first time; a time that they skip, at the first instant after
-    the gap. Several skipped times, and one at the gap's very end, fall on the same instant, which
-    is due once.
+    as fixed, because each value is named). Each matching wall-clock time is due once: a time that
+    occurs twice, the first time; a time that the clocks skip, at the first instant after the gap.
+    Several skipped times, and one at the very end of the gap, share one instant, which is due once.
 
 Real time
-    The minute or the hour field has a `*` or `*/n`. Due is each instant at which the clocks show a
-    time that matches: in both passes of a repeated stretch, and in none that is skipped. So
-    `*/30 * * * *` keeps firing every 30 minutes through both changes, and `*/15 2 * * *` is not due
-    on the day when the clocks skip from 02:00 to 03:00.
+    The minute or the hour field has a `*` or `*/n`. Each instant at which the clocks show a
+    matching time is due: in both passes of a repeated hour, and never in a skipped one. So
+    `*/30 * * * *` fires every 30 minutes through both changes, and `*/15 2 * * *` is not due on
+    the day on which the clocks skip from 02:00 to 03:00.
 
-Only the minute and the hour field decide, in six-field expressions too: `* 30 2 * * *` is fixed
-(its sixty skipped seconds are due once, after the gap), `0 */5 * * * *` and `@hourly` are real
-time, `@daily` is fixed. A change of the zone's offset that is not daylight saving, a half-hour one,
-one at midnight and one of a whole day (Apia skipped 30 December 2011) are nothing special: only
-what the clocks show counts.
+Only the minute and the hour field decide, also with six fields: `* 30 2 * * *` is fixed (its sixty
+skipped seconds are due once, after the gap), `0 */5 * * * *` and `@hourly` are real time, `@daily`
+is fixed. Offset changes that are not daylight saving, of half an hour, at midnight, or of a whole
+day (Apia skipped 30 December 2011), need no special case: only what the clocks show counts.
 
-`croniter` expands the expression in naive local time; the zone's rules are zoneinfo's.
+`croniter` expands the expression in naive local time; the zone's rules come from zoneinfo.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from croniter import croniter
 
 from daybook.schedules import cron
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
-from daybook.schedules.zones import next_change, resolve, wall, zone
+from daybook.schedules.zones import next_change, to_instant, wall_time, zone
 
 _SECOND = timedelta(seconds=1)
 _LAST_YEAR = 9000  # far from the end of datetime's range, where arithmetic overflows
@@ -45,10 +43,10 @@ _LAST_YEAR = 9000  # far from the end of datetime's range, where arithmetic over
 def due_times(
     schedule: Cron | Every | At | OnDemand, *, after: datetime, inclusive: bool = False
 ) -> Iterator[datetime]:
-    """The due times strictly after ``after`` (from it on, if ``inclusive``), strictly increasing.
+    """Return the due times after ``after`` (also at it if ``inclusive``), strictly increasing.
 
-    ``after`` is aware, of any zone; what comes is in UTC, in whole seconds. Most schedules go on
-    without end: take as many as you need.
+    ``after`` is aware, in any zone; the results are in UTC, in whole seconds. Most schedules have
+    no last due time: take as many as you need.
     """
     floor = after.astimezone(UTC).replace(microsecond=0)
     if inclusive and floor == after:
@@ -56,7 +54,7 @@ def due_times(
     match schedule:
         case Cron():
             tz = zone(schedule.timezone)
-            if cron.read(schedule.expr).real_time:
+            if cron.read_fields(schedule.expr).real_time:
                 return _real_time(schedule.expr, tz, floor)
             return _fixed(schedule.expr, tz, floor)
         case Every():
@@ -68,12 +66,12 @@ def due_times(
 
 
 def next_due(schedule: Cron | Every | At | OnDemand, after: datetime) -> datetime | None:
-    """The first due time strictly after ``after``, in UTC; None when there is none."""
+    """Return the first due time strictly after ``after``, in UTC; None if there is none."""
     return next(due_times(schedule, after=after), None)
 
 
 def is_due(schedule: Cron | Every | At | OnDemand, instant: datetime) -> bool:
-    """Whether exactly this instant is a due time; one with a fraction of a second never is."""
+    """Return whether exactly this instant is a due time; never with a fraction of a second."""
     if instant.microsecond:
         return False
     return next(due_times(schedule, after=instant, inclusive=True), None) == instant
@@ -82,7 +80,7 @@ def is_due(schedule: Cron | Every | At | OnDemand, instant: datetime) -> bool:
 def between(
     schedule: Cron | Every | At | OnDemand, start: datetime, end: datetime
 ) -> Iterator[datetime]:
-    """The due times in (start, end]."""
+    """Return the due times in (start, end]."""
     return takewhile(lambda instant: instant <= end, due_times(schedule, after=start))
 
 
@@ -94,39 +92,42 @@ def _intervals(schedule: Every, after: datetime) -> Iterator[datetime]:
         due += schedule.every
 
 
-def _walls(expr: str, after: datetime) -> Iterator[datetime]:
-    """The wall-clock times that match, strictly after ``after``; naive."""
+def _wall_times(expr: str, after: datetime) -> Iterator[datetime]:
+    """Yield the matching wall-clock times strictly after ``after``; naive."""
     times = croniter(
-        expr, after, second_at_beginning=True, max_years_between_matches=cron.YEARS
+        expr,
+        after,
+        second_at_beginning=True,
+        max_years_between_matches=cron.MAX_YEARS_BETWEEN_MATCHES,
     ).all_next(datetime)
     return takewhile(lambda local: local.year <= _LAST_YEAR, times)
 
 
 def _fixed(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
-    # Later wall-clock times never resolve to earlier instants, so nothing up to what the clocks
-    # show at ``after`` can be due after it, and equal neighbours are all there is to drop.
+    # Later wall-clock times never resolve to earlier instants. So no time up to the one that the
+    # clocks show at ``after`` can be due after it, and only equal neighbours have to be dropped.
     last = after
-    for local in _walls(expr, wall(after, tz)):
-        instant = resolve(local, tz)
+    for local in _wall_times(expr, wall_time(after, tz)):
+        instant = to_instant(local, tz)
         if instant > last:
             last = instant
             yield instant
 
 
 def _real_time(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
-    # From one change of the offset to the next, local and real time run in step. ``seen`` is the
-    # instant up to which all is told, ``local`` the wall-clock time to go on from, exclusive.
-    seen, local = after, wall(after, tz)
+    # Between two changes of the offset, local and real time run in step. All due times up to the
+    # instant ``done`` were yielded; ``local`` is the wall-clock time to continue after.
+    done, local = after, wall_time(after, tz)
     offset = after.astimezone(tz).utcoffset() or timedelta()
     while True:
-        for match in _walls(expr, local):
+        for match in _wall_times(expr, local):
             instant = match.replace(tzinfo=UTC) - offset
-            change = next_change(tz, seen, instant)
+            change = next_change(tz, done, instant)
             if change is not None:
-                seen, local = change, wall(change, tz) - _SECOND
+                done, local = change, wall_time(change, tz) - _SECOND
                 offset = change.astimezone(tz).utcoffset() or timedelta()
                 break
-            seen = instant
+            done = instant
             yield instant
         else:
             return

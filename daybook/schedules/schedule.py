@@ -1,8 +1,8 @@
-"""When a job is due, as four kinds of schedule, and as the text that a user writes.
+"""Schedules of a job: four kinds, and the text form that a user writes.
 
-Requirements 1 to 5. Every schedule carries its IANA zone, so a job never moves when the machine
-does. Errors name the field as the user wrote it: `cron`, `every`, `at`, `on_demand` and `timezone`
-for `make`, `schedule` and `timezone` for `parse`.
+Every schedule carries its IANA zone, so that a job does not move if the machine's zone changes.
+Errors name the field as the user wrote it: `cron`, `every`, `at`, `on_demand` and `timezone` for
+`make`, `schedule` and `timezone` for `parse`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from daybook.errors import InvalidInput
 from daybook.schedules import cron as expressions
 from daybook.schedules import durations
 from daybook.schedules.durations import Duration
-from daybook.schedules.zones import resolve, zone
-from daybook.validation import for_pydantic
+from daybook.schedules.zones import to_instant, zone
+from daybook.validation import raising_pydantic_error
 
 __all__ = [
     "At",
@@ -33,7 +33,7 @@ __all__ = [
     "zone",
 ]
 
-LEGAL = (
+SYNTAX_HINT = (
     'write a cron expression ("0 9 * * 1-5", @daily), "every 30m", '
     '"at 2027-01-15T14:30:00+01:00", "in 30m" or "on demand"'
 )
@@ -45,18 +45,18 @@ _DATE = re.compile(r"\d{4}-\d\d?-\d\d?(?:\D|$)", re.ASCII)
 _BARE = re.compile(r"-?[\d.]+\s*[a-z]+(?:\s*\d+\s*[a-z]+)*", re.ASCII | re.IGNORECASE)
 
 
-def _known_zone(name: str) -> str:
-    with for_pydantic():
+def _check_zone(name: str) -> str:
+    with raising_pydantic_error():
         zone(name)
     return name
 
 
 def _canonical(expr: str) -> str:
-    with for_pydantic():
+    with raising_pydantic_error():
         return expressions.canonical(expr)
 
 
-def _whole_utc(value: datetime) -> datetime:
+def _whole_second_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("an instant needs an offset")
     if value.microsecond:
@@ -64,9 +64,9 @@ def _whole_utc(value: datetime) -> datetime:
     return value.astimezone(UTC)
 
 
-Zone = Annotated[str, AfterValidator(_known_zone)]
-Instant = Annotated[datetime, AfterValidator(_whole_utc)]
-"""An aware datetime of whole seconds, kept in UTC; naive ones and fractions are refused."""
+Zone = Annotated[str, AfterValidator(_check_zone)]
+Instant = Annotated[datetime, AfterValidator(_whole_second_utc)]
+"""Aware datetime in whole seconds, converted to UTC; naive ones and fractions are refused."""
 
 
 class _Frozen(BaseModel):
@@ -74,7 +74,7 @@ class _Frozen(BaseModel):
 
 
 class Cron(_Frozen):
-    """Due by the wall clock of its zone; the expression as written, spaces made single."""
+    """Due by the wall clock of its zone; ``expr`` is as written, with single spaces."""
 
     kind: Literal["cron"] = "cron"
     expr: Annotated[str, AfterValidator(_canonical)]
@@ -82,9 +82,9 @@ class Cron(_Frozen):
 
 
 class Every(_Frozen):
-    """Due at anchor + n * every, n ≥ 1: phase is kept whatever the runs do (requirement 4).
+    """Due at anchor + n * every, n ≥ 1: the phase stays, however long the runs take.
 
-    The zone changes no due time; it is the one that they are shown in.
+    The zone affects only the display of due times.
     """
 
     kind: Literal["every"] = "every"
@@ -94,7 +94,7 @@ class Every(_Frozen):
 
 
 class At(_Frozen):
-    """Due once, at a whole second. The zone is the one that it is shown in."""
+    """Due once, at a whole second. The zone affects only the display."""
 
     kind: Literal["at"] = "at"
     at: Instant
@@ -121,12 +121,12 @@ def make(
     now: datetime,
     current: Cron | Every | At | OnDemand | None = None,
 ) -> Cron | Every | At | OnDemand:
-    """The schedule of separate fields, of which exactly one is given (requirement 1).
+    """Return the schedule of separate fields, exactly one of which is given.
 
     ``now`` is an aware instant. The anchor of an `every` is ``now`` floored to the second. An `at`
-    that carries no offset is read in ``timezone``; `in 30m` counts from ``now`` rounded up to the
-    second. ``current`` is the schedule in force when a job is edited: an `every` or `at` that says
-    the same keeps its anchor, or its time though it has passed.
+    without an offset is read in ``timezone``; `in 30m` counts from ``now`` rounded up to the
+    second. ``current`` is the schedule in force when a job is edited: an equal `every` keeps its
+    anchor, an equal `at` its time, even if it has passed.
 
     Raises `InvalidInput` naming the field.
     """
@@ -158,13 +158,14 @@ def parse(
     now: datetime,
     current: Cron | Every | At | OnDemand | None = None,
 ) -> Cron | Every | At | OnDemand:
-    """The schedule of one text; the inverse of `to_text`. See `make` for ``now`` and ``current``.
+    """Parse the schedule from one text; the inverse of `to_text`.
 
-    Raises `InvalidInput` naming `schedule`, or `timezone`.
+    ``now`` and ``current`` are as for `make`. Raises `InvalidInput` naming `schedule` or
+    `timezone`.
     """
     zone(timezone)
-    if len(text) > expressions.LONGEST:
-        legal = f"legal: at most {expressions.LONGEST} characters"
+    if len(text) > expressions.MAX_TEXT_LENGTH:
+        legal = f"legal: at most {expressions.MAX_TEXT_LENGTH} characters"
         raise InvalidInput("schedule", "is too long", legal)
     word = " ".join(text.split())
     first, _, rest = word.partition(" ")
@@ -181,11 +182,14 @@ def parse(
         raise _ambiguous("schedule", word)
     if word.startswith("@") or " " in word:
         return Cron(expr=expressions.canonical(word, "schedule"), timezone=timezone)
-    raise InvalidInput("schedule", f'"{text}" is no schedule' if word else "is empty", LEGAL)
+    raise InvalidInput("schedule", f'"{text}" is no schedule' if word else "is empty", SYNTAX_HINT)
 
 
 def to_text(schedule: Cron | Every | At | OnDemand) -> str:
-    """The text that `parse` reads as this schedule (for an `every`, with its anchor as ``now``)."""
+    """Return the text that `parse` reads as this schedule.
+
+    For an `every`, ``now`` must be its anchor.
+    """
     match schedule:
         case Cron():
             return schedule.expr
@@ -202,10 +206,10 @@ def to_text(schedule: Cron | Every | At | OnDemand) -> str:
 
 
 def in_zone(schedule: Cron | Every | At | OnDemand, timezone: str) -> Cron | Every | At | OnDemand:
-    """The same schedule in another zone.
+    """Return the same schedule in another zone.
 
-    A cron expression is read by the new zone's clocks; the instants of the others stay and are only
-    shown in it. Raises `InvalidInput` for an unknown zone.
+    A cron expression is read by the new zone's clocks; the instants of the others stay, and only
+    their display changes. Raises `InvalidInput` for an unknown zone.
     """
     zone(timezone)
     return schedule.model_copy(update={"timezone": timezone})
@@ -221,7 +225,9 @@ def _every(
     every = durations.parse(text, field)
     if isinstance(current, Every) and current.every == every:
         return current.model_copy(update={"timezone": timezone})
-    return Every(every=every, anchor=_whole_utc(now.replace(microsecond=0)), timezone=timezone)
+    return Every(
+        every=every, anchor=_whole_second_utc(now.replace(microsecond=0)), timezone=timezone
+    )
 
 
 def _at(
@@ -238,15 +244,16 @@ def _at(
         return At(at=start + durations.parse(word[3:], field), timezone=timezone)
     if _BARE.fullmatch(word):
         raise _ambiguous(field, word)
-    found = instant(word, field, timezone)
-    if found <= now and not (isinstance(current, At) and current.at == found):
-        local = found.astimezone(zone(timezone)).isoformat()
+    due = parse_instant(word, field, timezone)
+    if due <= now and not (isinstance(current, At) and current.at == due):
+        local = due.astimezone(zone(timezone)).isoformat()
         raise InvalidInput(field, f"{local} ({timezone}) is in the past", "write a time to come")
-    return At(at=found, timezone=timezone)
+    return At(at=due, timezone=timezone)
 
 
-def instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
-    """The instant, in UTC, of an RFC 3339 time; without an offset it is read in ``timezone``.
+def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
+    """Return the instant, in UTC, of an RFC 3339 time; without an offset it is read in
+    ``timezone``.
 
     Raises `InvalidInput` naming ``field``.
     """
@@ -261,7 +268,7 @@ def instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> dat
     try:
         local = datetime.fromisoformat(f"{date}T{time}")
         if offset is None:
-            return resolve(local, zone(timezone))
+            return to_instant(local, zone(timezone))
         sign = "+00:00" if offset in "Zz" else offset
         return datetime.fromisoformat(f"{date}T{time}{sign}").astimezone(UTC)
     except (ValueError, OverflowError) as error:

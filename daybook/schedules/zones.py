@@ -1,8 +1,8 @@
 """Time zones, and wall-clock times as instants.
 
-The rule for a wall-clock time that the zone's clocks skip or show twice is requirement 7's: one
-that does not exist is the first instant after the gap, one that occurs twice is the first of the
-two. `due.py` applies it to schedules, `schedule.py` to an `at` that is written without an offset.
+A wall-clock time that the zone's clocks skip is the first instant after the gap; one that occurs
+twice is the first of the two. `due` applies this rule to schedules, `schedule` to an `at` without
+an offset.
 """
 
 from __future__ import annotations
@@ -15,74 +15,74 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from daybook.errors import InvalidInput
 
-LONGEST = 100
-"""Characters of a name that is looked for: the longest zone's has 32."""
+MAX_NAME_LENGTH = 100
+"""Characters of a name that is looked up; the longest zone name has 32."""
 
 _SECOND = timedelta(seconds=1)
-# No zone has changed its offset twice within 167 hours (looked up in all of tzdata's transitions,
-# 1850 to 2100; a test looks again). So a stride of five days passes over at most one change.
+# No zone has changed its offset twice within 167 hours (all transitions in tzdata, 1850 to 2100; a
+# test repeats this check). So a stride of five days passes over at most one change.
 _STRIDE = timedelta(days=5)
 
 
 @cache
-def _shipped() -> frozenset[str]:
-    """The names in the tzdata package; reading its list is faster than walking the folders."""
+def _tzdata_names() -> frozenset[str]:
+    """Return the names in the tzdata package; its list is faster to read than its folders."""
     return frozenset(resources.files("tzdata").joinpath("zones").read_text("utf-8").split())
 
 
 @cache
 def _names() -> frozenset[str]:
-    return _shipped() | (available_timezones() - {"localtime", "posixrules"})
+    return _tzdata_names() | (available_timezones() - {"localtime", "posixrules"})
 
 
 @cache
 def zone(name: str, field: str = "timezone") -> ZoneInfo:
-    """The IANA zone of this name, upper and lower case as IANA writes it.
+    """Return the IANA zone of this name, in IANA's upper and lower case.
 
-    Raises `InvalidInput` naming ``field``, with the nearest names, when there is no such zone.
+    Raises `InvalidInput` naming ``field``, with the nearest names, if there is no such zone.
     """
-    if name in _shipped() or name in _names():
+    if name in _tzdata_names() or name in _names():
         return ZoneInfo(name)
-    if len(name) > LONGEST:  # to tell what it is like would take long
-        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
-    raise InvalidInput(field, f'unknown zone "{name}"', _advice(name))
+    if len(name) > MAX_NAME_LENGTH:  # finding similar names would take long
+        raise InvalidInput(field, "is too long", f"legal: at most {MAX_NAME_LENGTH} characters")
+    raise InvalidInput(field, f'unknown zone "{name}"', _hint(name))
 
 
-def _advice(name: str) -> str:
+def _hint(name: str) -> str:
     lower = {known.lower(): known for known in sorted(_names())}
-    asked = name.strip().replace(" ", "_").lower()
-    if asked in lower:
-        return f"did you mean {lower[asked]}?"
+    wanted = name.strip().replace(" ", "_").lower()
+    if wanted in lower:
+        return f"did you mean {lower[wanted]}?"
     cities: dict[str, str] = {}
     for known in sorted(_names()):
         cities.setdefault(known.rpartition("/")[2].lower(), known)
-    near = [lower[match] for match in difflib.get_close_matches(asked, lower, n=3, cutoff=0.7)]
-    by_city = difflib.get_close_matches(asked.rpartition("/")[2], cities, n=3, cutoff=0.75)
+    near = [lower[match] for match in difflib.get_close_matches(wanted, lower, n=3, cutoff=0.7)]
+    by_city = difflib.get_close_matches(wanted.rpartition("/")[2], cities, n=3, cutoff=0.75)
     near += [cities[match] for match in by_city if cities[match] not in near]
     if near:
         return f"did you mean {' or '.join(near[:3])}?"
     return "write an IANA name such as Europe/Berlin or UTC"
 
 
-def wall(instant: datetime, tz: ZoneInfo) -> datetime:
-    """What the zone's clocks show at an instant; naive."""
+def wall_time(instant: datetime, tz: ZoneInfo) -> datetime:
+    """Return the time that the zone's clocks show at an instant; naive."""
     return instant.astimezone(tz).replace(tzinfo=None, fold=0)
 
 
-def resolve(local: datetime, tz: ZoneInfo) -> datetime:
-    """The instant, in UTC, of a naive wall-clock time of whole seconds (requirement 7).
+def to_instant(local: datetime, tz: ZoneInfo) -> datetime:
+    """Return the instant, in UTC, of a naive wall-clock time in whole seconds.
 
-    A time that occurs twice is the first of the two; one in a gap is the first instant after it.
+    A time that occurs twice gives the first of the two; one in a gap the first instant after it.
     """
     earlier = local.replace(tzinfo=tz, fold=0).astimezone(UTC)
-    if wall(earlier, tz) == local:
+    if wall_time(earlier, tz) == local:
         return earlier
     # In a gap the two folds lie on either side of it (PEP 495): find where the clocks jump over
-    # ``local``. There is one jump between them, so what the clocks show only grows.
+    # ``local``. There is one jump between them, so the time that the clocks show only increases.
     before, after = local.replace(tzinfo=tz, fold=1).astimezone(UTC), earlier
     while after - before > _SECOND:
         middle = before + (after - before) // 2 // _SECOND * _SECOND
-        if wall(middle, tz) > local:
+        if wall_time(middle, tz) > local:
             after = middle
         else:
             before = middle
@@ -90,9 +90,9 @@ def resolve(local: datetime, tz: ZoneInfo) -> datetime:
 
 
 def next_change(tz: ZoneInfo, after: datetime, until: datetime) -> datetime | None:
-    """The first instant in (after, until] from which the zone has another offset than before it.
+    """Return the first instant in (after, until] at which the zone's offset changes.
 
-    Instants are in UTC and whole seconds. None when the offset stays the same.
+    Instants are in UTC and whole seconds. None if the offset stays the same.
     """
     low = after
     offset = low.astimezone(tz).utcoffset()

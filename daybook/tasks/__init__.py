@@ -1,52 +1,53 @@
-"""Tasks for idle sessions: a queue from which live agents take work (requirements 45-51).
+"""Task queue from which live agents claim work.
 
-A *task* says what is to be done and who may do it; a *task run* is one try at it; a *task session*
-is a live agent (another thing than a conversation, which is called session too). The scheduler
-never claims: it sweeps leases that ran out, wakes sessions, and escalates; sessions claim.
+A *task* says what is to be done and which sessions may do it. A *task run* is one attempt at it.
+A *task session* is a live agent that claims tasks (unlike a conversation session). The scheduler
+never claims: it takes back expired leases, wakes sessions and escalates. Sessions claim.
 
 ::
 
-                      ┌──────────────── release · lease over · recover ──────────────┐
-                      ▼                                                              │
-    add, retry ──► queued ──claim──► claimed(session, token, lease_until) ───────────┤
-                   │  ▲               ├── complete ──► completed                     │
+                     ┌──────────── release · lease expired · recover ───────────────┐
+                     ▼                                                              │
+    add, retry ──► queued ──claim──► claimed(session, token, lease_until) ──────────┤
+                   │  ▲               ├── complete ──► completed                    │
                    │  │               ├── fail ──────► failed ──retry──► another run, number + 1
-                   │  └── recover ──┐ │                  (at most 10 of a task)      │
-                   │                │ └── cancel ──► cancelled ──retry──► …          │
-                   └── cancel ──►   │                                                │
-                                  needs_attention ◄── the third time a lease is over ┘
+                   │  └── recover ──┐ │                  (at most 10 per task)      │
+                   │                │ └── cancel ──► cancelled ──retry──► …         │
+                   └── cancel ──►   │                                               │
+                                  needs_attention ◄── third lease expiry ───────────┘
 
-Live is queued, claimed, needs_attention. `needs_attention` is nobody's to claim until the operator
-recovers, retries or cancels it. A run that starves stays queued, and says in `attention` why
-somebody should look: whoever comes after all may claim it.
+The live states are queued, claimed and needs_attention. No session can claim a run that
+`needs_attention` until the operator recovers, retries or cancels it. A starving run stays queued
+and can still be claimed; its `attention` says why an operator should look at it.
 
-What holds:
+Guarantees:
 
-* A claim is one transaction under the ledger's lock: one session holds a run, and a session one
-  run. It answers a token, of which the ledger keeps the digest. Whatever is done with it names the
-  token; a wrong one, one of an earlier claim, and one whose lease has run out (`lease_until <=
-  now`, swept or not) are refused and change nothing.
-* The same rule says at a wake and at a claim whether a session fits a run: `matching.verdict`.
-* What a cycle has decided is written in one transaction with the outbox rows of its wakes and the
-  request of the worker that it spawns: a cycle that dies anywhere has done each thing once or not.
-* While the scheduler is paused (`switch`) nobody is woken and nothing is claimed; leases go on,
-  and the sweep too. A switch that cannot be read counts as paused.
+* A claim is one transaction under the ledger's lock: one session holds a run, and a session holds
+  at most one run. The claim returns a token, of which the ledger stores only the digest. Every
+  later operation on the run names the token. A wrong token, the token of an earlier claim and one
+  whose lease has expired (`lease_until <= now`, taken back or not) are refused and change nothing.
+* Wakes and claims decide with the same function whether a session fits a run:
+  `matching.refusal_reason`.
+* A cycle writes its decisions in one transaction, together with the outbox rows of its wakes and
+  the worker requests. A cycle that is killed at any point has done each of them once or not at all.
+* While the scheduler is paused (`pause`), no session is woken and nothing can be claimed; leases
+  run on and still expire. A pause state that cannot be read counts as paused.
 
 ::
 
-    matching   whether a session fits a run, in which order     pure
-    sessions   register, report, expire, remove
-    queue      add, list, pause, retry, recover, cancel; what happened
-    choice     which run a session gets
-    claims     claim, heartbeat, complete, fail, release
-    sweep      leases that are over are taken back
-    switch     the scheduler's pause
-    cycle      sweep ─► match ─► wake ─► ladder                 one pass
-    wakes      who is to be woken how, and how it fared         rows of the outbox
-    spawn      the worker that is asked for                     a row of the runs
-    sink       where it is told that a run starves              a port; Prefect's events
-    statistics what a cycle reports, and what the cycles did
-    ladder     `[tasks]` in the settings
-    scheduler  the cycle again and again, in the keeper
-    prune      what is let go
+    matching        whether a session fits a run, and in which order      pure
+    sessions        register, report, expire and remove sessions
+    queue           add, list, pause, retry, recover, cancel; history of a run
+    selection       which run a session gets
+    claims          claim, heartbeat, complete, fail, release
+    lease_expiry    takes back runs whose lease has expired
+    pause           pause state of the scheduler
+    cycle           expire ─► match ─► wake ─► escalate                   one pass
+    wakes           how each session is woken, and the results            rows of the outbox
+    worker_requests requests for a new worker                             rows of the runs
+    notifier        reports starving runs                                 a port; Prefect events
+    statistics      the report of a cycle, and the totals of all cycles
+    escalation      `[tasks]` in the settings
+    scheduler       repeats the cycle, in the keeper
+    retention       deletes old tasks, wakes and sessions
 """

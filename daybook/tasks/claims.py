@@ -1,16 +1,16 @@
-"""Claim, heartbeat, and how it ends (requirement 48): each is one transaction.
+"""Claiming a task run, its heartbeat, and its end: each is one transaction.
 
 ::
 
     claim ─► Claimed(run, task, token)      the first run of the queue that fits the session;
-                                            it is looked for without the claim lock first
-    heartbeat ─► the lease lasts from now
-    complete, fail, release ─► the token is over
+                                            a search without the claim lock comes first
+    heartbeat ─► the lease starts again from now
+    complete, fail, release ─► the token is no longer valid
 
-The token is shown once. The ledger keeps its digest, and each act after the claim is held to it:
-another token, one of an earlier claim, and one whose lease is over (`lease_until <= now`) are
-refused with `TokenRefused`, and nothing is changed. A claim whose answer was lost is held by nobody
-who knows; its lease runs out.
+The token is returned once; the ledger stores its digest. Every operation after the claim needs
+the token: another token, the token of an earlier claim, and one whose lease has expired
+(`lease_until <= now`) are refused with `TokenRefused`, and nothing changes. If the response to a
+claim is lost, no one knows the token, and the lease expires.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from daybook.errors import Ambiguous, NotFound, NothingClaimable, TokenRefused, 
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
-from daybook.names import LONGEST_LINE, checked_line
+from daybook.names import MAX_LINE_LENGTH, validate_line
 from daybook.tasks import lease_expiry, model, rows, selection, sessions
 from daybook.tasks.matching import Candidate
 from daybook.tasks.states import Status
@@ -39,7 +39,7 @@ from daybook.tasks.states import Status
 
 @dataclass(frozen=True)
 class Claimed:
-    """What a session got. The token is nowhere else."""
+    """Claimed run of a session. The token is stored nowhere else."""
 
     run: TaskRunRow
     task: TaskRow
@@ -49,38 +49,44 @@ class Claimed:
 async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None = None) -> Claimed:
     """Give the session the first run of the queue that fits it, for ``lease``.
 
-    Raises `NothingClaimable`, saying why; `NotFound` for the session, `InvalidInput` for the lease.
+    Raises `NothingClaimable` with the reason, `NotFound` for the session, `InvalidInput` for the
+    lease.
     """
-    seconds = int(model.lease(lease).total_seconds())
+    seconds = int(model.lease_duration(lease).total_seconds())
     async with ledger.read() as session:
         row, now = await sessions.find(session, session_name), ledger.now()
-        why, fades = await _nothing_for(session, row, now), sessions.fades(row, now)
-    if why:
-        if fades:
-            await _heard_of(ledger, session_name)
-        raise NothingClaimable(why)
-    token = model.TOKEN + secrets.token_urlsafe(32)
+        reason, touch_due = (
+            await _nothing_claimable_reason(session, row, now),
+            sessions.is_touch_due(row, now),
+        )
+    if reason:
+        if touch_due:
+            await _touch_session(ledger, session_name)
+        raise NothingClaimable(reason)
+    token = model.TOKEN_PREFIX + secrets.token_urlsafe(32)
     async with ledger.write() as session:
-        # Much may have happened since: all of it is judged again.
+        # The ledger may have changed since the read: check everything again.
         row, now = await sessions.find(session, session_name), ledger.now()
-        found = await _found(session, row, now)
-        if isinstance(found, tuple):
-            task, run = found
+        selected = await _select(session, row, now)
+        if isinstance(selected, tuple):
+            task, run = selected
             run.status = Status.CLAIMED
             run.session_id, run.token_digest = row.id, digest(token)
             run.lease_seconds, run.lease_until = seconds, now + timedelta(seconds=seconds)
             run.claimed_at = now
             run.fence += 1
             run.starved_cycles, run.tiers, run.spawned_run_id, run.attention = 0, [], None, ""
-            rows.note(session, run, "claimed", now, actor=owners.current().owner, of=row)
+            rows.record_event(
+                session, run, "claimed", now, actor=owners.current_actor().owner, of=row
+            )
         if row.expires_at > now:
             sessions.touch(row, now)
-    if isinstance(found, str):
-        raise NothingClaimable(found)
+    if isinstance(selected, str):
+        raise NothingClaimable(selected)
     return Claimed(run, task, token)
 
 
-async def _heard_of(ledger: Ledger, session_name: str) -> None:
+async def _touch_session(ledger: Ledger, session_name: str) -> None:
     async with ledger.write() as session:
         row, now = await sessions.find(session, session_name), ledger.now()
         if row.expires_at > now:
@@ -90,109 +96,116 @@ async def _heard_of(ledger: Ledger, session_name: str) -> None:
 async def heartbeat(
     ledger: Ledger, run_ref: str, token: str, lease: timedelta | str | None = None
 ) -> TaskRunRow:
-    """The lease lasts from now, as long as before unless ``lease`` says how long.
+    """Restart the lease from now, with its previous duration unless ``lease`` gives another.
 
     Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for the lease.
     """
-    longer = None if lease is None else int(model.lease(lease).total_seconds())
+    new_seconds = None if lease is None else int(model.lease_duration(lease).total_seconds())
     async with _held(ledger, run_ref, token) as (_, run, _row, now):
         assert run.lease_seconds is not None
-        run.lease_seconds = longer or run.lease_seconds
+        run.lease_seconds = new_seconds or run.lease_seconds
         run.lease_until = now + timedelta(seconds=run.lease_seconds)
     return run
 
 
 async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -> TaskRunRow:
-    """The session has done it. Raises as `heartbeat`, and `InvalidInput` for an output too long."""
-    model.text(output, "output")
+    """Complete the run. Raises as `heartbeat`, and `InvalidInput` for a too long output."""
+    model.check_text(output, "output")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.move(run, Status.COMPLETED, now)
+        rows.change_status(run, Status.COMPLETED, now)
         run.output, run.done_by = output, row.name
-        rows.note(session, run, "completed", now, actor=owners.current().owner, of=row)
+        rows.record_event(
+            session, run, "completed", now, actor=owners.current_actor().owner, of=row
+        )
     return run
 
 
 async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> TaskRunRow:
-    """The session could not do it. Raises as `complete`."""
-    model.text(error, "error")
+    """Fail the run. Raises as `complete`."""
+    model.check_text(error, "error")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.move(run, Status.FAILED, now)
+        rows.change_status(run, Status.FAILED, now)
         run.error, run.done_by = error, row.name
-        who, why = owners.current().owner, _reason(error)
-        rows.note(session, run, "failed", now, actor=who, reason=why, of=row)
+        actor, reason = owners.current_actor().owner, _reason(error)
+        rows.record_event(session, run, "failed", now, actor=actor, reason=reason, of=row)
     return run
 
 
 def _reason(error: str) -> str:
-    """The first line of what was said, as far as one line of what happened goes."""
+    """Return the first line of ``error`` without tokens, cut to the length of an event's reason."""
     first = next((line for line in error.splitlines() if line.strip()), "")
     shown = "".join(each if each.isprintable() else " " for each in first)
-    return one_line(model.without_tokens(shown), LONGEST_LINE)
+    return one_line(model.redact_tokens(shown), MAX_LINE_LENGTH)
 
 
 async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") -> TaskRunRow:
-    """The session gives it back: it is queued where it was. Raises as `complete`."""
-    reason = checked_line(reason, "reason")
+    """Give the run back: it is queued again at its old place. Raises as `complete`."""
+    reason = validate_line(reason, "reason")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.move(run, Status.QUEUED, now)
-        who = owners.current().owner
-        rows.note(session, run, "released", now, actor=who, reason=reason, of=row)
+        rows.change_status(run, Status.QUEUED, now)
+        actor = owners.current_actor().owner
+        rows.record_event(session, run, "released", now, actor=actor, reason=reason, of=row)
     return run
 
 
-# --- what a session may have
+# --- selection of a run
 
 
-async def waits(session: AsyncSession, row: TaskSessionRow, now: datetime) -> bool:
-    """Whether a claim of the session would get a run now. Reads only."""
-    held = await sessions.held_by(session, row)
-    if await selection.kept_from(session, row, held, now):
+async def is_run_available(session: AsyncSession, row: TaskSessionRow, now: datetime) -> bool:
+    """Return whether a claim of the session would get a run now. Reads only."""
+    held = await sessions.held_run(session, row)
+    if await selection.claim_refusal_reason(session, row, held, now):
         return False
-    return await selection.first(session, Candidate.of(row, False), now) is not None
+    return await selection.first_fitting(session, Candidate.of(row, False), now) is not None
 
 
-async def _nothing_for(session: AsyncSession, row: TaskSessionRow, now: datetime) -> str:
-    """Why a claim gets nothing; empty: it gets a run, or takes its own back first. Reads only."""
-    held = await sessions.held_by(session, row)
-    if why := await selection.kept_from(session, row, held, now):
+async def _nothing_claimable_reason(
+    session: AsyncSession, row: TaskSessionRow, now: datetime
+) -> str:
+    """Return why a claim gets nothing, or "" if it gets a run or takes its own back first.
+
+    Reads only.
+    """
+    held = await sessions.held_run(session, row)
+    if why := await selection.claim_refusal_reason(session, row, held, now):
         return why
     candidate = Candidate.of(row, False)
-    if held is not None or await selection.first(session, candidate, now) is not None:
+    if held is not None or await selection.first_fitting(session, candidate, now) is not None:
         return ""
-    return await selection.why_none(session, candidate, now)
+    return await selection.no_match_reason(session, candidate, now)
 
 
-async def _found(
+async def _select(
     session: AsyncSession, row: TaskSessionRow, now: datetime
 ) -> tuple[TaskRow, TaskRunRow] | str:
-    """The run that the session gets, or why it gets none."""
-    held = await sessions.held_by(session, row)
-    if why := await selection.kept_from(session, row, held, now):
+    """Return the run that the session gets, or the reason that it gets none."""
+    held = await sessions.held_run(session, row)
+    if why := await selection.claim_refusal_reason(session, row, held, now):
         return why
     if held is not None:
-        await lease_expiry.take_back(session, held, now, rows.SCHEDULER)
+        await lease_expiry.expire_lease(session, held, now, rows.SCHEDULER)
     candidate = Candidate.of(row, False)
-    first = await selection.first(session, candidate, now)
-    if first is None:
-        return await selection.why_none(session, candidate, now)
-    run = await session.get_one(TaskRunRow, first)
+    run_id = await selection.first_fitting(session, candidate, now)
+    if run_id is None:
+        return await selection.no_match_reason(session, candidate, now)
+    run = await session.get_one(TaskRunRow, run_id)
     return await rows.task_of(session, run), run
 
 
-# --- who holds a run
+# --- authorization by token
 
 
 @asynccontextmanager
 async def _held(
     ledger: Ledger, run_ref: str, token: str
 ) -> AsyncIterator[tuple[AsyncSession, TaskRunRow, TaskSessionRow, datetime]]:
-    """A write transaction with a run that the token holds now, and its session, heard of."""
+    """Open a write transaction with the run that the token holds now, and touch its session."""
     async with ledger.write() as session:
         run, now = await _run(session, run_ref), ledger.now()
         _check(run, token, now)
         row = await rows.holder(session, run)
-        assert row is not None  # it is held
-        if owners.current().is_agent and row.owner != owners.current().owner:
+        assert row is not None  # the run is held
+        if owners.current_actor().is_agent and row.owner != owners.current_actor().owner:
             raise TokenRefused(run.id[:8], "a session of somebody else holds it")
         sessions.touch(row, now)
         yield session, run, row, now
@@ -210,23 +223,29 @@ def _check(run: TaskRunRow, token: str, now: datetime) -> None:
 
 
 async def _run(session: AsyncSession, ref: str) -> TaskRunRow:
-    """The run with this id or unique id prefix; of an agent only what a session of its claimed."""
+    """Return the run with this id or unique id prefix.
+
+    An agent finds only runs that its own sessions claimed.
+    """
     id_ = col(TaskRunRow.id)
-    # A beginning is looked for in all of them, a whole id is found by the key.
+    # A full id is looked up by the primary key; only a prefix needs a scan.
     fit = id_ == ref if len(ref) == 32 else id_.startswith(ref, autoescape=True)
-    wanted = select(TaskRunRow).where(fit)
-    actor = owners.current()
+    query = select(TaskRunRow).where(fit)
+    actor = owners.current_actor()
     if actor.is_agent:
-        its = select(TaskSessionRow.id).where(col(TaskSessionRow.owner) == actor.owner)
+        own_sessions = select(TaskSessionRow.id).where(col(TaskSessionRow.owner) == actor.owner)
         claimed = exists().where(
             col(TaskEventRow.run_id) == id_,
             col(TaskEventRow.event) == "claimed",
-            or_(col(TaskEventRow.session_id).in_(its), col(TaskEventRow.actor) == actor.owner),
+            or_(
+                col(TaskEventRow.session_id).in_(own_sessions),
+                col(TaskEventRow.actor) == actor.owner,
+            ),
         )
-        wanted = wanted.where(claimed)
+        query = query.where(claimed)
     fits: list[TaskRunRow] = []
     if ref:
-        fits = list((await session.execute(wanted.limit(5))).scalars())
+        fits = list((await session.execute(query.limit(5))).scalars())
     if len(fits) > 1:
         raise Ambiguous("task run", ref, [run.id[:12] for run in fits])
     if not fits:

@@ -1,18 +1,19 @@
-"""One cycle of the task scheduler: it wakes and escalates, and never claims (requirements 45-49).
+"""One cycle of the task scheduler: it wakes sessions and escalates, and never claims.
 
 ::
 
-    look ──► nothing queued, no lease over, no wake under way: nothing is written
+    inspect  ──► nothing queued, no lease expired, no wake under way: write nothing
       │
-    sweep    leases that are over are taken back                     one transaction
+    expire   take back runs whose lease has expired                  one transaction
       │
-    match    each queued run, in order: whom it fits; wake           one transaction, with the
-    ladder   its cycles of starving, and the steps it is owed        outbox rows and the requests
-      │                                                              of workers
-    tell     Prefect, of runs that starve; then that it was told     one transaction
+    match    for each queued run, in order: find the session, wake   one transaction, with the
+    escalate count its starving cycles, take the steps that are due      outbox rows and the worker
+      │                                                                  requests
+    notify   report starving runs to Prefect, then record that       one transaction
 
-Whoever is killed between two of these has done the former, and the next cycle does the latter. Two
-cycles at once decide one after the other: the second sees whom the first has woken.
+A cycle that is killed between two of these steps has done the earlier ones; the next cycle does
+the later ones. Two concurrent cycles decide one after the other: the second sees the wakes of the
+first.
 """
 
 from __future__ import annotations
@@ -36,82 +37,83 @@ from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import matching, model, pause, rows, sessions, statistics, wakes, worker_requests
-from daybook.tasks.lease_expiry import SWEEP_LIMIT, sweep
-from daybook.tasks.matching import Candidate, Wanted
-from daybook.tasks.model import Ladder
-from daybook.tasks.notifier import NotTaken, Sink, Starving
+from daybook.tasks.lease_expiry import MAX_EXPIRED_PER_PASS, expire_leases
+from daybook.tasks.matching import Candidate, RunRequirements
+from daybook.tasks.model import EscalationPolicy
+from daybook.tasks.notifier import EventRejected, Notifier, StarvingRun
 from daybook.tasks.rows import SCHEDULER
 from daybook.tasks.states import LIVE, Status
-from daybook.tasks.statistics import Report
-from daybook.tasks.wakes import Target
-from daybook.tasks.worker_requests import Capable
+from daybook.tasks.statistics import CycleReport
+from daybook.tasks.wakes import WakeTarget
+from daybook.tasks.worker_requests import AgentCapabilities
 
 log = logging.getLogger(__name__)
 
-CapabilitiesOf = Callable[[], Awaitable[Capable]]
-"""Asks what each agent can do; called only when a worker is to be spawned."""
+CapabilityLoader = Callable[[], Awaitable[AgentCapabilities]]
+"""Loads the capabilities of each agent; called only if a worker may have to be requested."""
 
-ASKING = 10.0
-"""Seconds for one question to Prefect."""
-AT_ONCE = 500
-"""Runs in one statement."""
-TOLD_AT_ONCE = 50
-"""Of so many runs that starve Prefect is told in one cycle; the rest is owed in the next."""
-TELLING = 30.0
-"""Seconds in which it begins to be told of one: what was told has to be written down, too."""
+REQUEST_TIMEOUT_SECONDS = 10.0
+"""Timeout of one request to Prefect, and of loading the agents' capabilities."""
+MAX_RUNS_PER_STATEMENT = 500
+"""Number of runs in one UPDATE statement."""
+MAX_NOTIFICATIONS = 50
+"""Number of starving runs that one cycle reports to Prefect; the next cycle reports the rest."""
+NOTIFY_TIMEOUT_SECONDS = 30.0
+"""Time after which a cycle starts no further report, so that it can still record the sent ones."""
 
 REQUEST_WORKER = "request_worker"
 NEEDS_ATTENTION = "needs_attention"
-"""The event of what the operator is told (`ledger.alerts.ALARMING`), and of the run."""
+"""Event of the run and of the operator's alert (`ledger.alerts.ALARMING`)."""
 
 
 async def cycle(
     ledger: Ledger,
     *,
-    ladder: Ladder,
-    sink: Sink,
-    capabilities_of: CapabilitiesOf,
+    ladder: EscalationPolicy,
+    sink: Notifier,
+    capabilities_of: CapabilityLoader,
     refused: InvalidInput | None = None,
-) -> Report:
-    """Do one; what fails outside of the ledger is in the report, and is tried again by the next.
+) -> CycleReport:
+    """Run one cycle and return its report.
 
-    ``refused`` is why ``ladder`` is not that of the settings: it is in the report, too. Raises
-    `LedgerUnreachable`.
+    A failure outside the ledger is listed in the report, and the next cycle tries again.
+    ``refused`` says why ``ladder`` is not the policy in the settings; the report lists it, too.
+    Raises `LedgerUnreachable`.
     """
-    seen = await _look(ledger, ladder)
-    report = seen.report
+    findings = await _inspect(ledger, ladder)
+    report = findings.report
     if refused is not None:
         report.error("[tasks] stays as it was", refused)
-    if not seen.anything:
+    if not findings.anything:
         return report
-    failed = seen.over and not await _sweep(ledger, report)
-    asks = seen.asks and await _anybody(ledger)
-    capable = await _capable(capabilities_of, report) if asks else None
+    recovery_failed = findings.over and not await _expire_leases(ledger, report)
+    may_request_worker = findings.asks and await _any_worker_job(ledger)
+    capable = await _load_capabilities(capabilities_of, report) if may_request_worker else None
     async with ledger.write() as session:
         report.at = ledger.now()
         work = _Cycle(session, ledger.id, ladder, capable, report)
-        await work.do(recovery_failed=failed)
+        await work.do(recovery_failed=recovery_failed)
     if work.starving:
-        await _tell(ledger, sink, work.starving, report)
+        await _notify(ledger, sink, work.starving, report)
     return report
 
 
-# --- look
+# --- inspect
 
 
 @dataclass
-class _Seen:
-    """What there is to do: anything at all, leases that are over, workers to be asked for."""
+class _Findings:
+    """Work that a cycle has to do: any at all, expired leases, and possible worker requests."""
 
-    report: Report
+    report: CycleReport
     anything: bool = False
     over: bool = False
     asks: bool = False
 
 
-async def _look(ledger: Ledger, ladder: Ladder) -> _Seen:
+async def _inspect(ledger: Ledger, ladder: EscalationPolicy) -> _Findings:
     live = (
         select(
             TaskRunRow.status,
@@ -128,37 +130,37 @@ async def _look(ledger: Ledger, ladder: Ladder) -> _Seen:
     )
     async with ledger.read() as session:
         now = ledger.now()
-        seen = _Seen(Report(now))
+        findings = _Findings(CycleReport(now))
         under_way = (await statistics.load(session)).under_way
         paused = (await pause.read(session)).paused
-        found = (await session.execute(live)).all()
-    for status, id_, lease_until, attention, queued_at, starved, tiers, only_waits in found:
-        seen.report.scanned += 1
-        seen.report.pending += status == Status.QUEUED
-        seen.report.active += status == Status.CLAIMED
-        seen.over |= lease_until is not None and lease_until <= now
+        live_runs = (await session.execute(live)).all()
+    for status, id_, lease_until, attention, queued_at, starved, tiers, only_waits in live_runs:
+        findings.report.scanned += 1
+        findings.report.pending += status == Status.QUEUED
+        findings.report.active += status == Status.CLAIMED
+        findings.over |= lease_until is not None and lease_until <= now
         if status == Status.NEEDS_ATTENTION or attention:
-            seen.report.add(NEEDS_ATTENTION, id_)
+            findings.report.add(NEEDS_ATTENTION, id_)
         if status == Status.QUEUED and not paused and not only_waits:
-            owed = model.climb(ladder, now - queued_at, starved, tiers)
-            seen.asks |= REQUEST_WORKER in owed.steps
-    seen.anything = bool(seen.report.pending or seen.over or under_way)
-    return seen
+            owed = model.escalate(ladder, now - queued_at, starved, tiers)
+            findings.asks |= REQUEST_WORKER in owed.steps
+    findings.anything = bool(findings.report.pending or findings.over or under_way)
+    return findings
 
 
-# --- sweep
+# --- expire leases
 
 
-async def _sweep(ledger: Ledger, report: Report) -> bool:
-    """Take back what is over; returns whether that could be done."""
+async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
+    """Take back runs with expired leases. Return False if that failed."""
     try:
         async with ledger.write() as session:
             now = ledger.now()
-            found = await sweep(session, now, SWEEP_LIMIT)
-            recovered = [run.id for run in found]
+            expired = await expire_leases(session, now, MAX_EXPIRED_PER_PASS)
+            recovered = [run.id for run in expired]
     except Unreachable:
         raise
-    except Exception as error:  # nobody is woken the less for it
+    except Exception as error:  # matching and waking go on all the same
         log.exception("leases that are over could not be taken back", extra={"action": "sweep"})
         report.error("sweep", repr(error))
         return False
@@ -167,18 +169,20 @@ async def _sweep(ledger: Ledger, report: Report) -> bool:
     return True
 
 
-# --- match, wake, ladder
+# --- match, wake, escalate
 
 
-async def _anybody(ledger: Ledger) -> bool:
-    """Whether there is a job that could be run for a task; else Prefect is not asked."""
+async def _any_worker_job(ledger: Ledger) -> bool:
+    """Return whether any job can run for a task. If none can, Prefect is not asked."""
     async with ledger.read() as session:
-        return bool(await worker_requests.workers(session))
+        return bool(await worker_requests.worker_jobs(session))
 
 
-async def _capable(capabilities_of: CapabilitiesOf, report: Report) -> Capable | None:
+async def _load_capabilities(
+    capabilities_of: CapabilityLoader, report: CycleReport
+) -> AgentCapabilities | None:
     try:
-        async with asyncio.timeout(ASKING):
+        async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
             return await capabilities_of()
     except Exception as error:
         report.error("agents cannot be read", str(error) or type(error).__name__)
@@ -187,7 +191,7 @@ async def _capable(capabilities_of: CapabilitiesOf, report: Report) -> Capable |
 
 @dataclass
 class _Fits:
-    """Whom a kind of runs fits now, and whether it would fit anybody who is there."""
+    """Sessions that fit a kind of runs now, and whether any live session would ever fit it."""
 
     now: list[TaskSessionRow]
     ever: bool
@@ -195,31 +199,31 @@ class _Fits:
 
 @dataclass
 class _Cycle:
-    """The transaction in which runs are matched; ``starving`` is what is owed after it."""
+    """Transaction that matches runs to sessions; ``starving`` are the runs to report after it."""
 
     session: AsyncSession
     ledger_id: str
-    ladder: Ladder
-    capable: Capable | None
-    report: Report
-    starving: list[Starving] = field(default_factory=list)
+    policy: EscalationPolicy
+    capable: AgentCapabilities | None
+    report: CycleReport
+    starving: list[StarvingRun] = field(default_factory=list)
 
     async def do(self, *, recovery_failed: bool) -> None:
         report, now = self.report, self.report.at
         self.kept = await statistics.load(self.session)
-        fared = await wakes.fared(self.session, self.kept.under_way, now)
-        report.wakes_succeeded, report.wakes_failed = fared.succeeded, fared.failed
-        for error in dict.fromkeys(fared.errors):
+        results = await wakes.wake_results(self.session, self.kept.under_way, now)
+        report.wakes_succeeded, report.wakes_failed = results.succeeded, results.failed
+        for error in dict.fromkeys(results.errors):
             report.error("wake", error)
         queued = await self._queued()
-        asked: list[str] = []
+        wake_ids: list[str] = []
         if (await pause.read(self.session)).paused:
             for run, _ in queued:
                 report.add("paused", run.id)
         elif queued:
-            asked = await self._match(queued)
+            wake_ids = await self._match(queued)
         await self._count(len(queued))
-        self.kept.under_way = [*fared.under_way, *asked]
+        self.kept.under_way = [*results.under_way, *wake_ids]
         self.kept.recovery_errors += recovery_failed
         self.kept.count(report)
         await statistics.store(self.session, self.kept)
@@ -231,30 +235,32 @@ class _Cycle:
             .where(col(TaskRunRow.status) == Status.QUEUED, col(TaskRunRow.finished_at).is_(None))
             .options(defer(TaskRow.instructions))  # type: ignore[arg-type]
         )
-        found = (await self.session.execute(waiting)).tuples().all()
-        return sorted(found, key=lambda each: Wanted.of(each[1], each[0]).order)
+        pairs = (await self.session.execute(waiting)).tuples().all()
+        return sorted(pairs, key=lambda each: RunRequirements.of(each[1], each[0]).order)
 
     async def _count(self, pending: int) -> None:
-        """How it is after this cycle."""
+        """Record in the report how many runs are in each state after this cycle."""
         await self.session.flush()
         live = select(TaskRunRow.id, TaskRunRow.status, TaskRunRow.attention).where(
             col(TaskRunRow.status).in_(LIVE), col(TaskRunRow.finished_at).is_(None)
         )
-        found = (await self.session.execute(live)).tuples().all()
-        self.report.pending, self.report.scanned = pending, len(found)
-        self.report.active = sum(status == Status.CLAIMED for _, status, _ in found)
+        live_runs = (await self.session.execute(live)).tuples().all()
+        self.report.pending, self.report.scanned = pending, len(live_runs)
+        self.report.active = sum(status == Status.CLAIMED for _, status, _ in live_runs)
         self.report.runs[NEEDS_ATTENTION] = [
-            id_ for id_, status, why in found if status == Status.NEEDS_ATTENTION or why
+            id_
+            for id_, status, attention in live_runs
+            if status == Status.NEEDS_ATTENTION or attention
         ]
 
     async def _match(self, queued: Sequence[tuple[TaskRunRow, TaskRow]]) -> list[str]:
-        """Returns the ids of the wakes."""
+        """Match queued runs to sessions and escalate. Return the outbox ids of the wakes."""
         report, now, session = self.report, self.report.at, self.session
-        self.candidates = await sessions.there(session, now)
-        self.notified = await wakes.notified(session, now, self.kept.last_rebuild_at)
+        self.candidates = await sessions.live_sessions(session, now)
+        self.notified = await wakes.recently_woken(session, now, self.kept.last_rebuild_at)
         self.fits: dict[tuple[object, ...], _Fits] = {}
         self.woken: set[str] = set()
-        self.targets: list[Target] = []
+        self.targets: list[WakeTarget] = []
         self.no_way = 0
         self.workers: list[StoredJob] | None = None
         self.climbed: list[str] = []
@@ -262,41 +268,43 @@ class _Cycle:
             if task.paused:
                 report.add("paused", run.id)
                 continue
-            steps = self._climbed(run, task)
+            steps = self._escalate(run, task)
             before = len(self.targets)
             report.add(self._wake(run, task, everyone="fan_out" in steps), run.id)
             if "fan_out" in steps and len(self.targets) > before:
-                self._take(run, "fan_out", f"{len(self.targets) - before} woken at once")
+                self._record_step(run, "fan_out", f"{len(self.targets) - before} woken at once")
             if REQUEST_WORKER in steps:
                 await self._request_worker(run, task)
             if "starved" in steps:
-                self.starving.append(self._starving(run, task))
+                self.starving.append(self._starved_run(run, task))
             if NEEDS_ATTENTION in steps:
                 since = run.queued_at.replace(microsecond=0).isoformat()
                 run.attention = f"nobody has claimed it since {since}"
-                self._take(run, NEEDS_ATTENTION, run.attention)
-                await rows.alert(session, run, "starved", now)
-        await self._write_climbed()
+                self._record_step(run, NEEDS_ATTENTION, run.attention)
+                await rows.alert_operator(session, run, "starved", now)
+        await self._write_starved_cycles()
         report.wakes_tried = len(self.targets) + self.no_way
         report.wakes_failed += self.no_way
         if self.no_way:
-            # Without names and numbers: it is kept once, and leaves room for other errors.
+            # Without names and numbers, so that it is stored once and leaves room for other errors.
             report.error("wake", "no MCP server is connected to a session, and no wake_url is set")
-        return await wakes.ask(session, self.targets, self.ladder.wake_url, now)
+        return await wakes.enqueue(session, self.targets, self.policy.wake_url, now)
 
-    def _fitting(self, wanted: Wanted) -> _Fits:
-        """Asked once for all runs that want the same."""
+    def _fitting(self, wanted: RunRequirements) -> _Fits:
+        """Return the fitting sessions, computed once for all runs with the same requirements."""
         key = (wanted.owner, wanted.workspace, wanted.channel, tuple(wanted.capabilities))
         if key not in self.fits:
-            now, them = self.report.at, self.candidates
-            fit = [row for row, each in them if not matching.verdict(wanted, each, now)]
-            ever = any(not matching.fits_ever(wanted, each) for _, each in them)
+            now, candidates = self.report.at, self.candidates
+            fit = [
+                row for row, each in candidates if not matching.refusal_reason(wanted, each, now)
+            ]
+            ever = any(not matching.mismatch_reason(wanted, each) for _, each in candidates)
             self.fits[key] = _Fits(fit, ever)
         return self.fits[key]
 
     def _wake(self, run: TaskRunRow, task: TaskRow, *, everyone: bool) -> str:
-        """Wake whom it fits best, or all whom it fits; returns the counter in which the run is."""
-        wanted, now, url = Wanted.of(task, run), self.report.at, self.ladder.wake_url
+        """Wake the session that fits best, or all that fit. Return the counter for the run."""
+        wanted, now, url = RunRequirements.of(task, run), self.report.at, self.policy.wake_url
         fits = self._fitting(wanted)
         free = [row for row in fits.now if row.id not in self.woken]
         if not free:
@@ -305,62 +313,66 @@ class _Cycle:
         if not fresh:
             return "recently_notified"
         fresh.sort(key=lambda row: matching.preference(wanted, Candidate.of(row, False)))
-        reached = [row for row in fresh if wakes.has_way(row, url, now)]
-        if not reached:
+        reachable = [row for row in fresh if wakes.can_be_woken(row, url, now)]
+        if not reachable:
             self.no_way += 1
             self.woken.add(fresh[0].id)
             return "woken"
-        why = f"queued for {self._waited(run)}" + (", all that fit are woken" if everyone else "")
-        for row in reached if everyone else reached[:1]:
-            self.targets.append(Target(task, run, row, why))
+        reason = f"queued for {self._waited(run)}" + (
+            ", all that fit are woken" if everyone else ""
+        )
+        for row in reachable if everyone else reachable[:1]:
+            self.targets.append(WakeTarget(task, run, row, reason))
             self.woken.add(row.id)
         return "woken"
 
-    # --- the ladder
+    # --- escalate
 
     def _waited(self, run: TaskRunRow) -> str:
-        return span(self.report.at - run.queued_at)
+        return duration_in_words(self.report.at - run.queued_at)
 
-    def _climbed(self, run: TaskRunRow, task: TaskRow) -> tuple[str, ...]:
-        """Count this cycle; the steps that the run is owed. What a person is to do only waits."""
+    def _escalate(self, run: TaskRunRow, task: TaskRow) -> tuple[str, ...]:
+        """Count this cycle and return the steps that are due; a person's task only waits."""
         if task.owner == owners.USER:
             return ()
         waited = self.report.at - run.queued_at
-        owed = model.climb(self.ladder, waited, run.starved_cycles, run.tiers)
+        owed = model.escalate(self.policy, waited, run.starved_cycles, run.tiers)
         if owed.cycles != run.starved_cycles:
             self.climbed.append(run.id)
             set_committed_value(run, "starved_cycles", owed.cycles)
         return owed.steps
 
-    async def _write_climbed(self) -> None:
-        """One cycle more for all who climbed: a long queue is no row after the other."""
-        for start in range(0, len(self.climbed), AT_ONCE):
-            few = col(TaskRunRow.id).in_(self.climbed[start : start + AT_ONCE])
+    async def _write_starved_cycles(self) -> None:
+        """Add one starving cycle to all counted runs, in bulk: few statements for a long queue."""
+        for start in range(0, len(self.climbed), MAX_RUNS_PER_STATEMENT):
+            few = col(TaskRunRow.id).in_(self.climbed[start : start + MAX_RUNS_PER_STATEMENT])
             more = update(TaskRunRow).where(few)
             await self.session.execute(
                 more.values(starved_cycles=TaskRunRow.starved_cycles + 1),
                 execution_options={"synchronize_session": False},
             )
 
-    def _take(self, run: TaskRunRow, step: str, reason: str) -> None:
-        _take(self.session, run, step, reason, self.report.at)
+    def _record_step(self, run: TaskRunRow, step: str, reason: str) -> None:
+        _record_step(self.session, run, step, reason, self.report.at)
 
     async def _request_worker(self, run: TaskRunRow, task: TaskRow) -> None:
-        """Where no agent is capable the step is skipped, and looked at again; also after the
-        operator was told, who may add the job then.
+        """Request a worker for the run.
 
-        A run that has had `MOST_WORKERS` gets no more: they claimed it, and gave it back. While
-        `AT_ONCE` are under way it waits for one of them to end.
+        If no agent is capable, skip the step and try again in the next cycle, even after the
+        operator was notified: the operator may add a suitable job then. A run that has had
+        `MAX_WORKERS_PER_RUN` workers gets no more: they claimed it and gave it back. While
+        `MAX_CONCURRENT_WORKERS` are under way, the run waits until one of them ends.
         """
-        if await worker_requests.had_enough(self.session, run):
+        if await worker_requests.has_max_workers(self.session, run):
             run.tiers = [*run.tiers, REQUEST_WORKER]
             return
         if self.capable is None:
             return
         if self.workers is None:
-            self.workers = await worker_requests.workers(self.session)
-            self.room = worker_requests.AT_ONCE - await worker_requests.under_way(
-                self.session, self.workers
+            self.workers = await worker_requests.worker_jobs(self.session)
+            self.room = (
+                worker_requests.MAX_CONCURRENT_WORKERS
+                - await worker_requests.count_under_way(self.session, self.workers)
             )
         if self.room <= 0:
             return
@@ -368,16 +380,16 @@ class _Cycle:
         if stored is None or not isinstance(stored.job.action, AgentPrompt):
             return
         has = self.capable[stored.job.action.agent]
-        asked = await worker_requests.ask(
+        requested = await worker_requests.request_worker(
             self.session, stored, task, run, has=has, now=self.report.at
         )
-        run.spawned_run_id = asked.id
+        run.spawned_run_id = requested.id
         self.room -= 1
-        self._take(run, REQUEST_WORKER, f"run {asked.id[:12]} of {stored.row.name}")
+        self._record_step(run, REQUEST_WORKER, f"run {requested.id[:12]} of {stored.row.name}")
         self.report.add("spawn_requested", run.id)
 
-    def _starving(self, run: TaskRunRow, task: TaskRow) -> Starving:
-        return Starving(
+    def _starved_run(self, run: TaskRunRow, task: TaskRow) -> StarvingRun:
+        return StarvingRun(
             ledger_id=self.ledger_id,
             run_id=run.id,
             fence=run.fence,
@@ -391,49 +403,53 @@ class _Cycle:
         )
 
 
-def _take(session: AsyncSession, run: TaskRunRow, step: str, reason: str, now: datetime) -> None:
-    """Write down that a step is taken."""
+def _record_step(
+    session: AsyncSession, run: TaskRunRow, step: str, reason: str, now: datetime
+) -> None:
+    """Record that an escalation step was taken."""
     event = worker_requests.REQUESTED if step == REQUEST_WORKER else step
     run.tiers = [*run.tiers, step]
     session.add(run)
-    rows.note(session, run, event, now, actor=SCHEDULER, reason=reason)
+    rows.record_event(session, run, event, now, actor=SCHEDULER, reason=reason)
 
 
-# --- tell
+# --- notify
 
 
-async def _tell(ledger: Ledger, sink: Sink, starving: Sequence[Starving], report: Report) -> None:
-    """Tell of each, and write down of which that was done.
+async def _notify(
+    ledger: Ledger, sink: Notifier, starving: Sequence[StarvingRun], report: CycleReport
+) -> None:
+    """Report each starving run, and record which reports succeeded.
 
-    What the sink does not take keeps no other from being told; after another failure, such as that
-    Prefect is away, the rest is owed.
+    A run that the notifier rejects does not stop the others. After any other failure, such as an
+    unreachable Prefect, the remaining runs are left to the next cycle.
     """
-    told: list[Starving] = []
-    until = time.monotonic() + TELLING
+    sent: list[StarvingRun] = []
+    until = time.monotonic() + NOTIFY_TIMEOUT_SECONDS
     for each in starving:
-        if len(told) >= TOLD_AT_ONCE or time.monotonic() > until:
+        if len(sent) >= MAX_NOTIFICATIONS or time.monotonic() > until:
             break
         try:
-            async with asyncio.timeout(ASKING):
+            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                 await sink(each)
-        except NotTaken as error:
+        except EventRejected as error:
             report.error("Prefect does not take the event of a run that starves", error)
             continue
         except Exception as error:
             failed = str(error) or type(error).__name__
             report.error("starved runs could not be told of", failed)
             break
-        told.append(each)
+        sent.append(each)
         report.add("starved", each.run_id)
     async with ledger.write() as session:
         now = ledger.now()
-        for each in told:
+        for each in sent:
             run = await session.get(TaskRunRow, each.run_id)
-            # One that was claimed meanwhile begins anew.
+            # A run that was claimed meanwhile starts to escalate anew.
             same = run is not None and (run.status, run.fence) == (Status.QUEUED, each.fence)
             if run is not None and same and "starved" not in run.tiers:
                 reason = f"after {each.cycles} cycles"
-                _take(session, run, "starved", reason, now)
+                _record_step(session, run, "starved", reason, now)
         kept = await statistics.load(session)
-        kept.amend(report, starved=len(told))
+        kept.amend(report, starved=len(sent))
         await statistics.store(session, kept)

@@ -1,22 +1,25 @@
-"""The ladder of this home: what `[tasks]` in its settings says (`daybook.tasks.model.Ladder`)."""
+"""Loader of the escalation policy: `[tasks]` in the settings.
+
+The policy is `daybook.tasks.model.EscalationPolicy`.
+"""
 
 from __future__ import annotations
 
 from daybook import settings
 from daybook.errors import InvalidInput
 from daybook.settings import Settings
-from daybook.tasks.model import Ladder
+from daybook.tasks.model import EscalationPolicy
 
 
-def here(found: Settings | None = None) -> Ladder:
-    """Of the settings, which are read where they are not ``found`` already.
+def load_policy(found: Settings | None = None) -> EscalationPolicy:
+    """Return the policy in the settings, which are read unless ``found`` is given.
 
-    For each cycle: the file may have changed. Raises `InvalidInput` naming the variable, or the
-    file and the key.
+    Called for each cycle, because the file may have changed. Raises `InvalidInput` naming the
+    variable, or the file and the key.
     """
     found = found or settings.load()
     try:
-        return Ladder.of(found.tasks)
+        return EscalationPolicy.of(found.tasks)
     except InvalidInput as error:
         key = error.field.removeprefix("tasks.")
-        raise settings.refused("tasks", f"{key}: {error.problem}", error.hint) from None
+        raise settings.invalid_setting("tasks", f"{key}: {error.problem}", error.hint) from None

@@ -1,8 +1,8 @@
-"""Taking back runs whose lease is over (requirement 48): `lease_until <= now`.
+"""Expiry of task leases: a run is taken back once `lease_until <= now`.
 
-The first and second time the run is queued again, as if it came now. The third time it needs
-attention: the operator is told, and until that one has looked nobody may claim it. Whoever was late
-is told at its next word: its token is over.
+The first and second time, the run is queued again as if it had just arrived. The third time it
+needs attention: the operator is notified, and no session can claim the run until the operator
+has acted. The late session learns it at its next call: its token is refused.
 """
 
 from __future__ import annotations
@@ -15,45 +15,48 @@ from sqlmodel import col, select
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.schedules import durations
 from daybook.tasks import rows
-from daybook.tasks.states import MOST_EXPIRIES, Status
+from daybook.tasks.states import MAX_EXPIRIES, Status
 
-SWEEP_LIMIT = 100
-"""The most that one pass takes back."""
+MAX_EXPIRED_PER_PASS = 100
+"""Number of runs that one pass takes back."""
 
 
-async def sweep(
-    session: AsyncSession, now: datetime, limit: int = SWEEP_LIMIT, actor: str = rows.SCHEDULER
+async def expire_leases(
+    session: AsyncSession,
+    now: datetime,
+    limit: int = MAX_EXPIRED_PER_PASS,
+    actor: str = rows.SCHEDULER,
 ) -> list[TaskRunRow]:
-    """Take back at most ``limit``, those first whose lease has been over longest; returns them.
+    """Take back at most ``limit`` runs, those whose leases expired longest ago first; return them.
 
-    One that needs attention now says so in `status`, and why in `attention`.
+    A run that now needs attention says so in `status`, and why in `attention`.
     """
-    over = select(TaskRunRow).where(
+    expired = select(TaskRunRow).where(
         col(TaskRunRow.status) == Status.CLAIMED, col(TaskRunRow.lease_until) <= now
     )
-    first = over.order_by(col(TaskRunRow.lease_until), col(TaskRunRow.id)).limit(limit)
-    found = list((await session.execute(first)).scalars())
-    for run in found:
-        await take_back(session, run, now, actor)
-    return found
+    oldest = expired.order_by(col(TaskRunRow.lease_until), col(TaskRunRow.id)).limit(limit)
+    taken_back = list((await session.execute(oldest)).scalars())
+    for run in taken_back:
+        await expire_lease(session, run, now, actor)
+    return taken_back
 
 
-async def take_back(session: AsyncSession, run: TaskRunRow, now: datetime, actor: str) -> None:
-    """One whose lease is over."""
+async def expire_lease(session: AsyncSession, run: TaskRunRow, now: datetime, actor: str) -> None:
+    """Take back one run whose lease has expired."""
     assert run.lease_until is not None and run.lease_until <= now
     late = durations.to_text(now - run.lease_until)
-    whose = await rows.holder(session, run)
-    why = f"its lease was over {late} ago"
+    session_row = await rows.holder(session, run)
+    reason = f"its lease was over {late} ago"
     run.expiries += 1
-    if run.expiries < MOST_EXPIRIES:
+    if run.expiries < MAX_EXPIRIES:
         rows.requeue(run, now)
-        rows.note(session, run, "expired", now, actor=actor, reason=why, of=whose)
+        rows.record_event(session, run, "expired", now, actor=actor, reason=reason, of=session_row)
     else:
-        rows.move(run, Status.NEEDS_ATTENTION, now)
+        rows.change_status(run, Status.NEEDS_ATTENTION, now)
         run.attention = f"its lease was over {run.expiries} times"
-        rows.note(session, run, "expired", now, actor=actor, reason=why, of=whose)
-        rows.note(session, run, "needs_attention", now, actor=actor, reason=run.attention)
-        await rows.alert(session, run, "expired", now)
+        rows.record_event(session, run, "expired", now, actor=actor, reason=reason, of=session_row)
+        rows.record_event(session, run, "needs_attention", now, actor=actor, reason=run.attention)
+        await rows.alert_operator(session, run, "expired", now)
     session.add(run)
-    # Its session may claim in this transaction, and the ledger lets one hold one run.
+    # The session may claim in this same transaction, and the ledger allows it one run only.
     await session.flush()

@@ -1,11 +1,11 @@
-"""Whether a session fits a run, and which comes first (requirement 46). Pure.
+"""Matching of task sessions to runs, and the order of both. Pure.
 
-The same function judges at a wake and at a claim. It looks at the run first, then at whether the
-session could do anything now, then at whether the two fit:
+Wakes and claims use the same function. It checks the run, then whether the session is free, then
+whether the two fit:
 
 ::
 
-    paused task ─► a person's ─► expired ─► not idle ─► prompting ─► holds a run
+    paused task ─► owned by a person ─► expired ─► not idle ─► prompting ─► holds a run
         ─► workspace ─► channel ─► owner ─► capabilities ─► fits
 """
 
@@ -24,13 +24,13 @@ IDLE = "idle"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a run asks of a session, and its place in the queue."""
+class RunRequirements:
+    """Requirements of a run on a session, and its place in the queue."""
 
     run_id: str
     priority: int
     queued_at: datetime
-    owner: str = model.ANYONE
+    owner: str = model.ANY_SESSION
     workspace: str = ""
     channel: str = ""
     capabilities: Sequence[str] = ()
@@ -53,13 +53,13 @@ class Wanted:
 
     @property
     def order(self) -> tuple[int, datetime, str]:
-        """Sorted by it, the first is claimed first: urgent before low, then who waited longest."""
+        """Sort key of claims: by priority, then the longest waiting first."""
         return (self.priority, self.queued_at, self.run_id)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is known of a session. ``holds``: it has a run whose lease is not over."""
+    """State of a session. ``holds``: it holds a run whose lease has not expired."""
 
     name: str
     expires_at: datetime
@@ -88,18 +88,18 @@ class Candidate:
         )
 
 
-def verdict(wanted: Wanted, session: Candidate, now: datetime) -> str:
-    """Why the session may not have the run at ``now``, in words; empty: it fits."""
-    return _barred(wanted) or busy(session, now) or _unfit(wanted, session)
+def refusal_reason(wanted: RunRequirements, session: Candidate, now: datetime) -> str:
+    """Return why the session may not have the run at ``now``, or "" if it fits."""
+    return _blocked_reason(wanted) or busy_reason(session, now) or _unfit_reason(wanted, session)
 
 
-def fits_ever(wanted: Wanted, session: Candidate) -> str:
-    """As `verdict`, of a session that had nothing else to do and was heard of."""
-    return _barred(wanted) or _unfit(wanted, session)
+def mismatch_reason(wanted: RunRequirements, session: Candidate) -> str:
+    """Return why the session could never have the run, or "" if it fits when live and free."""
+    return _blocked_reason(wanted) or _unfit_reason(wanted, session)
 
 
-def busy(session: Candidate, now: datetime) -> str:
-    """Why the session may not have any run at ``now``; empty: it may."""
+def busy_reason(session: Candidate, now: datetime) -> str:
+    """Return why the session may not have any run at ``now``, or "" if it is free."""
     if session.expires_at <= now:
         return "the session was silent too long"
     if session.state != IDLE:
@@ -111,16 +111,16 @@ def busy(session: Candidate, now: datetime) -> str:
     return ""
 
 
-def preference(wanted: Wanted, session: Candidate) -> tuple[int, datetime, str]:
-    """Among sessions that fit, sorted by it, the first is woken first.
+def preference(wanted: RunRequirements, session: Candidate) -> tuple[int, datetime, str]:
+    """Return the sort key by which fitting sessions are woken.
 
-    That which has most of what is preferred, then that which has been idle longest.
+    Sessions with the most preferred capabilities come first, then the ones that were idle longest.
     """
-    has = len(set(wanted.preferred) & set(session.capabilities))
-    return (-has, session.idle_since, session.name)
+    preferred_count = len(set(wanted.preferred) & set(session.capabilities))
+    return (-preferred_count, session.idle_since, session.name)
 
 
-def _barred(wanted: Wanted) -> str:
+def _blocked_reason(wanted: RunRequirements) -> str:
     if wanted.paused:
         return "the task is paused"
     if wanted.owner == owners.USER:
@@ -128,12 +128,12 @@ def _barred(wanted: Wanted) -> str:
     return ""
 
 
-def _unfit(wanted: Wanted, session: Candidate) -> str:
+def _unfit_reason(wanted: RunRequirements, session: Candidate) -> str:
     if wanted.workspace and wanted.workspace != session.workspace:
         return f'the task is of the workspace "{wanted.workspace}"'
     if wanted.channel and wanted.channel != session.channel:
         return f'the task is of the channel "{wanted.channel}"'
-    if not _may(wanted.owner, session):
+    if not _is_owner(wanted.owner, session):
         return f'the task is that of "{wanted.owner}"'
     lacking = sorted(set(wanted.capabilities) - set(session.capabilities))
     if lacking:
@@ -141,9 +141,9 @@ def _unfit(wanted: Wanted, session: Candidate) -> str:
     return ""
 
 
-def _may(owner: str, session: Candidate) -> bool:
-    if owner == model.ANYONE:
+def _is_owner(owner: str, session: Candidate) -> bool:
+    if owner == model.ANY_SESSION:
         return True
-    if owner.startswith(model.BY_SESSION):
-        return owner == model.BY_SESSION + session.name
-    return bool(session.agent) and owner == owners.BY_AGENT + session.agent
+    if owner.startswith(model.SESSION_PREFIX):
+        return owner == model.SESSION_PREFIX + session.name
+    return bool(session.agent) and owner == owners.AGENT_PREFIX + session.agent

@@ -1,6 +1,6 @@
-"""Tasks for idle sessions: what a task and a session may say of themselves, and the ladder's steps.
+"""Rules for the fields of tasks and task sessions, and the escalation policy.
 
-Pure: what the fields mean, and which of them a session must fit, stands in `daybook.tasks`.
+Pure. `daybook.tasks` explains the fields, and which of them a session must match.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.names import checked_line, validate_name
+from daybook.names import validate_line, validate_name
 from daybook.schedules import durations
-from daybook.validation import as_pydantic, for_pydantic, from_details
+from daybook.validation import as_pydantic, from_pydantic, raising_pydantic_error
 
 PRIORITIES = ("urgent", "high", "medium", "low")
-"""In their order; a task's `priority` in the ledger is the place in it."""
+"""From first to last; `priority_index` in the ledger is the index in this tuple."""
 MEDIUM = "medium"
 
-ANYONE = ""
-"""The owner of a task that any session may do."""
-BY_SESSION = "session:"
+ANY_SESSION = ""
+"""Owner of a task that any session may do."""
+SESSION_PREFIX = "session:"
 
-STATES = ("idle", "active")
-"""What a session reports of itself."""
+SESSION_STATES = ("idle", "active")
+"""States that a session reports of itself."""
 
-CHAIN = 10
-"""The most runs of one task: the first and its retries (requirement 49)."""
+MAX_RUNS_PER_TASK = 10
+"""Number of runs per task: the first one and its retries."""
 
-DEFAULT_LEASE, SHORTEST_LEASE, LONGEST_LEASE = (
+DEFAULT_LEASE_DURATION, MIN_LEASE_DURATION, MAX_LEASE_DURATION = (
     timedelta(minutes=5),
     timedelta(seconds=1),
     timedelta(hours=24),
 )
 
-LONGEST_TEXT = 20_000
-"""Characters of a task's instructions, and of what a session says of its end."""
-MOST_CAPABILITIES = 50
-LONGEST_WORD = 100
+MAX_TEXT_LENGTH = 20_000
+"""Characters of a task's instructions, and of a run's output or error."""
+MAX_CAPABILITIES = 50
+MAX_WORD_LENGTH = 100
 
-TOKEN = "dbt_"
-"""How the token of a claim begins; `token_urlsafe` of 32 bytes follows."""
+TOKEN_PREFIX = "dbt_"
+"""Prefix of a claim's token; `token_urlsafe` of 32 bytes follows."""
 
-_TOKEN = re.compile(rf"{TOKEN}(?=[a-z0-9_-]{{0,42}}[A-Z])[A-Za-z0-9_-]{{43}}")
+_TOKEN = re.compile(rf"{TOKEN_PREFIX}(?=[a-z0-9_-]{{0,42}}[A-Z])[A-Za-z0-9_-]{{43}}")
 _CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}\Z")
 
 
-def priority(word: str) -> int:
-    """The place of a priority in their order. Raises `InvalidInput`."""
+def priority_index(word: str) -> int:
+    """Return the index of a priority in `PRIORITIES`. Raises `InvalidInput`."""
     if word not in PRIORITIES:
         legal = f"legal: {', '.join(PRIORITIES)}"
         raise InvalidInput("priority", f'"{word}" is not legal', legal)
@@ -61,90 +61,94 @@ def priority(word: str) -> int:
 
 
 def check_owner(owner: str) -> str:
-    """Who may do a task: `""` any session, `agent:<id>`, `session:<name>`, or `user`, a person.
+    """Return the owner of a task, normalised. Raises `InvalidInput`.
 
-    What is a person's is listed, and no session is woken for it or gets it. Raises `InvalidInput`.
+    `""` is any session, `agent:<id>` the sessions of an agent, `session:<name>` one session, and
+    `user` a person. A person's task is listed, but no session is woken for it or can claim it.
     """
     owner = owner.strip()
-    if owner in (ANYONE, owners.USER):
+    if owner in (ANY_SESSION, owners.USER):
         return owner
-    if owner.startswith(BY_SESSION):
+    if owner.startswith(SESSION_PREFIX):
         try:
-            return BY_SESSION + validate_name(owner.removeprefix(BY_SESSION))
+            return SESSION_PREFIX + validate_name(owner.removeprefix(SESSION_PREFIX))
         except InvalidInput as error:
             raise InvalidInput("owner", f"the session's name {error.problem}", error.hint) from None
     if owners.is_agent(owner):
-        return owners.check(owner)
+        return owners.validate_owner(owner)
     legal = "legal: user, agent:<its name>, session:<its name>; without one any session may do it"
     raise InvalidInput("owner", f'"{owner}" is not legal', legal)
 
 
-def capabilities(given: Iterable[str], field: str = "capabilities") -> list[str]:
-    """Capabilities as they are kept: each once, in order. Raises `InvalidInput`."""
-    found = sorted({each.strip() for each in given})
-    for each in found:
+def check_capabilities(given: Iterable[str], field: str = "capabilities") -> list[str]:
+    """Return the capabilities sorted and without duplicates. Raises `InvalidInput`."""
+    unique = sorted({each.strip() for each in given})
+    for each in unique:
         if not _CAPABILITY.match(each):
             legal = (
                 "legal: up to 64 letters, digits and . _ : / + -, beginning with one of the former"
             )
             raise InvalidInput(field, f'"{each}" is not legal', legal)
-    if len(found) > MOST_CAPABILITIES:
-        raise InvalidInput(field, f"are {len(found)}", f"legal: at most {MOST_CAPABILITIES}")
-    return found
+    if len(unique) > MAX_CAPABILITIES:
+        raise InvalidInput(field, f"are {len(unique)}", f"legal: at most {MAX_CAPABILITIES}")
+    return unique
 
 
-def word(value: str, field: str) -> str:
-    """A workspace, channel or type: one line, or nothing. Raises `InvalidInput`."""
-    return checked_line(value, field, LONGEST_WORD)
+def check_word(value: str, field: str) -> str:
+    """Return a workspace, channel, type or reason: one line or empty. Raises `InvalidInput`."""
+    return validate_line(value, field, MAX_WORD_LENGTH)
 
 
-def text(value: str, field: str) -> str:
-    """Instructions, or what became of a run. Raises `InvalidInput` for one that is too long."""
-    if len(value) > LONGEST_TEXT:
+def check_text(value: str, field: str) -> str:
+    """Return instructions, an output or an error. Raises `InvalidInput` if it is too long."""
+    if len(value) > MAX_TEXT_LENGTH:
         raise InvalidInput(
-            field, f"has {len(value):,} characters", f"legal: at most {LONGEST_TEXT:,}"
+            field, f"has {len(value):,} characters", f"legal: at most {MAX_TEXT_LENGTH:,}"
         )
     return value
 
 
-def without_tokens(said: str) -> str:
-    """What an agent said, without the token of a claim in it: that is kept nowhere."""
-    return _TOKEN.sub(f"{TOKEN}…", said)
+def redact_tokens(said: str) -> str:
+    """Return an agent's text with claim tokens removed: a token is stored nowhere."""
+    return _TOKEN.sub(f"{TOKEN_PREFIX}…", said)
 
 
-def state(value: str) -> str:
-    """What a session reports. Raises `InvalidInput`."""
-    if value not in STATES:
-        raise InvalidInput("state", f'"{value}" is not legal', f"legal: {', '.join(STATES)}")
+def check_state(value: str) -> str:
+    """Return the state that a session reports. Raises `InvalidInput`."""
+    if value not in SESSION_STATES:
+        raise InvalidInput(
+            "state", f'"{value}" is not legal', f"legal: {', '.join(SESSION_STATES)}"
+        )
     return value
 
 
-def lease(value: timedelta | str | None) -> timedelta:
-    """Return the lease without a heartbeat; None is the default. Raises `InvalidInput`."""
+def lease_duration(value: timedelta | str | None) -> timedelta:
+    """Return the duration of a lease; None gives the default. Raises `InvalidInput`."""
     if value is None:
-        return DEFAULT_LEASE
-    found = durations.parse(value, "lease") if isinstance(value, str) else value
-    if not SHORTEST_LEASE <= found <= LONGEST_LEASE:
-        legal = f"legal: {durations.to_text(SHORTEST_LEASE)} to {durations.to_text(LONGEST_LEASE)}"
-        raise InvalidInput("lease", f"{durations.to_text(found)} is not legal", legal)
-    return found
+        return DEFAULT_LEASE_DURATION
+    duration = durations.parse(value, "lease") if isinstance(value, str) else value
+    if not MIN_LEASE_DURATION <= duration <= MAX_LEASE_DURATION:
+        shortest, longest = map(durations.to_text, (MIN_LEASE_DURATION, MAX_LEASE_DURATION))
+        legal = f"legal: {shortest} to {longest}"
+        raise InvalidInput("lease", f"{durations.to_text(duration)} is not legal", legal)
+    return duration
 
 
 def _duration(value: object) -> object:
-    """As `durations.parse`, and 0 for never."""
+    """Parse as `durations.parse`, and accept 0 for never."""
     if value in (0, "0", "0s"):
         return timedelta(0)
     if isinstance(value, str):
-        with for_pydantic():
+        with raising_pydantic_error():
             return durations.parse(value, "starve_after")
     return value
 
 
-class Ladder(BaseModel):
-    """What is done for a run that nobody claims, and after how many cycles of starving.
+class EscalationPolicy(BaseModel):
+    """Steps for a run that no session claims, each with its number of starving cycles.
 
-    A run starves once it has been queued for ``starve_after``; 0: never. Each step is taken once,
-    and all of them begin anew after a claim. Read from `[tasks]` in `config.toml`.
+    A run starves once it has been queued for ``starve_after``; 0 means never. Each step is taken
+    once; after a claim they start anew. Read from `[tasks]` in `config.toml`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -167,44 +171,52 @@ class Ladder(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _rise(self) -> Self:
-        steps = [(name, getattr(self, name)) for name in STEPS]
+    def _check_order(self) -> Self:
+        steps = [(name, getattr(self, name)) for name in ESCALATION_STEPS]
         for (before, low), (after, high) in pairwise(steps):
             if high <= low:
                 problem = f"{high} is not more than {before}, {low}"
-                raise as_pydantic(InvalidInput(after, problem, f"legal: {' < '.join(STEPS)}"))
+                raise as_pydantic(
+                    InvalidInput(after, problem, f"legal: {' < '.join(ESCALATION_STEPS)}")
+                )
         return self
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
-        """Of the settings. Raises `InvalidInput`, naming the key."""
+        """Return the policy in the settings table. Raises `InvalidInput` naming the key."""
         try:
             return cls.model_validate(dict(table))
         except ValidationError as error:
-            wrong = from_details(error.errors()[0], cls.model_fields)
-            raise InvalidInput(f"tasks.{wrong.field}", wrong.problem, wrong.hint) from None
+            problem = from_pydantic(error.errors()[0], cls.model_fields)
+            raise InvalidInput(f"tasks.{problem.field}", problem.problem, problem.hint) from None
 
 
-STEPS = ("fan_out", "request_worker", "starved", "needs_attention")
-"""The ladder's steps, in their order."""
+ESCALATION_STEPS = ("fan_out", "request_worker", "starved", "needs_attention")
+"""The escalation steps, in their order."""
 
 
 @dataclass(frozen=True)
-class Owed:
-    """What the ladder owes a run after this cycle."""
+class EscalationDue:
+    """Starving cycles of a run after this cycle, and the steps that are due."""
 
     cycles: int
     steps: tuple[str, ...]
 
 
-def climb(ladder: Ladder, queued_for: timedelta, cycles: int, taken: Iterable[str]) -> Owed:
-    """One cycle of a run that is queued: its count of starving cycles, and the steps it is owed.
+def escalate(
+    ladder: EscalationPolicy, queued_for: timedelta, cycles: int, taken: Iterable[str]
+) -> EscalationDue:
+    """Count one cycle of a queued run, and return the new count and the steps that are due.
 
-    ``cycles`` is the count before, ``taken`` the steps that were taken. A step that failed is not
-    taken, and is owed again in the next cycle.
+    ``cycles`` is the count before, ``taken`` are the steps already taken. A step that failed does
+    not count as taken, and is due again in the next cycle.
     """
     if not ladder.starve_after or queued_for < ladder.starve_after:
-        return Owed(cycles, ())
+        return EscalationDue(cycles, ())
     done = set(taken)
-    owed = (name for name in STEPS if cycles + 1 >= getattr(ladder, name) and name not in done)
-    return Owed(cycles + 1, tuple(owed))
+    due_steps = (
+        name
+        for name in ESCALATION_STEPS
+        if cycles + 1 >= getattr(ladder, name) and name not in done
+    )
+    return EscalationDue(cycles + 1, tuple(due_steps))

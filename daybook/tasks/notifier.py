@@ -1,7 +1,7 @@
-"""Where it is told that a run starves: a port, and the one that is Prefect's events.
+"""Port that reports starving runs, and its implementation with Prefect events.
 
-An event's id follows from the run and its claim: told again, after a failure or a kill whose answer
-was lost, it is the same event to Prefect.
+An event's id is derived from the run and its claim. If the event is sent again, after a failure
+or a kill that lost the response, Prefect sees the same event.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from daybook.tasks.model import PRIORITIES
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-EVENT = "task.starved"
-OF_THE_EVENT = frozenset({400, 409, 413, 422})
-"""Answers that are about what was sent; others are about who sends, or about Prefect."""
+STARVED_EVENT = "task.starved"
+EVENT_REJECTED_STATUSES = frozenset({400, 409, 413, 422})
+"""HTTP statuses that reject this one event; others concern the client, or Prefect."""
 
 
 @dataclass(frozen=True)
-class Starving:
-    """A run that starves, as it is told. ``at`` and ``queued_at`` are in UTC."""
+class StarvingRun:
+    """Starving run, as it is reported. ``at`` and ``queued_at`` are in UTC."""
 
     ledger_id: str
     run_id: str
@@ -39,27 +39,29 @@ class Starving:
 
     @property
     def event_id(self) -> uuid.UUID:
-        """The same for the same run until somebody claims it."""
-        name = f"daybook:{self.ledger_id}:{self.run_id}:{self.fence}:{EVENT}"
+        """Id of the event: the same for the same run until a session claims it."""
+        name = f"daybook:{self.ledger_id}:{self.run_id}:{self.fence}:{STARVED_EVENT}"
         return uuid.uuid5(uuid.NAMESPACE_URL, name)
 
 
-class NotTaken(Exception):
-    """This one event was refused for what it is; others may be taken."""
+class EventRejected(Exception):
+    """Prefect rejected this event for its content; it may accept others."""
 
 
-Sink = Callable[[Starving], Awaitable[None]]
-"""Tells of one; whatever it raises means that it was not told, and is told again. `NotTaken` says
-nothing of the others.
+Notifier = Callable[[StarvingRun], Awaitable[None]]
+"""Reports one starving run.
+
+Any exception means that it was not reported, and will be reported again. `EventRejected` concerns
+only this run.
 """
 
 
-def event(starving: Starving) -> dict[str, Any]:
-    """As Prefect takes an event."""
+def event_body(starving: StarvingRun) -> dict[str, Any]:
+    """Return the event as Prefect's API expects it."""
     return {
         "id": str(starving.event_id),
         "occurred": starving.at.isoformat(),
-        "event": EVENT,
+        "event": STARVED_EVENT,
         "resource": {
             "prefect.resource.id": f"daybook.task-run.{starving.run_id}",
             "prefect.resource.name": starving.title,
@@ -77,17 +79,20 @@ def event(starving: Starving) -> dict[str, Any]:
     }
 
 
-def of_prefect(client: PrefectClient) -> Sink:
-    """Prefect's events. It raises `NotTaken`, and what the client raises."""
-    # Importing Prefect takes long, and most of who reads this module needs none.
+def prefect_notifier(client: PrefectClient) -> Notifier:
+    """Return the notifier that sends Prefect events.
+
+    It raises `EventRejected`, and the exceptions of the client.
+    """
+    # Importing Prefect takes long, and most importers of this module do not need it.
     from prefect.exceptions import PrefectHTTPStatusError
 
-    async def tell(starving: Starving) -> None:
+    async def send(starving: StarvingRun) -> None:
         try:
-            await client._client.post("/events", json=[event(starving)])
+            await client._client.post("/events", json=[event_body(starving)])
         except PrefectHTTPStatusError as error:
-            if error.response.status_code not in OF_THE_EVENT:
+            if error.response.status_code not in EVENT_REJECTED_STATUSES:
                 raise
-            raise NotTaken(f"HTTP {error.response.status_code}") from error
+            raise EventRejected(f"HTTP {error.response.status_code}") from error
 
-    return tell
+    return send

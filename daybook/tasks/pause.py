@@ -1,7 +1,7 @@
-"""The scheduler's pause: nobody is woken and nothing is claimed; leases and the sweep go on.
+"""Pause of the task scheduler: no wakes and no claims; leases run on and still expire.
 
-It stands in the ledger as one fact, so that it outlives every process and all machines see it. One
-that cannot be read counts as paused: who cannot tell whether work may begin begins none.
+The pause state is one fact in the ledger, so that it outlives every process and all machines see
+it. A state that cannot be read counts as paused: work must not start while that is uncertain.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from daybook.ledger.tables import Fact
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.tasks import model, rows
 
-FACT = "tasks.switch"
+FACT_KEY = "tasks.switch"
 UNREADABLE = "the pause flag in the ledger cannot be read; resume or pause writes it anew"
 
 
 @dataclass(frozen=True)
-class Switch:
-    """Whether the scheduler is paused, why, since when, and by whom.
+class PauseState:
+    """Whether the scheduler is paused, why, since when, and by which actor.
 
-    ``at`` is None, and ``actor`` empty, where it was never switched, or cannot be read.
+    ``at`` is None and ``actor`` is empty if it was never paused or resumed, or cannot be read.
     """
 
     paused: bool = False
@@ -46,8 +46,8 @@ class Switch:
         }
 
 
-class _Kept(BaseModel):
-    """The fact, as it is to be: anything else counts as paused."""
+class _StoredPause(BaseModel):
+    """Stored form of the fact. Any other form counts as paused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -57,50 +57,50 @@ class _Kept(BaseModel):
     actor: str
 
 
-async def read(session: AsyncSession) -> Switch:
-    """How it stands now; within a claim's transaction it cannot change before that is over."""
-    fact = await session.get(Fact, FACT, populate_existing=True)
+async def read(session: AsyncSession) -> PauseState:
+    """Return the pause state. In a claim's transaction it cannot change before the commit."""
+    fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     if fact is None:
-        return Switch()
+        return PauseState()
     try:
-        kept = _Kept.model_validate_json(fact.value)
+        stored = _StoredPause.model_validate_json(fact.value)
     except ValidationError:
-        return Switch(paused=True, reason=UNREADABLE)
-    return Switch(kept.paused, kept.reason, kept.at, kept.actor)
+        return PauseState(paused=True, reason=UNREADABLE)
+    return PauseState(stored.paused, stored.reason, stored.at, stored.actor)
 
 
-async def pause(ledger: Ledger, reason: str = "") -> Switch:
-    """Wake nobody and let nothing be claimed, until `resume`. Raises `InvalidInput` for the reason.
+async def pause(ledger: Ledger, reason: str = "") -> PauseState:
+    """Stop wakes and claims until `resume`. Raises `InvalidInput` for the reason.
 
-    One that is paused already keeps since when, and has the new reason.
+    If the scheduler is paused already, keep the time of that and replace the reason.
     """
-    return await _turn(ledger, paused=True, reason=model.word(reason, "reason"))
+    return await _set_paused(ledger, paused=True, reason=model.check_word(reason, "reason"))
 
 
-async def resume(ledger: Ledger) -> Switch:
-    """Go on; one that goes on already is left at that."""
-    return await _turn(ledger, paused=False, reason="")
+async def resume(ledger: Ledger) -> PauseState:
+    """Allow wakes and claims again; change nothing if the scheduler is not paused."""
+    return await _set_paused(ledger, paused=False, reason="")
 
 
-async def _turn(ledger: Ledger, *, paused: bool, reason: str) -> Switch:
+async def _set_paused(ledger: Ledger, *, paused: bool, reason: str) -> PauseState:
     async with ledger.write() as session:
         old = await read(session)
         same = old.at is not None and old.paused == paused
         at = old.at if same and old.at is not None else ledger.now()
-        actor = old.actor if same and old.reason == reason else owners.current().owner
-        new = Switch(paused, reason, at, actor)
+        actor = old.actor if same and old.reason == reason else owners.current_actor().owner
+        new = PauseState(paused, reason, at, actor)
         if new != old and (paused or old.paused):
-            await session.merge(Fact(key=FACT, value=json.dumps(new.as_json())))
+            await session.merge(Fact(key=FACT_KEY, value=json.dumps(new.as_json())))
             return new
         return old
 
 
-async def holding(session: AsyncSession, now: datetime) -> list[str]:
-    """The ids of the runs that are at work: claimed, and their lease is not over."""
-    held = select(TaskRunRow.id).where(rows.at_work(now))
+async def claimed_run_ids(session: AsyncSession, now: datetime) -> list[str]:
+    """Return the ids of the claimed runs whose leases have not expired."""
+    held = select(TaskRunRow.id).where(rows.is_leased(now))
     return list((await session.execute(held.order_by(col(TaskRunRow.claimed_at)))).scalars())
 
 
 async def drained(session: AsyncSession, now: datetime) -> bool:
-    """Whether no session is at work any more; while it is paused none begins anew."""
-    return not await holding(session, now)
+    """Return whether no session holds a run any more; while paused, none can claim another."""
+    return not await claimed_run_ids(session, now)

@@ -1,7 +1,7 @@
-"""The queue of tasks: adding one, pausing it, and what the operator does with its runs.
+"""Queue of tasks: adding and pausing tasks, and the operator's actions on their runs.
 
-A task has a run from the beginning, and another with each retry, at most `tasks.CHAIN` of them; the
-last of them is what becomes of it.
+A task has one run from the start, and another for each retry, at most
+`daybook.tasks.model.MAX_RUNS_PER_TASK`. The last run gives the task's outcome.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow
-from daybook.names import checked_line
+from daybook.names import validate_line
 from daybook.tasks import model, rows
-from daybook.tasks.states import LIVE, RETRIED, Status
+from daybook.tasks.states import LIVE, RETRYABLE, Status
 
-LONGEST_TITLE = 200
+MAX_TITLE_LENGTH = 200
 
-FIRST = frozenset({"added", "retried", "expired", "fan_out"})
-"""Events that come before others which the same transaction wrote, and which follow from them."""
+LEADING_EVENTS = frozenset({"added", "retried", "expired", "fan_out"})
+"""Events that sort before others of the same transaction, because they cause them."""
 
-Pair = tuple[TaskRow, TaskRunRow]
+TaskAndRun = tuple[TaskRow, TaskRunRow]
 
 
 async def add(
@@ -34,37 +34,37 @@ async def add(
     *,
     instructions: str = "",
     priority: str = model.MEDIUM,
-    owner: str = model.ANYONE,
+    owner: str = model.ANY_SESSION,
     workspace: str = "",
     channel: str = "",
     capabilities: Iterable[str] = (),
     preferred: Iterable[str] = (),
     paused: bool = False,
-) -> Pair:
-    """A new task and its first run, queued now. Raises `InvalidInput`, and nothing is stored."""
-    title = checked_line(title, "title", LONGEST_TITLE)
+) -> TaskAndRun:
+    """Add a task and its first run, queued now. Raises `InvalidInput`, and then stores nothing."""
+    title = validate_line(title, "title", MAX_TITLE_LENGTH)
     if not title:
-        raise InvalidInput("title", "is blank", f"legal: 1 to {LONGEST_TITLE} characters")
-    says: dict[str, Any] = {
+        raise InvalidInput("title", "is blank", f"legal: 1 to {MAX_TITLE_LENGTH} characters")
+    values: dict[str, Any] = {
         "title": title,
-        "instructions": model.text(instructions, "instructions"),
-        "priority": model.priority(priority),
+        "instructions": model.check_text(instructions, "instructions"),
+        "priority": model.priority_index(priority),
         "owner": model.check_owner(owner),
-        "workspace": model.word(workspace, "workspace"),
-        "channel": model.word(channel, "channel"),
-        "capabilities": model.capabilities(capabilities),
-        "preferred": model.capabilities(preferred, "preferred"),
+        "workspace": model.check_word(workspace, "workspace"),
+        "channel": model.check_word(channel, "channel"),
+        "capabilities": model.check_capabilities(capabilities),
+        "preferred": model.check_capabilities(preferred, "preferred"),
         "paused": paused,
     }
     async with ledger.write() as session:
-        now, who = ledger.now(), owners.current().owner
-        task = TaskRow(**says, created_by=who, created_at=now)
+        now, actor = ledger.now(), owners.current_actor().owner
+        task = TaskRow(**values, created_by=actor, created_at=now)
         session.add(task)
         await session.flush()
         run = TaskRunRow(task_id=task.id, status=Status.QUEUED, created_at=now, queued_at=now)
         session.add(run)
         await session.flush()
-        rows.note(session, run, "added", now, actor=who)
+        rows.record_event(session, run, "added", now, actor=actor)
     return task, run
 
 
@@ -73,99 +73,106 @@ async def runs(
     *,
     status: Collection[Status] | None = None,
     limit: int | None = None,
-) -> list[Pair]:
-    """Runs with their tasks, those of ``status``; None: the live ones.
+) -> list[TaskAndRun]:
+    """Return runs with their tasks, those of ``status``; None means the live ones.
 
-    In the order in which they are claimed; where ended ones are among them, the newest first.
+    In the order of claims; if ended runs are included, the newest first.
     """
     wanted = LIVE if status is None else frozenset(status)
-    which = (
+    query = (
         select(TaskRow, TaskRunRow)
         .join(TaskRunRow, col(TaskRunRow.task_id) == col(TaskRow.id))
         .where(col(TaskRunRow.status).in_(wanted))
     )
     if wanted <= LIVE:
-        which = which.order_by(col(TaskRow.priority), col(TaskRunRow.queued_at), col(TaskRunRow.id))
+        query = query.order_by(col(TaskRow.priority), col(TaskRunRow.queued_at), col(TaskRunRow.id))
     else:
-        which = which.order_by(col(TaskRunRow.created_at).desc(), col(TaskRunRow.id))
-    return list((await session.execute(which.limit(limit))).tuples())
+        query = query.order_by(col(TaskRunRow.created_at).desc(), col(TaskRunRow.id))
+    return list((await session.execute(query.limit(limit))).tuples())
 
 
-async def find(session: AsyncSession, ref: str) -> Pair:
-    """The run with this id or unique id prefix; or the task with that, or this title, and its
-    last run. Raises `NotFound`, `Ambiguous`.
+async def find(session: AsyncSession, ref: str) -> TaskAndRun:
+    """Find a run by id or unique id prefix, or the last run of a task by id, id prefix or title.
+
+    Raises `NotFound`, `Ambiguous`.
     """
-    begins = col(TaskRunRow.id).startswith(ref, autoescape=True)
+    run_matches = col(TaskRunRow.id).startswith(ref, autoescape=True)
     titled = select(TaskRow).where(col(TaskRow.title) == ref).limit(5)
-    fits = list((await session.execute(titled)).scalars())
-    of_runs: list[TaskRunRow] = []
-    if not fits and ref:
+    tasks = list((await session.execute(titled)).scalars())
+    runs: list[TaskRunRow] = []
+    if not tasks and ref:
         prefixed = col(TaskRow.id).startswith(ref, autoescape=True)
-        fits = list((await session.execute(select(TaskRow).where(prefixed).limit(5))).scalars())
-        of_runs = list((await session.execute(select(TaskRunRow).where(begins).limit(5))).scalars())
-    if len(fits) + len(of_runs) > 1:
-        told = [f"{task.id[:12]} ({task.title})" for task in fits]
-        raise Ambiguous("task", ref, [*told, *(run.id[:12] for run in of_runs)])
-    if of_runs:
-        return await rows.task_of(session, of_runs[0]), of_runs[0]
-    if not fits:
+        tasks = list((await session.execute(select(TaskRow).where(prefixed).limit(5))).scalars())
+        runs = list(
+            (await session.execute(select(TaskRunRow).where(run_matches).limit(5))).scalars()
+        )
+    if len(tasks) + len(runs) > 1:
+        choices = [f"{task.id[:12]} ({task.title})" for task in tasks]
+        raise Ambiguous("task", ref, [*choices, *(run.id[:12] for run in runs)])
+    if runs:
+        return await rows.task_of(session, runs[0]), runs[0]
+    if not tasks:
         raise NotFound("task", ref)
-    return fits[0], await rows.newest(session, fits[0].id)
+    return tasks[0], await rows.newest_run(session, tasks[0].id)
 
 
 async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:
-    """What happened to a run, the first first."""
-    its = select(TaskEventRow).where(col(TaskEventRow.run_id) == run_id)
-    found = (await session.execute(its)).scalars()
-    return sorted(found, key=lambda each: (each.at, each.event not in FIRST, each.event, each.id))
+    """Return the events of a run, oldest first."""
+    query = select(TaskEventRow).where(col(TaskEventRow.run_id) == run_id)
+    rows_found = (await session.execute(query)).scalars()
+    return sorted(
+        rows_found,
+        key=lambda each: (each.at, each.event not in LEADING_EVENTS, each.event, each.id),
+    )
 
 
-# --- what the operator does
+# --- actions of the operator
 
 
-async def pause(ledger: Ledger, ref: str, reason: str = "") -> Pair:
-    """Let nobody be woken for the task, or claim it; who holds it goes on.
+async def pause(ledger: Ledger, ref: str, reason: str = "") -> TaskAndRun:
+    """Stop wakes and claims for the task; a session that holds its run goes on.
 
     Raises `InvalidInput` for the reason, and as `find`.
     """
-    reason = checked_line(reason, "reason")
-    return await _switch(ledger, ref, True, reason)
+    reason = validate_line(reason, "reason")
+    return await _set_paused(ledger, ref, True, reason)
 
 
-async def resume(ledger: Ledger, ref: str) -> Pair:
-    """The task may be claimed again. Raises as `find`."""
-    return await _switch(ledger, ref, False, "")
+async def resume(ledger: Ledger, ref: str) -> TaskAndRun:
+    """Allow the task to be claimed again. Raises as `find`."""
+    return await _set_paused(ledger, ref, False, "")
 
 
-async def _switch(ledger: Ledger, ref: str, paused: bool, reason: str) -> Pair:
+async def _set_paused(ledger: Ledger, ref: str, paused: bool, reason: str) -> TaskAndRun:
     async with ledger.write() as session:
         task, run = await find(session, ref)
         if (task.paused, task.paused_reason) != (paused, reason):
             task.paused, task.paused_reason = paused, reason
-            event, who = "paused" if paused else "resumed", owners.current().owner
-            rows.note(session, run, event, ledger.now(), actor=who, reason=reason)
+            event, actor = "paused" if paused else "resumed", owners.current_actor().owner
+            rows.record_event(session, run, event, ledger.now(), actor=actor, reason=reason)
         return task, run
 
 
 async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
-    """Another run of a task whose last one failed, was cancelled, or needs attention.
+    """Add another run to a task whose last one failed, was cancelled, or needs attention.
 
-    The one that needs attention is cancelled. Raises `InvalidInput`, also after `tasks.CHAIN` runs.
+    A run that needs attention is cancelled. Raises `InvalidInput`, also after `MAX_RUNS_PER_TASK`
+    runs.
     """
     async with ledger.write() as session:
         task, old = await find(session, ref)
-        now, who = ledger.now(), owners.current().owner
-        if old.number != (await rows.newest(session, task.id)).number:
+        now, actor = ledger.now(), owners.current_actor().owner
+        if old.number != (await rows.newest_run(session, task.id)).number:
             raise InvalidInput(
                 "run", f"{old.id[:8]} was retried already", "legal: the last of a task"
             )
-        _only(old, RETRIED)
-        if old.number >= model.CHAIN:
-            problem = f"has had its {model.CHAIN} runs"
+        _require_status(old, RETRYABLE)
+        if old.number >= model.MAX_RUNS_PER_TASK:
+            problem = f"has had its {model.MAX_RUNS_PER_TASK} runs"
             raise InvalidInput("task", problem, "add it anew, if it is still to be done")
         if old.status == Status.NEEDS_ATTENTION:
-            rows.move(old, Status.CANCELLED, now)
-            rows.note(session, old, "cancelled", now, actor=who, reason="retried")
+            rows.change_status(old, Status.CANCELLED, now)
+            rows.record_event(session, old, "cancelled", now, actor=actor, reason="retried")
         run = TaskRunRow(
             task_id=task.id,
             number=old.number + 1,
@@ -175,47 +182,47 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
         )
         session.add(run)
         await session.flush()
-        rows.note(session, run, "retried", now, actor=who, reason=f"after {old.id[:8]}")
+        rows.record_event(session, run, "retried", now, actor=actor, reason=f"after {old.id[:8]}")
         return run
 
 
 async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
-    """Queue a run again, as if it came now: one that is claimed, or needs attention.
+    """Queue a claimed run, or one that needs attention, again as if it had just arrived.
 
-    Its leases count anew, and who held it does not any more. One that is queued and for which the
-    operator was called is let wait anew; the ladder is not climbed twice before a claim. Raises
-    `InvalidInput` for another one, and as `find`.
+    Its lease expiries are counted anew, and its session no longer holds it. A queued run for which
+    the operator was notified waits anew; its escalation steps are not repeated before a claim.
+    Raises `InvalidInput` for any other run, and as `find`.
     """
-    reason = checked_line(reason, "reason")
+    reason = validate_line(reason, "reason")
     async with ledger.write() as session:
         _, run = await find(session, ref)
-        now, who = ledger.now(), owners.current().owner
+        now, actor = ledger.now(), owners.current_actor().owner
         if not (run.status == Status.QUEUED and run.attention):
-            _only(run, {Status.CLAIMED, Status.NEEDS_ATTENTION})
-        of = await rows.holder(session, run)
+            _require_status(run, {Status.CLAIMED, Status.NEEDS_ATTENTION})
+        holder = await rows.holder(session, run)
         if run.status == Status.QUEUED:
             run.queued_at = now
         else:
             rows.requeue(run, now)
         run.expiries, run.attention = 0, ""
-        rows.note(session, run, "recovered", now, actor=who, reason=reason, of=of)
+        rows.record_event(session, run, "recovered", now, actor=actor, reason=reason, of=holder)
         return run
 
 
 async def cancel(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
-    """End a live run; the token of who holds it is over. Raises `InvalidInput`, and as `find`."""
-    reason = checked_line(reason, "reason")
+    """Cancel a live run and invalidate its token. Raises `InvalidInput`, and as `find`."""
+    reason = validate_line(reason, "reason")
     async with ledger.write() as session:
         _, run = await find(session, ref)
-        now, who = ledger.now(), owners.current().owner
-        _only(run, LIVE)
-        of = await rows.holder(session, run)
-        rows.move(run, Status.CANCELLED, now)
-        rows.note(session, run, "cancelled", now, actor=who, reason=reason, of=of)
+        now, actor = ledger.now(), owners.current_actor().owner
+        _require_status(run, LIVE)
+        holder = await rows.holder(session, run)
+        rows.change_status(run, Status.CANCELLED, now)
+        rows.record_event(session, run, "cancelled", now, actor=actor, reason=reason, of=holder)
         return run
 
 
-def _only(run: TaskRunRow, legal: Collection[Status]) -> None:
+def _require_status(run: TaskRunRow, legal: Collection[Status]) -> None:
     if run.status not in legal:
-        these = ", ".join(status for status in Status if status in legal)
-        raise InvalidInput("run", f"{run.id[:8]} is {run.status}", f"legal: {these}")
+        names = ", ".join(status for status in Status if status in legal)
+        raise InvalidInput("run", f"{run.id[:8]} is {run.status}", f"legal: {names}")

@@ -1,10 +1,10 @@
-"""What is let go of tasks, in small batches (requirement 19).
+"""Deletion of old task data, in small batches.
 
 ::
 
-    a task that has ended    with its runs and what happened, when its last run ended long ago
-    a wake                   after a week: a run that waits long is woken each minute
-    a session                when it was not heard of for as long, and holds nothing
+    an ended task    with its runs and their events, once its last run ended long ago
+    a wake           after a week: a run that waits long is woken every minute
+    a session        if it was silent for a week, and holds no run
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from daybook.delivery import outbox
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import OutboxRow
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
-from daybook.runs.retention import BATCH, Keep
+from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 from daybook.tasks.wakes import WOKEN
 
-GONE = timedelta(days=7)
-"""How long a wake, and a session that is gone, is kept at most."""
+MAX_RETENTION_AGE = timedelta(days=7)
+"""How long a wake, and an expired session, is kept at most."""
 
 
-async def ended(ledger: Ledger, keep: Keep) -> int:
-    """Let go of one batch of tasks all of whose runs have ended; returns how many runs went."""
+async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
+    """Delete one batch of tasks of which all runs have ended; return the number of runs deleted."""
     since = keep.since(ledger.now())
-    over = (
+    ended_tasks = (
         select(TaskRunRow.task_id)
         .group_by(col(TaskRunRow.task_id))
         .having(
             func.max(TaskRunRow.finished_at) < since,
             func.count() == func.count(col(TaskRunRow.finished_at)),
         )
-        .limit(BATCH // 5)
+        .limit(BATCH_SIZE // 5)
     )
     async with ledger.read() as session:
-        if (await session.execute(over.limit(1))).first() is None:
+        if (await session.execute(ended_tasks.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
-        tasks = list((await session.execute(over)).scalars())
+        tasks = list((await session.execute(ended_tasks)).scalars())
         of_tasks = select(TaskRunRow.id).where(col(TaskRunRow.task_id).in_(tasks))
         runs = list((await session.execute(of_tasks)).scalars())
         await session.execute(delete(TaskEventRow).where(col(TaskEventRow.run_id).in_(runs)))
@@ -50,40 +50,40 @@ async def ended(ledger: Ledger, keep: Keep) -> int:
         return len(runs)
 
 
-async def wakes(ledger: Ledger) -> int:
-    """Let go of one batch of old wakes, wherever they are written down; returns how many."""
-    before = ledger.now() - GONE
+async def delete_old_wakes(ledger: Ledger) -> int:
+    """Delete one batch of old wakes with their task events; return the number deleted."""
+    before = ledger.now() - MAX_RETENTION_AGE
     old = (
         select(OutboxRow.id)
         .where(col(OutboxRow.created_at) < before, col(OutboxRow.purpose) == outbox.WAKE)
         .order_by(col(OutboxRow.created_at))
-        .limit(BATCH)
+        .limit(BATCH_SIZE)
     )
     async with ledger.read() as session:
         if (await session.execute(old.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
-        gone = list((await session.execute(old)).scalars())
-        told = delete(TaskEventRow).where(
-            col(TaskEventRow.outbox_id).in_(gone), col(TaskEventRow.event) == WOKEN
+        ids = list((await session.execute(old)).scalars())
+        wake_events = delete(TaskEventRow).where(
+            col(TaskEventRow.outbox_id).in_(ids), col(TaskEventRow.event) == WOKEN
         )
-        await session.execute(told)
-        await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(gone)))
-        return len(gone)
+        await session.execute(wake_events)
+        await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(ids)))
+        return len(ids)
 
 
-async def sessions(ledger: Ledger) -> int:
-    """Let go of sessions that are gone; returns how many."""
+async def delete_expired_sessions(ledger: Ledger) -> int:
+    """Delete one batch of expired sessions; return the number deleted."""
     holds = exists().where(col(TaskRunRow.session_id) == col(TaskSessionRow.id))
-    gone = (
+    expired = (
         select(TaskSessionRow.id)
-        .where(col(TaskSessionRow.expires_at) < ledger.now() - GONE, ~holds)
-        .limit(BATCH)
+        .where(col(TaskSessionRow.expires_at) < ledger.now() - MAX_RETENTION_AGE, ~holds)
+        .limit(BATCH_SIZE)
     )
     async with ledger.read() as session:
-        if (await session.execute(gone.limit(1))).first() is None:
+        if (await session.execute(expired.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
-        ids = list((await session.execute(gone)).scalars())
+        ids = list((await session.execute(expired)).scalars())
         await session.execute(delete(TaskSessionRow).where(col(TaskSessionRow.id).in_(ids)))
         return len(ids)

@@ -1,6 +1,6 @@
-"""Finding the rows of tasks and their runs, changing who holds one, and writing down what happened.
+"""Rows of tasks and their runs: lookups, changes of the holder, and events.
 
-All take a session of a ledger; what changes a row needs one of `Ledger.write`.
+All functions take a session of a ledger; those that change a row need one of `Ledger.write`.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from daybook.tasks import states
 from daybook.tasks.states import ENDED, Status
 
 SCHEDULER = "scheduler"
-"""The actor of what nobody asked for."""
+"""Actor of events that no user or agent requested."""
 
 
-def at_work(now: datetime) -> ColumnElement[bool]:
-    """Of runs: a session holds it, and its lease is not over."""
+def is_leased(now: datetime) -> ColumnElement[bool]:
+    """Return the condition on runs that a session holds the run and its lease has not expired."""
     return col(TaskRunRow.session_id).is_not(None) & (col(TaskRunRow.lease_until) > now)
 
 
 async def task_of(session: AsyncSession, run: TaskRunRow) -> TaskRow:
-    """The task that the run is a try at."""
+    """Return the task of the run."""
     task = await session.get(TaskRow, run.task_id)
     assert task is not None  # a foreign key
     return task
 
 
-async def newest(session: AsyncSession, task_id: str) -> TaskRunRow:
-    """The last run of a task: it has at least one."""
+async def newest_run(session: AsyncSession, task_id: str) -> TaskRunRow:
+    """Return the last run of a task, which has at least one."""
     runs = select(TaskRunRow).where(col(TaskRunRow.task_id) == task_id)
     last = runs.order_by(col(TaskRunRow.number).desc()).limit(1)
     row: TaskRunRow = (await session.execute(last)).scalar_one()
@@ -42,14 +42,14 @@ async def newest(session: AsyncSession, task_id: str) -> TaskRunRow:
 
 
 async def holder(session: AsyncSession, run: TaskRunRow) -> TaskSessionRow | None:
-    """The session that holds the run; None where none does."""
+    """Return the session that holds the run, or None."""
     return None if run.session_id is None else await session.get(TaskSessionRow, run.session_id)
 
 
-def move(run: TaskRunRow, new: Status, now: datetime) -> None:
-    """Take a run that nobody is to hold any more to another state: its token is over.
+def change_status(run: TaskRunRow, new: Status, now: datetime) -> None:
+    """Move a run that no session holds any more to another state, and invalidate its token.
 
-    One that is queued again keeps its place; `requeue` gives it a new one.
+    A run that is queued again keeps its place; `requeue` gives it a new one.
     """
     states.check(run.id, Status(run.status), new)
     run.status = new
@@ -61,12 +61,12 @@ def move(run: TaskRunRow, new: Status, now: datetime) -> None:
 
 
 def requeue(run: TaskRunRow, now: datetime) -> None:
-    """Back into the queue, as if it came now."""
-    move(run, Status.QUEUED, now)
+    """Queue the run again as if it had just arrived."""
+    change_status(run, Status.QUEUED, now)
     run.queued_at = now
 
 
-def note(
+def record_event(
     session: AsyncSession,
     run: TaskRunRow,
     event: str,
@@ -77,7 +77,7 @@ def note(
     of: TaskSessionRow | None = None,
     outbox_id: str | None = None,
 ) -> TaskEventRow:
-    """Write down what happened to a run, by whom, and ``of`` which session, if of one."""
+    """Record an event of a run, its actor, and ``of`` the session it concerns, if any."""
     row = TaskEventRow(
         run_id=run.id,
         at=now,
@@ -92,19 +92,20 @@ def note(
     return row
 
 
-async def alert(session: AsyncSession, run: TaskRunRow, what: str, now: datetime) -> None:
-    """Tell the operator that somebody should look at the run: once a claim, and for each of the
-    two things that lead to it, that it `expired` or `starved`.
+async def alert_operator(session: AsyncSession, run: TaskRunRow, what: str, now: datetime) -> None:
+    """Alert the operator about the run.
+
+    Sent once per claim and for each ``what``: `expired`, `starved`.
     """
     task = await task_of(session, run)
-    why = run.attention[:1].upper() + run.attention[1:]
-    await outbox.tell(
+    reason = run.attention[:1].upper() + run.attention[1:]
+    await outbox.enqueue_message(
         session,
         key=f"task-attention:{run.id}:{run.fence}:{what}",
         purpose=outbox.ALERT,
         event=Status.NEEDS_ATTENTION,
-        channel=outbox.operators_channel(),
+        channel=outbox.operator_channel(),
         subject=f"task needs attention: {one_line(task.title, 200)}",
-        body=f"{why}\ndaybook task show {run.id[:12]}",
+        body=f"{reason}\ndaybook task show {run.id[:12]}",
         now=now,
     )

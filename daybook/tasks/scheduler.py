@@ -1,4 +1,4 @@
-"""The cycle again and again, for one process: `Scheduler`."""
+"""Scheduler that repeats the task cycle in one process."""
 
 from __future__ import annotations
 
@@ -9,80 +9,80 @@ from typing import Any
 
 from daybook.errors import InvalidInput, SchedulerStopped
 from daybook.ledger.engine import Ledger
-from daybook.tasks.cycle import CapabilitiesOf, cycle
-from daybook.tasks.model import Ladder
-from daybook.tasks.notifier import Sink
-from daybook.tasks.statistics import Report
+from daybook.tasks.cycle import CapabilityLoader, cycle
+from daybook.tasks.model import EscalationPolicy
+from daybook.tasks.notifier import Notifier
+from daybook.tasks.statistics import CycleReport
 
-EVERY = 15.0
+CYCLE_INTERVAL_SECONDS = 15.0
 """Seconds between two cycles."""
 
-Cycle = Callable[[], Coroutine[Any, Any, Report]]
-"""Does one cycle."""
-Turn = Callable[[Cycle], Awaitable[object]]
-"""Has one cycle done, when it is time for it; what it lets through ends the scheduler."""
+Cycle = Callable[[], Coroutine[Any, Any, CycleReport]]
+"""Runs one cycle."""
+CycleRunner = Callable[[Cycle], Awaitable[object]]
+"""Runs the given cycle when it is time for it; an exception that it raises ends the scheduler."""
 
 
 class Scheduler:
-    """Cycles until it is stopped, and not again after that: who goes on makes another one.
+    """Repeats the cycle until it is stopped; it cannot be started again.
 
-    ``ladder`` is asked at each cycle, as the settings may have changed. Where it raises
-    `InvalidInput` the last one that was legal holds on, and the report says so.
+    ``ladder`` is called for each cycle, because the settings may have changed. If it raises
+    `InvalidInput`, the last valid policy stays in force, and the report says so.
     """
 
     def __init__(
         self,
         ledger: Ledger,
         *,
-        ladder: Callable[[], Ladder],
-        sink: Sink,
-        capabilities_of: CapabilitiesOf,
+        ladder: Callable[[], EscalationPolicy],
+        sink: Notifier,
+        capabilities_of: CapabilityLoader,
     ) -> None:
-        self._ledger, self._ladder = ledger, ladder
-        self._sink, self._capabilities_of = sink, capabilities_of
+        self._ledger, self._load_policy = ledger, ladder
+        self._notifier, self._capabilities_of = sink, capabilities_of
         self._stopped = asyncio.Event()
-        self._legal: Ladder | None = None
+        self._policy: EscalationPolicy | None = None
 
-    async def go_on(self, turn: Turn) -> None:
-        """A cycle every `EVERY` seconds, each through ``turn``, until `stop`.
+    async def go_on(self, turn: CycleRunner) -> None:
+        """Run a cycle every `CYCLE_INTERVAL_SECONDS` seconds, each through ``turn``, until `stop`.
 
-        Raises `SchedulerStopped` for one that was stopped before.
+        Raises `SchedulerStopped` if it was stopped before.
         """
-        self._check()
-        with suppress(InvalidInput):  # it may be long until this process leads
-            self._legal = self._ladder()
+        self._require_running()
+        with suppress(InvalidInput):  # this process may become the leader much later
+            self._policy = self._load_policy()
         while not self._stopped.is_set():
             await turn(self.cycle)
             with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
+                async with asyncio.timeout(CYCLE_INTERVAL_SECONDS):
                     await self._stopped.wait()
 
-    async def cycle(self) -> Report:
-        """One now.
+    async def cycle(self) -> CycleReport:
+        """Run one cycle now.
 
-        Raises `SchedulerStopped`, `LedgerUnreachable`, and `InvalidInput` for `[tasks]` where it
-        has not been legal yet.
+        Raises `SchedulerStopped`, `LedgerUnreachable`, and `InvalidInput` for `[tasks]` if it has
+        never been valid.
         """
-        self._check()
+        self._require_running()
         refused = None
         try:
-            self._legal = self._ladder()
+            self._policy = self._load_policy()
         except InvalidInput as error:
-            if self._legal is None:
+            if self._policy is None:
                 raise
             refused = error
         return await cycle(
             self._ledger,
-            ladder=self._legal,
-            sink=self._sink,
+            ladder=self._policy,
+            sink=self._notifier,
             capabilities_of=self._capabilities_of,
             refused=refused,
         )
 
     def stop(self) -> None:
-        """For good: the cycle that is under way is the last one."""
+        """Stop for good: a cycle that is under way is the last one."""
         self._stopped.set()
 
-    def _check(self) -> None:
+    def _require_running(self) -> None:
         if self._stopped.is_set():
             raise SchedulerStopped

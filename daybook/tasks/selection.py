@@ -1,7 +1,7 @@
-"""Which run a session gets: the first of the queue that fits it, or why it gets none. Reads only.
+"""Selection of the run that a session gets, or of the reason that it gets none. Reads only.
 
-`matching.verdict` judges; the database leaves out what that could only refuse, so that a long queue
-costs a claim little. No more is read of a run than the verdict needs.
+`matching.refusal_reason` decides. The database only leaves out runs that it would always refuse,
+so that a claim stays cheap with a long queue. Only the columns that the decision needs are read.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import matching, model, pause, sessions
-from daybook.tasks.matching import Candidate, Wanted
+from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.states import Status
 
-HEAD = 100
-"""So many of the queue are looked at first, then all of it."""
+FIRST_BATCH_SIZE = 100
+"""Number of runs of the queue that are checked first, before all of them."""
 
 
-async def kept_from(
+async def claim_refusal_reason(
     session: AsyncSession, row: TaskSessionRow, held: TaskRunRow | None, now: datetime
 ) -> str:
-    """Why nothing is looked for; a run whose lease is over is ``held`` no more."""
+    """Return why the session cannot claim at all, or "".
+
+    A ``held`` run whose lease has expired does not count.
+    """
     paused = await pause.read(session)
     if paused.paused:
         return "the task scheduler is paused" + (f": {paused.reason}" if paused.reason else "")
     if row.expires_at <= now:
-        since = (row.expires_at - sessions.SILENT).replace(microsecond=0).isoformat()
+        since = (row.expires_at - sessions.SESSION_TIMEOUT).replace(microsecond=0).isoformat()
         return f"the session was silent since {since}; report its state, or register it again"
-    if held is not None and not _is_over(held, now):
+    if held is not None and not _is_expired(held, now):
         return f"the session holds run {held.id[:8]}; complete, fail or release that first"
     return ""
 
 
-def _is_over(held: TaskRunRow | None, now: datetime) -> bool:
+def _is_expired(held: TaskRunRow | None, now: datetime) -> bool:
     return held is not None and held.lease_until is not None and held.lease_until <= now
 
 
 _QUEUED = (col(TaskRunRow.status) == Status.QUEUED) & col(TaskRunRow.finished_at).is_(None)
-_ASKS = (
+_REQUIREMENTS = (
     select(
         TaskRunRow.id,
         TaskRow.priority,
@@ -58,12 +61,12 @@ _ASKS = (
     .where(_QUEUED)
     .order_by(col(TaskRow.priority), col(TaskRunRow.queued_at), col(TaskRunRow.id))
 )
-"""What each queued run asks, in the order of claims: no more than the verdict needs."""
+"""Requirements of each queued run, in the order of claims; only the columns that are needed."""
 
 
-def _asks(found: Any) -> Wanted:
-    id_, priority, queued_at, owner, workspace, channel, capabilities, paused = found
-    return Wanted(
+def _requirements(row: Any) -> RunRequirements:
+    id_, priority, queued_at, owner, workspace, channel, capabilities, paused = row
+    return RunRequirements(
         run_id=id_,
         priority=priority,
         queued_at=queued_at,
@@ -75,45 +78,45 @@ def _asks(found: Any) -> Wanted:
     )
 
 
-async def first(session: AsyncSession, candidate: Candidate, now: datetime) -> str | None:
-    """The id of the first run that fits; None: none does.
+async def first_fitting(session: AsyncSession, candidate: Candidate, now: datetime) -> str | None:
+    """Return the id of the first run that fits, or None.
 
-    What can never fit is left out by the database; the verdict judges the rest, once of all that
-    ask the same.
+    The database leaves out runs that can never fit; `matching.refusal_reason` checks the others,
+    once for all runs with the same requirements.
     """
-    if matching.busy(candidate, now):
+    if matching.busy_reason(candidate, now):
         return None
-    its = [model.ANYONE, model.BY_SESSION + candidate.name]
+    owners_allowed = [model.ANY_SESSION, model.SESSION_PREFIX + candidate.name]
     if candidate.agent:
-        its.append(owners.BY_AGENT + candidate.agent)
-    might = _ASKS.where(
+        owners_allowed.append(owners.AGENT_PREFIX + candidate.agent)
+    candidates = _REQUIREMENTS.where(
         ~col(TaskRow.paused),
-        col(TaskRow.owner).in_(its),
+        col(TaskRow.owner).in_(owners_allowed),
         col(TaskRow.workspace).in_({"", candidate.workspace}),
         col(TaskRow.channel).in_({"", candidate.channel}),
     )
     unfit: set[tuple[object, ...]] = set()
-    for queue in (might.limit(HEAD), might):
-        found = (await session.execute(queue)).all()
-        for wanted in map(_asks, found):
-            kind = (wanted.owner, wanted.workspace, wanted.channel, wanted.capabilities)
-            if kind in unfit:
+    for queue in (candidates.limit(FIRST_BATCH_SIZE), candidates):
+        queued = (await session.execute(queue)).all()
+        for wanted in map(_requirements, queued):
+            requirements = (wanted.owner, wanted.workspace, wanted.channel, wanted.capabilities)
+            if requirements in unfit:
                 continue
-            if not matching.verdict(wanted, candidate, now):
+            if not matching.refusal_reason(wanted, candidate, now):
                 return wanted.run_id
-            unfit.add(kind)
-        if len(found) < HEAD:
+            unfit.add(requirements)
+        if len(queued) < FIRST_BATCH_SIZE:
             break
     return None
 
 
-async def why_none(session: AsyncSession, candidate: Candidate, now: datetime) -> str:
-    """In words: the session is busy, or how many are queued and why not the first."""
-    if why := matching.busy(candidate, now):
-        return why
-    top = (await session.execute(_ASKS.limit(1))).first()
-    if top is None:
+async def no_match_reason(session: AsyncSession, candidate: Candidate, now: datetime) -> str:
+    """Return the reason: the session is busy, or none of the queued runs fits."""
+    if reason := matching.busy_reason(candidate, now):
+        return reason
+    first_run = (await session.execute(_REQUIREMENTS.limit(1))).first()
+    if first_run is None:
         return "no task is queued"
     count = (await session.execute(select(func.count()).where(_QUEUED))).scalar_one()
-    why = matching.verdict(_asks(top), candidate, now)
-    return f"of {count:,} queued none fits; of the first: {why}"
+    reason = matching.refusal_reason(_requirements(first_run), candidate, now)
+    return f"of {count:,} queued none fits; of the first: {reason}"

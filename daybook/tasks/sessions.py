@@ -1,14 +1,14 @@
-"""Task sessions: live agents that claim tasks by themselves (requirement 46).
+"""Task sessions: live agents that claim tasks by themselves.
 
 ::
 
     register ──► idle ◄── report ──► active, or prompting
                   │
-                  └── not heard of for `SILENT` ──► expired ──report, register──► there again
+                  └── silent for `SESSION_TIMEOUT` ──► expired ──report, register──► live again
 
-Who registered a session owns it: an agent acts on its own, and is told of another's that there is
-none. The operator acts on all. A session that is expired still holds its run until the lease is
-over, and a run does not keep its session alive.
+The actor that registered a session owns it. An agent acts on its own sessions only; those of
+others do not exist for it (`NotFound`). The operator acts on all. An expired session still holds
+its run until the lease expires, and holding a run does not keep a session alive.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from daybook.names import validate_name
 from daybook.tasks import matching, model, rows
 from daybook.tasks.matching import IDLE
 
-SILENT = timedelta(minutes=15)
-"""How long a session is there after it was heard of; over exactly at its end."""
-OFTEN = timedelta(minutes=1)
-"""One that asks in vain more often is not written down each time."""
+SESSION_TIMEOUT = timedelta(minutes=15)
+"""How long a session stays live after its last sign of life; it expires exactly at the end."""
+TOUCH_INTERVAL = timedelta(minutes=1)
+"""Least time between two recorded signs of life of a session whose claims get nothing."""
 
 NOUN = "task session"
 
@@ -46,27 +46,27 @@ async def register(
     channel: str = "",
     capabilities: Iterable[str] = (),
 ) -> TaskSessionRow:
-    """A session that is there, idle and not prompting.
+    """Register a live session, idle and not prompting.
 
-    One of this name and owner is brought up to date, and keeps its id and its run. Raises
-    `InvalidInput`, also for a name that another's session has, unless that is expired and holds
-    nothing.
+    A session of this name and owner is updated, and keeps its id and its run. Raises
+    `InvalidInput`, also if the name belongs to another owner's session, unless that one is expired
+    and holds no run.
     """
-    actor, name = owners.current(), validate_name(name)
-    says = {
+    actor, name = owners.current_actor(), validate_name(name)
+    values = {
         "agent": _agent(agent, actor),
-        "type": model.word(type, "type"),
-        "workspace": model.word(workspace, "workspace"),
-        "channel": model.word(channel, "channel"),
-        "capabilities": model.capabilities(capabilities),
+        "type": model.check_word(type, "type"),
+        "workspace": model.check_word(workspace, "workspace"),
+        "channel": model.check_word(channel, "channel"),
+        "capabilities": model.check_capabilities(capabilities),
     }
     async with ledger.write() as session:
         now = ledger.now()
         row = await _named(session, name)
         if row is not None and row.owner != actor.owner:
-            if row.expires_at > now or await held_by(session, row) is not None:
+            if row.expires_at > now or await held_run(session, row) is not None:
                 raise InvalidInput("name", f'"{name}" is taken', "legal: another name")
-            # Its id goes with it: what is sent to that is not the other's.
+            # Its id goes with it: wakes sent to that id must not reach the new owner.
             await session.delete(row)
             await session.flush()
             row = None
@@ -80,10 +80,10 @@ async def register(
                 registered_at=now,
                 expires_at=now,
             )
-        for field, value in says.items():
+        for field, value in values.items():
             setattr(row, field, value)
         row.user_id = actor.user_id
-        _report(row, IDLE, False, now)
+        _set_state(row, IDLE, False, now)
         touch(row, now)
         session.add(row)
         return row
@@ -92,122 +92,122 @@ async def register(
 async def report(
     ledger: Ledger, name: str, *, state: str | None = None, prompting: bool | None = None
 ) -> TaskSessionRow:
-    """What the session does now; what is None is as before. It is there, if it was expired too.
+    """Set what the session does now; None keeps a value. An expired session is live again.
 
     Raises `InvalidInput`, `NotFound`.
     """
     if state is not None:
-        model.state(state)
+        model.check_state(state)
     async with ledger.write() as session:
         row, now = await find(session, name), ledger.now()
         new = row.state if state is None else state
-        _report(row, new, row.prompting if prompting is None else prompting, now)
+        _set_state(row, new, row.prompting if prompting is None else prompting, now)
         touch(row, now)
         return row
 
 
 async def remove(ledger: Ledger, name: str) -> TaskSessionRow:
-    """Forget a session; a run that it holds is queued again, as if recovered. Raises `NotFound`."""
+    """Remove a session; a run that it holds is queued again, as by `recover`. Raises `NotFound`."""
     async with ledger.write() as session:
         row, now = await find(session, name), ledger.now()
-        run = await held_by(session, row)
+        run = await held_run(session, row)
         if run is not None:
             rows.requeue(run, now)
             run.expiries = 0
-            who, why = owners.current().owner, "its session was removed"
-            rows.note(session, run, "recovered", now, actor=who, reason=why, of=row)
+            actor, reason = owners.current_actor().owner, "its session was removed"
+            rows.record_event(session, run, "recovered", now, actor=actor, reason=reason, of=row)
             session.add(run)
             await session.flush()
         await session.delete(row)
         return row
 
 
-async def connected(ledger: Ledger, ids: Collection[str], until: datetime) -> None:
-    """Somebody holds connections to these sessions until then, and hears of them.
+async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -> None:
+    """Record that an MCP server holds connections to these sessions until ``until``.
 
-    ``until`` of now or before: not any more.
+    ``until`` of now or before: the connections are closed.
     """
     async with ledger.write() as session:
         now = ledger.now()
-        which = select(TaskSessionRow).where(col(TaskSessionRow.id).in_(ids) & _mine())
-        for row in (await session.execute(which)).scalars():
+        query = select(TaskSessionRow).where(col(TaskSessionRow.id).in_(ids) & _visible())
+        for row in (await session.execute(query)).scalars():
             row.connected_until = until
             if until > now:
                 touch(row, now)
 
 
-async def every(session: AsyncSession) -> list[TaskSessionRow]:
-    """All sessions that whoever asks may see, expired ones too, by name."""
-    mine = select(TaskSessionRow).where(_mine()).order_by(col(TaskSessionRow.name))
-    return list((await session.execute(mine)).scalars())
+async def visible_sessions(session: AsyncSession) -> list[TaskSessionRow]:
+    """Return all sessions that the current actor may see, expired ones included, by name."""
+    query = select(TaskSessionRow).where(_visible()).order_by(col(TaskSessionRow.name))
+    return list((await session.execute(query)).scalars())
 
 
 async def find(session: AsyncSession, name: str) -> TaskSessionRow:
-    """The session of this name; raises `NotFound`, also for one of somebody else."""
+    """Return the session of this name. Raises `NotFound`, also for a session of another owner."""
     row = await _named(session, name.strip())
-    actor = owners.current()
+    actor = owners.current_actor()
     if row is None or (actor.is_agent and row.owner != actor.owner):
         raise NotFound(NOUN, name)
     return row
 
 
-async def holding(session: AsyncSession, now: datetime) -> frozenset[str]:
-    """The ids of the sessions that hold a run whose lease is not over."""
-    held = select(TaskRunRow.session_id).where(rows.at_work(now))
+async def busy_session_ids(session: AsyncSession, now: datetime) -> frozenset[str]:
+    """Return the ids of the sessions that hold a run whose lease has not expired."""
+    held = select(TaskRunRow.session_id).where(rows.is_leased(now))
     return frozenset((await session.execute(held)).scalars())
 
 
-async def there(
+async def live_sessions(
     session: AsyncSession, now: datetime
 ) -> list[tuple[TaskSessionRow, matching.Candidate]]:
-    """Those that are not expired, whoever owns them, by name; and what is known of each."""
-    holds = await holding(session, now)
-    wanted = select(TaskSessionRow).where(col(TaskSessionRow.expires_at) > now)
-    found = (await session.execute(wanted.order_by(col(TaskSessionRow.name)))).scalars()
-    return [(row, matching.Candidate.of(row, row.id in holds)) for row in found]
+    """Return the live sessions of all owners by name, each with its `Candidate`."""
+    busy_ids = await busy_session_ids(session, now)
+    query = select(TaskSessionRow).where(col(TaskSessionRow.expires_at) > now)
+    rows_found = (await session.execute(query.order_by(col(TaskSessionRow.name)))).scalars()
+    return [(row, matching.Candidate.of(row, row.id in busy_ids)) for row in rows_found]
 
 
-async def held_by(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
-    """The run that a session holds, also one whose lease is over and that was not taken back."""
-    its = select(TaskRunRow).where(col(TaskRunRow.session_id) == row.id)
-    run: TaskRunRow | None = (await session.execute(its)).scalar_one_or_none()
+async def held_run(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
+    """Return the run that the session holds, even with an expired lease that was not taken back."""
+    query = select(TaskRunRow).where(col(TaskRunRow.session_id) == row.id)
+    run: TaskRunRow | None = (await session.execute(query)).scalar_one_or_none()
     return run
 
 
 def touch(row: TaskSessionRow, now: datetime) -> None:
-    """The session was heard of."""
-    row.expires_at = now + SILENT
+    """Record a sign of life of the session."""
+    row.expires_at = now + SESSION_TIMEOUT
 
 
-def fades(row: TaskSessionRow, now: datetime) -> bool:
-    """Whether one that is there was not heard of for `OFTEN`."""
-    return now < row.expires_at < now + SILENT - OFTEN
+def is_touch_due(row: TaskSessionRow, now: datetime) -> bool:
+    """Return whether a live session's last recorded sign of life is older than `TOUCH_INTERVAL`."""
+    return now < row.expires_at < now + SESSION_TIMEOUT - TOUCH_INTERVAL
 
 
 async def _named(session: AsyncSession, name: str) -> TaskSessionRow | None:
-    wanted = select(TaskSessionRow).where(col(TaskSessionRow.name) == name)
-    row: TaskSessionRow | None = (await session.execute(wanted)).scalar_one_or_none()
+    query = select(TaskSessionRow).where(col(TaskSessionRow.name) == name)
+    row: TaskSessionRow | None = (await session.execute(query)).scalar_one_or_none()
     return row
 
 
-def _mine() -> ColumnElement[bool]:
-    actor = owners.current()
+def _visible() -> ColumnElement[bool]:
+    actor = owners.current_actor()
     return col(TaskSessionRow.owner) == actor.owner if actor.is_agent else true()
 
 
 def _agent(given: str | None, actor: owners.Actor) -> str:
-    """Whose tasks the session may do; an agent's may do its own."""
-    its = owners.agent_id(actor.owner)
-    agent = (its if given is None else given).strip()
+    """Return the agent whose tasks the session may do; an agent's session may do its own only."""
+    own_agent = owners.agent_id(actor.owner)
+    agent = (own_agent if given is None else given).strip()
     if agent:
-        owners.check(owners.BY_AGENT + agent, "agent")
-    if actor.is_agent and agent != its:
-        raise InvalidInput("agent", f'"{agent}" is not yours', f'legal: "{its}"')
+        owners.validate_owner(owners.AGENT_PREFIX + agent, "agent")
+    if actor.is_agent and agent != own_agent:
+        raise InvalidInput("agent", f'"{agent}" is not yours', f'legal: "{own_agent}"')
     return agent
 
 
-def _report(row: TaskSessionRow, state: str, prompting: bool, now: datetime) -> None:
-    was = row.state == IDLE and not row.prompting
+def _set_state(row: TaskSessionRow, state: str, prompting: bool, now: datetime) -> None:
+    was_free = row.state == IDLE and not row.prompting
     row.state, row.prompting = state, prompting
-    if not was and state == IDLE and not prompting:
+    if not was_free and state == IDLE and not prompting:
         row.idle_since = now

@@ -1,7 +1,7 @@
-"""The states of a task run and the steps between them; drawn in `daybook.tasks`.
+"""States of a task run and the transitions between them; `daybook.tasks` has the diagram.
 
-A step that `STEPS` does not hold is refused with `IllegalTransition`: each act looks first whether
-its run stands where it may be begun, so that one is raised says that an act is wrong.
+A transition that `TRANSITIONS` does not list raises `IllegalTransition`. Every operation checks
+the state of its run first, so this error means that an operation is wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from daybook.errors import IllegalTransition
 
 
 class Status(StrEnum):
-    """What a task run is: `task_runs.status`. The three live ones first."""
+    """State of a task run: `task_runs.status`. The three live ones come first."""
 
     QUEUED = "queued"
     CLAIMED = "claimed"
@@ -24,13 +24,13 @@ class Status(StrEnum):
 
 LIVE = frozenset({Status.QUEUED, Status.CLAIMED, Status.NEEDS_ATTENTION})
 ENDED = frozenset(Status) - LIVE
-RETRIED = frozenset({Status.FAILED, Status.CANCELLED, Status.NEEDS_ATTENTION})
-"""After these another run of the task may be asked for."""
+RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED, Status.NEEDS_ATTENTION})
+"""States after which another run of the task may be requested."""
 
-MOST_EXPIRIES = 3
-"""How often a lease of one run is over before nobody may claim it any more (requirement 48)."""
+MAX_EXPIRIES = 3
+"""Number of lease expiries after which no session can claim the run any more."""
 
-STEPS: dict[Status, dict[Status, str]] = {
+TRANSITIONS: dict[Status, dict[Status, str]] = {
     Status.QUEUED: {
         Status.CLAIMED: "claimed by a session",
         Status.CANCELLED: "cancelled by the operator",
@@ -39,7 +39,7 @@ STEPS: dict[Status, dict[Status, str]] = {
         Status.QUEUED: "released, its lease is over, or recovered",
         Status.COMPLETED: "completed with the claim's token",
         Status.FAILED: "failed with the claim's token",
-        Status.NEEDS_ATTENTION: f"its lease is over for the {MOST_EXPIRIES}rd time",
+        Status.NEEDS_ATTENTION: f"its lease is over for the {MAX_EXPIRIES}rd time",
         Status.CANCELLED: "cancelled by the operator",
     },
     Status.NEEDS_ATTENTION: {
@@ -50,6 +50,6 @@ STEPS: dict[Status, dict[Status, str]] = {
 
 
 def check(run: str, old: Status, new: Status) -> None:
-    """Raise `IllegalTransition` unless `STEPS` joins ``old`` to ``new``."""
-    if new not in STEPS.get(old, {}):
+    """Raise `IllegalTransition` unless `TRANSITIONS` leads from ``old`` to ``new``."""
+    if new not in TRANSITIONS.get(old, {}):
         raise IllegalTransition(run, old, new)

@@ -1,8 +1,8 @@
-"""What the cycles did, kept in the ledger as one fact, so that whoever asks sees the leader's.
+"""Report of a cycle, and the totals of all cycles, stored in the ledger as one fact.
 
-Written in the transaction of each cycle; a cycle that had nothing to do leaves it as it is. What
-cannot be read, such as another version's, is begun anew: nothing is decided by it but when wakes
-were forgotten.
+Every process reads the leader's totals there. Each cycle writes them in its transaction; a cycle
+without work leaves them as they are. A fact that cannot be read, such as one of another version,
+is started anew: only the time of the last rebuild affects a decision.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from daybook.errors import one_line
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
-FACT = "tasks.statistics"
-ERRORS_KEPT = 10
-IDS_KEPT = 50
-"""Of each counter of the last cycle so many ids are kept; who asks for a cycle is told all."""
+FACT_KEY = "tasks.statistics"
+MAX_ERRORS = 10
+MAX_IDS_PER_COUNTER = 50
+"""Ids stored per counter of the last cycle; the caller of a cycle gets all of them."""
 
 COUNTERS = (
     "pending",
@@ -43,8 +43,8 @@ COUNTERS = (
     "spawn_requested",
     "needs_attention",
 )
-"""What a cycle counts, in this order."""
-ADDED_UP = (
+"""Counters of a cycle, in this order."""
+CUMULATIVE_COUNTERS = (
     "recovered",
     "wakes_tried",
     "wakes_succeeded",
@@ -52,33 +52,33 @@ ADDED_UP = (
     "starved",
     "spawn_requested",
 )
-"""Those that happen; the others say how it is."""
+"""Counters of events, which are summed up; the others describe the current state."""
 
 
 @dataclass
-class Report:
+class CycleReport:
     """What one cycle saw and did.
 
     ==================  ======================================================================
-    pending             queued runs. Each of them is in one of: woken, no_match,
+    pending             queued runs; each is in exactly one of: woken, no_match,
                         recently_notified, unclaimable, paused
     active              runs that a session holds
-    scanned             pending, active, and those whose status is `needs_attention`
-    recovered           their lease was over, and was taken back by this cycle
-    wakes_tried         wakes that were asked for, or could not be for want of a way
+    scanned             pending, active, and runs in the state `needs_attention`
+    recovered           runs with an expired lease that this cycle took back
+    wakes_tried         wakes that were sent, or had no way to be sent
     wakes_succeeded     wakes that arrived since the last cycle
-    wakes_failed        that did not, or were not sent in time, or had no way
+    wakes_failed        wakes that failed, were not sent in time, or had no way
     woken               runs for which a wake was tried
-    no_match            a session would fit, and has something else to do
-    recently_notified   all sessions that fit were woken for it a moment ago
-    unclaimable         no session would fit that is there
-    paused              runs of tasks that are, or all of them where the scheduler is
-    starved             runs of which Prefect was told so, by this cycle
-    spawn_requested     runs for which a worker was asked for, by this cycle
-    needs_attention     runs at which somebody should look now
+    no_match            runs that a session would fit, but it is busy
+    recently_notified   runs for which all fitting sessions were woken recently
+    unclaimable         runs that no live session would fit
+    paused              runs of paused tasks, or all runs while the scheduler is paused
+    starved             starving runs that this cycle reported to Prefect
+    spawn_requested     runs for which this cycle requested a worker
+    needs_attention     runs that an operator should look at now
     ==================  ======================================================================
 
-    ``runs`` has the ids to those counters that are of runs, ``errors`` what failed and is tried
+    ``runs`` has the ids of the counters that count runs; ``errors`` lists failures that are tried
     again. ``at`` is the ledger's time.
     """
 
@@ -96,21 +96,21 @@ class Report:
         self.runs.setdefault(counter, []).append(run_id)
 
     def count(self, counter: str) -> int:
-        found = getattr(self, counter, None)
-        return found if isinstance(found, int) else len(self.runs.get(counter, ()))
+        value = getattr(self, counter, None)
+        return value if isinstance(value, int) else len(self.runs.get(counter, ()))
 
     def error(self, what: str, error: object) -> None:
-        """One that is tried again; its words may be somebody else's."""
+        """Add an error that is tried again; its text may come from another system."""
         self.errors.append(f"{what}: {one_line(error, 500) or type(error).__name__}")
 
     def as_json(self) -> dict[str, Any]:
-        """The counters by name, `at`, `runs` and `errors`."""
+        """Return the counters by name, `at`, `runs` and `errors`."""
         counted: dict[str, Any] = {name: self.count(name) for name in COUNTERS}
         return {"at": self.at.isoformat(), **counted, "runs": self.runs, "errors": self.errors}
 
 
 class Statistics(BaseModel):
-    """What is kept. ``under_way`` are the wakes whose end no cycle has counted."""
+    """Stored totals. ``under_way`` are the outbox ids of wakes that no cycle has counted yet."""
 
     cycles: int = 0
     rebuilds: int = 0
@@ -122,36 +122,36 @@ class Statistics(BaseModel):
     under_way: list[str] = Kept(default_factory=list)
 
     def note(self, at: datetime, errors: Iterable[str]) -> None:
-        """What fails again and again is kept once, with its last time."""
+        """Store each error once, with the last time it occurred."""
         new = dict.fromkeys(errors)
         others = [each for each in self.errors if each.get("error") not in new]
-        told = [{"at": at.isoformat(), "error": each} for each in new]
-        self.errors = [*others, *told][-ERRORS_KEPT:]
+        entries = [{"at": at.isoformat(), "error": each} for each in new]
+        self.errors = [*others, *entries][-MAX_ERRORS:]
 
-    def count(self, report: Report) -> None:
-        """One more cycle, as far as its report goes by now."""
+    def count(self, report: CycleReport) -> None:
+        """Count one more cycle by its report so far."""
         self.cycles += 1
-        for name in ADDED_UP:
+        for name in CUMULATIVE_COUNTERS:
             self.totals[name] = self.totals.get(name, 0) + report.count(name)
         self.keep(report)
         self.note(report.at, report.errors)
 
-    def amend(self, report: Report, *, starved: int) -> None:
-        """What the cycle of this report, which is counted, did after that."""
+    def amend(self, report: CycleReport, *, starved: int) -> None:
+        """Add what the already counted cycle of this report did afterwards."""
         self.totals["starved"] = self.totals.get("starved", 0) + starved
         self.note(report.at, report.errors)
         if self.last_cycle is None or self.last_cycle["at"] == report.at.isoformat():
             self.keep(report)
 
-    def keep(self, report: Report) -> None:
-        told = report.as_json()
-        told["runs"] = {name: ids[:IDS_KEPT] for name, ids in report.runs.items()}
-        self.last_cycle = told
+    def keep(self, report: CycleReport) -> None:
+        stored = report.as_json()
+        stored["runs"] = {name: ids[:MAX_IDS_PER_COUNTER] for name, ids in report.runs.items()}
+        self.last_cycle = stored
 
 
 async def load(session: AsyncSession) -> Statistics:
-    """What is kept; nothing where it cannot be read."""
-    fact = await session.get(Fact, FACT, populate_existing=True)
+    """Return the stored totals, or empty ones if they cannot be read."""
+    fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     try:
         return Statistics.model_validate_json(fact.value) if fact else Statistics()
     except ValidationError:
@@ -159,28 +159,27 @@ async def load(session: AsyncSession) -> Statistics:
 
 
 async def store(session: AsyncSession, statistics: Statistics) -> None:
-    """Keep it."""
-    await session.merge(Fact(key=FACT, value=statistics.model_dump_json()))
+    """Store the totals."""
+    await session.merge(Fact(key=FACT_KEY, value=statistics.model_dump_json()))
 
 
 async def read(session: AsyncSession) -> dict[str, Any]:
-    """`cycles` (those that had something to do), `rebuilds`, `recovery_errors`, `totals` (of
-    `ADDED_UP`), `last_cycle` (a `Report` as JSON, or None), `last_rebuild_at`, and the last
-    `errors`, `{"at", "error"}`.
+    """Return the totals as JSON.
+
+    Keys: `cycles` (those that had work), `rebuilds`, `recovery_errors`, `totals` (of
+    `CUMULATIVE_COUNTERS`), `last_cycle` (a `CycleReport` as JSON, or None), `last_rebuild_at`, and
+    the last `errors` as `{"at", "error"}`.
     """
-    kept = await load(session)
-    kept.totals = {name: kept.totals.get(name, 0) for name in ADDED_UP}
-    found: dict[str, Any] = json.loads(kept.model_dump_json(exclude={"under_way"}))
-    return found
+    totals = await load(session)
+    totals.totals = {name: totals.totals.get(name, 0) for name in CUMULATIVE_COUNTERS}
+    as_json: dict[str, Any] = json.loads(totals.model_dump_json(exclude={"under_way"}))
+    return as_json
 
 
 async def rebuild(ledger: Ledger) -> dict[str, Any]:
-    """Forget who was woken a moment ago; what the ladder has counted and done is kept.
-
-    Returns what `read` gives.
-    """
+    """Forget the recent wakes; escalation counts and steps stay. Return what `read` returns."""
     async with ledger.write() as session:
-        kept = await load(session)
-        kept.rebuilds, kept.last_rebuild_at = kept.rebuilds + 1, ledger.now()
-        await store(session, kept)
+        totals = await load(session)
+        totals.rebuilds, totals.last_rebuild_at = totals.rebuilds + 1, ledger.now()
+        await store(session, totals)
         return await read(session)

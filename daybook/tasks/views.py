@@ -1,4 +1,4 @@
-"""What stands in the queue, for those who look: lists, counts, and why a run waits. Reads only."""
+"""Read-only views of the queue: lists, counts, and why a run waits."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from daybook import owners
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.tasks import matching, sessions
 from daybook.tasks import pause as switch
-from daybook.tasks.matching import Candidate, Wanted
-from daybook.tasks.pause import Switch
-from daybook.tasks.queue import Pair
+from daybook.tasks.matching import Candidate, RunRequirements
+from daybook.tasks.pause import PauseState
+from daybook.tasks.queue import TaskAndRun
 from daybook.tasks.states import ENDED, LIVE, Status
 
 DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Figures:
-    """How the tasks are. ``oldest`` is since when the oldest run has been queued.
+class TaskCounts:
+    """Counts of tasks and sessions. ``oldest`` is since when the oldest queued run has waited.
 
-    ``starving`` are queued runs that cycles found starving; ``attention`` those of which somebody
-    should see to, queued ones that the ladder gave up included. ``free`` sessions could claim now;
-    what is expired is among no sessions.
+    ``starving`` are queued runs that starve. ``attention`` are runs that an operator should look
+    at, including queued ones whose escalation is complete. ``free`` sessions could claim now.
+    Expired sessions are not counted.
     """
 
     live: dict[Status, int]
@@ -40,17 +40,17 @@ class Figures:
     attention: int
     free: int
     busy: int
-    switch: Switch
+    switch: PauseState
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to tell."""
+        """Whether there is anything to show."""
         counts = (*self.live.values(), *self.ended_last_day.values(), self.free, self.busy)
         return any(counts) or self.switch.paused
 
 
-async def read(session: AsyncSession, now: datetime) -> Figures:
-    """How they are now."""
+async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
+    """Return the counts at ``now``."""
     run = TaskRunRow
     by_status = sqlalchemy.select(
         col(run.status),
@@ -66,9 +66,9 @@ async def read(session: AsyncSession, now: datetime) -> Figures:
     queued = live.get(Status.QUEUED, (0, None, 0, 0))
     ended = select(run.status, func.count()).where(col(run.finished_at) >= now - DAY)
     last_day = dict((await session.execute(ended.group_by(run.status))).tuples().all())
-    candidates = await there(session, now)
-    free = sum(not matching.busy(each, now) for each in candidates)
-    return Figures(
+    candidates = await live_candidates(session, now)
+    free = sum(not matching.busy_reason(each, now) for each in candidates)
+    return TaskCounts(
         live={each: live[each][0] if each in live else 0 for each in sorted(LIVE)},
         ended_last_day={each: last_day.get(each, 0) for each in sorted(ENDED)},
         oldest=queued[1],
@@ -80,16 +80,17 @@ async def read(session: AsyncSession, now: datetime) -> Figures:
     )
 
 
-async def there(session: AsyncSession, now: datetime) -> list[Candidate]:
-    """The sessions that are not expired, whoever owns them, by name."""
-    return [candidate for _, candidate in await sessions.there(session, now)]
+async def live_candidates(session: AsyncSession, now: datetime) -> list[Candidate]:
+    """Return the live sessions of all owners, by name."""
+    return [candidate for _, candidate in await sessions.live_sessions(session, now)]
 
 
-async def listed(session: AsyncSession, status: Status | None, limit: int) -> list[Pair]:
-    """Tasks with their newest runs: the live ones as they are claimed, then those that ended, the
-    last first. With ``status`` only those of which the newest run is that.
+async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
+    """Return tasks with their newest runs: live ones in the order of claims, then the latest ended.
+
+    With ``status``, return only tasks whose newest run has that state.
     """
-    found: list[Pair] = []
+    pairs: list[TaskAndRun] = []
     newer = aliased(TaskRunRow)
     newest = (
         select(TaskRow, TaskRunRow)
@@ -101,32 +102,34 @@ async def listed(session: AsyncSession, status: Status | None, limit: int) -> li
         )
     )
     run = TaskRunRow
-    turn = case(
+    status_rank = case(
         (col(run.status) == Status.NEEDS_ATTENTION, 0),
         (col(run.status) == Status.CLAIMED, 1),
         else_=2,
     )
-    live = (turn, col(TaskRow.priority), col(run.queued_at), col(run.id))
+    live = (status_rank, col(TaskRow.priority), col(run.queued_at), col(run.id))
     ended = (col(run.finished_at).desc(), col(run.id))
     for group, order in ((LIVE, live), (ENDED, ended)):
-        wanted = group if status is None else group & {status}
-        if wanted and len(found) < limit:
-            which = newest.where(col(run.status).in_(wanted)).order_by(*order)
-            found += (await session.execute(which.limit(limit - len(found)))).tuples().all()
-    return found
+        statuses = group if status is None else group & {status}
+        if statuses and len(pairs) < limit:
+            newest_of_group = newest.where(col(run.status).in_(statuses)).order_by(*order)
+            pairs += (
+                (await session.execute(newest_of_group.limit(limit - len(pairs)))).tuples().all()
+            )
+    return pairs
 
 
-def why_waiting(wanted: Wanted, there: Sequence[Candidate], now: datetime) -> str:
-    """Why nobody has a queued run yet, of all sessions that are there; in words."""
+def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: datetime) -> str:
+    """Return why no session of ``live_candidates`` has claimed a queued run yet."""
     if wanted.paused:
         return "the task is paused"
     if wanted.owner == owners.USER:
         return "it is a person's to do"
-    if free := [each.name for each in there if not matching.verdict(wanted, each, now)]:
-        return f"{_some(free)} could claim it"
-    fit = [each for each in there if not matching.fits_ever(wanted, each)]
-    if fit:
-        return "; ".join(f"{each.name}: {matching.busy(each, now)}" for each in fit[:3])
+    if free := [each.name for each in there if not matching.refusal_reason(wanted, each, now)]:
+        return f"{_first_three(free)} could claim it"
+    fitting = [each for each in there if not matching.mismatch_reason(wanted, each)]
+    if fitting:
+        return "; ".join(f"{each.name}: {matching.busy_reason(each, now)}" for each in fitting[:3])
     if not there:
         return "no session is there"
     lacking = set(wanted.capabilities)
@@ -135,10 +138,10 @@ def why_waiting(wanted: Wanted, there: Sequence[Candidate], now: datetime) -> st
     if lacking:
         return f"no session has {', '.join(sorted(lacking))}"
     return "no session fits: " + "; ".join(
-        f"{each.name}: {matching.fits_ever(wanted, each)}" for each in there[:3]
+        f"{each.name}: {matching.mismatch_reason(wanted, each)}" for each in there[:3]
     )
 
 
-def _some(names: Iterable[str]) -> str:
+def _first_three(names: Iterable[str]) -> str:
     given = list(names)
     return ", ".join(given[:3]) + (f" and {len(given) - 3} more" if len(given) > 3 else "")

@@ -1,18 +1,19 @@
-"""Waking sessions for runs: rows of the outbox, written in the cycle's transaction.
+"""Wakes of sessions for runs: rows of the outbox, written in the cycle's transaction.
 
 ::
 
-    a session    to which an MCP server is connected   a row of its own, which that server sends
-                 else, where there is a `wake_url`     one row for all: a signed request
-                 else                                  no way: a failed wake
+    a session    with a connected MCP server       a row of its own, which that server sends
+                 else, if there is a `wake_url`    one row for all: a signed request
+                 else                              no way: a failed wake
 
-    its row is   delivered                    succeeded: for `COOLDOWN` it is not woken for that run
-                 pending                      on its way: it is not woken twice
-                 pending for `WITHIN`         withdrawn, failed
+    its row is   delivered                    succeeded: for `WAKE_COOLDOWN` the session is not
+                                              woken for this run
+                 pending                      under way: the session is not woken twice
+                 pending for `WAKE_TIMEOUT`   withdrawn, failed
                  failed, withdrawn            failed: the next cycle may try again at once
 
-A wake has one try. What it says is no more than that there is something to claim: whoever is woken
-claims, and gets then what fits best.
+A wake is tried once. It says only that there is something to claim: the woken session claims, and
+gets the run that fits it best then.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ from daybook.tasks import rows
 from daybook.tasks.model import PRIORITIES
 from daybook.tasks.states import Status
 
-COOLDOWN = timedelta(seconds=60)
-"""How long a session is not woken again for a run, from when its wake arrived; over at its end."""
-WITHIN = timedelta(seconds=60)
-"""How long a wake may be on its way."""
-_OLDEST = COOLDOWN + 5 * WITHIN
-"""What was asked for before that counts for nothing any more, however long its sending took."""
+WAKE_COOLDOWN = timedelta(seconds=60)
+"""How long after an arrived wake the session is not woken again for the run (end excluded)."""
+WAKE_TIMEOUT = timedelta(seconds=60)
+"""How long a wake may be under way."""
+_MAX_WAKE_AGE = WAKE_COOLDOWN + 5 * WAKE_TIMEOUT
+"""Age after which a wake is ignored, however long sending it took."""
 
 WOKEN = "woken"
-EVENT = "task.wake"
+WAKE_EVENT = "task.wake"
 
 
 @dataclass(frozen=True)
-class Target:
-    """One session to wake, the run to wake it for, and the reason."""
+class WakeTarget:
+    """Session to wake, the run to wake it for, and the reason."""
 
     task: TaskRow
     run: TaskRunRow
@@ -71,8 +72,8 @@ class Target:
 
 
 @dataclass
-class Fared:
-    """How wakes fared: how many arrived and did not, why not, and those that are on their way."""
+class WakeResult:
+    """Results of wakes: counts of arrived and failed ones, errors, and the ids still under way."""
 
     succeeded: int = 0
     failed: int = 0
@@ -80,23 +81,32 @@ class Fared:
     under_way: list[str] = field(default_factory=list)
 
 
-async def fared(session: AsyncSession, under_way: Collection[str], now: datetime) -> Fared:
-    """How these rows of the outbox fared by now.
+async def wake_results(
+    session: AsyncSession, under_way: Collection[str], now: datetime
+) -> WakeResult:
+    """Return the results of these rows of the outbox so far.
 
-    All wakes that wait too long are withdrawn, also those that no statistics know of.
+    All wakes that are under way for too long are withdrawn, also those that no statistics list.
     """
-    found = Fared()
-    late = update(OutboxRow).where(
+    results = WakeResult()
+    overdue = update(OutboxRow).where(
         col(OutboxRow.purpose) == outbox.WAKE,
         outbox.PENDING,
-        col(OutboxRow.created_at) <= now - WITHIN,
+        col(OutboxRow.created_at) <= now - WAKE_TIMEOUT,
         col(OutboxRow.lease_until).is_(None) | (col(OutboxRow.lease_until) <= now),
     )
-    why = f"not sent within {WITHIN.seconds} s"
-    values = {"status": Delivery.SUPPRESSED, "finished_at": now, "error": why, "lease_until": None}
-    await session.execute(late.values(**values), execution_options={"synchronize_session": False})
+    error_text = f"not sent within {WAKE_TIMEOUT.seconds} s"
+    values = {
+        "status": Delivery.SUPPRESSED,
+        "finished_at": now,
+        "error": error_text,
+        "lease_until": None,
+    }
+    await session.execute(
+        overdue.values(**values), execution_options={"synchronize_session": False}
+    )
     if not under_way:
-        return found
+        return results
     counted = (
         select(OutboxRow.id, OutboxRow.status, OutboxRow.error, func.count(col(TaskEventRow.id)))
         .join(TaskEventRow, col(TaskEventRow.outbox_id) == col(OutboxRow.id), isouter=True)
@@ -106,26 +116,26 @@ async def fared(session: AsyncSession, under_way: Collection[str], now: datetime
     )
     for id_, status, error, wakes in (await session.execute(counted)).tuples():
         if status == Delivery.PENDING:
-            found.under_way.append(id_)
+            results.under_way.append(id_)
         elif status == Delivery.DELIVERED:
-            found.succeeded += wakes
+            results.succeeded += wakes
         else:
-            found.failed += wakes
-            found.errors.append(error or status)
-    return found
+            results.failed += wakes
+            results.errors.append(error or status)
+    return results
 
 
-async def notified(
+async def recently_woken(
     session: AsyncSession, now: datetime, rebuilt_at: datetime | None
 ) -> set[tuple[str, str]]:
-    """The (run, session) ids that are not to be woken now, of runs that are queued."""
-    # One that arrived after now did so before the clock was set back.
+    """Return the (run, session) ids that must not be woken now, of queued runs."""
+    # A wake that arrived after now arrived before the clock was set back.
     arrived = (
         (col(OutboxRow.status) == Delivery.DELIVERED)
         & (col(OutboxRow.finished_at) <= now)
-        & (col(OutboxRow.finished_at) > now - COOLDOWN)
+        & (col(OutboxRow.finished_at) > now - WAKE_COOLDOWN)
     )
-    since = now - _OLDEST if rebuilt_at is None else max(now - _OLDEST, rebuilt_at)
+    since = now - _MAX_WAKE_AGE if rebuilt_at is None else max(now - _MAX_WAKE_AGE, rebuilt_at)
     recent = (
         select(TaskEventRow.run_id, TaskEventRow.session_id)
         .join(TaskRunRow, col(TaskRunRow.id) == col(TaskEventRow.run_id))
@@ -138,12 +148,12 @@ async def notified(
             outbox.PENDING | arrived,
         )
     )
-    found = (await session.execute(recent)).tuples()
-    return {(run_id, session_id) for run_id, session_id in found if session_id is not None}
+    pairs = (await session.execute(recent)).tuples()
+    return {(run_id, session_id) for run_id, session_id in pairs if session_id is not None}
 
 
-def has_way(row: TaskSessionRow, url: str, now: datetime) -> bool:
-    """Whether it can be woken at all."""
+def can_be_woken(row: TaskSessionRow, url: str, now: datetime) -> bool:
+    """Return whether the session can be woken at all."""
     return bool(url) or _is_connected(row, now)
 
 
@@ -151,31 +161,35 @@ def _is_connected(row: TaskSessionRow, now: datetime) -> bool:
     return row.connected_until is not None and row.connected_until > now
 
 
-async def ask(
-    session: AsyncSession, targets: Sequence[Target], url: str, now: datetime
+async def enqueue(
+    session: AsyncSession, targets: Sequence[WakeTarget], url: str, now: datetime
 ) -> list[str]:
-    """Write down that these are woken, each of whom has a way; the ids of the outbox rows."""
+    """Add wakes of these sessions to the outbox, and return its row ids. Each session has a way."""
     connected = [each for each in targets if _is_connected(each.session, now)]
     others = [each for each in targets if not _is_connected(each.session, now)]
-    asked = []
+    row_ids = []
     for each in connected:
-        lane = outbox.lane_of_task_session(each.session.id)
-        # Not its name: that may be one of a channel's, the inbox's say.
-        asked.append(await _put(session, lane, lane, [each], now))
+        lane = outbox.queue_of_task_session(each.session.id)
+        # Not the session's name: that may equal a channel's name, such as the inbox's.
+        row_ids.append(await _add_row(session, lane, lane, [each], now))
     if others:
-        asked.append(await _put(session, outbox.lane_of_url(url), url, others, now))
-    return asked
+        row_ids.append(await _add_row(session, outbox.queue_of_url(url), url, others, now))
+    return row_ids
 
 
-async def _put(
-    session: AsyncSession, lane: str, address: str, targets: Iterable[Target], now: datetime
+async def _add_row(
+    session: AsyncSession, lane: str, address: str, targets: Iterable[WakeTarget], now: datetime
 ) -> str:
     targets = list(targets)
-    body = {"event": EVENT, "at": now.isoformat(), "targets": [each.as_json() for each in targets]}
+    body = {
+        "event": WAKE_EVENT,
+        "at": now.isoformat(),
+        "targets": [each.as_json() for each in targets],
+    }
     row = OutboxRow(
         key=f"wake:{new_id()}",
         purpose=outbox.WAKE,
-        event=EVENT,
+        event=WAKE_EVENT,
         lane=lane,
         address=address,
         body=json.dumps(body, ensure_ascii=False),
@@ -184,7 +198,7 @@ async def _put(
     )
     await outbox.put(session, row)
     for each in targets:
-        rows.note(
+        rows.record_event(
             session,
             each.run,
             WOKEN,

@@ -1,10 +1,10 @@
-"""The worker that is asked for when a run starves: a run of an agent-prompt job, once a claim.
+"""Requests for a worker when a run starves: a run of an agent-prompt job, one per claim.
 
-The job is one that the operator has marked for it, with the tag `task-worker`; its agent's
-capabilities cover what the task requires. The request is written in the cycle's transaction, under
-a key that follows from the task run and its claim; the keeper makes its Prefect run, as that of
-any run that was asked for. What is spawned is no more than a session: it registers, claims and
-completes by itself, in a conversation of its own, whichever its job's other runs continue.
+The operator marks the job for this with the tag `task-worker`; the capabilities of its agent cover
+the requirements of the task. The request is written in the cycle's transaction, under a key
+derived from the task run and its claim; the keeper creates its Prefect run, as for any requested
+run. The worker is an ordinary session: it registers, claims and completes by itself, in a
+conversation of its own, whatever conversation the job's other runs continue.
 """
 
 from __future__ import annotations
@@ -30,53 +30,56 @@ from daybook.tasks import model
 
 TAG = "task-worker"
 TRIGGER = "api"
-SHOWN = 8
-"""Letters of the run's id in its worker's name."""
-MOST_WORKERS = 3
-"""The most that are asked for on behalf of one run, however often it is claimed and given back."""
-AT_ONCE = 4
-"""So many workers are under way, of all tasks together: each may cost money, and each that ends
-makes room for the next.
+RUN_ID_LENGTH = 8
+"""Characters of the run's id in its worker's name."""
+MAX_WORKERS_PER_RUN = 3
+"""Number of workers requested for one run, however often it is claimed and given back."""
+MAX_CONCURRENT_WORKERS = 4
+"""Number of workers under way, of all tasks together.
+
+Each worker may cost money, and each that ends makes room for the next.
 """
 
 REQUESTED = "worker_requested"
-"""The event of a run for which one was asked for."""
+"""Event of a run for which a worker was requested."""
 
-Capable = Mapping[str, Collection[str]]
-"""What each agent can do, by its name (`daybook.agents.documents.capabilities`)."""
+AgentCapabilities = Mapping[str, Collection[str]]
+"""Capabilities of each agent, by its name (`daybook.agents.documents.capabilities`)."""
 
 
-async def workers(session: AsyncSession) -> list[StoredJob]:
-    """The jobs that may be run for a task, by name."""
-    asking = select(JobRow.id, JobRow.tags).where(
+async def worker_jobs(session: AsyncSession) -> list[StoredJob]:
+    """Return the enabled jobs that may run for a task, by name."""
+    query = select(JobRow.id, JobRow.tags).where(
         col(JobRow.kind) == "agent-prompt", col(JobRow.archived_at).is_(None)
     )
-    ids = [id_ for id_, tags in (await session.execute(asking)).tuples() if TAG in tags]
-    found = await store.every(session, ids) if ids else []
-    return [each for each in found if each.job.enabled]
+    ids = [id_ for id_, tags in (await session.execute(query)).tuples() if TAG in tags]
+    jobs = await store.all_jobs(session, ids) if ids else []
+    return [each for each in jobs if each.job.enabled]
 
 
-def choose(jobs_: Iterable[StoredJob], task: TaskRow, capable: Capable) -> StoredJob | None:
-    """That whose agent has all that the task requires, and least beside it; None: none has."""
+def choose(
+    jobs_: Iterable[StoredJob], task: TaskRow, capable: AgentCapabilities
+) -> StoredJob | None:
+    """Return the job whose agent has all required capabilities and the fewest others, or None."""
     fits = []
     for stored in jobs_:
         action = stored.job.action
         has = set(capable.get(action.agent, ())) if isinstance(action, AgentPrompt) else set()
-        if set(task.capabilities) <= has and _may(stored.row.owner, task.owner):
+        if set(task.capabilities) <= has and _may_claim(stored.row.owner, task.owner):
             fits.append((len(has - set(task.capabilities)), stored.row.name, stored))
     return min(fits, key=lambda each: each[:2])[2] if fits else None
 
 
-def _may(job_owner: str, task_owner: str) -> bool:
-    """Whether a session of that job's run may have the task."""
-    if task_owner.startswith(model.BY_SESSION):
-        return False  # that one alone
+def _may_claim(job_owner: str, task_owner: str) -> bool:
+    """Return whether a session of this job's run may claim the task."""
+    if task_owner.startswith(model.SESSION_PREFIX):
+        return False  # only that session may
     if not owners.is_agent(task_owner):
         return True
     return not owners.is_agent(job_owner) or job_owner == task_owner
 
 
-async def ask(
+async def request_worker(
     session: AsyncSession,
     stored: StoredJob,
     task: TaskRow,
@@ -85,57 +88,57 @@ async def ask(
     has: Collection[str],
     now: datetime,
 ) -> RunRow:
-    """Write down the request of a worker whose agent ``has`` these capabilities.
+    """Store the request for a worker whose agent ``has`` these capabilities.
 
-    The same run and claim again gives the same request.
+    The same run and claim give the same request.
     """
     key = claim_requests.request_key(stored.id, f"task-{run.id}-{run.fence}")
     same = select(RunRow).where(col(RunRow.occurrence) == key)
     row: RunRow | None = (await session.execute(same)).scalar_one_or_none()
     if row is None:
-        row = claims.asked_for(stored, key, TRIGGER, now, now)
-        prompt = f"{row.parameters['prompt']}\n\n{told(task, run, has)}"
-        # Workers of one conversation would wait for each other, and read of each other's tasks.
-        alone = {"session": "new", "session_key": ""}
-        row.parameters = {**row.parameters, **alone, "prompt": prompt}
+        row = claims.new_requested_row(stored, key, TRIGGER, now, now)
+        prompt = f"{row.parameters['prompt']}\n\n{worker_instructions(task, run, has)}"
+        # Workers in one conversation would wait for each other, and see each other's tasks.
+        own_conversation = {"session": "new", "session_key": ""}
+        row.parameters = {**row.parameters, **own_conversation, "prompt": prompt}
         session.add(row)
         await session.flush()
     return row
 
 
-async def under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> int:
-    """How many workers were asked for, as runs of these jobs, and have not ended."""
-    asked = select(func.count()).where(
+async def count_under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> int:
+    """Return how many workers were requested as runs of these jobs and have not ended."""
+    query = select(func.count()).where(
         col(RunRow.status).in_(LIVE),
         col(RunRow.job_id).in_([each.id for each in jobs_]),
         col(RunRow.occurrence).like(claim_requests.request_key("%", "task-%")),
     )
-    count: int = (await session.execute(asked)).scalar_one()
+    count: int = (await session.execute(query)).scalar_one()
     return count
 
 
-async def had_enough(session: AsyncSession, run: TaskRunRow) -> bool:
-    """Whether `MOST_WORKERS` were asked for, for this run, by now."""
-    if run.fence < MOST_WORKERS:  # one is asked for between two claims
+async def has_max_workers(session: AsyncSession, run: TaskRunRow) -> bool:
+    """Return whether `MAX_WORKERS_PER_RUN` workers have been requested for this run."""
+    if run.fence < MAX_WORKERS_PER_RUN:  # at most one is requested between two claims
         return False
-    its = select(func.count()).where(
+    query = select(func.count()).where(
         col(TaskEventRow.run_id) == run.id, col(TaskEventRow.event) == REQUESTED
     )
-    count: int = (await session.execute(its)).scalar_one()
-    return count >= MOST_WORKERS
+    count: int = (await session.execute(query)).scalar_one()
+    return count >= MAX_WORKERS_PER_RUN
 
 
-def name_of(run: TaskRunRow) -> str:
-    """What the worker's session is called: another one after each claim of the run."""
-    return f"worker-{run.id[:SHOWN]}-{run.fence}"
+def session_name(run: TaskRunRow) -> str:
+    """Return the name of the worker's session: a new one after each claim of the run."""
+    return f"worker-{run.id[:RUN_ID_LENGTH]}-{run.fence}"
 
 
-def told(task: TaskRow, run: TaskRunRow, has: Collection[str]) -> str:
-    """What the worker must know beside its job's prompt: whom it registers as, and what it does.
+def worker_instructions(task: TaskRow, run: TaskRunRow, has: Collection[str]) -> str:
+    """Return the instructions that follow the job's prompt: how to register, and what to do.
 
-    What the task is about it learns from its claim.
+    The worker learns the content of the task from its claim.
     """
-    name = name_of(run)
+    name = session_name(run)
     given: dict[str, Any] = {
         "name": name,
         "type": "worker",
@@ -146,11 +149,11 @@ def told(task: TaskRow, run: TaskRunRow, has: Collection[str]) -> str:
     if agent := owners.agent_id(task.owner):
         given["agent"] = agent
     given = {field: value for field, value in given.items() if value}
-    # No word of a task is taken for a variable of the prompt.
-    words = json.dumps(given, ensure_ascii=False).replace("{{", "{\\u007b")
+    # No text of a task may be read as a variable of the prompt.
+    arguments_json = json.dumps(given, ensure_ascii=False).replace("{{", "{\\u007b")
     return (
         "You are started because a task waits that no session has claimed. Use Daybook's tools:\n"
-        f"1. task_session_register with {words}\n"
+        f"1. task_session_register with {arguments_json}\n"
         f'2. task_next with the session "{name}": you get a task and a token. If there is none, '
         "another session has it: say so, and end.\n"
         "3. Do what the task says. Before the lease is over, task_heartbeat with the token.\n"

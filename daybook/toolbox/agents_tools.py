@@ -1,12 +1,12 @@
-"""The tools of `daybook.toolbox` for agents that a program has itself.
+"""The tools of `daybook.toolbox` for the agents of a program.
 
 ::
 
     toolset()          for pydantic-ai
     Skill()            init, tools, close: for a host of skills
-    schedule_tool()    one tool with `action`, for a host that gives each thing one tool
+    schedule_tool()    one tool with `action`, for a host that gives each skill one tool
 
-A model that calls them works for an agent: never for the operator, unless the program says so.
+A model that calls them acts for an agent: never for the operator, unless the program says so.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
     from daybook.agents.model_tools import Offered
 
-NOBODY = "program"
-"""The agent for whom it is where neither the program nor its context names one."""
-AGAIN = 3
-"""How often a model may send arguments that are no object."""
+DEFAULT_AGENT = "program"
+"""The agent for which they act if neither the program nor its context names one."""
+MAX_ARGUMENT_RETRIES = 3
+"""Maximum number of times that a model may repeat a call whose arguments are not an object."""
 
 
 def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> Offered:
-    """Daybook's tools as a toolset of pydantic-ai::
+    """Return Daybook's tools as a toolset of pydantic-ai::
 
         agent = pydantic_ai.Agent("openai:gpt-5", toolsets=[daybook.toolset(agent="researcher")])
 
-    ``agent`` is the id of the agent that uses them: jobs are its own, under the operator's limits;
-    without it the agent of `daybook.context`, else `program`. ``user`` is the person for whom it
-    works. ``tools`` are the names of those that it may have, all where none is given. What a tool
-    refuses is told to the model. Raises `InvalidInput` for a name that there is not.
+    ``agent`` is the id of the agent that uses them: it owns its jobs, under the operator's limits;
+    the default is the agent of `daybook.context`, else `program`. ``user`` is the person for whom
+    it acts. ``tools`` are the names of the tools to offer; the default is all. The model receives a
+    tool's error as text. Raise `InvalidInput` for an unknown tool name.
     """
     from daybook.agents.model_tools import Offered
 
@@ -53,19 +53,21 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
         def id(self) -> str:
             return "daybook"
 
-    return Toolset(_all_of(_chosen(tools), agent, user), AGAIN)
+    return Toolset(_tools_for(_chosen(tools), agent, user), MAX_ARGUMENT_RETRIES)
 
 
 def schedule_tool(*, agent: str = "", user: str = "") -> Tool:
-    """One tool `schedule` that adds, lists and removes prompts, by its `action`.
+    """Return one tool, `schedule`, that adds, lists and removes prompts, by its `action`.
 
-    Its `name`, `description` and `schema` need no service that runs; `await call({...})` gives the
-    answer as text, or raises `DaybookError`, whose words the model is to read. ``agent`` and
-    ``user`` are as `toolset` has them.
+    Its `name`, `description` and `schema` need no running service; `await call({...})` returns the
+    answer as text, or raises a `DaybookError` whose text is for the model. ``agent`` and ``user``
+    are as in `toolset`.
     """
     description = "Schedule prompts for later: add one, list them, or remove one."
-    call = guarded("schedule", _TAKES, _schedule)
-    return _of(Tool("schedule", description, schema(_TAKES), call), agent, user, _ACTIONS)
+    call = guarded("schedule", _ARGUMENTS, _schedule)
+    return _tool_for(
+        Tool("schedule", description, schema(_ARGUMENTS), call), agent, user, _ACTION_NAMES
+    )
 
 
 class Skill:
@@ -78,33 +80,35 @@ class Skill:
         ...
         await skill.close()
 
-    It can be an `async with` as well. ``agent``, ``user`` and the names ``tools`` are as `toolset`
-    has them. The definitions can be asked for at any time; a call is refused before `init` and
-    after `close`, which waits for those that are under way.
+    `async with` works as well. ``agent``, ``user`` and the names ``tools`` are as in `toolset`. The
+    definitions are always available; a call is refused before `init` and after `close`, which waits
+    for the calls in progress.
     """
 
     name = "schedule"
     description = "Schedules prompts, webhooks and tool calls, and tells what became of them."
 
     def __init__(self, *, agent: str = "", user: str = "", tools: Collection[str] = ()) -> None:
-        self._tools = tuple(map(self._counted, _all_of(_chosen(tools), agent, user)))
+        self._tools = tuple(map(self._counted, _tools_for(_chosen(tools), agent, user)))
         self._open = False
         self._under_way = 0
         self._idle = asyncio.Event()
 
     async def init(self) -> None:
-        """Open it. Raises `LedgerUnreachable`, and `InvalidInput` for invalid settings."""
+        """Open the skill. Raise `LedgerUnreachable`, and `InvalidInput` for invalid settings."""
         from daybook.ledger.engine import open_ledger
 
         async with open_ledger():
             self._open = True
 
     def tools(self) -> tuple[Tool, ...]:
-        """Each with `name`, `description`, `schema` (of JSON), `read_only`, and `call`."""
+        """Return the tools, each with `name`, `description`, `schema` (JSON), `read_only`, and
+        `call`.
+        """
         return self._tools
 
     async def call(self, name: str, arguments: Mapping[str, Any] | None = None) -> str:
-        """What the tool of that name answers, also where it refuses: text for the model."""
+        """Call the tool of that name; return its answer or its error as text for the model."""
         for tool in self._tools:
             if tool.name == name:
                 try:
@@ -115,7 +119,7 @@ class Skill:
         return f"there is no tool {name} (known: {known})"
 
     async def close(self) -> None:
-        """Refuse further calls, and wait for those that are under way. Twice is as once."""
+        """Refuse further calls, and wait for the calls in progress. Idempotent."""
         self._open = False
         while self._under_way:
             self._idle.clear()
@@ -147,14 +151,14 @@ class Skill:
         return replace(tool, call=call)
 
 
-def _all_of(tools: Sequence[Tool], agent: str, user: str) -> list[Tool]:
+def _tools_for(tools: Sequence[Tool], agent: str, user: str) -> list[Tool]:
     offered = {each.name: each.name for each in tools}
-    return [_of(each, agent, user, offered) for each in tools]
+    return [_tool_for(each, agent, user, offered) for each in tools]
 
 
-def _of(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> Tool:
-    """The tool, called for that agent and person; its answers name no tool but those offered."""
-    context.actor(agent, user)  # refused here, not in the middle of a conversation
+def _tool_for(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> Tool:
+    """Return the tool, acting for that agent and person; hints name only tools in ``offered``."""
+    context.actor_for(agent, user)  # raises here, not in the middle of a conversation
 
     async def call(given: dict[str, Any]) -> str:
         with owners.acting_as(_actor(agent, user)), hints.offering(offered):
@@ -164,8 +168,12 @@ def _of(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> Tool:
 
 
 def _actor(agent: str, user: str) -> Actor:
-    found = context.actor(agent, user)
-    return found if found.is_agent else replace(found, owner=f"{owners.BY_AGENT}{NOBODY}")
+    current = context.actor_for(agent, user)
+    return (
+        current
+        if current.is_agent
+        else replace(current, owner=f"{owners.AGENT_PREFIX}{DEFAULT_AGENT}")
+    )
 
 
 def _chosen(names: Iterable[str]) -> list[Tool]:
@@ -176,11 +184,11 @@ def _chosen(names: Iterable[str]) -> list[Tool]:
     return [tool for name, tool in known.items() if not wanted or name in wanted]
 
 
-_ADD = {
+_ADD_DESCRIPTIONS = {
     each: TOOLS[0].schema["properties"][each]["description"]
     for each in ("schedule", "timezone", "name", "chat_id")
 }
-_TAKES = (
+_ARGUMENTS = (
     Argument(
         "action",
         "add: needs prompt and schedule; list: nothing else; remove: needs job_id.",
@@ -189,28 +197,28 @@ _TAKES = (
         write="write add, list or remove",
     ),
     Argument("prompt", "For add: what is asked at each due time, complete in itself."),
-    Argument("schedule", f"For add. {_ADD['schedule']}"),
-    Argument("timezone", f"For add. {_ADD['timezone']}"),
-    Argument("name", f"For add. {_ADD['name']}"),
+    Argument("schedule", f"For add. {_ADD_DESCRIPTIONS['schedule']}"),
+    Argument("timezone", f"For add. {_ADD_DESCRIPTIONS['timezone']}"),
+    Argument("name", f"For add. {_ADD_DESCRIPTIONS['name']}"),
     Argument("channel", "For add. Where the answer is delivered, such as inbox. Default: nowhere."),
-    Argument("chat_id", f"For add. {_ADD['chat_id']}"),
+    Argument("chat_id", f"For add. {_ADD_DESCRIPTIONS['chat_id']}"),
     Argument("job_id", "For remove: the job's id, unique beginning of its id, or name."),
 )
-_ACTIONS = {
+_ACTION_NAMES = {
     f"cron_{action}": f"schedule with action {action}" for action in ("add", "list", "remove")
 }
-"""How the single tool is called for what the tools of `toolbox` do."""
-_NEEDS = {"add": ("prompt", "schedule"), "list": (), "remove": ("job_id",)}
-_MAY = {"add": ("timezone", "name", "channel", "chat_id"), "list": (), "remove": ()}
+"""The name in hints for each tool of `toolbox` that an action of the single tool replaces."""
+_REQUIRED = {"add": ("prompt", "schedule"), "list": (), "remove": ("job_id",)}
+_OPTIONAL = {"add": ("timezone", "name", "channel", "chat_id"), "list": (), "remove": ()}
 
 
 async def _schedule(given: dict[str, Any]) -> str:
     action = given.pop("action")
-    for name in _NEEDS[action]:
+    for name in _REQUIRED[action]:
         if name not in given:
             raise InvalidInput(name, "is missing", f"{action} needs it")
     for name in given:
-        if name not in (*_NEEDS[action], *_MAY[action]):
+        if name not in (*_REQUIRED[action], *_OPTIONAL[action]):
             raise InvalidInput(name, f"is not for {action}", "leave it out")
     match action:
         case "add":

@@ -1,8 +1,8 @@
-"""The arguments of a tool: flat, each with a description, and read as models write them.
+"""The arguments of a tool: flat, described, and parsed the way models write them.
 
-Every argument is a text or a whole number. A text that holds JSON says so: some clients drop, and
-some models break, what is nested in a schema. An optional one has a default, which means that it
-was not given; null means that too.
+Every argument is a text or an integer. A text that holds JSON says so in its description: some
+clients drop nested schemas, and some models write them wrongly. An optional argument has a default,
+which means that it was not given; null means the same.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from daybook.validation import unknown_field
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument. ``default`` is None where it is required; ``legal`` are its only values.
+    """One argument of a tool.
 
-    ``write`` says, to who left it out, what to write. ``is_json`` is a text that holds a JSON
-    object, which may be given as the object itself. ``many`` are words with commas between, which
-    may be given as a list, of JSON or itself. ``least`` and ``most`` are a number's. ``longest`` is
-    of a text on one line, such as a name, which is looked up and logged.
+    ``default`` is None if the argument is required; ``legal`` are its only values. ``write`` is the
+    hint for a missing or invalid value. ``is_json`` marks a text that holds a JSON object, which
+    may be given as the object itself. ``many`` marks comma-separated words, which may be given as a
+    list, in JSON or itself. ``least`` and ``most`` bound a number. ``longest`` limits a text of one
+    line, such as a name that is looked up and logged.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Argument:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """Its JSON schema: a plain type, nothing nested, nothing to choose from."""
+        """Return its JSON schema: a plain type, nothing nested, no alternatives."""
         number = isinstance(self.default, int)
         schema: dict[str, Any] = {"type": "integer" if number else "string"}
         schema["description"] = self.description
@@ -51,7 +52,7 @@ class Argument:
         return schema if self.default is None else schema | {"default": self.default}
 
     def read(self, value: object) -> Any:
-        """What ``value`` means; None where it was not given. Raises `InvalidInput`."""
+        """Return the parsed ``value``; None if it was not given. Raise `InvalidInput`."""
         if value is None or value == "":
             return self._missing()
         if isinstance(self.default, int):
@@ -61,7 +62,7 @@ class Argument:
         if self.many:
             value = _with_commas(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)  # a chat's id, say
+            value = str(value)  # such as a chat's id
         if not isinstance(value, str):
             raise InvalidInput(self.name, f"{_short(value)} is no text", "write a text")
         if not value.strip():
@@ -104,28 +105,28 @@ class Argument:
 
 
 def schema(arguments: tuple[Argument, ...]) -> dict[str, Any]:
-    """The JSON schema of these arguments together."""
-    found: dict[str, Any] = {
+    """Return the JSON schema of these arguments together."""
+    result: dict[str, Any] = {
         "type": "object",
         "properties": {each.name: each.schema for each in arguments},
     }
     if required := [each.name for each in arguments if each.default is None]:
-        found["required"] = required
-    return found | {"additionalProperties": False}
+        result["required"] = required
+    return result | {"additionalProperties": False}
 
 
 def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> dict[str, Any]:
-    """The arguments that were given, by name, and the numbers' defaults. Raises `InvalidInput`."""
+    """Return the given arguments by name, with the defaults of numbers. Raise `InvalidInput`."""
     names = [each.name for each in arguments]
     for name in given:
         if name not in names:
             raise unknown_field(str(name), names)
-    found = {each.name: each.read(given.get(each.name)) for each in arguments}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {each.name: each.read(given.get(each.name)) for each in arguments}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _with_commas(value: object) -> object:
-    """A list of texts as one text; anything else as it is."""
+    """Return a list of texts as one text, and any other value unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):
             value = json.loads(value)
@@ -135,5 +136,5 @@ def _with_commas(value: object) -> object:
 
 
 def _short(value: object) -> str:
-    said = repr(value)
-    return said if len(said) <= 60 else said[:59] + "…"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -1,6 +1,6 @@
-"""What each tool does: verbs of `daybook.api`, for whoever `owners.current` says.
+"""Calls of the job tools: each calls operations of `daybook.api` for `owners.current_actor()`.
 
-Each takes the arguments that were given, already read, and gives the answer.
+Each takes the parsed arguments that were given, and returns the answer as text.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from daybook.toolbox.hints import hint
 
 log = logging.getLogger(__name__)
 
-WAITS = 15.0
-"""Seconds for which a run is waited for; a client may give up on a call after thirty."""
+WAIT_TIMEOUT_SECONDS = 15.0
+"""Maximum time to wait for a run; a client may cancel a call after 30 seconds."""
 
-NONE = "none"
-"""What takes a field away in `cron_update`, where an empty text means that it was not given."""
+CLEAR_VALUE = "none"
+"""The value that clears a field in `cron_update`; an empty text means no change.
+"""
 
-_TAKEN_AWAY = ("channel", "model", "body")
+_CLEARABLE = ("channel", "model", "body")
 
 
 async def add(given: dict[str, Any]) -> str:
-    """A job, of any kind: the fields say which."""
+    """Add a job; the fields determine its kind."""
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     made = await jobs.add(given)
-    return words.job(made, "Added. ") + await _nobody_works()
+    return words.job(made, "Added. ") + await _worker_note()
 
 
 async def list_jobs(given: dict[str, Any]) -> str:
     from daybook.api import jobs
 
     status = given.get("status", "all")
-    found = [each for each in await jobs.list_jobs() if _is(each, status)]
-    return words.jobs(found, status)
+    selected = [each for each in await jobs.list_jobs() if _matches(each, status)]
+    return words.jobs(selected, status)
 
 
-def _is(found: dict[str, Any], status: str) -> bool:
+def _matches(found: dict[str, Any], status: str) -> bool:
     match status:
         case "enabled":
             return bool(found["enabled"])
@@ -57,7 +58,7 @@ def _is(found: dict[str, Any], status: str) -> bool:
 async def get(given: dict[str, Any]) -> str:
     from daybook.api import jobs
 
-    return words.whole_job(await jobs.show(given["job_id"]))
+    return words.full_job(await jobs.show(given["job_id"]))
 
 
 async def update(given: dict[str, Any]) -> str:
@@ -65,13 +66,13 @@ async def update(given: dict[str, Any]) -> str:
     if not given:
         legal = "give what is to change, such as schedule"
         raise InvalidInput("job_id", "is given alone, so nothing would change", legal)
-    for name in _TAKEN_AWAY:
-        if given.get(name) == NONE:
+    for name in _CLEARABLE:
+        if given.get(name) == CLEAR_VALUE:
             given[name] = ""
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     return words.job(await jobs.edit_job(ref, given), "Changed. ")
 
 
@@ -79,7 +80,7 @@ async def remove(given: dict[str, Any]) -> str:
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     gone = await jobs.remove(given["job_id"])
     return f'Removed. Job "{gone["name"]}", id {gone["id"]}, is not due any more; its runs stay.'
 
@@ -88,7 +89,7 @@ async def enable(given: dict[str, Any]) -> str:
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     try:
         return words.job(await jobs.resume(given["job_id"]), "Enabled. ")
     except InvalidInput as error:
@@ -107,45 +108,45 @@ async def disable(given: dict[str, Any]) -> str:
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     return words.job(await jobs.pause(given["job_id"], given.get("note", "")), "Disabled. ")
 
 
 async def trigger(given: dict[str, Any]) -> str:
-    """Run it now. A run that takes longer goes on; the same request again finds it."""
+    """Run the job now. A longer run continues; a second call with its request id finds it."""
     from daybook.api import jobs, runs
     from daybook.ledger.tables import new_id
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     ref = given["job_id"]
     job = await jobs.show(ref)
-    held, key, timezone = _Held(), new_id(), job["schedule"]["timezone"]
+    observer, key, timezone = _WaitReason(), new_id(), job["schedule"]["timezone"]
     try:
-        async with asyncio.timeout(WAITS):
-            done = await runs.run(ref, wait=True, request_id=key, talk=held)
+        async with asyncio.timeout(WAIT_TIMEOUT_SECONDS):
+            finished = await runs.run(ref, wait=True, request_id=key, talk=observer)
     except TimeoutError:
-        live = await runs.run(ref, request_id=key)
-        why = f"\nwhy: {held.why}" if held.why else ""
+        unfinished = await runs.run(ref, request_id=key)
+        why = f"\nwhy: {observer.why}" if observer.why else ""
         later = f"{{}} with job_id {job['id'][:8]} tells later what became of it."
-        told = words.run(live, timezone, "Asked for, and not ended yet: ")
-        return f"{told}{why}\n{hint('cron_runs', later)}".rstrip()
-    return words.run(done, timezone, "Ran: ")
+        text = words.run(unfinished, timezone, "Asked for, and not ended yet: ")
+        return f"{text}{why}\n{hint('cron_runs', later)}".rstrip()
+    return words.run(finished, timezone, "Ran: ")
 
 
 async def cancel(given: dict[str, Any]) -> str:
-    """End what runs, or waits; it may be going yet when this answers, and says so."""
+    """Cancel a run. The run may still be live when this returns; the answer says so."""
     from daybook.api import runs
     from daybook.prefect import address
 
-    address.prefect()
-    ended = await runs.cancel(given["job_id"], WAITS)
+    address.use_current_server()
+    ended = await runs.cancel(given["job_id"], WAIT_TIMEOUT_SECONDS)
     begin = "Asked to end, and going yet: " if ended["finished_at"] is None else "Ended: "
     return words.run(ended, "", begin)
 
 
-class _Held:
-    """Hears why a run does not begin."""
+class _WaitReason:
+    """Records why a run does not begin."""
 
     why = ""
 
@@ -160,11 +161,11 @@ async def history(given: dict[str, Any]) -> str:
     from daybook.api import jobs, runs
 
     job = await jobs.show(given["job_id"])
-    found = await runs.history(job["id"], given["limit"])
-    return words.runs(job["name"], job["schedule"]["timezone"], found)
+    listed = await runs.history(job["id"], given["limit"])
+    return words.runs(job["name"], job["schedule"]["timezone"], listed)
 
 
-async def coming(given: dict[str, Any]) -> str:
+async def next_due(given: dict[str, Any]) -> str:
     from daybook.api import due
 
     ref, text = given.get("job_id"), given.get("schedule")
@@ -174,12 +175,12 @@ async def coming(given: dict[str, Any]) -> str:
     if ref is not None:
         if "timezone" in given:
             raise InvalidInput("timezone", "a job has its own", "leave it out, or give a schedule")
-        return words.times(await due.of_job(ref, count=given["count"]))
-    return words.times(due.of_text(str(text), given.get("timezone"), given["count"]))
+        return words.due_times(await due.of_job(ref, count=given["count"]))
+    return words.due_times(due.of_text(str(text), given.get("timezone"), given["count"]))
 
 
-async def _nobody_works() -> str:
-    """What to know of a job that is stored already: nothing may go wrong here any more."""
+async def _worker_note() -> str:
+    """Return a note if no worker is online. Never raise: the job is stored already."""
     from daybook.operations import status
 
     try:

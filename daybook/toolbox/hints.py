@@ -1,4 +1,4 @@
-"""Hints in a tool's answer that name another tool: only a tool that the caller has is named."""
+"""Hints in a tool's answer that name another tool, only if the caller has that tool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OFFERED: ContextVar[Mapping[str, str] | None] = ContextVar("daybook_offered_too
 
 @contextmanager
 def offering(tools: Mapping[str, str]) -> Iterator[None]:
-    """Offer only these tools inside: their names, and how the caller calls each."""
+    """Limit hints inside to these tools; the values are how the caller calls each."""
     token = _OFFERED.set(tools)
     try:
         yield
@@ -25,5 +25,5 @@ def hint(tool: str, text: str) -> str:
     Outside of `offering` every tool is offered, under its own name.
     """
     offered = _OFFERED.get()
-    called = tool if offered is None else offered.get(tool)
-    return "" if called is None else text.replace("{}", called)
+    name = tool if offered is None else offered.get(tool)
+    return "" if name is None else text.replace("{}", name)

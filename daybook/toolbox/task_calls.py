@@ -1,4 +1,4 @@
-"""What each tool of tasks does: verbs of `daybook.api`, for whoever `owners.current` says."""
+"""Calls of the task tools: each calls operations of `daybook.api` for `owners.current_actor()`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from daybook import owners
 from daybook.errors import NothingClaimable
 from daybook.toolbox import task_text as words
 
-LONGEST_WAIT = 25
-"""Seconds; a client may give up on a call after thirty."""
+MAX_WAIT_SECONDS = 25
+"""Maximum `wait_seconds`; a client may cancel a call after 30 seconds."""
 
-MOST_WAITING = 10
-"""So many calls of one owner wait in one process: each has a connection, and looks each second."""
+MAX_WAITING_CALLS = 10
+"""Maximum waiting calls of one owner per process: each has a connection and polls each second."""
 
 YES = "yes"
 
@@ -24,42 +24,43 @@ YES = "yes"
 _waiting: Counter[str] = Counter()
 
 
-def waiting(owner: str) -> int:
-    """How many calls of this owner wait in this process."""
+def waiting_calls(owner: str) -> int:
+    """Return how many calls of this owner wait in this process."""
     return _waiting[owner]
 
 
 async def claim(given: dict[str, Any]) -> str:
-    """The first run that fits the session. That there is none is an answer, and not a refusal.
+    """Claim the first run that fits the session. Returning nothing is a normal result, not an
+    error.
 
-    It comes at once where the session itself has to do something first, or too many calls of its
-    owner wait.
+    Return without waiting if the session has to do something first, or if too many calls of its
+    owner wait already.
     """
     from daybook.api import task_waits, tasks
 
-    loop, owner = asyncio.get_running_loop(), owners.current().owner
-    ends = loop.time() + given["wait_seconds"]
+    loop, owner = asyncio.get_running_loop(), owners.current_actor().owner
+    deadline = loop.time() + given["wait_seconds"]
     while True:
         try:
             return words.claimed(await _claimed(given["session"], given.get("lease")))
         except NothingClaimable as error:
             why = error.why
-        first = words.first_of_all(await tasks.find_session(given["session"]))
-        left = ends - loop.time()
-        if first or left <= 0:
-            return words.nothing(why, first)
-        if _waiting[owner] >= MOST_WAITING:
-            return words.nothing(why, words.TOO_MANY_WAIT)
+        required = words.required_first(await tasks.find_session(given["session"]))
+        left = deadline - loop.time()
+        if required or left <= 0:
+            return words.nothing_claimable(why, required)
+        if _waiting[owner] >= MAX_WAITING_CALLS:
+            return words.nothing_claimable(why, words.TOO_MANY_WAITING_HINT)
         _waiting[owner] += 1
         try:
-            if not await task_waits.until_claimable(given["session"], left):
-                return words.nothing(why)
+            if not await task_waits.wait_until_claimable(given["session"], left):
+                return words.nothing_claimable(why)
         finally:
             _waiting[owner] -= 1
 
 
 async def _claimed(session: str, lease: str | None) -> dict[str, Any]:
-    """A claim is not ended in its middle; one that nobody is told of any more is given back."""
+    """Claim a run; if cancelled, complete the claim and then release the run."""
     from daybook.api import tasks
 
     claim = asyncio.ensure_future(tasks.next_run(session, lease))
@@ -69,51 +70,51 @@ async def _claimed(session: str, lease: str | None) -> dict[str, Any]:
         with anyio.CancelScope(shield=True):
             await asyncio.wait({claim})
             if not claim.cancelled() and claim.exception() is None:
-                got = claim.result()
-                await tasks.release(got["run_id"], got["token"], "its client has gone")
+                claimed = claim.result()
+                await tasks.release(claimed["run_id"], claimed["token"], "its client has gone")
         raise
 
 
 async def heartbeat(given: dict[str, Any]) -> str:
     from daybook.api import tasks
 
-    held = await tasks.heartbeat(given["run_id"], given["token"], given.get("lease"))
-    return words.held(held)
+    renewed = await tasks.heartbeat(given["run_id"], given["token"], given.get("lease"))
+    return words.renewed(renewed)
 
 
 async def complete(given: dict[str, Any]) -> str:
     from daybook.api import tasks
 
-    said = given.get("output", "")
-    return words.ended(await tasks.complete(given["run_id"], given["token"], said))
+    output = given.get("output", "")
+    return words.ended(await tasks.complete(given["run_id"], given["token"], output))
 
 
 async def fail(given: dict[str, Any]) -> str:
     from daybook.api import tasks
 
-    said = given["error"]
-    return words.ended(await tasks.fail(given["run_id"], given["token"], said))
+    error = given["error"]
+    return words.ended(await tasks.fail(given["run_id"], given["token"], error))
 
 
 async def release(given: dict[str, Any]) -> str:
     from daybook.api import tasks
 
-    said = given.get("reason", "")
-    return words.ended(await tasks.release(given["run_id"], given["token"], said))
+    reason = given.get("reason", "")
+    return words.ended(await tasks.release(given["run_id"], given["token"], reason))
 
 
 async def register(given: dict[str, Any]) -> str:
-    """A session, and what it finds at once."""
+    """Register a session; the answer says whether it can claim a run now."""
     from daybook.api import task_waits, tasks
 
-    listed = [each.strip() for each in given.pop("capabilities", "").split(",")]
-    made = await tasks.register(**given, capabilities=[each for each in listed if each])
-    return words.registered(made, await task_waits.waits(made["name"]))
+    capabilities = [each.strip() for each in given.pop("capabilities", "").split(",")]
+    registered = await tasks.register(**given, capabilities=[each for each in capabilities if each])
+    return words.registered(registered, await task_waits.is_claimable(registered["name"]))
 
 
 async def report(given: dict[str, Any]) -> str:
     from daybook.api import task_waits, tasks
 
     name, prompting = given["session"], given.get("prompting") == YES
-    said = await tasks.report(name, state=given["state"], prompting=prompting)
-    return words.session(said, "Reported. ", await task_waits.waits(name))
+    reported = await tasks.report(name, state=given["state"], prompting=prompting)
+    return words.session(reported, "Reported. ", await task_waits.is_claimable(name))

@@ -1,20 +1,20 @@
-"""What the tools of tasks answer: short texts, with the ids and words that the next call needs.
+"""Answers of the task tools: short texts, with the ids and tool names that the next call needs.
 
-What comes in are the dictionaries of `daybook.api.task_views`.
+The input is a dictionary of `daybook.api.task_views`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from daybook.tasks.model import STATES
+from daybook.tasks.model import SESSION_STATES
 from daybook.toolbox.text import due
 
-IDLE = STATES[0]
+IDLE = SESSION_STATES[0]
 
 
 def claimed(found: dict[str, Any]) -> str:
-    """What a claim got. The token is told here alone."""
+    """Describe a claimed run. No other answer contains its token."""
     task = found["task"]
     lines = [
         f'Claimed. Run {found["run_id"]} of the task "{task["title"]}", priority '
@@ -28,22 +28,25 @@ def claimed(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-WAIT = (
+WAIT_HINT = (
     "Call again with wait_seconds, or wait to be woken: subscribe to the resource of your session"
 )
-TOO_MANY_WAIT = (
+TOO_MANY_WAITING_HINT = (
     "This did not wait, since many calls of yours wait here already: call again in a minute, or "
     "subscribe to the resource of your session"
 )
 
 
-def nothing(why: str, then: str = "") -> str:
-    """There is nothing to do now, and what to do ``then``."""
-    return f"Nothing to claim now: {why}. {then or WAIT}."
+def nothing_claimable(why: str, then: str = "") -> str:
+    """Say that there is nothing to claim, and what to do ``then``."""
+    return f"Nothing to claim now: {why}. {then or WAIT_HINT}."
 
 
-def first_of_all(session: dict[str, Any]) -> str:
-    """What a session has to do before it gets anything, which no waiting does; empty: nothing."""
+def required_first(session: dict[str, Any]) -> str:
+    """Return what the session has to do before it can claim anything; empty if nothing.
+
+    Waiting would not help in these cases.
+    """
     if session["expired"]:
         return "Call task_session_report with state idle, and again task_next"
     if session["run_id"]:
@@ -56,22 +59,24 @@ def first_of_all(session: dict[str, Any]) -> str:
     return ""
 
 
-def held(found: dict[str, Any]) -> str:
-    """A run goes on."""
+def renewed(found: dict[str, Any]) -> str:
+    """Say that the run's lease was renewed."""
     until = due(found["lease_until"])
     return f'Run {found["run_id"][:8]}, "{found["title"]}", is yours until {until}'
 
 
 def ended(found: dict[str, Any]) -> str:
-    """A run is no longer the session's."""
-    of = f'Run {found["run_id"][:8]}, "{found["title"]}", '
+    """Say that the session no longer holds the run."""
+    head = f'Run {found["run_id"][:8]}, "{found["title"]}", '
     if found["status"] == "queued":
-        return f"{of}is queued again, at its old place, and may be yours again; its token is over."
-    return f"{of}is {found['status']}; its token is over. task_next may have another."
+        return (
+            f"{head}is queued again, at its old place, and may be yours again; its token is over."
+        )
+    return f"{head}is {found['status']}; its token is over. task_next may have another."
 
 
 def registered(found: dict[str, Any], waits: bool) -> str:
-    """A session that is there now, and how it stays there."""
+    """Describe a registered session, and how it stays registered."""
     has = ", ".join(found["capabilities"]) or "none"
     return (
         f"{session(found, 'Registered. ', waits)}\ncapabilities: {has}\n"
@@ -80,9 +85,9 @@ def registered(found: dict[str, Any], waits: bool) -> str:
 
 
 def session(found: dict[str, Any], begin: str, waits: bool) -> str:
-    """A session as it is, and what to do next."""
+    """Describe a session's state, and what to do next."""
     is_ = found["state"] + (", waiting for an answer" if found["prompting"] else "")
-    told = f'{begin}Session "{found["name"]}" is {is_}'
+    text = f'{begin}Session "{found["name"]}" is {is_}'
     if found["run_id"]:
-        return f"{told}; it holds run {found['run_id'][:8]}"
-    return f"{told}; " + ("something waits for it: task_next" if waits else "nothing waits for it")
+        return f"{text}; it holds run {found['run_id'][:8]}"
+    return f"{text}; " + ("something waits for it: task_next" if waits else "nothing waits for it")

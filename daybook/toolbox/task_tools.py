@@ -1,20 +1,20 @@
-"""The definitions of the tools by which a live agent claims tasks and ends them."""
+"""The definitions of the tools with which a task session claims tasks and ends them."""
 
 from __future__ import annotations
 
 from daybook.agents.base import Tool
-from daybook.names import LONGEST, LONGEST_LINE
+from daybook.names import MAX_LINE_LENGTH, MAX_NAME_LENGTH
 from daybook.tasks import model
 from daybook.toolbox import task_calls as calls
 from daybook.toolbox.arguments import Argument
-from daybook.toolbox.invocation import tool
+from daybook.toolbox.invocation import define_tool
 
 _SESSION = Argument(
     "session",
     "The name of your session.",
     None,
     write="the name given to task_session_register",
-    longest=LONGEST,
+    longest=MAX_NAME_LENGTH,
 )
 _RUN = Argument(
     "run_id", "The run, as task_next told it.", None, write="see task_next", longest=100
@@ -28,8 +28,8 @@ _LEASE = Argument(
     longest=50,
 )
 
-OF_TASKS: tuple[Tool, ...] = (
-    tool(
+TASK_TOOLS: tuple[Tool, ...] = (
+    define_tool(
         "task_next",
         "Claim the next queued task that fits your session. It is yours until its lease ends, or "
         "you end it; a session holds one at a time.",
@@ -41,10 +41,10 @@ OF_TASKS: tuple[Tool, ...] = (
             "So long it waits until something is claimable.",
             0,
             least=0,
-            most=calls.LONGEST_WAIT,
+            most=calls.MAX_WAIT_SECONDS,
         ),
     ),
-    tool(
+    define_tool(
         "task_heartbeat",
         "Hold a claimed run longer: its lease begins anew now. Call it well before that ends.",
         calls.heartbeat,
@@ -52,7 +52,7 @@ OF_TASKS: tuple[Tool, ...] = (
         _TOKEN,
         _LEASE,
     ),
-    tool(
+    define_tool(
         "task_complete",
         "The task is done.",
         calls.complete,
@@ -60,7 +60,7 @@ OF_TASKS: tuple[Tool, ...] = (
         _TOKEN,
         Argument("output", "What came of it; it is kept with the run."),
     ),
-    tool(
+    define_tool(
         "task_fail",
         "The task cannot be done. If another session may be able to, use task_release.",
         calls.fail,
@@ -68,15 +68,15 @@ OF_TASKS: tuple[Tool, ...] = (
         _TOKEN,
         Argument("error", "Why not.", None, write="write why it cannot be done"),
     ),
-    tool(
+    define_tool(
         "task_release",
         "Give a claimed run back to the queue.",
         calls.release,
         _RUN,
         _TOKEN,
-        Argument("reason", "Why.", longest=LONGEST_LINE),
+        Argument("reason", "Why.", longest=MAX_LINE_LENGTH),
     ),
-    tool(
+    define_tool(
         "task_session_register",
         "Say that you are there for queued tasks, and what you can do. The same name again "
         "replaces what was said.",
@@ -86,7 +86,7 @@ OF_TASKS: tuple[Tool, ...] = (
             "A name that is yours alone.",
             None,
             write="write a unique name",
-            longest=LONGEST,
+            longest=MAX_NAME_LENGTH,
         ),
         Argument(
             "capabilities",
@@ -94,12 +94,14 @@ OF_TASKS: tuple[Tool, ...] = (
             "another one is not for you.",
             many=True,
         ),
-        Argument("agent", "The agent that you are. Default: whom you work for.", longest=LONGEST),
-        Argument("type", "What kind of session, such as ide.", longest=model.LONGEST_WORD),
-        Argument("workspace", "Where you work.", longest=model.LONGEST_WORD),
-        Argument("channel", "The conversation that you are in.", longest=model.LONGEST_WORD),
+        Argument(
+            "agent", "The agent that you are. Default: whom you work for.", longest=MAX_NAME_LENGTH
+        ),
+        Argument("type", "What kind of session, such as ide.", longest=model.MAX_WORD_LENGTH),
+        Argument("workspace", "Where you work.", longest=model.MAX_WORD_LENGTH),
+        Argument("channel", "The conversation that you are in.", longest=model.MAX_WORD_LENGTH),
     ),
-    tool(
+    define_tool(
         "task_session_report",
         "Say whether you are free for a task.",
         calls.report,
@@ -108,8 +110,8 @@ OF_TASKS: tuple[Tool, ...] = (
             "state",
             "idle: free; active: at work on something else.",
             None,
-            legal=model.STATES,
-            write=f"legal: {', '.join(model.STATES)}",
+            legal=model.SESSION_STATES,
+            write=f"legal: {', '.join(model.SESSION_STATES)}",
         ),
         Argument(
             "prompting",
@@ -119,4 +121,4 @@ OF_TASKS: tuple[Tool, ...] = (
         ),
     ),
 )
-"""The seven tools of requirements 46 and 48."""
+"""The seven tools for task sessions."""

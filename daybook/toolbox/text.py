@@ -1,6 +1,6 @@
-"""What the tools answer: short texts, with ids, due times by the job's own clock, and receivers.
+"""Answers of the job tools: short texts, with ids, due times in the job's zone, and recipients.
 
-What comes in are the dictionaries of `daybook.api.views`.
+The input is a dictionary of `daybook.api.views`.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from daybook.schedules.descriptions import WEEKDAYS
 from daybook.schedules.zones import zone
 from daybook.toolbox.hints import hint
 
-SHOWN = 3
-"""So many due times are told of a job."""
+MAX_DUE_TIMES = 3
+"""Maximum number of due times in the text of a job."""
 
-MOST_LISTED = 50
-"""So many jobs are listed at a time."""
+MAX_JOBS = 50
+"""Maximum number of jobs in a list."""
 
-OUTPUT = 4_000
-"""Characters of the answer of the newest run that is told of."""
+MAX_OUTPUT_CHARACTERS = 4_000
+"""Maximum characters of the newest run's output."""
 
-BRIEF = 300
-"""The same of the ones before it."""
+MAX_BRIEF_CHARACTERS = 300
+"""Maximum characters of the outputs of earlier runs, and of other long texts."""
 
 _BY_TIME = ("schedule", "catch_up", "backfill")
-"""The triggers of runs that a schedule has made due."""
+"""The triggers of runs that a schedule made due."""
 
 
 def due(text: str, timezone: str = "") -> str:
-    """`Monday 2026-11-23 09:00 +01:00`; seconds only where there are some.
+    """Return `Monday 2026-11-23 09:00 +01:00`, with seconds only if they are not zero.
 
-    By the clock that the text has, or that of ``timezone``.
+    The offset is that of ``text``, or that of ``timezone``.
     """
     moment = datetime.fromisoformat(text)
     if timezone:
@@ -45,21 +45,21 @@ def due(text: str, timezone: str = "") -> str:
 
 
 def job(found: dict[str, Any], begin: str = "") -> str:
-    """A job as it is now, a line for each thing; ``begin`` says what became of it."""
+    """Describe a job, one line for each fact; ``begin`` says what was done to it."""
     lines = [f'{begin}Job "{found["name"]}", id {found["id"]}']
-    lines.append(f"is: {switch(found)}")
+    lines.append(f"is: {enabled_state(found)}")
     lines.append(f"schedule: {found['words']}")
-    lines.append(f"next due: {coming(found)}")
-    lines += _does(found)
-    lines += _told(found)
+    lines.append(f"next due: {next_due(found)}")
+    lines += _action_lines(found)
+    lines += _recipient_lines(found)
     lines += [f"note: {each}" for each in found.get("notes", ())]
     if found["sync"] == "pending":
         lines.append("note: Prefect has not taken it yet; that is tried again by itself")
     return "\n".join(lines)
 
 
-def whole_job(found: dict[str, Any]) -> str:
-    """The same, and how it has fared."""
+def full_job(found: dict[str, Any]) -> str:
+    """Describe a job in full: as `job`, with its owner, run counts, last run and last error."""
     lines = [job(found), f"owner: {found['owner']}"]
     if found["removed_at"]:
         lines.append(f"removed at: {due(found['removed_at'])}")
@@ -70,39 +70,39 @@ def whole_job(found: dict[str, Any]) -> str:
     if found.get("last_run"):
         lines.append(f"last run: {_run_line(found['last_run'], found['schedule']['timezone'])}")
     if found["last_error"]:
-        lines.append(f"last error: {cut(found['last_error'], BRIEF)}")
+        lines.append(f"last error: {truncated(found['last_error'], MAX_BRIEF_CHARACTERS)}")
     return "\n".join(lines)
 
 
 def jobs(found: Sequence[dict[str, Any]], status: str) -> str:
-    """The list: a line for each job."""
+    """Describe a list of jobs, one line for each."""
     if not found:
         which = "no jobs" if status == "all" else f"no jobs that are {status}"
         return f"There are {which}." + hint("cron_add", " {} makes one.")
     lines = [f"{len(found)} job{'s' if len(found) > 1 else ''}:"]
-    for each in found[:MOST_LISTED]:
+    for each in found[:MAX_JOBS]:
         last = each["last_status"] or "not run yet"
         at = due(each["next_due"][0]) if each["next_due"] else "-"
         lines.append(
-            f'- "{each["name"]}" (id {each["id"][:8]}), {switch(each)}, {each["words"]}; '
+            f'- "{each["name"]}" (id {each["id"][:8]}), {enabled_state(each)}, {each["words"]}; '
             f"next due: {at}; last: {last}"
         )
-    if len(found) > MOST_LISTED:
-        lines.append(f"… and {len(found) - MOST_LISTED} more; filter by status.")
+    if len(found) > MAX_JOBS:
+        lines.append(f"… and {len(found) - MAX_JOBS} more; filter by status.")
     return "\n".join(lines)
 
 
-def switch(found: dict[str, Any]) -> str:
-    """`enabled`, or `disabled (paused: on holiday)`."""
+def enabled_state(found: dict[str, Any]) -> str:
+    """Return `enabled`, or `disabled (paused: on holiday)`."""
     if found["enabled"]:
         return "enabled"
     reason = found["disabled_reason"]
     return f"disabled ({reason})" if reason else "disabled"
 
 
-def coming(found: dict[str, Any]) -> str:
-    """The next due times of a job, in words where there is none."""
-    if times := found["next_due"][:SHOWN]:
+def next_due(found: dict[str, Any]) -> str:
+    """Return the next due times of a job, or why there are none."""
+    if times := found["next_due"][:MAX_DUE_TIMES]:
         return ", ".join(map(due, times))
     if not found["enabled"]:
         on, now = hint("cron_enable", "{} switches it on"), hint("cron_trigger", "{} runs it now")
@@ -111,8 +111,8 @@ def coming(found: dict[str, Any]) -> str:
     return "never by itself" + hint("cron_trigger", "; {} runs it")
 
 
-def times(found: dict[str, Any]) -> str:
-    """The due times of a schedule, local and UTC."""
+def due_times(found: dict[str, Any]) -> str:
+    """Return the due times of a schedule, local and UTC."""
     if not found["due"]:
         return f"{found['words']}: never due again"
     lines = [f"{found['words']}:"]
@@ -122,29 +122,34 @@ def times(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run(found: dict[str, Any], timezone: str, begin: str, longest: int = OUTPUT) -> str:
-    """One run of a job in ``timezone``: what became of it, and its answer."""
+def run(
+    found: dict[str, Any], timezone: str, begin: str, longest: int = MAX_OUTPUT_CHARACTERS
+) -> str:
+    """Describe one run of a job in ``timezone``: its outcome and its output."""
     lines = [f"{begin}{_run_line(found, timezone)}"]
     if why := found["reason"] or found["error"]:
-        lines.append(f"why: {cut(why, BRIEF)}")
+        lines.append(f"why: {truncated(why, MAX_BRIEF_CHARACTERS)}")
     if found["delivery"] != "not_requested":
         lines.append(f"delivery: {found['delivery']}")
     if found["output"]:
-        lines.append(f"output: {cut(found['output'], longest)}")
+        lines.append(f"output: {truncated(found['output'], longest)}")
     return "\n".join(lines)
 
 
 def runs(name: str, timezone: str, found: Sequence[dict[str, Any]]) -> str:
-    """Runs, newest first; only the first with its whole answer."""
+    """Describe runs, newest first; only the first with its full output."""
     if not found:
         return f'"{name}" has not run yet{hint("cron_trigger", "; {} runs it now")}.'
     first, *rest = found
-    said = [run(first, timezone, "- "), *(run(each, timezone, "- ", BRIEF) for each in rest)]
-    return "\n".join([f'Runs of "{name}", newest first:', *said])
+    parts = [
+        run(first, timezone, "- "),
+        *(run(each, timezone, "- ", MAX_BRIEF_CHARACTERS) for each in rest),
+    ]
+    return "\n".join([f'Runs of "{name}", newest first:', *parts])
 
 
-def cut(text: str, longest: int) -> str:
-    """``text``, or its beginning and how much is left out."""
+def truncated(text: str, longest: int) -> str:
+    """Return ``text``, or its beginning and the number of omitted characters."""
     text = text.strip()
     if len(text) <= longest:
         return text
@@ -152,36 +157,38 @@ def cut(text: str, longest: int) -> str:
 
 
 def _run_line(found: dict[str, Any], timezone: str) -> str:
-    said = f"run {found['id'][:8]}: {found['status']}"
+    text = f"run {found['id'][:8]}: {found['status']}"
     if found["scheduled_for"]:
         when = "due" if found["trigger"] in _BY_TIME else "asked for"
-        said += f", {when} {due(found['scheduled_for'], timezone)}"
+        text += f", {when} {due(found['scheduled_for'], timezone)}"
     if found["duration_seconds"] is not None:
-        said += f", took {found['duration_seconds']:.1f} s"
-    return f"{said}, trigger {found['trigger']}"
+        text += f", took {found['duration_seconds']:.1f} s"
+    return f"{text}, trigger {found['trigger']}"
 
 
-def _does(found: dict[str, Any]) -> Iterable[str]:
+def _action_lines(found: dict[str, Any]) -> Iterable[str]:
     match found["kind"]:
         case "webhook":
             yield f"calls: {found['method']} {found['url']}"
         case "tool-call":
-            params = cut(json.dumps(found["params"], ensure_ascii=False), BRIEF)
+            params = truncated(
+                json.dumps(found["params"], ensure_ascii=False), MAX_BRIEF_CHARACTERS
+            )
             yield f"calls: the tool {found['tool']} with {params}"
         case _ if "prompt" in found:
             model = f", model {found['model']}" if found.get("model") else ""
             session = f", session {found['session']}" if found.get("session") else ""
             yield f"asks: the agent {found['agent']}{model}{session}"
-            yield f"prompt: {cut(found['prompt'], BRIEF)}"
+            yield f"prompt: {truncated(found['prompt'], MAX_BRIEF_CHARACTERS)}"
         case kind:
             yield f"kind: {kind}"
 
 
-def _told(found: dict[str, Any]) -> Iterable[str]:
-    told = found["told"]
-    if answers := told.get("completed"):
+def _recipient_lines(found: dict[str, Any]) -> Iterable[str]:
+    recipients = found["told"]
+    if answers := recipients.get("completed"):
         yield f"answer goes to: {', '.join(answers)}"
     else:
         yield "answer goes to: no channel; it is kept" + hint("cron_runs", ", and {} shows it")
-    if failures := told.get("failed"):
+    if failures := recipients.get("failed"):
         yield f"failures go to: {', '.join(failures)}"

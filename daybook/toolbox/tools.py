@@ -1,7 +1,7 @@
-"""The definitions of the tools of jobs; those of tasks are in `task_tools`.
+"""The definitions of the job tools; `task_tools` has those for tasks.
 
-They stand in every conversation of an agent, so each word costs: together they are under 12 KB, and
-those of tasks under 5.
+They are part of every conversation of an agent, so each word has a cost: the job tools are under 12
+KB together, the task tools under 5 KB.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from daybook.agents.base import Tool
 from daybook.schedules import cron, zones
 from daybook.toolbox import calls, task_tools
 from daybook.toolbox.arguments import Argument
-from daybook.toolbox.invocation import tool as _tool
+from daybook.toolbox.invocation import define_tool as _tool
 
 _FORMS = (
     'A cron expression ("0 9 * * 1-5": weekdays at nine; six fields: seconds first; @daily), '
@@ -20,7 +20,7 @@ _FORMS = (
 _WRITE = 'write such as "0 9 * * 1-5", "every 30m", "at 2027-01-15T14:30", "in 30m" or "on demand"'
 
 _LINE = 200
-"""Characters of what a job is named by; a name itself has half of them."""
+"""Maximum characters of a reference to a job; a name may have half of that."""
 
 _JOB = Argument(
     "job_id",
@@ -29,11 +29,11 @@ _JOB = Argument(
     write="see cron_list",
     longest=_LINE,
 )
-_SCHEDULE = Argument("schedule", _FORMS, None, write=_WRITE, longest=cron.LONGEST)
+_SCHEDULE = Argument("schedule", _FORMS, None, write=_WRITE, longest=cron.MAX_TEXT_LENGTH)
 _ZONE = Argument(
     "timezone",
     "IANA zone of the schedule, such as Europe/Berlin. Default: the setting.",
-    longest=zones.LONGEST,
+    longest=zones.MAX_NAME_LENGTH,
 )
 _NAME = Argument("name", "A unique name. Default: the beginning of what it does.")
 _CHANNEL = Argument(
@@ -53,15 +53,15 @@ _OBJECT = 'write a JSON object, such as {"full": true}'
 _CHANGED = "Leave out for no change."
 
 
-def _again(
+def _unchanged(
     name: str, description: str = "", *, is_json: bool = False, longest: int = 0
 ) -> Argument:
-    told = f"{description} {_CHANGED}".strip()
+    text = f"{description} {_CHANGED}".strip()
     write = _OBJECT if is_json else ""
-    return Argument(name, told, write=write, is_json=is_json, longest=longest)
+    return Argument(name, text, write=write, is_json=is_json, longest=longest)
 
 
-OF_JOBS: tuple[Tool, ...] = (
+JOB_TOOLS: tuple[Tool, ...] = (
     _tool(
         "cron_add",
         "Schedule a prompt: at each due time an agent is asked it, and its answer delivered. The "
@@ -127,21 +127,21 @@ OF_JOBS: tuple[Tool, ...] = (
         "Change a job: only what is given changes. A new schedule counts from now.",
         calls.update,
         _JOB,
-        _again("prompt"),
-        _again("schedule", "As in cron_add.", longest=cron.LONGEST),
-        _again("timezone", longest=zones.LONGEST),
-        _again("name"),
-        _again("channel", "none: nowhere."),
-        _again("chat_id"),
-        _again("agent"),
-        _again("model", "none: the agent's own."),
-        _again("session", "reuse, new or chat."),
-        _again("url", "Of a webhook."),
-        _again("method", "Of a webhook."),
-        _again("headers", "Of a webhook: JSON object.", is_json=True),
-        _again("body", "Of a webhook; none: empty."),
-        _again("tool", "Of a tool call."),
-        _again("params", "Of a tool call: JSON object.", is_json=True),
+        _unchanged("prompt"),
+        _unchanged("schedule", "As in cron_add.", longest=cron.MAX_TEXT_LENGTH),
+        _unchanged("timezone", longest=zones.MAX_NAME_LENGTH),
+        _unchanged("name"),
+        _unchanged("channel", "none: nowhere."),
+        _unchanged("chat_id"),
+        _unchanged("agent"),
+        _unchanged("model", "none: the agent's own."),
+        _unchanged("session", "reuse, new or chat."),
+        _unchanged("url", "Of a webhook."),
+        _unchanged("method", "Of a webhook."),
+        _unchanged("headers", "Of a webhook: JSON object.", is_json=True),
+        _unchanged("body", "Of a webhook; none: empty."),
+        _unchanged("tool", "Of a tool call."),
+        _unchanged("params", "Of a tool call: JSON object.", is_json=True),
     ),
     _tool("cron_remove", "Remove a job. Its runs stay readable.", calls.remove, _JOB),
     _tool("cron_enable", "Switch a job on.", calls.enable, _JOB),
@@ -150,7 +150,7 @@ OF_JOBS: tuple[Tool, ...] = (
         "Switch a job off (pause it); cron_enable switches it on again.",
         calls.disable,
         _JOB,
-        Argument("note", "Why; it is shown with the job.", longest=names.LONGEST_LINE),
+        Argument("note", "Why; it is shown with the job.", longest=names.MAX_LINE_LENGTH),
     ),
     _tool(
         "cron_trigger",
@@ -182,20 +182,20 @@ OF_JOBS: tuple[Tool, ...] = (
     _tool(
         "cron_next",
         "The next due times of a job, or of a schedule before you use it.",
-        calls.coming,
+        calls.next_due,
         Argument("job_id", "A job; or give schedule.", longest=_LINE),
-        Argument("schedule", "As in cron_add; or give job_id.", longest=cron.LONGEST),
+        Argument("schedule", "As in cron_add; or give job_id.", longest=cron.MAX_TEXT_LENGTH),
         Argument(
             "timezone",
             "IANA zone of the schedule. Default: the setting.",
-            longest=zones.LONGEST,
+            longest=zones.MAX_NAME_LENGTH,
         ),
         Argument("count", "How many.", 5, most=50),
         read_only=True,
     ),
 )
-"""The twelve tools of requirement 40, and `cron_cancel` of requirement 23."""
+"""The twelve tools for jobs, and `cron_cancel`."""
 
-TOOLS: tuple[Tool, ...] = (*OF_JOBS, *task_tools.OF_TASKS)
+TOOLS: tuple[Tool, ...] = (*JOB_TOOLS, *task_tools.TASK_TOOLS)
 
 BY_NAME = {each.name: each for each in TOOLS}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 
-from daybook.http.request import LIMIT
+from daybook.http.request import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from mcp_types import CallToolResult
@@ -23,7 +23,7 @@ DEEPEST = 100
 
 @dataclass(frozen=True)
 class Text:
-    """``kept`` is at most `LIMIT` bytes long; ``remark`` says that it was cut."""
+    """``kept`` is at most `MAX_BODY_BYTES` bytes long; ``remark`` says that it was cut."""
 
     kept: str
     remark: str = ""
@@ -32,10 +32,10 @@ class Text:
     def of(cls, text: str, hide: Hide) -> Text:
         text = hide(text)
         data = text.encode(errors="replace")
-        if len(data) <= LIMIT:
+        if len(data) <= MAX_BODY_BYTES:
             return cls(text)
-        kept = data[:LIMIT].decode(errors="ignore")
-        return cls(kept, f"cut: longer than the {LIMIT:,} bytes that are kept")
+        kept = data[:MAX_BODY_BYTES].decode(errors="ignore")
+        return cls(kept, f"cut: longer than the {MAX_BODY_BYTES:,} bytes that are kept")
 
 
 def of_value(value: Any, hide: Hide = str) -> tuple[Text, Any]:
@@ -81,7 +81,7 @@ def _block(block: Any) -> str:
 def _bounded(value: Any, text: Text) -> Any:
     """``value`` where it can be kept, else the text."""
     written = _written(value)
-    if written is None or len(written.encode(errors="replace")) > LIMIT:
+    if written is None or len(written.encode(errors="replace")) > MAX_BODY_BYTES:
         return text.kept
     return value
 

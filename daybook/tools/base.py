@@ -9,7 +9,7 @@ from daybook.errors import ToolUnreachable
 from daybook.ledger.states import Outcome
 
 if TYPE_CHECKING:
-    from daybook.http.secrets import Secrets
+    from daybook.http.secrets import SecretStore
     from daybook.tools.server_blocks import ToolServerSettings
 
 __all__ = ["PYTHON", "Called", "Server", "Servers", "ToolInfo", "ToolUnreachable"]
@@ -54,7 +54,7 @@ class Servers(Protocol):
     """Where servers are kept. ``secrets`` are what their headers refer to."""
 
     @property
-    def secrets(self) -> Secrets: ...
+    def secrets(self) -> SecretStore: ...
 
     async def names(self) -> list[str]:
         """The names of all, sorted."""

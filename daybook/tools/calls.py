@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from daybook.errors import ToolUnreachable
 from daybook.http import secrets as references
 from daybook.http.guard import Guard
-from daybook.http.secrets import Destination, Filled, Secrets
+from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.ledger.states import Outcome, Status
 from daybook.tools import answers, catalog, python_tools
 from daybook.tools.base import Called, Servers
@@ -50,7 +50,7 @@ class Prepared:
     params: dict[str, Any]
     occurrence: str
     values: dict[str, Any] = field(repr=False)
-    filled: Filled = field(repr=False)
+    filled: FilledSecrets = field(repr=False)
     connection: Connection | None = field(default=None, repr=False)
     failed: Called | None = None
 
@@ -65,7 +65,7 @@ async def prepare(  # noqa: PLR0917
     params: dict[str, Any],
     occurrence: str,
     servers: Servers,
-    secrets: Secrets,
+    secrets: SecretStore,
     guard: Guard,
 ) -> Prepared:
     """Between claim and begin: all but the call.
@@ -76,11 +76,11 @@ async def prepare(  # noqa: PLR0917
     """
     references.refuse_literal_params(params)
     place = await catalog.place(name, servers, guard)
-    filled = Filled()
+    filled = FilledSecrets()
     if place is None or place.settings.command:
-        where = Destination.of_tool(name)
+        where = SecretDestination.of_tool(name)
     else:
-        where = Destination.of_url(place.guard.check(place.settings.url))
+        where = SecretDestination.of_url(place.guard.check(place.settings.url))
     values = await references.fill_params(params, where, secrets, filled)
     hide = filled.hide
     prepared = Prepared(name, name, params, occurrence, values, filled)
@@ -96,7 +96,7 @@ async def prepare(  # noqa: PLR0917
             secrets,
             occurrence=occurrence,
             filled=filled,
-            secret_params=bool(references.referred(params)),
+            secret_params=bool(references.referenced_names(params)),
         )
     except ToolUnreachable as error:
         told = Outcome(Status.FAILED, error=hide(str(error)))
@@ -185,7 +185,7 @@ def _kept(outcome: Outcome, prepared: Prepared) -> Outcome:
     )
 
 
-def _hidden(value: Any, filled: Filled) -> Any:
+def _hidden(value: Any, filled: FilledSecrets) -> Any:
     match value:
         case str():
             return filled.hide(value)

@@ -79,7 +79,9 @@ async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
             found.append(python_tools.info(name))
         except InvalidInput as error:
             absent[name] = str(error)
-    absent |= {module: _not_imported(module, why) for module, why in registry.broken().items()}
+    absent |= {
+        module: _not_imported(module, why) for module, why in registry.failed_plugins().items()
+    }
     asked = await servers.names()
     answered = await asyncio.gather(
         *(of_server(name, servers) for name in asked), return_exceptions=True
@@ -171,7 +173,7 @@ def _none_of_that_name(name: str, known: Iterable[str]) -> UnknownName:
     if len(names) > MOST_SHOWN:
         names = difflib.get_close_matches(name, names, n=MOST_SHOWN, cutoff=0.4) or names
     more = ["…"] if len(names) > MOST_SHOWN else []
-    broken = "; ".join(_not_imported(*each) for each in registry.broken().items())
+    broken = "; ".join(_not_imported(*each) for each in registry.failed_plugins().items())
     return UnknownName("tool", name, [*names[:MOST_SHOWN], *more], broken)
 
 

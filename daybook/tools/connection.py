@@ -21,9 +21,9 @@ from daybook.errors import DaybookError, InvalidInput, ToolUnreachable
 from daybook.http import request as http
 from daybook.http import secrets as references
 from daybook.http.request import IDEMPOTENCY_KEY, idempotency_key
-from daybook.http.secrets import Destination, Filled, Secrets
-from daybook.http.transport import BODY
-from daybook.processes.ending import to_its_end
+from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
+from daybook.http.transport import SECRET_BODY
+from daybook.processes.ending import wait_shielded
 from daybook.tools.answers import Hide
 from daybook.tools.wire import Wire
 
@@ -182,7 +182,7 @@ class Connection:
     async def close(self) -> None:
         """Nothing of it is left when this returns, also where it is cancelled."""
         if self._keeper is not None:
-            await to_its_end(asyncio.create_task(self._closed(self._keeper)))
+            await wait_shielded(asyncio.create_task(self._closed(self._keeper)))
 
     def done(self) -> None:
         """There is nothing more to ask: the server may end by itself."""
@@ -267,10 +267,10 @@ class Connection:
 
 async def connected(
     place: Place,
-    secrets: Secrets,
+    secrets: SecretStore,
     *,
     occurrence: str = "",
-    filled: Filled | None = None,
+    filled: FilledSecrets | None = None,
     secret_params: bool = False,
 ) -> Connection:
     """A connection to the server of ``place``; the secrets of its headers are added to ``filled``.
@@ -280,24 +280,26 @@ async def connected(
     from daybook.tools.http import HttpWire
     from daybook.tools.stdio import ProgramWire
 
-    settings, filled = place.settings, filled if filled is not None else Filled()
+    settings, filled = place.settings, filled if filled is not None else FilledSecrets()
     wire: Wire
     if settings.command:
         wire = ProgramWire(place.source, settings, filled.hide)
         made = Connection(f'the tool server "{place.source}"', wire, filled.hide)
     else:
         url = place.guard.check(settings.url)
-        where = Destination.of_url(url)
+        where = SecretDestination.of_url(url)
         headers = {
             name: await references.fill("headers", value, where, secrets, filled)
             for name, value in settings.headers.items()
         }
-        secret = {n.lower() for n, value in settings.headers.items() if references.referred(value)}
+        secret = {
+            n.lower() for n, value in settings.headers.items() if references.referenced_names(value)
+        }
         http.check("POST", headers)  # a secret may hold what no header can
         if occurrence:
             headers[IDEMPOTENCY_KEY] = idempotency_key(occurrence)
         if secret_params:
-            secret.add(BODY)
+            secret.add(SECRET_BODY)
         wire = HttpWire(place.guard, str(url), headers, frozenset(secret))
         made = Connection(wire.shown, wire, filled.hide)
     await made.open()
@@ -305,7 +307,7 @@ async def connected(
 
 
 @asynccontextmanager
-async def opened(place: Place, secrets: Secrets) -> AsyncIterator[Connection]:
+async def opened(place: Place, secrets: SecretStore) -> AsyncIterator[Connection]:
     """To look at the tools of ``place``."""
     there = await connected(place, secrets)
     try:

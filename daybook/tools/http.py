@@ -16,13 +16,13 @@ import httpx
 import httpx2
 
 import daybook
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.http import guard as addresses
 from daybook.http.guard import Guard
 from daybook.http.httpx2_transport import Httpx2Transport
-from daybook.http.request import TRY_AGAIN, retry_after, untrusted, words_of
-from daybook.http.transport import PROGRESS, SECRETS, Progress
+from daybook.http.request import RETRYABLE_STATUSES, certificate_problem, retry_after, status_text
+from daybook.http.transport import PROGRESS_EXTENSION, SECRETS_EXTENSION, Progress
 from daybook.tools.wire import CALL, LONGEST, Fault
 
 if TYPE_CHECKING:
@@ -94,17 +94,17 @@ class HttpWire:
 
     def came(self, code: int) -> bool:
         # A server that is busy may say so in the protocol's words as well.
-        return self._way.status not in TRY_AGAIN and code in self._way.codes()
+        return self._way.status not in RETRYABLE_STATUSES and code in self._way.codes()
 
     def fault(self) -> Fault | None:
         way, shown = self._way, self.shown
         if way.status is not None and way.status >= 400:  # whatever is missing of the words to it
             return Fault(
-                f"{shown} answered {words_of(way.status)}",
+                f"{shown} answered {status_text(way.status)}",
                 # Before the call anything but the asker's own fault may pass.
-                refused=way.status not in TRY_AGAIN and (way.called or way.status < 500),
+                refused=way.status not in RETRYABLE_STATUSES and (way.called or way.status < 500),
                 undone=True,
-                retry_after=retry_after(way.retry_after, SYSTEM.now()),
+                retry_after=retry_after(way.retry_after, SYSTEM_CLOCK.now()),
             )
         match way.error:
             case InvalidInput():
@@ -112,7 +112,7 @@ class HttpWire:
             case _TooLong():
                 return Fault(f"{shown}: {way.error}", refused=True)
             case Exception():
-                certificate = untrusted(way.error)
+                certificate = certificate_problem(way.error)
                 why = certificate or str(way.error)
                 reached = way.progress.sent if way.called else way.status is not None
                 told = "the connection ended before the whole answer"
@@ -151,13 +151,13 @@ class _Way(Httpx2Transport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         method = _method(request)
         request.headers["Accept-Encoding"] = "identity"
-        request.extensions = {**request.extensions, SECRETS: self._secret}
+        request.extensions = {**request.extensions, SECRETS_EXTENSION: self._secret}
         if method:
             self.status, self.error = None, None
         if method == CALL:
             self.called, self._read = True, 0
             self._deaf()
-            request.extensions[PROGRESS] = self.progress
+            request.extensions[PROGRESS_EXTENSION] = self.progress
         try:
             response = await super().handle_async_request(request)
             if method:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from daybook.errors import DaybookError
 from daybook.http import secrets as references
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import Filled, Secret, Secrets
+from daybook.http.secrets import FilledSecrets, Secret, SecretStore
 from daybook.processes import environment
 from daybook.tools import answers, connection
 from daybook.tools.base import Server
@@ -37,7 +37,7 @@ def told(text: str) -> str:
 
 @dataclass(frozen=True)
 class Read:
-    """`Secrets` that were read before, for who has no Prefect at hand any more."""
+    """`SecretStore` that were read before, for who has no Prefect at hand any more."""
 
     known: dict[str, Secret] = field(default_factory=dict, repr=False)
 
@@ -45,22 +45,22 @@ class Read:
         return self.known[name]
 
     @classmethod
-    async def of(cls, server: Server, secrets: Secrets) -> Read:
-        """Those that its headers refer to. Raises what `Secrets.read` raises."""
-        names = sorted(references.referred(list(server.settings.headers.values())))
+    async def of(cls, server: Server, secrets: SecretStore) -> Read:
+        """Those that its headers refer to. Raises what `SecretStore.read` raises."""
+        names = sorted(references.referenced_names(list(server.settings.headers.values())))
         return cls({name: await secrets.read(name) for name in names})
 
 
 class Held:
     """``tools`` are those of the server, by its own names for them, once it was opened."""
 
-    def __init__(self, server: Server, secrets: Secrets) -> None:
+    def __init__(self, server: Server, secrets: SecretStore) -> None:
         self.tools: dict[str, Described] = {}
         self.name = server.name
         guard = Guard.here(Rule.OPERATOR)
         self._place = Place(server.name, "", server.name, server.settings, guard)
         self._secrets = secrets
-        self._filled = Filled()
+        self._filled = FilledSecrets()
         self._variables = environment.allowed(server.settings.environment)
         self._open: Connection | None = None
 
@@ -113,7 +113,7 @@ class Held:
             await there.close()
 
     def _hidden(self, text: str) -> str:
-        return environment.without_secrets(self._filled.hide(text), self._variables)
+        return environment.redact_secrets(self._filled.hide(text), self._variables)
 
 
 async def opened(servers: list[Held]) -> None:

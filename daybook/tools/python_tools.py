@@ -28,7 +28,7 @@ from pydantic_core import ArgsKwargs
 from daybook import registry
 from daybook.errors import InvalidInput, Temporary
 from daybook.ledger.states import Outcome, Status
-from daybook.processes.ending import to_its_end
+from daybook.processes.ending import wait_shielded
 from daybook.tools import answers
 from daybook.tools.base import PYTHON, Called, ToolInfo
 from daybook.tools.context import OCCURRENCE
@@ -38,7 +38,7 @@ GROUP = registry.TOOLS
 
 def names() -> list[str]:
     """The names of all that are installed or registered, sorted."""
-    registry.load()
+    registry.load_plugins()
     return registry.names(GROUP)
 
 
@@ -138,7 +138,7 @@ async def _in_a_thread(work: _Work, timeout: float) -> Any:
 
     timer = asyncio.get_running_loop().call_later(timeout, up)
     try:
-        value = await to_its_end(asyncio.create_task(anyio.to_thread.run_sync(work.there)))
+        value = await wait_shielded(asyncio.create_task(anyio.to_thread.run_sync(work.there)))
     except Exception as error:
         if in_time:
             raise
@@ -160,10 +160,10 @@ def _failed(error: BaseException) -> Called:
 
 
 def _load(name: str) -> Callable[..., Any]:
-    registry.load()
+    registry.load_plugins()
     try:
         function = registry.find(GROUP, name)
-    except registry.Unusable as error:
+    except registry.UnusableFunction as error:
         raise _unusable(name, str(error)) from None
     if function is None:
         raise _unusable(name, "it is not installed where this runs")

@@ -17,7 +17,7 @@ from daybook.http.guard import Guard, Rule
 from daybook.processes import environment, locations
 from daybook.resources import documents
 from daybook.resources.documents import BlockType
-from daybook.resources.secrets import PrefectSecrets
+from daybook.resources.secrets import PrefectSecretStore
 from daybook.tools.base import Server
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ToolServerSettings(BaseModel):
         examples=["https://tools.example.org/mcp"],
     )
     environment: list[str] = Field(
-        default=list(environment.DEFAULT),  # a value, not a factory: the form shows it
+        default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
         title="Environment",
         description="For a program: names of the worker's environment variables that it sees; all "
         "others are hidden from it. Names only, never values. PREFECT_… and DAYBOOK_… are refused.",
@@ -76,7 +76,7 @@ class ToolServerSettings(BaseModel):
             raise ValueError("is blank; write the program, then one entry for each argument")
         if any("\0" in argument for argument in value):
             raise ValueError("an argument cannot contain a zero byte")
-        if secrets.referred(value):
+        if secrets.referenced_names(value):
             raise ValueError(
                 "an argument can be seen by all on this machine, so a secret cannot stand in it; "
                 "name a variable of the worker's environment instead"
@@ -179,10 +179,10 @@ class PrefectServers:
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
-        self.secrets: secrets.Secrets = PrefectSecrets(client)
+        self.secrets: secrets.SecretStore = PrefectSecretStore(client)
 
     async def names(self) -> list[str]:
-        return [str(each.name) for each in await documents.every(self._client, TYPE)]
+        return [str(each.name) for each in await documents.list_documents(self._client, TYPE)]
 
     async def read(self, name: str) -> Server:
         return build(name, (await self._document(name)).data)
@@ -196,19 +196,19 @@ class PrefectServers:
 
     async def every(self) -> list[dict[str, Any]]:
         """All servers by name, as `describe` has them."""
-        return [_described(each) for each in await documents.every(self._client, TYPE)]
+        return [_described(each) for each in await documents.list_documents(self._client, TYPE)]
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
         """Keep a server; raises `InvalidInput` for a bad or taken name and for bad settings."""
         data = checked(settings).model_dump(mode="json")
-        await documents.keep(self._client, TYPE, name, data, replace=replace)
+        await documents.save(self._client, TYPE, name, data, replace=replace)
 
     async def remove(self, name: str) -> None:
         """Forget the server; raises `NotFound`."""
-        await documents.forget(self._client, TYPE, name)
+        await documents.remove(self._client, TYPE, name)
 
     async def _document(self, name: str) -> BlockDocument:
-        found = await documents.named(self._client, TYPE, name)
+        found = await documents.find(self._client, TYPE, name)
         if found is None:
             raise UnknownName(TYPE.noun, name, await self.names())
         return found

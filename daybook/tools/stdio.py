@@ -27,7 +27,7 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 from daybook.errors import InvalidInput, ToolUnreachable
 from daybook.processes import environment, locations, pipes
-from daybook.processes.ending import to_its_end
+from daybook.processes.ending import wait_shielded
 from daybook.processes.group import Group
 from daybook.tools.answers import Hide
 from daybook.tools.server_blocks import ToolServerSettings
@@ -65,7 +65,7 @@ class ProgramWire:
         self._variables = environment.allowed(settings.environment)
         self._gently = False
         self._codes: set[int] = set()
-        self._errors = pipes.Tail(ERRORS_LIMIT)
+        self._errors = pipes.TailPipe(ERRORS_LIMIT)
         self._input = _Input()
         self._place = ExitStack()
         self._group: Group | None = None
@@ -123,7 +123,7 @@ class ProgramWire:
     def explained(self, told: str) -> str:
         text = bytes(self._errors.kept).decode(errors="replace").strip()
         # Cut afterwards: a part of a secret would not be found.
-        text = environment.without_values(self._hide(text), self._variables)[-SHOWN_ERRORS:]
+        text = environment.redact_values(self._hide(text), self._variables)[-SHOWN_ERRORS:]
         return f"{told}; it said: {text}" if text else f"{told}; it said nothing on standard error"
 
     @property
@@ -134,9 +134,9 @@ class ProgramWire:
         command = self._settings.command
         try:
             folder = self._place.enter_context(
-                locations.folder(self._settings.work_dir, prefix="daybook-tool-")
+                locations.run_folder(self._settings.work_dir, prefix="daybook-tool-")
             )
-            program = locations.program(command[0], folder, self._variables)
+            program = locations.find_program(command[0], folder, self._variables)
             return Group([program, *command[1:]], folder=folder, environment=self._variables)
         except (OSError, ValueError) as error:
             self._place.close()
@@ -150,11 +150,11 @@ class ProgramWire:
     async def _connected(self, child: subprocess.Popen[bytes]) -> asyncio.StreamReader:
         lines = asyncio.StreamReader(limit=LONGEST)
         heard = asyncio.StreamReaderProtocol(lines)
-        self._reading, _ = await pipes.join(child, heard, self._errors, self._input)
+        self._reading, _ = await pipes.attach(child, heard, self._errors, self._input)
         return lines
 
     async def _ended(self) -> None:
-        await to_its_end(asyncio.create_task(self._end()))
+        await wait_shielded(asyncio.create_task(self._end()))
 
     async def _end(self) -> None:
         group = self._group
@@ -176,7 +176,7 @@ class ProgramWire:
             if self._reading is not None:
                 self._reading.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await pipes.drained([self._errors], 1.0)
+        await pipes.wait_drained([self._errors], 1.0)
         await pipes.close([self._errors, self._input])
 
     def _gone(self) -> bool:
@@ -244,7 +244,7 @@ def _end(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-class _Input(pipes.Feed):
+class _Input(pipes.InputPipe):
     """Standard input, written to as fast as it is read."""
 
     def __init__(self) -> None:

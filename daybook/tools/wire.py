@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from daybook.errors import InvalidInput
-from daybook.http.request import LIMIT
+from daybook.http.request import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
-LONGEST = 4 * LIMIT
+LONGEST = 4 * MAX_BODY_BYTES
 """Bytes of one message; of what an answer of it says less is kept."""
 
 CALL = "tools/call"

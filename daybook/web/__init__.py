@@ -1,12 +1,17 @@
-"""The HTTP room: `/health` for whoever watches the scheduler, `/metrics` for Prometheus.
+"""The HTTP server of `/health`, for monitors of the scheduler, and `/metrics`, for Prometheus.
 
 ::
 
-    `daybook up` ──► host.web ──► python -m daybook.web ──► guard ──► app ──► service.health
-    `daybook web` ────────────────────┘                                 └──► metrics
+    `daybook up` ──► operations.web ──┐
+    `daybook web` ────────────────────┴──► python -m daybook.web
+                                                    │
+                                                    ▼
+                                                  guard ──► app ──► operations.health
+                                                                └──► metrics
 
-A process of its own, so that it answers when worker, keeper or Prefect do not. It reads the ledger
-(which is made, or brought up to date, as it is opened), imports no Prefect, and listens on this
-machine alone unless it is told another address. Who can reach it reads the names of jobs that are
-late or failing. While nobody leads it writes a mark, to see whether the ledger can be written.
+It is a process of its own, so that it answers if the worker, the keeper or Prefect do not. It reads
+the ledger (opening a ledger creates or migrates it), imports nothing of Prefect, and listens on
+this machine alone unless it gets another address. Every client that reaches it can read the names
+of jobs that are late or failing. While there is no leader it writes a marker to the ledger, to
+check that the ledger can be written.
 """

@@ -1,4 +1,4 @@
-"""``python -m daybook.web``: the server of `daybook web` and `daybook up`, until told to end."""
+"""The server process of `daybook web` and `daybook up`: ``python -m daybook.web``."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import sys
 from daybook import settings
 from daybook.errors import DaybookError
 from daybook.operations import web
-from daybook.operations.health import Watch
+from daybook.operations.health import HealthMonitor
 from daybook.processes import proc
-from daybook.web.app import application, serving
+from daybook.web.app import application, build_server
 from daybook.web.guard import Guard
 
 
 def run(listener: socket.socket, host: str, names: list[str]) -> None:
-    """Serve what listens on ``host``; ``names`` are further names by which it is asked."""
+    """Serve on ``listener``, bound to ``host``; ``names`` are further accepted host names."""
     proc.deny_inspection()
-    elsewhere = not web.is_local(host)
-    names = [*names, host, *([socket.gethostname()] if elsewhere else [])]
-    watch = Watch(settings.load().ledger_address)
-    guarded = Guard(application(watch), names, any_address=elsewhere)
+    is_reachable = not web.is_local(host)
+    names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
+    watch = HealthMonitor(settings.load().ledger_address)
+    guarded = Guard(application(watch), names, any_address=is_reachable)
     address = web.url(host, listener.getsockname()[1])
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
-    serving(guarded).run(sockets=[listener])
+    build_server(guarded).run(sockets=[listener])
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="daybook web")
     parser.add_argument("--host", required=True)
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--port", type=int)
-    place.add_argument("--descriptor", type=int, help="of an open socket that listens there")
+    endpoint = parser.add_mutually_exclusive_group(required=True)
+    endpoint.add_argument("--port", type=int)
+    endpoint.add_argument("--descriptor", type=int, help="of an open socket that listens there")
     parser.add_argument("--name", action="append", default=[])
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if given.descriptor is None:
-            listener = web.listen(given.host, given.port, "DAYBOOK_WEB_PORT")
+        if options.descriptor is None:
+            listener = web.listen(options.host, options.port, "DAYBOOK_WEB_PORT")
         else:
-            listener = socket.socket(fileno=given.descriptor)
-        run(listener, given.host, given.name)
+            listener = socket.socket(fileno=options.descriptor)
+        run(listener, options.host, options.name)
     except DaybookError as error:
         print(f"daybook: {error}", file=sys.stderr)
         return error.exit_code

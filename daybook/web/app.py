@@ -1,4 +1,4 @@
-"""The two pages, and the server that has them."""
+"""The ASGI application with the two pages, and its server."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from starlette.types import ASGIApp
 
 from daybook.errors import DaybookError
 from daybook.operations import connections
-from daybook.operations.health import Watch
+from daybook.operations.health import HealthMonitor
 from daybook.web import metrics
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
-def application(watch: Watch) -> Starlette:
-    """The application, which begins and closes ``watch``; `web.guard.Guard` goes before it."""
+def application(watch: HealthMonitor) -> Starlette:
+    """Return the application, which starts and closes ``watch``; wrap it in `web.guard.Guard`."""
 
     async def health(request: Request) -> Response:
-        well, view = await watch.health()
-        return JSONResponse(view, 200 if well else 503, _HEADERS)
+        healthy, view = await watch.health()
+        return JSONResponse(view, 200 if healthy else 503, _HEADERS)
 
     async def prometheus(request: Request) -> Response:
         try:
-            found = await watch.figures()
+            snapshot = await watch.figures()
         except DaybookError:
-            found = None  # a scrape that fails would not say what is wrong
-        text, kind = metrics.page(found, request.headers.get("accept", ""))
-        return Response(text, 200, _HEADERS | {"content-type": kind})
+            snapshot = None  # a failed scrape would not show the cause
+        text, content_type = metrics.page(snapshot, request.headers.get("accept", ""))
+        return Response(text, 200, _HEADERS | {"content-type": content_type})
 
-    async def nothing(request: Request, error: Exception) -> Response:
+    async def not_found(request: Request, error: Exception) -> Response:
         return PlainTextResponse("here are /health and /metrics\n", 404, _HEADERS)
 
     @asynccontextmanager
@@ -48,11 +48,11 @@ def application(watch: Watch) -> Starlette:
 
     return Starlette(
         routes=[Route("/health", health), Route("/metrics", prometheus)],
-        exception_handlers={404: nothing},
+        exception_handlers={404: not_found},
         lifespan=lifespan,
     )
 
 
-def serving(guarded: ASGIApp) -> uvicorn.Server:
-    """The server of it."""
-    return uvicorn.Server(connections.config(guarded, graceful=1, log_level="warning"))
+def build_server(guarded: ASGIApp) -> uvicorn.Server:
+    """Return the HTTP server for the guarded application."""
+    return uvicorn.Server(connections.server_config(guarded, graceful=1, log_level="warning"))

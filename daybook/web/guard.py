@@ -1,7 +1,8 @@
-"""What is let in: questions, for a name that is ours, from no strange web page, without a body.
+"""Guard for incoming requests: GET and HEAD without a body, for a host name of this server.
 
-The pages are readable by all who reach the port; a browser that visits a strange page must not be
-one of them (`daybook.operations.host_names`).
+Every client that reaches the port may read the pages. A browser that visits a foreign web page
+must not be such a client, so requests with a foreign host name or origin are refused
+(`daybook.operations.host_names`).
 """
 
 from __future__ import annotations
@@ -11,27 +12,27 @@ from collections.abc import Iterable
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from daybook.operations.host_names import Names
+from daybook.operations.host_names import AllowedNames
 
 _CLOSE = {"connection": "close"}
 
 
 class Guard:
-    """ASGI middleware; ``names`` and ``any_address`` are those of `Names`."""
+    """ASGI middleware; `AllowedNames` documents ``names`` and ``any_address``."""
 
     def __init__(
         self, application: ASGIApp, names: Iterable[str] = (), *, any_address: bool = False
     ) -> None:
         self._application = application
-        self._names = Names(names, any_address=any_address)
+        self._names = AllowedNames(names, any_address=any_address)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := self._refused(scope)) is not None:
-            await refused(scope, receive, send)
+        if scope["type"] == "http" and (response := self._refusal(scope)) is not None:
+            await response(scope, receive, send)
         elif scope["type"] != "websocket":
             await self._application(scope, receive, send)
 
-    def _refused(self, scope: Scope) -> PlainTextResponse | None:
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         if why := self._names.refusal(scope):
             return PlainTextResponse(f"{why}\n", 403, _CLOSE)
         if scope["method"] not in ("GET", "HEAD"):

@@ -1,3 +1,3 @@
-"""The warm worker: it claims, starts each run's process from a parent that has everything imported,
-supervises it and ends it. Flow code runs in those processes only.
+"""Daybook's worker: claims runs, starts each run's process from a preloaded parent, supervises it
+and ends it. Flow code runs only in those processes.
 """

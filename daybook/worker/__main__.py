@@ -1,6 +1,6 @@
-"""``python -m daybook.worker``: the worker of `daybook worker` and `daybook up`.
+"""Entry point of ``python -m daybook.worker``, the worker of `daybook worker` and `daybook up`.
 
-SIGINT and SIGTERM end it gently (`Timing.shutdown_wait`); a second one ends all at once.
+The first SIGINT or SIGTERM stops it gently (`Timing.shutdown_wait`), a second one at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from daybook import home
 from daybook.processes import proc
 
 proc.deny_inspection()
-home.enter()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
 import argparse
 import asyncio
@@ -25,12 +25,12 @@ from daybook.worker.prefect_worker import DaybookWorker
 async def _work(worker: DaybookWorker, once: bool) -> None:
     loop = asyncio.get_running_loop()
     working = asyncio.create_task(worker.start(run_once=once))
-    told = 0
+    signals = 0
 
     def stop() -> None:
-        nonlocal told
-        told += 1
-        if told == 1:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
             working.cancel()
         else:
             worker.hurry()

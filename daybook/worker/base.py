@@ -1,8 +1,8 @@
-"""The port through which the worker starts processes, and what it holds of each.
+"""Port through which the worker starts processes and controls them.
 
-Adapters: `zygote.Zygote` (forks a process in which Prefect and our flows are imported) and
-`spawn.Spawner` (a fresh interpreter each; slower, and right where forking is not). `launch.best`
-picks one.
+Adapters: `zygote.ForkLauncher` (forks a process in which Prefect and Daybook's flows are imported)
+and `spawn.SpawnLauncher` (a fresh interpreter for each; slower, and right where forking is not).
+`launch.open_launcher` picks one.
 """
 
 from __future__ import annotations
@@ -13,52 +13,52 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from daybook.processes.proc import Process
-from daybook.worker.messages import Task
+from daybook.worker.messages import LaunchRequest
 
 
-class Running(Protocol):
-    """A process that was started; it leads a session and a process group of its own."""
+class LaunchedProcess(Protocol):
+    """A started process. It leads a session and a process group of its own."""
 
     @property
     def pid(self) -> int: ...
 
     @property
     def process(self) -> Process:
-        """Its pid and the moment it started."""
+        """Return the pid and the start time."""
         ...
 
     @property
     def output(self) -> Path:
-        """The file of its stdout and stderr, mode 0600. The caller deletes it."""
+        """Return the file of its stdout and stderr, mode 0600. The caller deletes it."""
         ...
 
     def facts(self) -> AsyncIterator[dict[str, Any]]:
-        """The JSON objects that it writes to its status pipe, a line each; for one reader.
+        """Yield the JSON objects that it writes to its status pipe, one a line, to one reader.
 
-        Ends when the process has ended and all that it wrote was read, or when it and all that
-        hold the pipe closed it. A line that is no JSON object is left out, and logged.
+        Ends when the process has ended and all its lines were read, or when every process that
+        holds the pipe has closed it. A line that is not a JSON object is logged and left out.
         """
         ...
 
     async def ended(self) -> int | None:
-        """Wait until it and what it began have ended; what it left behind is ended with SIGKILL.
+        """Wait until the process and its descendants have ended. SIGKILL ends those left behind.
 
-        Its exit code, or minus the number of the signal that ended it. None if that cannot be
-        known, because the launcher's own process was killed meanwhile.
+        Return the exit code, or minus the number of the signal that ended it, or None if the code
+        is unknown because the launcher's own process was killed meanwhile.
         """
         ...
 
     async def end(self, grace: float) -> None:
-        """End it and all that it began, in whatever group or session; returns when none lives.
+        """End the process and all its descendants, in any group or session. Return when none lives.
 
-        SIGTERM to the group; after ``grace`` seconds, or when the process has ended, SIGKILL to
-        whatever is left. To one that has ended already it is the clean-up of what it left behind.
+        The group gets SIGTERM. After ``grace`` seconds, or as soon as the process has ended, the
+        rest gets SIGKILL. If the process has ended already, this cleans up its descendants.
         """
         ...
 
 
 class Launcher(Protocol):
-    """Starts processes; an async context manager. On leaving it all that it started is ended."""
+    """Starter of processes; an async context manager that ends all of them when it is left."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -69,6 +69,6 @@ class Launcher(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    async def start(self, task: Task) -> Running:
-        """Start the process of ``task``. OSError: nothing was started, and nothing will be."""
+    async def start(self, task: LaunchRequest) -> LaunchedProcess:
+        """Start a process for ``task``. If it raises OSError, nothing was or will be started."""
         ...

@@ -1,7 +1,7 @@
-"""What the process of one run does (`entry.Program`): it enters a flow, or runs a flow's hooks.
+"""Program of one run's process (`child_setup.Program`): enters a flow, or runs a flow's hooks.
 
-``prepare`` is for the parent of forked children. It imports Prefect's engine and our flows, and
-starts no thread: no logging by Prefect's loggers, no client.
+`prepare` runs in the parent of forked children. It imports Prefect's engine and Daybook's flows,
+and must not start a thread: no logging by Prefect's loggers, no client.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from sqlalchemy.orm import configure_mappers
 from daybook import home, repository
 from daybook.prefect import private_names
 from daybook.worker import orphan_guard
-from daybook.worker.child_setup import write_at_once
-from daybook.worker.messages import Task
+from daybook.worker.child_setup import line_buffer_output
+from daybook.worker.messages import LaunchRequest
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import Flow
 
-NOT_FOUND = 127
-INTERPRETER = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_")
-"""What an interpreter reads at its start only: a child with other values needs a fresh one."""
-LATER = (
+EXIT_COMMAND_NOT_FOUND = 127
+INTERPRETER_VARIABLE_PREFIXES = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_")
+"""Prefixes of variables that an interpreter reads only at its start. A child with other values
+needs a fresh interpreter."""
+PRELOADED_MODULES = (
     "aiosqlite",
     "anyio._backends._asyncio",
     "encodings.idna",
@@ -46,9 +47,9 @@ LATER = (
     "daybook.ledger.engine",
     "daybook.execution.execute",
 )
-"""Modules that a run imports on its way."""
+"""Modules that a run imports in its course."""
 
-LEARNED = (
+LEARNED_MODULE_PREFIXES = (
     "asyncpg",
     "daybook.",
     "encodings.",
@@ -58,37 +59,38 @@ LEARNED = (
     "sqlalchemy.dialects.postgresql.",
     "tz",
 )
-"""Beginnings of modules that one run imports and the parent is to import for the next: the software
-of a model's provider takes a second or two, and nobody knows before which one is used. So it is
-with the ledger's database, and with the protocol of tool servers: 0.4 s of CPU for each call."""
+"""Prefixes of modules that the parent imports for the next run once a run has imported them. The
+software of a model's provider takes a second or two to import, and nothing tells beforehand which
+provider a run uses. The same holds for the ledger's database driver and for the protocol of tool
+servers: 0.4 s of CPU for each call."""
 
-_born: dict[str, str] = dict(os.environ)
-_entered: dict[str, str] = {}
-"""The environment when Prefect was imported; it is what `home.enter` made of the one before."""
-_prepared: set[str] = set()
-_paths: list[str] = list(sys.path)
+_start_environment: dict[str, str] = dict(os.environ)
+_import_environment: dict[str, str] = {}
+"""Environment when Prefect was imported: `_start_environment` after `home.configure_prefect`."""
+_preloaded: set[str] = set()
+_search_path: list[str] = list(sys.path)
 
 
 def prepare() -> None:
     """Import what every child needs, once."""
     repository.enter()
-    home.enter()
-    _entered.update(os.environ)
-    for name in ("prefect.engine", "prefect.flow_engine", *LATER):
+    home.configure_prefect()
+    _import_environment.update(os.environ)
+    for name in ("prefect.engine", "prefect.flow_engine", *PRELOADED_MODULES):
         importlib.import_module(name)
     for door in sorted((repository.root() / "flows").glob("*.py")):
         if door.name != "__init__.py":
-            repository.load_door(f"flows/{door.name}")
-    configure_mappers()  # of the ledger's tables: each child would do it for its first query
+            repository.load_entry_point(f"flows/{door.name}")
+    configure_mappers()  # of the ledger's tables; else each child does it at its first query
     private_names.share_tls_contexts()
-    _prepared.update(sys.modules)
+    _preloaded.update(sys.modules)
 
 
-def run(task: Task, status: int, fresh: bool) -> int:
-    """Carry out ``task``; the exit code. Leaves by `SystemExit` where Prefect's engine does."""
-    write_at_once()
+def run(task: LaunchRequest, status: int, fresh: bool) -> int:
+    """Carry out ``task``; return the exit code. Prefect's engine may raise `SystemExit`."""
+    line_buffer_output()
     if task.mode != "ours":
-        os.close(status)  # nobody in there knows of it
+        os.close(status)  # only our own flows write to it
     if not fresh and task.environment:
         os.environ.clear()
         os.environ.update(task.environment)
@@ -96,26 +98,28 @@ def run(task: Task, status: int, fresh: bool) -> int:
     if task.folder:
         os.chdir(task.folder)
     os.environ["PREFECT__FLOW_RUN_ID"] = str(task.flow_run["id"])
-    # The worker runs them, when the process is gone.
+    # The worker runs these hooks after the process has ended.
     os.environ["PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS"] = "false"
     match task.mode:
         case "ours":
-            return _ours(task, status, fresh)
+            return _run_flow(task, status, fresh)
         case "engine" if task.command:
             _execute(shlex.split(task.command))
         case "engine":
-            return _engine(fresh)
+            return _run_engine(fresh)
         case "hooks":
-            return _hooks(task, fresh)
+            return _run_hooks(task, fresh)
 
 
-def _ours(task: Task, status: int, fresh: bool) -> int:
+def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     repository.enter()
-    home.enter()
-    if not fresh:  # where it does nothing: Prefect is imported
-        for name in _entered.keys() - _born.keys():
-            os.environ.setdefault(name, _entered[name])
-        _settle_environment()
+    home.configure_prefect()
+    if (
+        not fresh
+    ):  # `home.configure_prefect` has no effect here, because Prefect is imported already
+        for name in _import_environment.keys() - _start_environment.keys():
+            os.environ.setdefault(name, _import_environment[name])
+        _update_prefect_settings()
     from prefect.client.schemas.objects import FlowRun
     from prefect.engine import handle_engine_signals
     from prefect.flow_engine import run_flow
@@ -127,7 +131,7 @@ def _ours(task: Task, status: int, fresh: bool) -> int:
     if task.handover is not None:
         handover.receive(**task.handover, descriptor=status)
     door = task.kind.replace("-", "_")
-    flow = getattr(repository.load_door(f"flows/{door}.py"), door)
+    flow = getattr(repository.load_entry_point(f"flows/{door}.py"), door)
     flow_run = FlowRun.model_validate(task.flow_run)
     logger: Any = flow_run_logger(flow_run)
     try:
@@ -137,37 +141,39 @@ def _ours(task: Task, status: int, fresh: bool) -> int:
             asyncio.run(running)
     finally:
         if not fresh:
-            _teach(status)
+            _report_imports(status)
     return 0
 
 
-def _teach(status: int) -> None:
-    """Tell what was imported and is worth to be imported in the parent."""
-    new = sorted(name for name in sys.modules.keys() - _prepared if name.startswith(LEARNED))
-    if new:
+def _report_imports(status: int) -> None:
+    """Report the modules that this run imported and the parent is to import."""
+    imported = sorted(
+        name for name in sys.modules.keys() - _preloaded if name.startswith(LEARNED_MODULE_PREFIXES)
+    )
+    if imported:
         with suppress(OSError):
-            os.write(status, json.dumps({"imported": new}).encode() + b"\n")
+            os.write(status, json.dumps({"imported": imported}).encode() + b"\n")
 
 
-def _engine(fresh: bool) -> int:
-    """As ``python -m prefect.engine`` in this folder."""
+def _run_engine(fresh: bool) -> int:
+    """Behave like ``python -m prefect.engine`` in this folder."""
     if not fresh and _needs_fresh_interpreter():
         _execute([sys.executable, "-m", "prefect.engine"])
     _as_if_fresh(fresh)
     sys.argv = ["prefect.engine"]
-    # That the module is imported already is what the fork is for.
+    # The parent imports the module on purpose.
     warnings.filterwarnings("ignore", "'prefect.engine' found in sys.modules", RuntimeWarning)
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
     return 0
 
 
-def _hooks(task: Task, fresh: bool) -> int:
-    """The flow's hooks, one after the other; one that fails is logged and keeps none from its turn.
+def _run_hooks(task: LaunchRequest, fresh: bool) -> int:
+    """Run the flow's hooks in turn. A failing hook is logged and does not stop the rest.
 
-    1 when the flow could not be loaded or a hook failed.
+    Return 1 if the flow could not be loaded or a hook failed.
     """
     if not fresh and _needs_fresh_interpreter():
-        # The letter is read again by the fresh one: only the environment differs.
+        # The fresh interpreter gets the same task; only its environment differs.
         from daybook.worker import child_setup
 
         child_setup.exec_fresh(__name__, task, os.open(os.devnull, os.O_WRONLY))
@@ -185,11 +191,11 @@ def _hooks(task: Task, fresh: bool) -> int:
         )
         return 1
     hooks = flow.on_crashed_hooks if task.hook == "crashed" else flow.on_cancellation_hooks
-    done = [_called(hook, flow, flow_run) for hook in hooks]
+    done = [_call_hook(hook, flow, flow_run) for hook in hooks]
     return 0 if all(done) else 1
 
 
-def _called(hook: Any, flow: Flow[Any, Any], flow_run: FlowRun) -> bool:
+def _call_hook(hook: Any, flow: Flow[Any, Any], flow_run: FlowRun) -> bool:
     from prefect.logging.loggers import flow_run_logger
 
     logger: Any = flow_run_logger(flow_run, flow)
@@ -197,9 +203,9 @@ def _called(hook: Any, flow: Flow[Any, Any], flow_run: FlowRun) -> bool:
     state: State[Any] | None = flow_run.state
     logger.info("Running hook %r in response to entering state %r", name, state and state.name)
     try:
-        answer = hook(flow, flow_run, state)
-        if inspect.isawaitable(answer):
-            asyncio.run(_awaited(answer))
+        result = hook(flow, flow_run, state)
+        if inspect.isawaitable(result):
+            asyncio.run(_await_result(result))
     except Exception:
         logger.error("An error was encountered while running hook %r", name, exc_info=True)
         return False
@@ -207,27 +213,27 @@ def _called(hook: Any, flow: Flow[Any, Any], flow_run: FlowRun) -> bool:
     return True
 
 
-async def _awaited(answer: Any) -> None:
-    await answer
+async def _await_result(result: Any) -> None:
+    await result
 
 
 def _execute(command: list[str]) -> NoReturn:
-    """Become ``command``, found on the task's path, with the dispositions of a new process."""
+    """Become ``command`` (found on the task's PATH), with a new process's signal dispositions."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)
     except (OSError, IndexError) as error:
         print(f"{shlex.join(command)}: {error}", file=sys.stderr)
-        sys.exit(NOT_FOUND)
+        sys.exit(EXIT_COMMAND_NOT_FOUND)
 
 
 def _as_if_fresh(fresh: bool) -> None:
-    """Look for modules where a fresh interpreter in this folder would, and know none of our doors.
+    """Set the module search path of a fresh interpreter in this folder and drop our entry points.
 
-    A flow of somebody else's may have packages called ``flows`` or ``blocks``.
+    Another project's flow may have packages called ``flows`` or ``blocks``.
     """
-    sys.path[:] = [os.getcwd(), *_paths[1:]]
+    sys.path[:] = [os.getcwd(), *_search_path[1:]]
     importlib.invalidate_caches()
     if fresh:
         return
@@ -235,23 +241,23 @@ def _as_if_fresh(fresh: bool) -> None:
     for name, module in list(sys.modules.items()):
         if str(module.__dict__.get("__file__") or "").startswith(doors):
             del sys.modules[name]
-    _settle_environment()
+    _update_prefect_settings()
 
 
-def _settle_environment() -> None:
-    """Have Prefect read its settings again where this task's differ from those of the parent."""
-    if _prefect(os.environ) != _prefect(_entered):
-        private_names.reread_settings()
+def _update_prefect_settings() -> None:
+    """Make Prefect read its settings again if this task's differ from the parent's."""
+    if _prefect_settings(os.environ) != _prefect_settings(_import_environment):
+        private_names.reload_settings()
 
 
-def _prefect(environment: Mapping[str, str]) -> dict[str, str]:
-    """Prefect's settings; names with two underscores are messages to its engine."""
+def _prefect_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return Prefect's settings. Names with two underscores are messages to its engine."""
     named = {k: v for k, v in environment.items() if k.startswith("PREFECT_")}
     return {k: v for k, v in named.items() if not k.startswith("PREFECT__")}
 
 
 def _needs_fresh_interpreter() -> bool:
-    def own(environment: Mapping[str, str]) -> dict[str, str]:
-        return {k: v for k, v in environment.items() if k.startswith(INTERPRETER)}
+    def interpreter_variables(environment: Mapping[str, str]) -> dict[str, str]:
+        return {k: v for k, v in environment.items() if k.startswith(INTERPRETER_VARIABLE_PREFIXES)}
 
-    return own(os.environ) != own(_born)
+    return interpreter_variables(os.environ) != interpreter_variables(_start_environment)

@@ -1,8 +1,8 @@
-"""How a process becomes the child of one run, and how it leaves.
+"""Set-up of a process as the child of one run, and its exit.
 
-`become` and `leave` are for a forked child; `main` is a fresh interpreter's
-(``python -m daybook.worker.child_setup MODULE TASK STATUS``, the last two descriptors). ``MODULE`` says
-what the child does: its ``run(task, status, fresh)`` answers the exit code.
+`setup_child` and `exit_with` serve a forked child; `main` serves a fresh interpreter (``python -m
+daybook.worker.child_setup MODULE TASK STATUS``, the last two are descriptors). ``MODULE`` is the
+child's `Program`: its ``run(task, status, fresh)`` returns the exit code.
 """
 
 from __future__ import annotations
@@ -25,48 +25,49 @@ from typing import Any, NoReturn, Protocol, cast
 
 from daybook.processes.environment import split_secrets
 from daybook.processes.proc import deny_inspection
-from daybook.worker.messages import Task
+from daybook.worker.messages import LaunchRequest
 
 GO = b"g"
-HERE = b"h"
-NEVER_BEGAN = 125
-"""The exit code of a child whose parent was gone before it let the child go; nobody sees it."""
+READY = b"h"
+EXIT_NEVER_STARTED = 125
+"""Exit code of a child whose parent died before it released the child; nothing reads it."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Program(Protocol):
-    """What a child does: a module with these two functions."""
+    """Module that defines what a child does."""
 
     def prepare(self) -> None:
-        """In the parent, before the first fork: import what each child needs, start no thread."""
+        """Import what each child needs, in the parent before the first fork. Start no thread."""
 
-    def run(self, task: Task, status: int, fresh: bool) -> int:
-        """In the child: carry out ``task``; ``status`` is the pipe's writing end. The exit code.
+    def run(self, task: LaunchRequest, status: int, fresh: bool) -> int:
+        """Carry out ``task`` in the child and return the exit code.
 
-        ``fresh``: this interpreter was started for the task, with its environment.
+        ``status`` is the writing end of the status pipe. ``fresh`` means that this interpreter was
+        started for the task, with its environment.
         """
         ...
 
 
-def program(name: str) -> Program:
+def load_program(name: str) -> Program:
     return cast(Program, importlib.import_module(name))
 
 
 def adopt_orphans() -> None:
-    """Have descendants whose parent ends become children of this process, not of init (Linux).
+    """Make orphaned descendants children of this process instead of init's (Linux).
 
-    So nothing that a child began can get out of its family. Elsewhere it does nothing.
+    No descendant can then leave the child's process family. On other systems it does nothing.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def become(output: int, parent: socket.socket, others: Iterable[int]) -> None:
-    """Right after the fork, all signals blocked: a session and streams of its own.
+def setup_child(output: int, parent: socket.socket, others: Iterable[int]) -> None:
+    """Give a forked child its own session and streams, right after the fork, signals blocked.
 
-    Waits until the parent lets it go: one whose parent died before it told the worker of this
-    child ends here, having done nothing. ``others`` are descriptors of the parent's, closed here.
+    Wait until the parent releases this child. If the parent died before it reported the child to
+    the worker, exit here, with nothing done. ``others`` are the parent's descriptors, closed here.
     """
     os.setsid()
     signal.set_wakeup_fd(-1)
@@ -76,72 +77,72 @@ def become(output: int, parent: socket.socket, others: Iterable[int]) -> None:
     for descriptor in others:
         with suppress(OSError):
             os.close(descriptor)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for descriptor, stream in ((nothing, 0), (output, 1), (output, 2)):
+    null = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, stream in ((null, 0), (output, 1), (output, 2)):
         os.dup2(descriptor, stream)
-    os.close(nothing)
+    os.close(null)
     os.close(output)
     adopt_orphans()
-    # From here on a signal finds the group, and does what it does to any process.
+    # From here on a signal reaches the group and has its usual effect.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
-        parent.sendall(HERE)
-        let_go = parent.recv(1) == GO
+        parent.sendall(READY)
+        released = parent.recv(1) == GO
     except OSError:
-        let_go = False
-    if not let_go:
-        os._exit(NEVER_BEGAN)
+        released = False
+    if not released:
+        os._exit(EXIT_NEVER_STARTED)
     parent.close()
 
 
-def write_nameless(value: Any, folder: str | Path) -> int:
-    """Return a descriptor from which `read` gets ``value``; the file in ``folder`` has no name."""
+def write_unnamed_file(value: Any, folder: str | Path) -> int:
+    """Write ``value`` to a file without a name; return the descriptor for `read_unnamed_file`."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(json.dumps(value).encode())
         file.seek(0)  # flushes
         return os.dup(file.fileno())
 
 
-def read(descriptor: int) -> Any:
-    """Return what `write_nameless` has written, and close the descriptor."""
+def read_unnamed_file(descriptor: int) -> Any:
+    """Return what `write_unnamed_file` wrote, and close the descriptor."""
     with os.fdopen(descriptor, "rb") as file:
         return json.load(file)
 
 
-def exec_fresh(module: str, task: Task, status: int) -> NoReturn:
+def exec_fresh(module: str, task: LaunchRequest, status: int) -> NoReturn:
     """Become a fresh interpreter that carries out ``task``.
 
-    It reads the secrets of its environment from where it reads the task.
+    It reads the secret variables of its environment from the file that holds the task.
     """
     public, secret = split_secrets(task.environment or os.environ)
-    letter = write_nameless({"task": task.as_json(), "secrets": secret}, os.getcwd())
-    for descriptor in (letter, status):
+    file = write_unnamed_file({"task": task.as_json(), "secrets": secret}, os.getcwd())
+    for descriptor in (file, status):
         os.set_inheritable(descriptor, True)
-    arguments = [module, str(letter), str(status)]
+    arguments = [module, str(file), str(status)]
     os.execve(
         sys.executable, [sys.executable, "-m", "daybook.worker.child_setup", *arguments], public
     )
 
 
-def leave(work: Callable[[], int]) -> NoReturn:
-    """Do ``work`` and end this process with its code, as the interpreter would end.
+def exit_with(work: Callable[[], int]) -> NoReturn:
+    """Call ``work`` and end this process with its exit code, as an interpreter ends.
 
-    Non-daemon threads are waited for and exit functions called, which is where Prefect sends the
-    last of its logs and events. What is left out is to take the modules apart, one by one.
+    It joins non-daemon threads and calls exit functions, in which Prefect sends the last of its
+    logs and events. It skips only the teardown of modules.
     """
     code = 1
     try:
-        code = _outcome(work)
+        code = _exit_code(work)
         cast(Any, threading)._shutdown()
         atexit._run_exitfuncs()
-        flush()
+        flush_output()
     except BaseException:
         traceback.print_exc()
-    finally:  # whatever comes: a forked child must never return into its parent's loop
+    finally:  # in any case: a forked child must never return into its parent's loop
         os._exit(code)
 
 
-def _outcome(work: Callable[[], int]) -> int:
+def _exit_code(work: Callable[[], int]) -> int:
     try:
         return work()
     except SystemExit as end:
@@ -151,7 +152,7 @@ def _outcome(work: Callable[[], int]) -> int:
         return 1
     except KeyboardInterrupt:
         traceback.print_exc()
-        flush()
+        flush_output()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
         return 128 + signal.SIGINT
@@ -160,15 +161,15 @@ def _outcome(work: Callable[[], int]) -> int:
         return 1
 
 
-def flush() -> None:
-    """Write out what was printed."""
+def flush_output() -> None:
+    """Flush stdout and stderr."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
 
 
-def write_at_once() -> None:
-    """Have what is printed reach the output file at once: it is what is left of a killed child."""
+def line_buffer_output() -> None:
+    """Write printed lines to the output file at once: a killed child leaves nothing else."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -176,18 +177,18 @@ def write_at_once() -> None:
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """A fresh child, begun by `exec_fresh`."""
+    """Run a fresh child that `exec_fresh` started."""
     deny_inspection()
-    module, letter, status = arguments[0], int(arguments[1]), int(arguments[2])
+    module, file, status = arguments[0], int(arguments[1]), int(arguments[2])
     os.set_inheritable(status, False)
 
     def work() -> int:
-        write_at_once()
-        found = read(letter)
-        os.environ.update(found["secrets"])
-        return program(module).run(Task(**found["task"]), status, fresh=True)
+        line_buffer_output()
+        request = read_unnamed_file(file)
+        os.environ.update(request["secrets"])
+        return load_program(module).run(LaunchRequest(**request["task"]), status, fresh=True)
 
-    leave(work)
+    exit_with(work)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""A flow run whose time has come: claimed, then proposed as Pending, then given a process.
+"""Dispatch of a due flow run: claim it, propose Pending to Prefect, start its process.
 
 ::
 
-    claim ─► granted ─► Pending ─► a process with the fence ─► watched        (promise.md 2)
-      ├─► waiting    one request: scheduled again, no process
-      ├─► ended      one request: the state that the outcome has
-      └─► taken      another's
+    claim ─► Granted ─► Pending ─► a process with the fencing token ─► supervised
+      ├─► Waiting        one request: scheduled again, no process
+      ├─► Finished       one request: the state of the recorded outcome
+      └─► HeldElsewhere  one request: skipped, if another Prefect run carries it
 
-A run that is not of a job of ours is started without a claim, with what its work pool says.
+The worker claims before it proposes Pending (promise.md 2), so a run that has to wait costs no
+process. A run that belongs to no Daybook job starts without a claim, as its work pool configures
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, Unreachable
 from daybook.execution import claim
 from daybook.jobs import policy as policies
@@ -35,30 +37,33 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, occurrence, run_names, states, unmirrored
-from daybook.prefect.reconcile import Reconciliation
+from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims
-from daybook.runs.claim_requests import Ended, Granted, Offer, Taken, Waiting
-from daybook.worker.external_runs import How
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
+from daybook.worker.external_runs import ProcessSpec
 from daybook.worker.launch import Launcher
-from daybook.worker.messages import Task
-from daybook.worker.run_queue import expected
-from daybook.worker.supervision import Watched
-from daybook.worker.turns import Turns
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.run_queue import expected_start
+from daybook.worker.supervision import SupervisedRun
+from daybook.worker.turns import EarliestFirstLock
 
 log = logging.getLogger(__name__)
 
-NEAR = timedelta(seconds=1)
-SETTING_BACK = 4
-"""How many runs are set back in Prefect at a time: the requests of runs at work go first."""
-REMEMBERED = 500
-"""How many runs that wait a worker remembers, so that it can start them without asking Prefect."""
-AWAY = (Unreachable, LedgerNewer, httpx.HTTPError)
+GIVE_BACK_DELAY = timedelta(seconds=1)
+MAX_CONCURRENT_RESCHEDULES = 4
+"""How many runs are rescheduled in Prefect at a time; requests of active runs go first."""
+MAX_REMEMBERED_RUNS = 500
+"""How many waiting runs a worker remembers, to start them without a request to Prefect."""
+UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, httpx.HTTPError)
 
 
-class Taker:
-    """``watch`` is called with each process that was started; ``free`` says whether this worker
-    has a slot left. ``holder`` names the worker in its leases. ``call_up`` is called when a run has
-    to wait although a slot is free: the runs that were due earlier have to claim at once.
+class Dispatcher:
+    """Dispatcher of one worker's flow runs.
+
+    It calls ``watch`` with each started process; ``free`` returns whether the worker has a free
+    slot. ``holder`` names the worker in its leases; ``most`` is the limit of active runs. It calls
+    ``call_up`` when a run has to wait although a slot is free: then the runs that were due earlier
+    have to claim at once.
     """
 
     def __init__(
@@ -70,108 +75,114 @@ class Taker:
         holder: str,
         most: int,
         free: Callable[[], bool],
-        watch: Callable[[Watched], None],
+        watch: Callable[[SupervisedRun], None],
         call_up: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
-        self._holder, self._most, self._free, self._watch = holder, most, free, watch
+        self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
         self._call_up = call_up
-        self._reconciler = Reconciliation()
-        # One claim after the other, in the order in which they were due: SQLite's own waiting for
-        # its lock keeps no order.
-        self._claiming = Turns()
-        self._setting_back = asyncio.Semaphore(SETTING_BACK)
+        self._reconciler = PrefectReconciler()
+        # One claim at a time, in the order of due times: SQLite's wait for its lock keeps no
+        # order.
+        self._claim_lock = EarliestFirstLock()
+        self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self.starting = 0
-        """How many runs have a slot and are not watched yet."""
+        """Number of runs that have a slot and are not supervised yet."""
 
     async def take(self, run: FlowRun) -> bool:
-        """Carry the run as far as a process, or send it where it belongs.
+        """Start a process for the run, or reschedule or end it in Prefect.
 
-        False if it is no run of a job of this ledger: `start` is for that.
+        Return False if the run belongs to no job of this ledger; `start` handles such a run.
         """
-        if occurrence.belongs_elsewhere(run, self._ledger.id):
-            return True  # its own worker will come for it
+        if occurrence.belongs_to_other_ledger(run, self._ledger.id):
+            return True  # its own worker fetches it
         try:
-            return await self._ours(run)
-        except AWAY as error:
-            # No ledger, no effect (promise.md 7).
+            return await self._claim_and_start(run)
+        except UNAVAILABLE_ERRORS as error:
+            # No ledger, no effect (promise.md 7): without a claim the run is rescheduled.
             log.warning("%s waits: %s", run.name, error, extra={"action": "ledger_away"})
-            await self._set_back(run, Waiting(SYSTEM.now() + claim.NO_LEDGER_WAIT, str(error)))
+            await self._reschedule(
+                run, Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))
+            )
             return True
 
-    async def _ours(self, run: FlowRun) -> bool:
-        # Nothing is awaited before this lock, so it is taken in the order in which they were due:
-        # of two due times of one job the later one must not have begun before the earlier is asked.
+    async def _claim_and_start(self, run: FlowRun) -> bool:
+        # Nothing is awaited before this lock, so runs get it in due-time order. Of two due times of
+        # one job, the later must not start before the claim of the earlier.
         self._waiting.pop(str(run.id), None)
-        async with self._claiming.turn(expected(run)):
-            offer = await occurrence.offer(
+        async with self._claim_lock.turn(expected_start(run)):
+            offer = await occurrence.build_claim_request(
                 self._ledger,
                 run,
                 dict(run.parameters),
                 self._reconciler,
                 holder=self._holder,
                 starts=run.run_count + 1,
-                most=self._most,
+                most=self._max_active,
                 started=False,
             )
             if offer.job_id is None:
                 return False
-            answer = await self._decide(run, offer)
-        its_own = isinstance(answer, Ended) and answer.flow_run_id == str(run.id)
-        if its_own or (isinstance(answer, Ended) and run.start_time is not None):
-            # It has ended, and is scheduled again: by somebody's Retry, or because Prefect was not
-            # told yet. Prefect's own history knows. (Prefect writes a start time at each end.)
-            retries = await occurrence.retries(run)
+            answer = await self._claim(run, offer)
+        own_end = isinstance(answer, Finished) and answer.flow_run_id == str(run.id)
+        if own_end or (isinstance(answer, Finished) and run.start_time is not None):
+            # The run has ended and is scheduled again: a user chose Retry, or Prefect does not have
+            # the end yet. Prefect's history tells which. (Prefect sets a start time at each end.)
+            retries = await occurrence.read_retry_starts(run)
             if retries and not offer.retries:
-                async with self._claiming.turn(expected(run)):
-                    answer = await self._decide(run, replace(offer, retries=retries))
+                async with self._claim_lock.turn(expected_start(run)):
+                    answer = await self._claim(run, replace(offer, retries=retries))
         match answer:
             case Granted():
                 try:
-                    await self._begin(run, answer, offer.kind)
+                    await self._start_claimed(run, answer, offer.kind)
                 finally:
                     self.starting -= 1
             case Waiting():
                 self._remember(run, answer)
                 async with self._setting_back:
-                    await self._set_back(run, answer)
+                    await self._reschedule(run, answer)
                 if answer.free and self._call_up is not None:
                     await self._call_up()
-            case Ended():
-                await self._tell(run, answer)
-            case Taken() if answer.flow_run_id != str(run.id):
-                await self._tell(run, claim.taken(answer))
-        if not isinstance(answer, Granted):  # the process of a granted run names it
-            await self._name(run, offer.job_id)
+            case Finished():
+                await self._end_in_prefect(run, answer)
+            case HeldElsewhere() if answer.flow_run_id != str(run.id):
+                await self._end_in_prefect(run, claim.end_of_duplicate(answer))
+        if not isinstance(answer, Granted):  # a granted run is named by its process
+            await self._name_run(run, offer.job_id)
         return True
 
     def _remember(self, run: FlowRun, answer: Waiting) -> None:
         if answer.run_id is not None:
             self._waiting[str(run.id)] = answer.fence, run
-            if len(self._waiting) > REMEMBERED:
+            if len(self._waiting) > MAX_REMEMBERED_RUNS:
                 del self._waiting[next(iter(self._waiting))]
 
     def waiting(self, row: RunRow) -> FlowRun | None:
-        """The Prefect run of ``row``, if this worker set it back and nobody has had it since."""
+        """Return the Prefect run of ``row``, if this worker rescheduled it and none claimed
+        since.
+        """
         fence, run = self._waiting.get(str(row.flow_run_id), (None, None))
         return run if fence == row.fence else None
 
-    async def _name(self, run: FlowRun, job_id: str) -> None:
-        """Name a run that was faster than the keeper; a failure changes nothing."""
-        if run_names.is_ours(run.name):
+    async def _name_run(self, run: FlowRun, job_id: str) -> None:
+        """Name a run that the keeper has not named yet. A failure is only logged."""
+        if run_names.is_own_name(run.name):
             return
         try:
             async with self._ledger.read() as session:
                 stored = await store.get(session, job_id)
             name = stored and run_names.of_new(stored, run, self._ledger.id)
             if name:
-                await run_names.give(self._client, run, name)
-        except AWAY as error:
+                await run_names.rename_run(self._client, run, name)
+        except UNAVAILABLE_ERRORS as error:
             log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
 
-    async def _decide(self, run: FlowRun, offer: Offer) -> Granted | Waiting | Ended | Taken:
-        """To be called under the lock."""
+    async def _claim(
+        self, run: FlowRun, offer: ClaimRequest
+    ) -> Granted | Waiting | Finished | HeldElsewhere:
+        """Claim the run. The caller holds the lock."""
         answer = await claim.decide(
             self._ledger,
             replace(offer, full=not self._free()),
@@ -182,10 +193,10 @@ class Taker:
         self.starting += isinstance(answer, Granted)
         return answer
 
-    async def _begin(self, run: FlowRun, granted: Granted, kind: str) -> None:
-        policy = policies.of_run(granted.parameters)
+    async def _start_claimed(self, run: FlowRun, granted: Granted, kind: str) -> None:
+        policy = policies.policy_from_parameters(granted.parameters)
         try:
-            state = await self._pending(run)
+            state = await self._propose_pending(run)
         except httpx.HTTPError as error:
             state, why = None, str(error) or type(error).__name__
         else:
@@ -194,7 +205,7 @@ class Taker:
             await self._give_back(run, granted, why)
             return
         handover = {"run_id": granted.run_id, "fence": granted.fence, "holder": self._holder}
-        task = Task(
+        task = LaunchRequest(
             flow_run=_json(run, state),
             mode="ours",
             kind=kind,
@@ -205,7 +216,7 @@ class Taker:
         except OSError as error:
             await self._give_back(run, granted, f"no process could be started: {error}")
             return
-        watched = Watched(
+        watched = SupervisedRun(
             run,
             running,
             granted.run_id,
@@ -216,11 +227,11 @@ class Taker:
             watched.ends_in(granted.queued_at + policy.deadline - self._ledger.now())
         self._watch(watched)
 
-    async def _pending(self, run: FlowRun) -> State[Any] | None:
-        """The state as Prefect took it; None when it did not: deleted, cancelled, no slot."""
-        # Its own time, or Prefect copies that of the state before: of a run that somebody moves
-        # just now the process would wait for that.
-        details = StateDetails.model_validate({"scheduled_time": SYSTEM.now()})
+    async def _propose_pending(self, run: FlowRun) -> State[Any] | None:
+        """Return the state that Prefect accepted, or None (deleted, cancelled, no slot)."""
+        # Set the time, or Prefect copies it from the previous state: if that state was just moved
+        # to a later time, the process would wait for it.
+        details = StateDetails.model_validate({"scheduled_time": SYSTEM_CLOCK.now()})
         pending: State[Any] = Pending(state_details=details)
         try:
             result: OrchestrationResult[Any] = await self._client.set_flow_run_state(
@@ -231,71 +242,76 @@ class Taker:
         return result.state if result.status is SetStateStatus.ACCEPT else None
 
     async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
-        """Nothing was begun. What Prefect did with the run meanwhile decides, as far as it does."""
+        """Release the claim of a run that was not started; an end in Prefect meanwhile decides."""
         log.info("%s is given back: %s", run.name, why)
-        until = self._ledger.now() + NEAR
+        until = self._ledger.now() + GIVE_BACK_DELAY
         try:
             await claims.postpone(self._ledger, granted.run_id, granted.fence, until, why)
             if granted.job is not None:
-                # Paused or deleted in Prefect, perhaps: the next claim is to know of it.
+                # The job may be paused or deleted in Prefect; the next claim needs to know that.
                 await self._reconciler.compare(granted.job.id, str(run.deployment_id))
-            await ended_runs.one(self._ledger, self._client, str(run.id))
-        except (FenceRefused, IllegalTransition, *AWAY) as error:
+            await ended_runs.record_end(self._ledger, self._client, str(run.id))
+        except (FenceRefused, IllegalTransition, *UNAVAILABLE_ERRORS) as error:
             log.warning("%s", error, extra={"action": "give_back_failed"})
 
-    async def _set_back(self, run: FlowRun, answer: Waiting) -> None:
-        """Let the run wait in Prefect; one that waits there until then already is left alone."""
+    async def _reschedule(self, run: FlowRun, answer: Waiting) -> None:
+        """Reschedule the run in Prefect, unless it waits there until that time already."""
         at, state = run.next_scheduled_start_time, run.state
-        waits = state is not None and state.name == states.WAITING
-        # A worker whose clock is ahead of the ledger's would come again and again until then.
+        is_waiting = state is not None and state.name == states.WAITING_NAME
+        # A worker whose clock is ahead of the ledger's would fetch the run repeatedly until then.
         ahead = -self._ledger.skew()
         until = answer.until + (ahead if ahead > timedelta(seconds=1) else timedelta(0))
-        if waits and at is not None and abs(at.timestamp() - until.timestamp()) < 1:
+        if is_waiting and at is not None and abs(at.timestamp() - until.timestamp()) < 1:
             return
         if answer.run_id is None:
-            await self._state(run, states.waiting(until, answer.why))
+            await self._force_state(run, states.waiting_state(until, answer.why))
         elif await self._still_waits(answer):
             try:
-                await ended_runs.let_wait(self._ledger, self._client, run, until, answer.why)
+                await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
             except httpx.HTTPError as error:
-                # It is still scheduled, and is taken again at the next poll.
+                # It is still scheduled, and the next poll fetches it again.
                 log.warning("Prefect was not told: %s", error, extra={"action": "tell_failed"})
 
     async def _still_waits(self, answer: Waiting) -> bool:
-        """Return whether the row still waits as it was answered.
+        """Return whether the row still waits as the claim answered.
 
-        If not, another claim came later, or the run was called up: then its state is not ours.
+        If not, another claim came later, or the run was woken: then this claim must not set its
+        state.
         """
         async with self._ledger.read() as session:
             row = await session.get(RunRow, answer.run_id)
         return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
-    async def _tell(self, run: FlowRun, answer: Ended) -> None:
-        """End the Prefect run as its occurrence has ended."""
-        shown = claim.shown(answer, str(run.id))
-        message = states.message(shown.status, shown.run_id, shown.error, shown.reason)
-        state = states.state_of(shown.status, message)
-        if await self._state(run, state) and answer.flow_run_id == str(run.id) and answer.run_id:
-            await unmirrored.told(self._ledger, answer.run_id)
+    async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
+        """End the Prefect run with the outcome of its occurrence."""
+        shown = claim.end_to_show(answer, str(run.id))
+        message = states.outcome_message(shown.status, shown.run_id, shown.error, shown.reason)
+        state = states.terminal_state(shown.status, message)
+        if (
+            await self._force_state(run, state)
+            and answer.flow_run_id == str(run.id)
+            and answer.run_id
+        ):
+            await unmirrored.clear_mark(self._ledger, answer.run_id)
 
-    async def _state(self, run: FlowRun, state: State[Any]) -> bool:
+    async def _force_state(self, run: FlowRun, state: State[Any]) -> bool:
         try:
             await self._client.set_flow_run_state(run.id, state, force=True)
         except ObjectNotFound:
-            return True  # deleted: there is nothing to tell
+            return True  # deleted: no state to set
         except httpx.HTTPError as error:
-            # It is still scheduled, and is taken again at the next poll.
+            # It is still scheduled, and the next poll fetches it again.
             log.warning("Prefect was not told: %s", error, extra={"action": "tell_failed"})
             return False
         return True
 
-    async def start(self, run: FlowRun, how: How) -> Watched | None:
-        """Start a run that is not ours; ``how`` is what its pool wants."""
-        state = await self._pending(run)
+    async def start(self, run: FlowRun, how: ProcessSpec) -> SupervisedRun | None:
+        """Start an external run, as ``how`` (from its work pool) specifies."""
+        state = await self._propose_pending(run)
         if state is None:
             return None
-        task = Task(_json(run, state), mode="engine", **asdict(how))
-        watched = Watched(run, await self._launcher.start(task))
+        task = LaunchRequest(_json(run, state), mode="engine", **asdict(how))
+        watched = SupervisedRun(run, await self._launcher.start(task))
         self._watch(watched)
         return watched
 

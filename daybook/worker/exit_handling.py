@@ -1,18 +1,19 @@
-"""What is written when a run's process is gone: in the ledger first, then in Prefect.
+"""Handling of a run's process exit: records the outcome in the ledger first, then in Prefect.
 
-A process that settled its run has done both; one that could only leave its outcome in the spool has
-settled too. Whatever else it was, the run's state and the cause of the end decide
-(`docs/promise.md` 3, 8, 13)::
+A process that recorded its outcome has done both; one that could only leave its outcome in the
+spool counts as well. Otherwise the run's state and the cause of the end decide (promise.md 3: a
+lease lost before the effect means `waiting` again, after it `unknown`; 8: timeouts; 13: the state
+in Prefect)::
 
-    settled                         Prefect is brought to that state if the process did not
-    waiting                         cancelled, or it waits on; its Prefect run is scheduled again
+    terminal                        set Prefect to that state if the process did not
+    waiting                         cancelled, or still waiting; its Prefect run is rescheduled
     claimed, running ─ CANCEL       cancelled
                      ─ TIMEOUT      waiting while attempts are left (webhooks, tools, and agents
-                                    that have called a tool which changes something, only where
-                                    they are idempotent), else timed_out
+                                    that have called a tool which changes something: only if they
+                                    are idempotent), else timed_out
                      ─ DEADLINE     timed_out
-                     ─ LOST         somebody else's
-                     ─ anything     claimed: waiting again; running: unknown, or again by
+                     ─ LOST         left to the new holder
+                     ─ other        claimed: waiting again; running: unknown, or again by
                                     `on_lost`
 """
 
@@ -27,7 +28,7 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.execution import outcome_spool
-from daybook.jobs.actions import TALKING
+from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
@@ -35,41 +36,43 @@ from daybook.prefect import ended_runs, scheduled_runs, state_mirror
 from daybook.runs import claims
 from daybook.schedules.durations import to_text
 from daybook.timing import TIMING
-from daybook.worker.supervision import Cause, Watched, words_of_the_end
+from daybook.worker.supervision import StopCause, SupervisedRun, describe_exit
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN = 1.0
-TOLD_WITHIN = 10.0
-"""Seconds: Prefect's client tries again for more than a minute, while the slot is taken and a
-worker that is stopped cannot end."""
-NOT_TOLD = (httpx.HTTPError, TimeoutError)
+RETRY_INTERVAL_SECONDS = 1.0
+PREFECT_TIMEOUT_SECONDS = 10.0
+"""Seconds. Prefect's client retries for more than a minute; that would occupy the slot, and a
+worker that is being stopped could not end."""
+PREFECT_ERRORS = (httpx.HTTPError, TimeoutError)
 
 
-async def settle(ledger: Ledger, client: PrefectClient, watched: Watched) -> None:
-    """Bring ledger and Prefect to what the end of ``watched`` means, and tell why in its log."""
-    row = await _patiently(ledger, lambda: _in_the_ledger(ledger, client, watched))
+async def handle_exit(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> None:
+    """Record what the exit of ``watched`` means, in the ledger and in Prefect."""
+    row = await _retry_until_reachable(ledger, lambda: _record(ledger, client, watched))
     if row is None:
-        return  # not to be reached for longer than the lease: whoever judges that has it
+        return  # ledger unreachable for longer than the lease: its judge decides
     try:
-        async with asyncio.timeout(TOLD_WITHIN):
-            await _tell_prefect(ledger, client, watched, row)
-    except NOT_TOLD as error:
-        # The keeper's passes do it later.
+        async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+            await _update_prefect(ledger, client, watched, row)
+    except PREFECT_ERRORS as error:
+        # The keeper does it later.
         log.warning("Prefect is told later: %r", error, extra={"action": "tell_failed"})
 
 
-async def _tell_prefect(
-    ledger: Ledger, client: PrefectClient, watched: Watched, row: RunRow
+async def _update_prefect(
+    ledger: Ledger, client: PrefectClient, watched: SupervisedRun, row: RunRow
 ) -> None:
     if row.state is Status.WAITING:
         if watched.exit_code != 0 or watched.cause is not None:
-            await scheduled_runs.one(ledger, client, row)
+            await scheduled_runs.ensure_row(ledger, client, row)
     elif row.state in TERMINAL and (watched.exit_code != 0 or not watched.facts.ended):
-        await state_mirror.now(ledger, client, row.id)
+        await state_mirror.mirror_run(ledger, client, row.id)
 
 
-async def _patiently(ledger: Ledger, work: Callable[[], Awaitable[RunRow | None]]) -> RunRow | None:
+async def _retry_until_reachable(
+    ledger: Ledger, work: Callable[[], Awaitable[RunRow | None]]
+) -> RunRow | None:
     end = ledger.now() + 2 * TIMING.run_lease
     while True:
         try:
@@ -79,78 +82,87 @@ async def _patiently(ledger: Ledger, work: Callable[[], Awaitable[RunRow | None]
                 log.error("not written down: %s", error, extra={"action": "settle_unreachable"})
                 return None
             log.warning("written down later: %s", error, extra={"action": "settle_unreachable"})
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(RETRY_INTERVAL_SECONDS)
 
 
-async def _in_the_ledger(ledger: Ledger, client: PrefectClient, watched: Watched) -> RunRow | None:
-    await outcome_spool.drain(ledger, watched.run_id)  # what it knew and could not write
-    row = await _row(ledger, watched)
-    if row.state is Status.WAITING and watched.cause is Cause.CANCEL:
-        return await claims.cancel(ledger, row.id, str(Cause.CANCEL))
-    if row.state not in HELD or not _its_own(row, watched) or watched.cause is Cause.LOST:
+async def _record(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> RunRow | None:
+    await outcome_spool.drain(ledger, watched.run_id)  # outcomes it could not write
+    row = await _read_row(ledger, watched)
+    if row.state is Status.WAITING and watched.cause is StopCause.CANCEL:
+        return await claims.cancel(ledger, row.id, str(StopCause.CANCEL))
+    if row.state not in HELD or not _holds_claim(row, watched) or watched.cause is StopCause.LOST:
         return row
     try:
-        await _end(ledger, client, watched, row)
+        await _record_end(ledger, client, watched, row)
     except (FenceRefused, IllegalTransition) as error:  # decided meanwhile
         log.warning("%s", error, extra={"action": "outcome_refused"})
-    return await _row(ledger, watched)
+    return await _read_row(ledger, watched)
 
 
-def _its_own(row: RunRow, watched: Watched) -> bool:
-    """Whether the claim is of this process. Not by the fence: the process may have claimed once
-    more without having told of it. And not by the holder alone: this worker may have the run again,
-    in another Prefect run.
+def _holds_claim(row: RunRow, watched: SupervisedRun) -> bool:
+    """Return whether this process holds the claim.
+
+    The fencing token does not tell: the process may have claimed once more without reporting it.
+    The holder alone does not tell either: this worker may hold the run again, in another Prefect
+    run.
     """
     return (row.holder, row.flow_run_id) == (watched.holder, watched.flow_run_id)
 
 
-async def _end(ledger: Ledger, client: PrefectClient, watched: Watched, row: RunRow) -> None:
-    run_id, fence, policy, took = row.id, row.fence, watched.policy, watched.facts.took
+async def _record_end(
+    ledger: Ledger, client: PrefectClient, watched: SupervisedRun, row: RunRow
+) -> None:
+    run_id, fence, policy, usage = row.id, row.fence, watched.policy, watched.facts.took
     match watched.cause:
-        case Cause.CANCEL:
-            outcome = Outcome(Status.CANCELLED, str(Cause.CANCEL), usage=took)
-        case Cause.DEADLINE:
-            words = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
-            outcome = Outcome(Status.TIMED_OUT, words, error=words, usage=took)
-        case Cause.TIMEOUT:
-            words = f"no end within {to_text(policy.timeout)}; its processes were ended"
-            outcome = Outcome(Status.TIMED_OUT, words, error=_with_tail(words, watched), usage=took)
-            # What was called may have had its effect: only an agent that called nothing of the
-            # kind is asked again unbidden.
-            talked = row.kind in TALKING and not watched.facts.changed
-            again = talked or policy.idempotent
-            if again and row.state is Status.RUNNING and row.attempts <= policy.retries:
+        case StopCause.CANCEL:
+            outcome = Outcome(Status.CANCELLED, str(StopCause.CANCEL), usage=usage)
+        case StopCause.DEADLINE:
+            reason = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
+            outcome = Outcome(Status.TIMED_OUT, reason, error=reason, usage=usage)
+        case StopCause.TIMEOUT:
+            reason = f"no end within {to_text(policy.timeout)}; its processes were ended"
+            outcome = Outcome(
+                Status.TIMED_OUT, reason, error=_with_tail(reason, watched), usage=usage
+            )
+            # The call may have had its effect. Without `idempotent`, only an agent that called no
+            # tool which changes something is tried again.
+            repeatable_agent = row.kind in CONVERSATION_KINDS and not watched.facts.changed
+            may_retry = repeatable_agent or policy.idempotent
+            if may_retry and row.state is Status.RUNNING and row.attempts <= policy.retries:
                 until = ledger.now() + policy.delay(row.attempts)
                 await claims.retry(ledger, run_id, fence, outcome, until)
                 return
         case _:
-            if watched.cause is None and await _prefect_tells(ledger, client, watched):
+            if watched.cause is None and await _ended_by_prefect(ledger, client, watched):
                 return
-            words = words_of_the_end(watched)
-            error = _with_tail(words, watched)
-            await claims.died(ledger, run_id, fence, words, error=error, usage=took)
+            reason = describe_exit(watched)
+            error = _with_tail(reason, watched)
+            await claims.holder_died(ledger, run_id, fence, reason, error=error, usage=usage)
             return
-    await claims.settle(ledger, run_id, fence, outcome)
+    await claims.finish(ledger, run_id, fence, outcome)
 
 
-async def _prefect_tells(ledger: Ledger, client: PrefectClient, watched: Watched) -> bool:
-    """Whether Prefect ended the run before our flow was entered: parameters that do not fit."""
+async def _ended_by_prefect(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> bool:
+    """Return whether Prefect ended the run before the flow was entered (bad parameters)."""
     if watched.exit_code != 0 or watched.facts.attempt:
         return False
     try:
-        async with asyncio.timeout(TOLD_WITHIN):
-            return await ended_runs.one(ledger, client, watched.flow_run_id, gone=True) is not None
-    except NOT_TOLD as error:
+        async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+            return (
+                await ended_runs.record_end(ledger, client, watched.flow_run_id, gone=True)
+                is not None
+            )
+    except PREFECT_ERRORS as error:
         log.warning("Prefect does not tell: %r", error, extra={"action": "ask_failed"})
         return False
 
 
-def _with_tail(words: str, watched: Watched) -> str:
+def _with_tail(reason: str, watched: SupervisedRun) -> str:
     tail = watched.tail()
-    return f"{words}\n{tail}" if tail else words
+    return f"{reason}\n{tail}" if tail else reason
 
 
-async def _row(ledger: Ledger, watched: Watched) -> RunRow:
+async def _read_row(ledger: Ledger, watched: SupervisedRun) -> RunRow:
     async with ledger.read() as session:
         row = await session.get(RunRow, watched.run_id)
     assert row is not None

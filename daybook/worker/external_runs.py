@@ -1,7 +1,7 @@
-"""Flow runs of our pool that are not of a job: they have no claim, no lease and no outcome of ours.
+"""External runs: flow runs of our pool that belong to no job, with no claim, lease or outcome.
 
-They run as Prefect would have them run. What a worker knows of their end it tells Prefect, whose
-crash and cancellation hooks are called in a process of their own.
+They run as Prefect runs them. The worker reports their end to Prefect as far as it knows it, and
+calls Prefect's crash and cancellation hooks in a process of their own.
 """
 
 from __future__ import annotations
@@ -19,59 +19,59 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from daybook.jobs.model import TAG_OF_OURS
+from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.ledger.states import Status
-from daybook.prefect.states import state_of
+from daybook.prefect.states import terminal_state
 from daybook.worker.launch import Launcher
-from daybook.worker.messages import Task
-from daybook.worker.supervision import Cause, Watched, words_of_the_end
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.supervision import StopCause, SupervisedRun, describe_exit
 
 if TYPE_CHECKING:
-    from daybook.worker.dispatcher import Taker
+    from daybook.worker.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
 
-HOOKS = 60.0
+HOOKS_TIMEOUT_SECONDS = 60.0
 """Seconds that a flow's hooks may take."""
-_AT_WORK = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING}
+_ACTIVE_STATES = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING}
 
 
 @dataclass(frozen=True)
-class How:
-    """What the pool and the deployment want: further variables, a folder, another command."""
+class ProcessSpec:
+    """Process settings of the pool and the deployment: environment, folder, command."""
 
     environment: dict[str, str]
     folder: str
     command: str
 
 
-Configure = Callable[[FlowRun], Awaitable[How]]
+ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 
 
 async def start(
-    taker: Taker, client: PrefectClient, run: FlowRun, configure: Configure, mark: str
+    taker: Dispatcher, client: PrefectClient, run: FlowRun, configure: ResolveProcessSpec, mark: str
 ) -> None:
-    """Start the run; one that cannot be started crashes, with the reason.
+    """Start the run. If it cannot be started it crashes in Prefect, with the reason.
 
-    A run of a job whose deployment was deleted before anybody claimed it looks foreign as well: of
-    it nothing was lost, and it is skipped.
+    A run of a job whose deployment was deleted before its claim looks external too. It has lost
+    nothing, so it is skipped.
 
-    ``mark`` and this process's pid become its `infrastructure_pid`, by which a later worker knows
-    whose the run was.
+    ``mark`` and this process's pid become its `infrastructure_pid`, by which a later worker
+    recognises the worker that started it.
     """
-    mine = f"{mark}:{os.getpid()}"
+    own_pid = f"{mark}:{os.getpid()}"
     try:
         how = await configure(run)
-        # Before it is pending: a kill afterwards leaves no run that nobody recognises.
-        await client.update_flow_run(run.id, infrastructure_pid=mine)
+        # Before it is pending, so that a kill afterwards leaves no run without a known worker.
+        await client.update_flow_run(run.id, infrastructure_pid=own_pid)
         await taker.start(run, how)
     except Exception as error:
-        if not await _waits_for_its_start(client, run, mine):
+        if not await _awaits_start(client, run, own_pid):
             log.info("%s was started or ended elsewhere: %s", run.name, error)
             return
-        ours = any(tag.startswith(TAG_OF_OURS) for tag in run.tags)
-        if ours and isinstance(error, ObjectNotFound):
-            skipped = state_of(Status.SKIPPED, "its deployment was deleted before it began")
+        is_of_job = any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
+        if is_of_job and isinstance(error, ObjectNotFound):
+            skipped = terminal_state(Status.SKIPPED, "its deployment was deleted before it began")
             await client.set_flow_run_state(run.id, skipped, force=True)
             return
         log.exception("%s cannot be started", run.name)
@@ -79,48 +79,48 @@ async def start(
         await client.set_flow_run_state(run.id, crashed, force=True)
 
 
-async def _waits_for_its_start(client: PrefectClient, run: FlowRun, mine: str) -> bool:
-    """Whether it is still there, and nobody else has begun it.
+async def _awaits_start(client: PrefectClient, run: FlowRun, own_pid: str) -> bool:
+    """Return whether the run still exists and no other worker has started it.
 
-    Of a job whose deployment was just deleted another worker may have the run, which looks foreign
+    Another worker may have a run of a job whose deployment was just deleted, which looks external
     here.
     """
     try:
-        found = await client.read_flow_run(run.id)
+        current = await client.read_flow_run(run.id)
     except ObjectNotFound:
         return False
-    kind = found.state.type if found.state else StateType.SCHEDULED
-    is_mine = found.infrastructure_pid == mine
-    return kind is StateType.SCHEDULED or (kind is StateType.PENDING and is_mine)
+    kind = current.state.type if current.state else StateType.SCHEDULED
+    is_own = current.infrastructure_pid == own_pid
+    return kind is StateType.SCHEDULED or (kind is StateType.PENDING and is_own)
 
 
-async def ended(client: PrefectClient, launcher: Launcher, watched: Watched) -> None:
-    """Tell Prefect what the process did not, and have its hooks called."""
+async def report_end(client: PrefectClient, launcher: Launcher, watched: SupervisedRun) -> None:
+    """Report to Prefect the end that the process did not report, and call the flow's hooks."""
     run_id = watched.flow_run.id
     try:
         run = await client.read_flow_run(run_id)
     except ObjectNotFound:
         return
     kind = run.state.type if run.state else None
-    cancelled = watched.cause is Cause.CANCEL and kind is not StateType.CANCELLED
-    if not cancelled and kind not in _AT_WORK:
-        return  # its own process has told, or it waits
+    cancelled = watched.cause is StopCause.CANCEL and kind is not StateType.CANCELLED
+    if not cancelled and kind not in _ACTIVE_STATES:
+        return  # its own process has reported the end, or it waits
     if cancelled:
         state: State[Any] = Cancelled(message="ended by its worker")
     else:
-        state = Crashed(message=words_of_the_end(watched))
+        state = Crashed(message=describe_exit(watched))
     await client.set_flow_run_state(run_id, state, force=True)
-    told = run.model_copy(update={"state": state}).model_dump(mode="json")
+    ended_run = run.model_copy(update={"state": state}).model_dump(mode="json")
     try:
-        calling = await launcher.start(
-            Task(told, mode="hooks", hook="cancelled" if cancelled else "crashed")
+        process = await launcher.start(
+            LaunchRequest(ended_run, mode="hooks", hook="cancelled" if cancelled else "crashed")
         )
         try:
-            async with asyncio.timeout(HOOKS):
-                await calling.ended()
+            async with asyncio.timeout(HOOKS_TIMEOUT_SECONDS):
+                await process.ended()
         except TimeoutError:
-            log.warning("hooks of %s are ended after %g s", run.name, HOOKS)
-            await calling.end(0.0)
-        calling.output.unlink()
+            log.warning("hooks of %s are ended after %g s", run.name, HOOKS_TIMEOUT_SECONDS)
+            await process.end(0.0)
+        process.output.unlink()
     except (OSError, httpx.HTTPError) as error:
         log.warning("hooks of %s: %s", run.name, error, extra={"action": "hooks_failed"})

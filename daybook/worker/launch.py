@@ -1,4 +1,4 @@
-"""Which launcher serves here; the ports themselves are in `daybook.worker.base`."""
+"""Choice of the launcher for this machine. The ports are in `daybook.worker.base`."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from daybook.worker.base import Launcher, Running
-from daybook.worker.nursery import PROGRAM
-from daybook.worker.spawn import Spawner
-from daybook.worker.zygote import Zygote
+from daybook.worker.base import LaunchedProcess, Launcher
+from daybook.worker.nursery import DEFAULT_PROGRAM
+from daybook.worker.spawn import SpawnLauncher
+from daybook.worker.zygote import ForkLauncher
 
-__all__ = ["Launcher", "Running", "best"]
+__all__ = ["LaunchedProcess", "Launcher", "open_launcher"]
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def best(
+async def open_launcher(
     folder: Path,
     *,
     environment: Mapping[str, str] | None = None,
-    program: str = PROGRAM,
+    program: str = DEFAULT_PROGRAM,
     platform: str = sys.platform,
 ) -> AsyncIterator[Launcher]:
-    """The launcher for this machine, entered; see `nursery.Nursery` for the arguments.
+    """Open the launcher for this machine; see `nursery.ProcessLauncher` for the arguments.
 
-    Children are forked on Linux, as long as what they share has one thread. Elsewhere the system's
-    own libraries may have threads that nobody sees.
+    Children are forked only on Linux, and only if the parent has a single thread after its imports.
+    On other systems, the system's own libraries may run threads that cannot be counted.
     """
     async with AsyncExitStack() as stack:
-        how: dict[str, Any] = {"environment": environment, "program": program}
+        options: dict[str, Any] = {"environment": environment, "program": program}
         why, launcher = f"the platform is {platform}", None
         if platform == "linux":
             try:
-                launcher = await stack.enter_async_context(Zygote(folder, **how))
+                launcher = await stack.enter_async_context(ForkLauncher(folder, **options))
                 why = f"{launcher.threads} threads run after the imports"
             except OSError as error:
                 why = f"nothing to fork from: {error}"
@@ -47,4 +47,4 @@ async def best(
             return
         await stack.aclose()
         log.warning("spawned children: %s", why, extra={"action": "children_spawned"})
-        yield await stack.enter_async_context(Spawner(folder, **how))
+        yield await stack.enter_async_context(SpawnLauncher(folder, **options))

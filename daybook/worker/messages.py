@@ -1,15 +1,15 @@
-"""What the worker, the parent of its children and a child say to each other.
+"""Messages between the worker, the preloaded parent and a child.
 
-Messages are JSON objects on a stream socket, each behind its length: four bytes, network order.
-A `Task` travels with two descriptors (`socket.send_fds`): the output file and the writing end of
-the status pipe.
+Messages are JSON objects on a stream socket, each preceded by its length: four bytes, network
+order. A `LaunchRequest` travels with two descriptors (`socket.send_fds`): the output file and the
+writing end of the status pipe.
 
 ::
 
     worker → parent   {"number", "task"} + 2 descriptors · {"tick"} · {"import": [name, …]}
     parent → worker   {"ready": threads} · {"number", "pid", "start"} · {"number", "refused"}
                       {"threads": count, "after": name} · {"exited": pid, "code"}
-                      {"silent": seconds, "ending": [pid, …]}
+                      {"untouchable": pid} · {"silent": seconds, "ending": [pid, …]}
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ _LENGTH = struct.Struct("!I")
 
 
 @dataclass(frozen=True)
-class Task:
-    """One process to be started.
+class LaunchRequest:
+    """Request to start one process.
 
     ``flow_run`` is Prefect's flow run as JSON. The modes:
 
-    - ``ours``: a flow of this repository; ``kind`` names it (``agent-prompt``), and ``handover``
-      is what `daybook.execution.handover.receive` gets beside the descriptor of the status pipe.
-    - ``engine``: any flow, as Prefect's own process worker enters it; with ``command`` that
-      command line instead of ``python -m prefect.engine``.
+    - ``ours``: a flow of this repository. ``kind`` names it (``agent-prompt``), and ``handover``
+      holds the arguments of `daybook.execution.handover.receive` except the status pipe's
+      descriptor.
+    - ``engine``: any flow, entered as Prefect's own process worker does; ``command`` replaces
+      ``python -m prefect.engine``.
     - ``hooks``: the flow's hooks for ``hook``, with the flow run and its state.
 
-    ``environment`` is the whole environment of the process; empty: the launcher's own. ``folder``
-    is where it stands; empty: the repository for ``ours``, else wherever the launcher works.
+    ``environment`` is the whole environment of the process; if empty, it is the launcher's own.
+    ``folder`` is its working directory; if empty, it is the repository for ``ours`` and the
+    launcher's working directory for the others.
     """
 
     flow_run: dict[str, Any]
@@ -53,26 +55,26 @@ class Task:
 
 
 def frame(message: Mapping[str, Any]) -> bytes:
-    """The message as it goes over the socket."""
+    """Encode a message for the socket, with its length."""
     body = json.dumps(message).encode()
     return _LENGTH.pack(len(body)) + body
 
 
-class Frames:
-    """Messages out of a stream that may be cut anywhere."""
+class FrameDecoder:
+    """Decoder of messages from a stream that may be cut at any byte."""
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The messages that ``data`` completes."""
-        self._held += data
+        """Return the messages that ``data`` completes."""
+        self._buffer += data
         complete = []
-        while len(self._held) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._held)
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
             end = _LENGTH.size + length
-            if len(self._held) < end:
+            if len(self._buffer) < end:
                 break
-            complete.append(json.loads(self._held[_LENGTH.size : end]))
-            del self._held[:end]
+            complete.append(json.loads(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
         return complete

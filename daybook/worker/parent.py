@@ -1,27 +1,28 @@
-"""The parent of the runs' processes.
+"""The parent process of the runs' processes: starts, watches and reaps them.
 
 ::
 
     python -m daybook.worker.parent DESCRIPTOR JSON SECRETS FOLDER
 
-One thread, one loop, no asyncio and no logging: what it has imported its children share, and a
-fork copies the forking thread alone. The worker speaks to it over the socket ``DESCRIPTOR``
-(`daybook.worker.messages`); ``JSON`` are the fields of `Config`. ``SECRETS`` is a descriptor with
-those variables of its environment that may be secret: what is given at the start can be read by
-other processes of this user. ``FOLDER`` is for the eyes of whoever lists processes.
+It has one thread and one loop, no asyncio and no logging: children share its imports, and a fork
+copies only the forking thread. The worker talks to it over the socket ``DESCRIPTOR``
+(`daybook.worker.messages`); ``JSON`` holds the fields of `ParentConfig`. ``SECRETS`` is a
+descriptor with the variables of its environment that may be secret, because other processes of this
+user can read a process's initial environment. ``FOLDER`` only shows up in process listings.
 
-A child from its start to the word about its end::
+Life of a child::
 
-    fork ─► it leads a session ─► the worker is told ─► it is let go ─► … ─► it ends
-                                                                             │ not reaped yet
-                worker is told ◄── reaped ◄── nothing left ◄── SIGKILL ──────┘
-                                              of what it began
+    fork ─► leads a session ─► worker gets its pid ─► is released ─► … ─► ends
+                                                                           │ not reaped yet
+                worker gets its exit ◄── reaped ◄── none left ◄── SIGKILL ─┘
+                                                    of its group and orphans
 
-The parent adopts whatever a child leaves behind (Linux): so that is found, and the number of a
-child that was not reaped cannot be somebody else's.
+The parent adopts the orphans of its children (Linux), so it finds them all; and the pid of a child
+that is not reaped yet cannot be reused.
 
 A worker that is gone (the socket is closed) or was silent too long (it ticks) can neither renew
-leases nor end its runs: the parent ends them, SIGTERM first. A silent worker that wakes is told.
+leases nor end its runs. The parent then ends them, with SIGTERM first, and reports this to a silent
+worker, which reads it when it wakes.
 """
 
 from __future__ import annotations
@@ -43,20 +44,22 @@ from typing import Any, NoReturn
 
 from daybook.processes import proc
 from daybook.worker import child_setup
-from daybook.worker.messages import Frames, Task, frame
+from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
 
-_LOOK_AGAIN = 0.02
-"""Seconds between two looks at what was killed and is not gone yet."""
-_HANDSHAKE = 10.0
-_DESCRIPTORS = 2
+_KILL_CHECK_SECONDS = 0.02
+"""Seconds between two checks of killed processes that have not ended yet."""
+_HANDSHAKE_SECONDS = 10.0
+_DESCRIPTORS_PER_TASK = 2
 
 
 @dataclass(frozen=True)
-class Config:
-    """``program`` is the module that says what a child does (`entry.Program`).
+class ParentConfig:
+    """Configuration of the parent, passed as JSON.
 
-    ``preload``: it is imported here and children are forked; else each is a fresh interpreter.
-    ``silence`` and ``grace`` are seconds: without a word of the worker, from SIGTERM to SIGKILL.
+    ``program`` is the module that defines what a child does (`child_setup.Program`). With
+    ``preload`` the parent imports it and forks children; else each child is a fresh interpreter.
+    ``silence`` and ``grace`` are seconds: without a message from the worker, and from SIGTERM to
+    SIGKILL.
     """
 
     program: str
@@ -69,8 +72,8 @@ class Config:
 
 
 @dataclass
-class Head:
-    """A child. ``code`` is its end; ``kill_at`` when its family is killed (monotonic)."""
+class Child:
+    """A child, its exit ``code``, and when its family is killed (``kill_at``, monotonic)."""
 
     pid: int
     process: proc.Process
@@ -78,8 +81,8 @@ class Head:
     kill_at: float | None = None
 
 
-def threads() -> int:
-    """How many threads this process has, also those that Python did not start (Linux)."""
+def thread_count() -> int:
+    """Return the number of this process's threads, also those not started by Python (Linux)."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
@@ -87,40 +90,40 @@ def threads() -> int:
 
 
 class Parent:
-    """The loop; `serve` returns when the worker is gone and no child is left."""
+    """The parent's loop. `serve` returns when the worker is gone and no child is left."""
 
-    def __init__(self, worker: socket.socket, config: Config) -> None:
+    def __init__(self, worker: socket.socket, config: ParentConfig) -> None:
         self._worker, self._config = worker, config
-        self._frames, self._out = Frames(), bytearray()
+        self._frames, self._outgoing = FrameDecoder(), bytearray()
         self._folder = os.getcwd()
         self._descriptors: list[int] = []
-        self._heads: dict[int, Head] = {}
+        self._unreaped: dict[int, Child] = {}
         self._untouchable: set[int] = set()
-        self._heard, self._silent, self._gone = time.monotonic(), False, False
+        self._last_message, self._silent, self._gone = time.monotonic(), False, False
         self._bell, bell = socket.socketpair()
-        self._ringing = bell  # kept: the signal module holds its number only
+        self._bell_writer = bell  # keep a reference: the signal module holds only its number
         for end in (self._bell, bell, worker):
             end.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._selector.register(worker, selectors.EVENT_READ)
-        # A child ends: the handler does nothing, the byte on the bell wakes the loop.
+        # The handler does nothing: the byte that arrives on the bell wakes the loop.
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(bell.fileno(), warn_on_full_buffer=False)
-        # It ends when the worker does, not before: somebody has to end the children.
+        # The parent must outlive the worker, to end the children.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         child_setup.adopt_orphans()
 
     def serve(self) -> None:
         if self._config.preload:
-            child_setup.program(self._config.program).prepare()
+            child_setup.load_program(self._config.program).prepare()
             gc.collect()
             gc.freeze()
-        self._heard = time.monotonic()
-        self._tell({"ready": threads()})
-        while not (self._gone and not self._heads):
-            for key, events in self._selector.select(self._until_next()):
+        self._last_message = time.monotonic()
+        self._send({"ready": thread_count()})
+        while not (self._gone and not self._unreaped):
+            for key, events in self._selector.select(self._seconds_to_next_check()):
                 if key.fileobj is self._bell:
                     with suppress(BlockingIOError):
                         self._bell.recv(4096)
@@ -128,17 +131,17 @@ class Parent:
                 if events & selectors.EVENT_WRITE:
                     self._flush()
                 if events & selectors.EVENT_READ and not self._gone:
-                    self._hear()
-            self._look()
-            self._judge()
+                    self._receive()
+            self._check_children()
+            self._enforce_deadlines()
 
-    # The worker.
+    # The worker's messages.
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
         try:
             data, descriptors, _, _ = socket.recv_fds(
-                self._worker, 1 << 16, 4 * _DESCRIPTORS, flags
+                self._worker, 1 << 16, 4 * _DESCRIPTORS_PER_TASK, flags
             )
         except BlockingIOError:
             return
@@ -152,121 +155,127 @@ class Parent:
             self._selector.unregister(self._worker)
             self._end_all()
             return
-        self._heard, self._silent = time.monotonic(), False
+        self._last_message, self._silent = time.monotonic(), False
         for message in self._frames.feed(data):
             if "task" in message:
-                output, status = self._descriptors[:_DESCRIPTORS]
-                del self._descriptors[:_DESCRIPTORS]
-                self._begin(message["number"], Task(**message["task"]), output, status)
+                output, status = self._descriptors[:_DESCRIPTORS_PER_TASK]
+                del self._descriptors[:_DESCRIPTORS_PER_TASK]
+                self._begin(message["number"], LaunchRequest(**message["task"]), output, status)
             elif "import" in message and self._config.preload:
-                self._learn(message["import"])
+                self._preload(message["import"])
 
-    def _learn(self, names: list[str]) -> None:
-        """Import what a child had to import, so that the next has it."""
+    def _preload(self, names: list[str]) -> None:
+        """Import what a child had to import, so that the next child has it."""
         for name in names:
-            with suppress(Exception):  # the next child meets it where it is used
+            with suppress(Exception):  # the next child meets the error where it uses the module
                 importlib.import_module(name)
-            if (count := threads()) > 1:
-                self._tell({"threads": count, "after": name})
+            if (count := thread_count()) > 1:
+                self._send({"threads": count, "after": name})
                 break
         gc.collect()
         gc.freeze()
-        self._heard = time.monotonic()
+        self._last_message = time.monotonic()
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        self._out += frame(message)
+    def _send(self, message: dict[str, Any]) -> None:
+        self._outgoing += frame(message)
         self._flush()
 
     def _flush(self) -> None:
         if self._gone:
             return
         try:
-            while self._out:
-                del self._out[: self._worker.send(self._out)]
+            while self._outgoing:
+                del self._outgoing[: self._worker.send(self._outgoing)]
         except BlockingIOError:
             pass
-        except OSError:  # its end is read in its turn
-            self._out.clear()
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._out else 0)
-        if self._selector.get_key(self._worker).events != wanted:
-            self._selector.modify(self._worker, wanted)
+        except OSError:  # the loop reads the end of the stream next
+            self._outgoing.clear()
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+        if self._selector.get_key(self._worker).events != events:
+            self._selector.modify(self._worker, events)
 
-    # Beginning.
+    # Starting children.
 
-    def _begin(self, number: int, task: Task, output: int, status: int) -> None:
+    def _begin(self, number: int, task: LaunchRequest, output: int, status: int) -> None:
         with suppress(OSError):
-            os.chdir(self._folder)  # it may have been deleted, and made anew
-        mine, its = socket.socketpair()
-        mine.settimeout(_HANDSHAKE)
-        child_setup.flush()
-        # No signal may find a child that still has this process's handlers, or no group.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            os.chdir(self._folder)  # it may have been deleted and made again
+        parent_end, child_end = socket.socketpair()
+        parent_end.settimeout(_HANDSHAKE_SECONDS)
+        child_setup.flush_output()
+        # No signal may reach a child that still has this process's handlers or has no group.
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = os.fork()
         except OSError as error:
             pid = -1
-            self._tell({"number": number, "refused": str(error)})
+            self._send({"number": number, "refused": str(error)})
         if pid == 0:
-            self._be_child(task, output, status, mine, its)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self._run_child(task, output, status, parent_end, child_end)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
         for descriptor in (output, status):
             os.close(descriptor)
-        its.close()
-        with mine:
+        child_end.close()
+        with parent_end:
             if pid > 0:
                 with suppress(OSError):
-                    mine.recv(1)  # it leads its group; or it is gone, which is seen in its turn
-                self._let_go(number, pid, mine)
+                    parent_end.recv(1)  # it leads its group; or it has ended, which the loop finds
+                self._release(number, pid, parent_end)
 
-    def _let_go(self, number: int, pid: int, child: socket.socket) -> None:
-        # One that has ended already cannot be mistaken for anybody.
+    def _release(self, number: int, pid: int, child: socket.socket) -> None:
+        # The placeholder start time of an ended child matches no other process.
         process = proc.find(pid) or proc.Process(pid, "ended")
-        self._heads[pid] = Head(pid, process)
-        self._tell({"number": number, "pid": pid, "start": process.started})
+        self._unreaped[pid] = Child(pid, process)
+        self._send({"number": number, "pid": pid, "start": process.started})
         with suppress(OSError):
             child.sendall(child_setup.GO)
 
-    def _be_child(
-        self, task: Task, output: int, status: int, mine: socket.socket, its: socket.socket
+    def _run_child(
+        self,
+        task: LaunchRequest,
+        output: int,
+        status: int,
+        parent_end: socket.socket,
+        child_end: socket.socket,
     ) -> NoReturn:
         try:
-            others = [self._worker, self._bell, self._ringing, self._selector, mine]
+            others = [self._worker, self._bell, self._bell_writer, self._selector, parent_end]
             numbers = [other.fileno() for other in others]  # type: ignore[attr-defined]
-            child_setup.become(output, its, [*numbers, *self._descriptors])
-            if not self._config.preload or threads() > 1:
+            child_setup.setup_child(output, child_end, [*numbers, *self._descriptors])
+            if not self._config.preload or thread_count() > 1:
                 child_setup.exec_fresh(self._config.program, task, status)
-            program = child_setup.program(self._config.program)
+            program = child_setup.load_program(self._config.program)
         except BaseException as error:
             with suppress(BaseException):
                 os.write(2, f"the process could not begin: {error!r}\n".encode())
-            os._exit(child_setup.NEVER_BEGAN)
-        child_setup.leave(lambda: program.run(task, status, fresh=False))
+            os._exit(child_setup.EXIT_NEVER_STARTED)
+        child_setup.exit_with(lambda: program.run(task, status, fresh=False))
 
-    # Ending.
+    # Ending children.
 
-    def _look(self) -> None:
-        """Who ended, and whether anything of it is left; the worker is told when nothing is."""
-        for head in self._heads.values():
-            if head.code is None:
-                head.code = _code_of(head.pid)
-                if head.code is not None:
+    def _check_children(self) -> None:
+        """Report each ended child to the worker once none of its descendants is left."""
+        for child in self._unreaped.values():
+            if child.code is None:
+                child.code = _code_of(child.pid)
+                if child.code is not None:
                     with suppress(ProcessLookupError, PermissionError):
-                        os.killpg(head.pid, signal.SIGKILL)
-        ended = [head for head in self._heads.values() if head.code is not None]
-        if self._orphans(kill=bool(ended)):
+                        os.killpg(child.pid, signal.SIGKILL)
+        ended = [child for child in self._unreaped.values() if child.code is not None]
+        if self._orphans_alive(kill=bool(ended)):
             return
-        for head in ended:
-            _reap(head.pid)
-            del self._heads[head.pid]
-            self._tell({"exited": head.pid, "code": head.code})
+        for child in ended:
+            _reap(child.pid)
+            del self._unreaped[child.pid]
+            self._send({"exited": child.pid, "code": child.code})
 
-    def _orphans(self, kill: bool) -> bool:
-        """Whether any that a child left behind lives; the dead ones are reaped.
+    def _orphans_alive(self, kill: bool) -> bool:
+        """Reap the dead orphans of ended children; return whether any orphan still lives.
 
-        While a child lives it keeps its orphans itself, so these are of one that has ended. One
-        that runs as another user does not count: nobody can wait for what this process cannot end.
+        While a child lives it adopts its own orphans, so these come from children that have ended.
+        An orphan that runs as another user does not count: waiting for it is pointless, since this
+        process cannot end it.
         """
-        living = {pid for pid in _children() - self._heads.keys() if not _reap(pid)}
+        living = {pid for pid in _children() - self._unreaped.keys() if not _reap(pid)}
         self._untouchable &= living
         if kill:
             for pid in living - self._untouchable:
@@ -276,54 +285,54 @@ class Parent:
                     continue
                 except PermissionError:
                     self._untouchable.add(pid)
-                    self._tell({"untouchable": pid})
+                    self._send({"untouchable": pid})
         return bool(living - self._untouchable)
 
-    def _judge(self) -> None:
+    def _enforce_deadlines(self) -> None:
         now = time.monotonic()
-        if not self._gone and not self._silent and now - self._heard >= self._config.silence:
+        if not self._gone and not self._silent and now - self._last_message >= self._config.silence:
             self._silent = True
             ending = self._end_all()
-            self._tell({"silent": round(now - self._heard, 1), "ending": ending})
-        for head in self._heads.values():
-            if head.kill_at is not None and head.code is None and head.kill_at <= now:
-                for member in proc.family(head.process):
-                    proc.tell([member], signal.SIGKILL)
-                head.kill_at = now + 1.0
+            self._send({"silent": round(now - self._last_message, 1), "ending": ending})
+        for child in self._unreaped.values():
+            if child.kill_at is not None and child.code is None and child.kill_at <= now:
+                for member in proc.process_tree(child.process):
+                    proc.send_signal([member], signal.SIGKILL)
+                child.kill_at = now + 1.0
 
     def _end_all(self) -> list[int]:
-        living = [head for head in self._heads.values() if head.code is None]
-        for head in living:
+        living = [child for child in self._unreaped.values() if child.code is None]
+        for child in living:
             for number in (signal.SIGTERM, signal.SIGCONT):
                 with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(head.pid, number)  # not reaped yet, so it is its group
-            head.kill_at = time.monotonic() + self._config.grace
-        return [head.pid for head in living]
+                    os.killpg(child.pid, number)  # not reaped yet, so the group is still its own
+            child.kill_at = time.monotonic() + self._config.grace
+        return [child.pid for child in living]
 
-    def _until_next(self) -> float | None:
-        """Seconds until something has to be looked at though nothing happened."""
-        if any(head.code is not None for head in self._heads.values()):
-            return _LOOK_AGAIN
-        times = [head.kill_at for head in self._heads.values() if head.kill_at is not None]
+    def _seconds_to_next_check(self) -> float | None:
+        """Return the seconds until a check is due even if nothing happens."""
+        if any(child.code is not None for child in self._unreaped.values()):
+            return _KILL_CHECK_SECONDS
+        times = [child.kill_at for child in self._unreaped.values() if child.kill_at is not None]
         if not self._gone and not self._silent:
-            times.append(self._heard + self._config.silence)
+            times.append(self._last_message + self._config.silence)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
 
 def _children() -> set[int]:
-    """Pids of this process's children, with those that have ended; empty where nobody tells."""
+    """Return the pids of this process's children, ended ones included; empty if unknown."""
     if sys.platform != "linux":
         return set()
     try:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     except OSError:
-        me = os.getpid()
-        return {p.pid for p in proc.living().values() if p.parent == me}
+        own_pid = os.getpid()
+        return {p.pid for p in proc.living_processes().values() if p.parent == own_pid}
     return set(map(int, text.split()))
 
 
 def _code_of(pid: int) -> int | None:
-    """The exit code of a child, which is not reaped by this; None while it runs."""
+    """Return a child's exit code without reaping it; None while it runs."""
     if hasattr(os, "waitid"):
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
@@ -334,7 +343,7 @@ def _code_of(pid: int) -> int | None:
 
 
 def _reap(pid: int) -> bool:
-    """Whether the child has ended; its number is free from then on."""
+    """Return whether the child has ended; its pid may be reused from then on."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
@@ -342,12 +351,12 @@ def _reap(pid: int) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """See the module."""
+    """Run the parent process."""
     proc.deny_inspection()
-    os.environ.update(child_setup.read(int(arguments[2])))
+    os.environ.update(child_setup.read_unnamed_file(int(arguments[2])))
     worker = socket.socket(fileno=int(arguments[0]))
     worker.set_inheritable(False)
-    Parent(worker, Config(**json.loads(arguments[1]))).serve()
+    Parent(worker, ParentConfig(**json.loads(arguments[1]))).serve()
 
 
 if __name__ == "__main__":

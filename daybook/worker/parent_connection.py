@@ -1,4 +1,4 @@
-"""One process that begins and watches children (`daybook.worker.parent`), and the socket to it."""
+"""One parent process (`daybook.worker.parent`) that starts children, and its socket."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ from typing import Any
 from daybook.processes.environment import split_secrets
 from daybook.processes.proc import Process
 from daybook.worker import parent
-from daybook.worker.child_setup import write_nameless
-from daybook.worker.messages import Frames, Task, frame
-from daybook.worker.run_process import Began
+from daybook.worker.child_setup import write_unnamed_file
+from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
+from daybook.worker.run_process import RunProcess
 
 log = logging.getLogger(__name__)
 
-READY_WITHIN = 90.0
-ANSWERED_WITHIN = 30.0
-CLOSED_WITHIN = 5.0
-"""Seconds for the process to have imported everything, to begin a child, and to end."""
+READY_TIMEOUT_SECONDS = 90.0
+ANSWER_TIMEOUT_SECONDS = 30.0
+CLOSE_TIMEOUT_SECONDS = 5.0
+"""Seconds for the parent to import everything, to start a child, and to end."""
 
 
-class Lost(OSError):
-    """The parent process ended; what it did not confirm it did not do."""
+class ParentLost(OSError):
+    """The parent process has ended. It did nothing that it has not confirmed."""
 
 
 @dataclass
-class _Asked:
-    """A task that was sent; ``status`` is the reading end of its pipe."""
+class _PendingStart:
+    """A task that was sent. ``status`` is the reading end of its pipe."""
 
     output: Path
     status: int
-    answer: asyncio.Future[Began]
+    answer: asyncio.Future[RunProcess]
 
 
-class Line:
-    """One parent process and the socket to it. `open_line` makes one."""
+class ParentConnection:
+    """A parent process and the socket to it. `open_connection` makes one."""
 
     def __init__(self, child: asyncio.subprocess.Process, here: socket.socket, printed: Path):
         self.child, self._socket, self._printed = child, here, printed
-        self._frames, self._sending = Frames(), asyncio.Lock()
-        self._asked: dict[int, _Asked] = {}
-        self._began: dict[int, Began] = {}
-        self._numbers, self._learned = count(1), set[str]()
+        self._frames, self._sending = FrameDecoder(), asyncio.Lock()
+        self._pending: dict[int, _PendingStart] = {}
+        self._children: dict[int, RunProcess] = {}
+        self._request_numbers, self._learned = count(1), set[str]()
         self.ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.gone = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.reading = asyncio.create_task(self._read())
 
-    async def begin(self, task: Task, output: Path) -> Began:
-        """Have a child begun. Raises `Lost`, or OSError when there can be no more processes."""
-        reading, status = os.pipe()
-        os.set_blocking(reading, False)
-        asked = _Asked(output, reading, asyncio.get_running_loop().create_future())
-        number = next(self._numbers)
-        self._asked[number] = asked
-        # From here on, for a full socket takes nothing from one that is stopped.
-        hung = asyncio.get_running_loop().call_later(ANSWERED_WITHIN, self._hung)
+    async def begin(self, task: LaunchRequest, output: Path) -> RunProcess:
+        """Start a child. Raise `ParentLost`, or OSError if no further process can be started."""
+        reader, status = os.pipe()
+        os.set_blocking(reader, False)
+        pending = _PendingStart(output, reader, asyncio.get_running_loop().create_future())
+        number = next(self._request_numbers)
+        self._pending[number] = pending
+        # The time starts before the sending, which blocks while a stopped parent's socket is full.
+        timer = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT_SECONDS, self._kill_hung)
         try:
             try:
                 with output.open("ab") as printed:
@@ -73,40 +73,40 @@ class Line:
                     await self._send(message, (printed.fileno(), status))
             finally:
                 os.close(status)
-            await asyncio.wait({asked.answer})
+            await asyncio.wait({pending.answer})
         except OSError as error:
             if isinstance(error, ConnectionError) or self._socket.fileno() < 0:
-                await asyncio.wait({self.reading})  # who tries again has to find it gone
-            self._refuse(number, Lost(str(error)))
+                await asyncio.wait({self.reading})  # a retry has to see `gone`
+            self._refuse(number, ParentLost(str(error)))
         finally:
-            hung.cancel()
-        return await asked.answer
+            timer.cancel()
+        return await pending.answer
 
-    def _hung(self) -> None:
-        """It is stopped, or stuck. Once it is dead it lets nobody go."""
+    def _kill_hung(self) -> None:
+        """Kill a parent that is stopped or stuck. A dead parent releases no child."""
         log.error("process %d does not answer", self.child.pid, extra={"action": "parent_hung"})
         self.kill()
 
     async def tick(self, every: float) -> None:
-        """Say every ``every`` seconds that this worker lives."""
+        """Tell the parent every ``every`` seconds that this worker lives."""
         while not self.gone:
             with suppress(OSError):
                 await self._send({"tick": True})
             await asyncio.sleep(every)
 
-    async def _learn(self, names: list[str]) -> None:
-        """Have what a child imported imported in the parent, once."""
-        if new := sorted(set(names) - self._learned):
-            self._learned |= set(new)
+    async def _send_imports(self, names: list[str]) -> None:
+        """Make the parent import the modules that a child imported, once."""
+        if unknown := sorted(set(names) - self._learned):
+            self._learned |= set(unknown)
             with suppress(OSError):
-                await self._send({"import": new})
+                await self._send({"import": unknown})
 
     async def close(self) -> None:
-        """Let it end; what it watches must have ended."""
+        """Let the parent end. Its children must have ended."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         try:
-            async with asyncio.timeout(CLOSED_WITHIN):
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 await self.child.wait()
         except TimeoutError:
             self.kill()
@@ -120,14 +120,14 @@ class Line:
             self.child.kill()
 
     def printed(self) -> str:
-        """The last lines that it printed, for an error message."""
+        """Return the last lines that the parent printed, for an error message."""
         with suppress(OSError):
             return "\n".join(self._printed.read_text(errors="replace").splitlines()[-20:])
         return ""
 
     async def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         loop, data = asyncio.get_running_loop(), memoryview(frame(message))
-        async with self._sending:  # and never cancelled halfway: the rest would be garbage
+        async with self._sending:  # never cancelled halfway: the parent would misread the rest
             while descriptors:
                 try:
                     data = data[socket.send_fds(self._socket, [data], descriptors) :]
@@ -149,32 +149,32 @@ class Line:
         with suppress(OSError):
             while data := await loop.sock_recv(self._socket, 1 << 16):
                 for message in self._frames.feed(data):
-                    self._heard(message)
+                    self._handle(message)
         self.gone = True
         self._socket.close()
         code = await self.child.wait()
-        lost = Lost(f"the process that begins runs ended with {code}")
+        lost = ParentLost(f"the process that begins runs ended with {code}")
         if not self.ready.done():
             self.ready.set_exception(lost)
-        for number in list(self._asked):
+        for number in list(self._pending):
             self._refuse(number, lost)
-        for began in self._began.values():
-            log.warning("process %d goes on alone", began.pid, extra={"action": "child_orphaned"})
-            watching = asyncio.create_task(began.watch())
+        for child in self._children.values():
+            log.warning("process %d goes on alone", child.pid, extra={"action": "child_orphaned"})
+            watching = asyncio.create_task(child.watch())
             self._tasks.add(watching)
             watching.add_done_callback(self._tasks.discard)
-        self._began.clear()
+        self._children.clear()
 
-    def _heard(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         if "pid" in message:
-            asked = self._asked.pop(message["number"])
+            pending = self._pending.pop(message["number"])
             process = Process(message["pid"], message["start"])
-            began = self._began[process.pid] = Began(
-                process, asked.output, asked.status, self._learn
+            child = self._children[process.pid] = RunProcess(
+                process, pending.output, pending.status, self._send_imports
             )
-            asked.answer.set_result(began)
+            pending.answer.set_result(child)
         elif "exited" in message:
-            self._began.pop(message["exited"]).over(message["code"])
+            self._children.pop(message["exited"]).over(message["code"])
         elif "refused" in message:
             self._refuse(message["number"], OSError(message["refused"]))
         elif "threads" in message:
@@ -201,53 +201,55 @@ class Line:
             )
 
     def _refuse(self, number: int, error: OSError) -> None:
-        if asked := self._asked.pop(number, None):
-            os.close(asked.status)
-            asked.answer.set_exception(error)
+        if pending := self._pending.pop(number, None):
+            os.close(pending.status)
+            pending.answer.set_exception(error)
 
 
-async def open_line(config: parent.Config, folder: Path, environment: Mapping[str, str]) -> Line:
-    """Start a parent process and wait until it is ready. Raises OSError when it does not.
+async def open_connection(
+    config: parent.ParentConfig, folder: Path, environment: Mapping[str, str]
+) -> ParentConnection:
+    """Start a parent process and wait until it is ready. Raise OSError if it does not get ready.
 
     It reads the secrets of ``environment`` from a file without a name.
     """
     public, secret = split_secrets(environment)
-    here, there = socket.socketpair()
-    secrets = write_nameless(secret, folder)
+    own_end, parent_end = socket.socketpair()
+    secrets = write_unnamed_file(secret, folder)
     descriptor, name = tempfile.mkstemp(prefix="parent-", suffix=".log", dir=folder)
     try:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "daybook.worker.parent", str(there.fileno())),
+            *("-m", "daybook.worker.parent", str(parent_end.fileno())),
             *(config.as_arguments(), str(secrets), str(folder)),
             stdin=asyncio.subprocess.DEVNULL,
-            # No terminal: what is imported there must not paint what the children print.
+            # Not a terminal: imported modules must not colour what the children print.
             stdout=descriptor,
             stderr=descriptor,
             env=public,
             cwd=folder,
-            pass_fds=[there.fileno(), secrets],
+            pass_fds=[parent_end.fileno(), secrets],
             start_new_session=True,  # Ctrl-C in a terminal is for the worker alone
         )
     except BaseException:
-        here.close()
+        own_end.close()
         raise
     finally:
-        there.close()
+        parent_end.close()
         os.close(secrets)
         os.close(descriptor)
-    here.setblocking(False)
-    line = Line(child, here, Path(name))
+    own_end.setblocking(False)
+    connection = ParentConnection(child, own_end, Path(name))
     try:
-        async with asyncio.timeout(READY_WITHIN):
-            await asyncio.shield(line.ready)
+        async with asyncio.timeout(READY_TIMEOUT_SECONDS):
+            await asyncio.shield(connection.ready)
     except BaseException as error:
-        line.kill()
-        await line.reading
+        connection.kill()
+        await connection.reading
         with suppress(OSError):
-            line.ready.result()
+            connection.ready.result()
         if isinstance(error, OSError):  # also a timeout
             why = str(error) or "it did not get ready"
-            raise Lost(f"{why}\n{line.printed()}".rstrip()) from error
+            raise ParentLost(f"{why}\n{connection.printed()}".rstrip()) from error
         raise
-    return line
+    return connection

@@ -1,4 +1,4 @@
-"""What a worker has around it: what its runs print, what they need not ask, its health check."""
+"""Surroundings of a worker: the output files of its runs, their settings, its health check."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from daybook.processes import proc
 
 
 @contextmanager
-def outputs(folder: Path) -> Iterator[Path]:
-    """A folder for what the runs' processes print, named by this process; it goes at the end.
+def output_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder for the output of the runs' processes, named by this pid; delete it at the end.
 
-    So do those of workers that were killed.
+    It also deletes the folders of killed workers.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
-    for left in folder.iterdir():
-        if not left.name.isdigit() or proc.find(int(left.name)) is None:
-            shutil.rmtree(left, ignore_errors=True)
+    for entry in folder.iterdir():
+        if not entry.name.isdigit() or proc.find(int(entry.name)) is None:
+            shutil.rmtree(entry, ignore_errors=True)
     own = folder / str(os.getpid())
     own.mkdir(mode=0o700, exist_ok=True)
     try:
@@ -34,21 +34,21 @@ def outputs(folder: Path) -> Iterator[Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
-async def savings(client: PrefectClient) -> dict[str, str]:
-    """Settings by which the runs' processes ask nothing that the worker has asked already.
+async def child_settings(client: PrefectClient) -> dict[str, str]:
+    """Return settings that save the runs' processes requests that the worker has already made.
 
-    The server's version was seen when the worker's own client connected. Tokens against forged
-    requests are asked for only where the server gives them out.
+    The worker's own client has checked the server's version when it connected. Tokens against
+    forged requests are requested only if the server issues them.
     """
-    saved = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
+    settings = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
     try:
         await client.request("GET", "/csrf-token", params={"client": "daybook-worker"})
     except PrefectHTTPStatusError as error:
         if error.response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
-            saved["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "false"
-    return saved
+            settings["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "false"
+    return settings
 
 
 def healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[None]:
-    """Prefect's own health check of a worker, as long as the block runs."""
+    """Run Prefect's own health check of a worker while the block runs."""
     return private_names.worker_healthcheck(polling)

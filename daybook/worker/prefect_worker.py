@@ -1,4 +1,4 @@
-"""The Prefect worker type `daybook`: `prefect worker start --pool … --type daybook`."""
+"""Prefect worker type `daybook`: `prefect worker start --pool … --type daybook`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefect.workers.base import (
 from pydantic import Field
 
 from daybook import home, settings
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
@@ -29,26 +29,26 @@ from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.tasks import escalation
 from daybook.worker import external_runs, launch, pool
-from daybook.worker.worker_loop import Place, Work
+from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 
-SILENT = timedelta(seconds=60)
-"""After so long without a poll the health check says that the worker is not well."""
+MAX_POLL_AGE = timedelta(seconds=60)
+"""After this long without a poll the health check reports the worker as unhealthy."""
 
 
 class Variables(BaseVariables):
-    """What a deployment in this pool may set, for flows that are not of a job."""
+    """Settings of a deployment in this pool, for external runs."""
 
     working_dir: str | None = Field(default=None, title="Working directory")
 
 
 class Configuration(BaseJobConfiguration):
-    """`Variables` as they come out of the pool's template."""
+    """`Variables` as the pool's template renders them."""
 
     working_dir: str | None = Field(default=None)
 
 
 class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
-    """Runs Daybook's jobs, each in a process of its own that is forked from a warm one.
+    """Worker for Daybook's jobs; each run gets its own process, forked from a preloaded parent.
 
     The worker itself runs no flow and imports no user's code.
     """
@@ -60,9 +60,9 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     _documentation_url = ""
     _logo_url = ""
 
-    _work: Work | None = None
+    _work: WorkerLoop | None = None
     _environment: dict[str, str]
-    """What the runs' processes have, set by `start`."""
+    """Environment of the runs' processes, set by `start`."""
 
     async def start(
         self,
@@ -70,34 +70,36 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         with_healthcheck: bool = False,
         printer: Callable[..., None] = print,
     ) -> None:
-        """Work until cancelled; with ``run_once`` until what is due now has ended.
+        """Work until cancelled; with ``run_once`` until the runs that are due now have ended.
 
-        Raises `InvalidInput` when the pool is another ledger's (`docs/promise.md` 15), or a setting
-        is wrong.
+        Raise `InvalidInput` if the pool belongs to another ledger (promise.md 15: a worker exits
+        before it polls such a pool), or if a setting is wrong.
         """
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
-        limits.of_settings()
-        escalation.here()
-        private_names.remember_time_zones()
+        limits.load_rules()
+        escalation.load_policy()
+        private_names.cache_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:
                 stack.enter_context(pool.healthcheck(lambda: self.is_worker_still_polling(2.0)))
             address = settings.load().ledger_address
             ledger = await stack.enter_async_context(Ledger(address))
             await stack.enter_async_context(self)
-            await pools.check(self.client, self._work_pool_name, ledger.id)
-            folder = stack.enter_context(pool.outputs(home.here().make().path / "runs"))
+            await pools.check_ledger(self.client, self._work_pool_name, ledger.id)
+            folder = stack.enter_context(
+                pool.output_folder(home.current_home().make().path / "runs")
+            )
             self._environment = {
                 **os.environ,
-                # As Prefect hands them on with each run: told alike, they need no second reading.
+                # Prefect passes these with each run; if equal, a child need not reread them.
                 **get_current_settings().to_environment_variables(exclude_unset=True),
-                **await pool.savings(self.client),
+                **await pool.child_settings(self.client),
             }
             launcher = await stack.enter_async_context(
-                launch.best(folder, environment=self._environment)
+                launch.open_launcher(folder, environment=self._environment)
             )
-            place = Place(
+            place = WorkerConfig(
                 name=self.name,
                 pool=self._work_pool_name,
                 pool_id=self._work_pool.id if self._work_pool else None,
@@ -106,7 +108,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 most=settings.load().max_concurrent,
                 heartbeat=self.heartbeat_interval_seconds,
             )
-            work = self._work = Work(
+            work = self._work = WorkerLoop(
                 ledger,
                 self.client,
                 launcher,
@@ -119,15 +121,15 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 await (work.once() if run_once else work.go_on())
             finally:
                 # Prefect's own command stops a worker by cancelling it.
-                await _to_its_end(work.wind_up())
+                await _run_to_end(work.wind_up())
         printer(f"Worker {self.name!r} stopped!")
 
     def hurry(self) -> None:
-        """While it is being stopped: what is at work gets no time to end by itself."""
+        """End active runs at once, while the worker is being stopped."""
         if self._work is not None:
             self._work.hurry()
 
-    async def _configure(self, run: FlowRun) -> external_runs.How:
+    async def _configure(self, run: FlowRun) -> external_runs.ProcessSpec:
         configuration = await self.job_configuration.resolve_for_flow_run(
             run,
             client=self.client,
@@ -136,36 +138,38 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             worker_id=self.backend_id,
         )
         command = configuration.command or ""
-        return external_runs.How(
+        return external_runs.ProcessSpec(
             environment={
                 **self._environment,
                 **{name: value for name, value in configuration.env.items() if value is not None},
             },
             folder=configuration.working_dir or "",
-            # What Prefect puts where a pool and a deployment say nothing.
+            # Prefect's default if neither the pool nor the deployment sets a command.
             command="" if command.startswith("prefect flow-run execute") else command,
         )
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Raises `InvalidInput`: `start` alone takes runs, and claims them first (promise.md 2)."""
+        """Raise `InvalidInput`: only `start` takes runs, because it claims them first (promise.md
+        2).
+        """
         raise InvalidInput("worker", "takes runs only while it is started", "call start()")
 
     async def run(
         self, flow_run: FlowRun, configuration: Configuration, task_status: Any = None
     ) -> BaseWorkerResult:
-        """Raise `InvalidInput`: a run submitted past the queue has no claim (promise 2)."""
+        """Raise `InvalidInput`: a run submitted past the queue has no claim (promise.md 2)."""
         raise InvalidInput(
             "worker", "does not run what was not scheduled", "use run_deployment in place of submit"
         )
 
     def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
-        """For the health check: whether the last poll is not too long ago."""
+        """Return whether the last poll is recent enough, for the health check."""
         last = self._work.intake.last_poll if self._work else None
-        return last is None or SYSTEM.now() - last < SILENT
+        return last is None or SYSTEM_CLOCK.now() - last < MAX_POLL_AGE
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do ``work`` to its end, also when the cancelling goes on."""
+async def _run_to_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` to its end, even if this task is cancelled again."""
     task = asyncio.ensure_future(work)
     while not task.done():
         with suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""A process that was begun: what it tells, its end, and ending it."""
+"""Started process of a run: its reports, its end, and how to end it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from daybook.processes.proc import Process
 
 log = logging.getLogger(__name__)
 
-_LOOK_AGAIN = 0.25
-_REPORTED_WITHIN = 5.0
-"""Seconds after which the end of one that is seen to be gone is no longer waited for."""
-_LONGEST_FACT = 1 << 20
-_PIPEFUL = 1 << 20
-"""As many bytes as a pipe can hold (Linux, without privileges)."""
+_CHECK_SECONDS = 0.25
+_REPORT_TIMEOUT_SECONDS = 5.0
+"""Seconds to wait for the parent's report about a process that was killed."""
+_MAX_FACT_BYTES = 1 << 20
+_PIPE_BYTES = 1 << 20
+"""The most bytes that a pipe can hold (Linux, without privileges)."""
 
 
-class Began:
-    """A `base.Running`."""
+class RunProcess:
+    """A `base.LaunchedProcess`."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Began:
     ) -> None:
         self.process, self.output = process, output
         self._status, self._learn = status, learn
-        self._reading, self._kept = False, b""
+        self._reading, self._unread = False, b""
         self._code: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -48,44 +48,44 @@ class Began:
         return await asyncio.shield(self._code)
 
     async def facts(self) -> AsyncIterator[dict[str, Any]]:
-        held = bytearray()
+        buffer = bytearray()
         self._reading = True
         try:
-            while chunk := await self._chunk():
-                held += chunk
-                *lines, rest = held.split(b"\n")
-                held = rest if len(rest) <= _LONGEST_FACT else bytearray()
+            while chunk := await self._read_chunk():
+                buffer += chunk
+                *lines, rest = buffer.split(b"\n")
+                buffer = rest if len(rest) <= _MAX_FACT_BYTES else bytearray()
                 for line in lines:
-                    if (fact := _fact(bytes(line))) is None:
+                    if (fact := _parse_fact(bytes(line))) is None:
                         continue
-                    if "imported" in fact:  # for the parent
+                    if "imported" in fact:  # meant for the parent
                         await self._learn(fact["imported"])
                     else:
                         yield fact
         finally:
             self._reading = False
             if self._code.done():
-                self._put_by()
+                self._store_unread()
 
-    async def _chunk(self) -> bytes:
-        """What was written next; empty at the end. After that the pipe is closed."""
+    async def _read_chunk(self) -> bytes:
+        """Return the next bytes written, or nothing at the end, when the pipe is closed."""
         while self._status >= 0:
-            over = self._code.done()
+            ended = self._code.done()
             try:
                 chunk = os.read(self._status, 1 << 16)
             except BlockingIOError:
-                if not over:
-                    await self._readable()
+                if not ended:
+                    await self._wait_readable()
                     continue
-                chunk = b""  # ended, and all is read: whoever else holds the pipe says nothing
+                chunk = b""  # ended, and all is read: other holders of the pipe report nothing
             if not chunk:
                 self.close()
             return chunk
-        kept, self._kept = self._kept, b""
-        return kept
+        unread, self._unread = self._unread, b""
+        return unread
 
-    async def _readable(self) -> None:
-        """Until there is something to read, or the process has ended."""
+    async def _wait_readable(self) -> None:
+        """Wait until there is something to read, or the process has ended."""
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._status, ready.set)
         waiting = asyncio.create_task(ready.wait())
@@ -98,44 +98,44 @@ class Began:
                 loop.remove_reader(self._status)
 
     async def end(self, grace: float) -> None:
-        known = set(proc.family(self.process))
-        asked = [member for member in known if member.group == self.pid]
+        known = set(proc.process_tree(self.process))
+        group = [member for member in known if member.group == self.pid]
         for number in (signal.SIGTERM, signal.SIGCONT):
-            proc.tell(asked, number)
-        until = time.monotonic() + grace
-        while not self._code.done() and (left := until - time.monotonic()) > 0:
-            await asyncio.wait({self._code}, timeout=min(_LOOK_AGAIN, left))
-            known |= set(proc.family(self.process))
+            proc.send_signal(group, number)
+        deadline = time.monotonic() + grace
+        while not self._code.done() and (remaining := deadline - time.monotonic()) > 0:
+            await asyncio.wait({self._code}, timeout=min(_CHECK_SECONDS, remaining))
+            known |= set(proc.process_tree(self.process))
         await proc.kill(known)
-        # Its parent tells when nothing is left of it; if that is stopped, what is seen counts.
-        await asyncio.wait({self._code}, timeout=_REPORTED_WITHIN)
+        # Its parent reports when nothing of it is left. If the parent is stopped, this view counts.
+        await asyncio.wait({self._code}, timeout=_REPORT_TIMEOUT_SECONDS)
         self.over(None)
 
     def then(self, call: Callable[[], None]) -> None:
-        """Call ``call`` when it has ended."""
+        """Call ``call`` when the process has ended."""
         self._code.add_done_callback(lambda _: call())
 
     def over(self, code: int | None) -> None:
-        """It has ended, with ``code``; the first word counts."""
+        """Record that the process has ended, with ``code``. Only the first call counts."""
         if not self._code.done():
             self._code.set_result(code)
         if not self._reading:
-            self._put_by()
+            self._store_unread()
 
     async def watch(self) -> None:
-        """Look for it until it is gone: nobody else will tell of its end."""
-        await proc.gone([self.process], float("inf"))
+        """Poll until the process is gone, for one whose parent can no longer report its end."""
+        await proc.wait_gone([self.process], float("inf"))
         self.over(None)
 
-    def _put_by(self) -> None:
-        """It has ended and nobody reads: keep what it told, and let the pipe go."""
+    def _store_unread(self) -> None:
+        """Keep the unread reports of an ended process that has no reader, and close the pipe."""
         while self._status >= 0:
             try:
                 chunk = os.read(self._status, 1 << 16)
             except BlockingIOError:
                 chunk = b""  # as in `_chunk`
-            self._kept += chunk
-            if not chunk or len(self._kept) >= _PIPEFUL:
+            self._unread += chunk
+            if not chunk or len(self._unread) >= _PIPE_BYTES:
                 self.close()
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class Began:
             self._status = -1
 
 
-def _fact(line: bytes) -> dict[str, Any] | None:
+def _parse_fact(line: bytes) -> dict[str, Any] | None:
     try:
         fact = json.loads(line)
     except ValueError:

@@ -1,12 +1,12 @@
-"""Which flow runs are due: fetched ahead, handed out at their time, never early.
+"""Queue of due flow runs: fetched ahead from Prefect, handed out at their time, never early.
 
 ::
 
     an event of the pool ─┐
-    every `Timing.poll` ──┼─► Prefect: scheduled within `AHEAD` ─► upcoming ─► at its time: take
-    a slot became free  ──┘
+    every `Timing.poll` ──┼─► fetch: scheduled within `FETCH_AHEAD_INTERVAL` ─► upcoming
+    a slot became free  ──┘                                        at its time: take ◄┘
 
-Events only shorten the wait: the scheduler's own inserts emit none, and a stream breaks.
+Events only shorten the wait: the scheduler's own inserts emit none, and a stream can break.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-AHEAD = timedelta(seconds=10)
-SLOWEST = 30.0
-"""Seconds between two polls of a Prefect that does not answer."""
+FETCH_AHEAD_INTERVAL = timedelta(seconds=10)
+MAX_POLL_INTERVAL_SECONDS = 30.0
+"""Seconds between two polls while Prefect does not answer."""
 
 
-class Intake:
-    """``take`` is called once for each run at its scheduled time."""
+class RunQueue:
+    """Queue that calls ``take`` once for each run at its scheduled time."""
 
     def __init__(
         self,
@@ -48,68 +48,68 @@ class Intake:
         self._client, self._pool, self._queues = client, pool, queues
         self._take = take
         self._upcoming: dict[UUID, tuple[datetime, FlowRun]] = {}
-        self._in_hand: dict[UUID, asyncio.Task[None]] = {}
+        self._taking: dict[UUID, asyncio.Task[None]] = {}
         self._taken: dict[UUID, float] = {}
-        self._again: dict[UUID, FlowRun] = {}
-        self._wanted = asyncio.Event()
+        self._take_again: dict[UUID, FlowRun] = {}
+        self._poll_now = asyncio.Event()
         self._changed = asyncio.Event()
         self.last_poll: datetime | None = None
 
     def hand(self, run: FlowRun) -> None:
-        """Take this run now, whatever time Prefect has for it; if it is being taken, once more."""
+        """Take this run now, whatever its time in Prefect; if it is being taken, once more."""
         self._upcoming.pop(run.id, None)
-        if run.id in self._in_hand:
-            self._again[run.id] = run
+        if run.id in self._taking:
+            self._take_again[run.id] = run
         else:
-            self._begin(run)
+            self._start(run)
 
     def poll_soon(self) -> None:
-        """Ask Prefect at once rather than at the next turn."""
-        self._wanted.set()
+        """Poll Prefect at once instead of after the interval."""
+        self._poll_now.set()
 
     async def poll(self) -> NoReturn:
-        """Ask again and again, until cancelled; a Prefect that is away is asked less often."""
+        """Poll until cancelled, less often while Prefect is unreachable."""
         wait = TIMING.poll.total_seconds()
         while True:
             try:
                 async with asyncio.timeout(wait):
-                    await self._wanted.wait()
+                    await self._poll_now.wait()
             except TimeoutError:
                 pass
-            self._wanted.clear()
+            self._poll_now.clear()
             try:
                 await self.look()
                 wait = TIMING.poll.total_seconds()
             except (httpx.HTTPError, ObjectNotFound) as error:
-                wait = min(wait * 2, SLOWEST)
+                wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
                 log.warning("Prefect cannot be polled: %s", error, extra={"action": "poll_failed"})
 
     async def look(self) -> None:
-        """One poll: what is upcoming now replaces what was."""
-        asked, before = time.monotonic(), SYSTEM.now() + AHEAD
-        found = await self._client.get_scheduled_flow_runs_for_work_pool(
+        """Poll once and replace the upcoming runs."""
+        polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
+        response = await self._client.get_scheduled_flow_runs_for_work_pool(
             work_pool_name=self._pool, work_queue_names=self._queues, scheduled_before=before
         )
-        self.last_poll = SYSTEM.now()
-        runs = [each.flow_run for each in found]
-        # An answer that was under way while a run was taken still holds it as scheduled.
-        self._taken = {each: at for each, at in self._taken.items() if at > asked}
-        busy = self._in_hand.keys() | self._taken.keys()
-        self._upcoming = {run.id: (_when(run), run) for run in runs if run.id not in busy}
+        self.last_poll = SYSTEM_CLOCK.now()
+        runs = [each.flow_run for each in response]
+        # A response in flight while a run was taken still lists it as scheduled.
+        self._taken = {each: at for each, at in self._taken.items() if at > polled_at}
+        busy = self._taking.keys() | self._taken.keys()
+        self._upcoming = {run.id: (_scheduled(run), run) for run in runs if run.id not in busy}
         self._changed.set()
 
     async def hand_out(self) -> NoReturn:
         """Take each run when its time has come, earliest first, until cancelled."""
         while True:
             self._changed.clear()
-            now = SYSTEM.now()
+            now = SYSTEM_CLOCK.now()
             due = [(when, run) for when, run in self._upcoming.values() if when <= now]
-            for _, run in sorted(due, key=lambda each: (each[0], expected(each[1]))):
+            for _, run in sorted(due, key=lambda each: (each[0], expected_start(each[1]))):
                 del self._upcoming[run.id]
-                self._begin(run)
+                self._start(run)
             first = min((when for when, _ in self._upcoming.values()), default=None)
             try:
-                # At most a second: a clock that is set must not let a run wait for the old time.
+                # At most a second, so that a change of the clock does not keep a run waiting.
                 async with asyncio.timeout(
                     None if first is None else min((first - now).total_seconds(), 1.0)
                 ):
@@ -117,34 +117,34 @@ class Intake:
             except TimeoutError:
                 pass
 
-    def _begin(self, run: FlowRun) -> None:
+    def _start(self, run: FlowRun) -> None:
         task = asyncio.create_task(self._take(run))
-        self._in_hand[run.id] = task
+        self._taking[run.id] = task
         task.add_done_callback(partial(self._done, run.id))
 
     def _done(self, run_id: UUID, task: asyncio.Task[None]) -> None:
-        self._in_hand.pop(run_id)
+        self._taking.pop(run_id)
         self._taken[run_id] = time.monotonic()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("not taken: %r", error, exc_info=error, extra={"action": "take_failed"})
-        if (again := self._again.pop(run_id, None)) is not None and not task.cancelled():
-            self._begin(again)
+        if (next_run := self._take_again.pop(run_id, None)) is not None and not task.cancelled():
+            self._start(next_run)
 
     async def finish(self) -> None:
-        """Wait for what was handed out and is not taken yet."""
-        while self._in_hand:
-            await asyncio.wait(self._in_hand.values())
+        """Wait until all runs that were handed out are taken."""
+        while self._taking:
+            await asyncio.wait(self._taking.values())
 
 
-def _when(run: FlowRun) -> datetime:
+def _scheduled(run: FlowRun) -> datetime:
     scheduled = run.next_scheduled_start_time or run.expected_start_time
-    return SYSTEM.now() if scheduled is None else _plain(scheduled)
+    return SYSTEM_CLOCK.now() if scheduled is None else _in_utc(scheduled)
 
 
-def expected(run: FlowRun) -> datetime:
-    """When the run was due, as Prefect knows it: waiting does not change it."""
-    return _when(run) if run.expected_start_time is None else _plain(run.expected_start_time)
+def expected_start(run: FlowRun) -> datetime:
+    """Return when the run was due, in UTC, as Prefect has it; waiting does not change it."""
+    return _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
 
 
-def _plain(instant: datetime) -> datetime:
+def _in_utc(instant: datetime) -> datetime:
     return datetime.fromtimestamp(instant.timestamp(), UTC)

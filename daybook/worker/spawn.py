@@ -1,16 +1,16 @@
-"""The launcher that starts a fresh interpreter for each task: slower, and right everywhere.
+"""Launcher that starts a fresh interpreter for each task: slower, and right on every system.
 
-The parent process is small then: it imports nothing, forks, and the child executes Python anew.
+Its parent process stays small: it imports nothing, forks, and the child executes Python anew.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from daybook.worker.nursery import Nursery
+from daybook.worker.nursery import ProcessLauncher
 
 
-class Spawner(Nursery):
-    """Starts a fresh interpreter."""
+class SpawnLauncher(ProcessLauncher):
+    """Launcher that starts a fresh interpreter."""
 
     preload: ClassVar[bool] = False

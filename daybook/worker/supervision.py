@@ -1,13 +1,13 @@
-"""One run's process from its start to what is written about its end (`docs/promise.md` 5, 8).
+"""Supervision of one run's process, from its start to its exit (promise.md 5: leases; 8: timeouts).
 
 ::
 
-    watch ─► the process ends by itself ─────────────────┐
-      │                                                  ├─► aftermath: what the ledger is told,
-      └► a cause to end it ─► its whole group is dead ───┘   and what Prefect is told
+    watch ─► the process ends by itself ─────────────────────┐
+      │                                                      ├─► `exit_handling`: record the outcome
+      └► a `StopCause` to end it ─► its whole group is dead ─┘   in the ledger, then in Prefect
 
-A cause is one of `Cause`; the first one counts. Nothing is settled before the group is gone, so no
-later attempt meets an earlier one.
+The first cause counts. No outcome is recorded before the group is gone, so no later attempt
+overlaps an earlier one.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from daybook.jobs.policy import Policy
 from daybook.ledger.states import TERMINAL, Status
 from daybook.processes.children import tail_of
 from daybook.timing import TIMING
-from daybook.worker.launch import Running
+from daybook.worker.launch import LaunchedProcess
 
 log = logging.getLogger(__name__)
 
 TAIL_LINES = 20
-PIPE_GRACE = 1.0
-"""Seconds in which the last facts arrive after the process has ended."""
+PIPE_GRACE_SECONDS = 1.0
+"""Seconds to wait for the last facts after the process has ended."""
 
 
-class Cause(StrEnum):
-    """Why a run's processes are ended from outside."""
+class StopCause(StrEnum):
+    """Why the worker ends a run's processes."""
 
     CANCEL = "cancelled"
     TIMEOUT = "the attempt's time was up and it did not end"
@@ -46,7 +46,7 @@ class Cause(StrEnum):
 
 @dataclass
 class Facts:
-    """What the process told so far (`daybook.execution.handover`)."""
+    """What the process has reported so far (`daybook.execution.handover`)."""
 
     attempt: int = 0
     running_since: float | None = None
@@ -56,23 +56,23 @@ class Facts:
 
 
 @dataclass(eq=False)
-class Watched:
-    """A running process of one flow run.
+class SupervisedRun:
+    """A supervised process of one flow run.
 
-    ``run_id`` is the ledger's run, "" for a flow that is not ours; ``holder`` is who holds it, as
-    the lease says; ``ends_at`` when its deadline passes, on this process's monotonic clock.
+    ``run_id`` is the ledger's run, "" for an external run; ``holder`` is the holder that the lease
+    names; ``ends_at`` is when the deadline passes, on this process's monotonic clock.
     """
 
     flow_run: Any
-    running: Running
+    running: LaunchedProcess
     run_id: str = ""
     holder: str = ""
     policy: Policy = field(default_factory=Policy)
     facts: Facts = field(default_factory=Facts)
     ends_at: float | None = None
-    cause: Cause | None = None
+    cause: StopCause | None = None
     exit_code: int | None = None
-    _was_over: bool = False
+    _was_terminal: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -84,29 +84,29 @@ class Watched:
         return bool(self.run_id)
 
     def ends_in(self, left: timedelta) -> None:
-        """The deadline passes in ``left`` from now."""
+        """Set the deadline to ``left`` from now."""
         self.ends_at = time.monotonic() + left.total_seconds()
 
-    def stop(self, cause: Cause) -> None:
-        """Have the group ended, for ``cause``; a later cause changes nothing."""
+    def stop(self, cause: StopCause) -> None:
+        """End the group for ``cause``. A later cause changes nothing."""
         if self.cause is None:
             self.cause = cause
             self._changed.set()
 
     def renewed(self, status: Status | None) -> None:
-        """What the ledger says of the run at a renewal; a refusal ends the group."""
-        if status is None or (status in TERMINAL and self._was_over):
-            self.stop(Cause.LOST)
-        # Between settling and ending a process still has something to do; not for a whole period.
-        self._was_over = status in TERMINAL
+        """Take the run's status at a lease renewal. None is a refusal, which ends the group."""
+        if status is None or (status in TERMINAL and self._was_terminal):
+            self.stop(StopCause.LOST)
+        # After it recorded its outcome, a process has work left, but not for a whole interval.
+        self._was_terminal = status in TERMINAL
 
     def tail(self) -> str:
-        """The last lines that the process printed."""
+        """Return the last lines that the process printed."""
         return tail_of(self.running.output, 0, TAIL_LINES).replace("\0", "\ufffd")
 
     async def watch(self) -> None:
-        """Until nothing of the process lives; ends it at its time, or when told to stop."""
-        reading = asyncio.create_task(self._read())
+        """Wait until no process of the run lives; end them at a timeout or after `stop`."""
+        reading = asyncio.create_task(self._read_facts())
         ended = asyncio.create_task(self.running.ended())
         try:
             while self.cause is None and not ended.done():
@@ -114,22 +114,22 @@ class Watched:
                 changed = asyncio.create_task(self._changed.wait())
                 await asyncio.wait(
                     {ended, changed},
-                    timeout=self._until_its_time(),
+                    timeout=self._seconds_to_next_stop(),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 changed.cancel()
-                self._look_at_the_clock()
+                self._stop_if_due()
             if not ended.done():
                 log.info("ending %s: %s", self.flow_run.name, self.cause)
-            # Also after an end of its own: what it began and left behind ends with it.
+            # Also after the process ended by itself: its descendants end with it.
             await self.running.end(0.0 if ended.done() else TIMING.stop_grace.total_seconds())
             self.exit_code = await ended
-            await asyncio.wait({reading}, timeout=PIPE_GRACE)
+            await asyncio.wait({reading}, timeout=PIPE_GRACE_SECONDS)
         finally:
             reading.cancel()
             ended.cancel()
 
-    async def _read(self) -> None:
+    async def _read_facts(self) -> None:
         async for fact in self.running.facts():
             facts = self.facts
             if "running" in fact:
@@ -139,7 +139,7 @@ class Watched:
                 facts.took = fact["took"]
             elif "changed" in fact:
                 facts.changed = True
-            elif "checking" in fact:  # bounded as an attempt is
+            elif "checking" in fact:  # bounded like an attempt
                 facts.running_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:
                 facts.running_since = None
@@ -147,28 +147,28 @@ class Watched:
                 facts.ended, facts.running_since = fact["ended"], None
             self._changed.set()
 
-    def _times(self) -> dict[Cause, float]:
-        times: dict[Cause, float] = {}
+    def _stop_times(self) -> dict[StopCause, float]:
+        times: dict[StopCause, float] = {}
         if self.facts.running_since is not None:
-            longest = (self.policy.timeout + TIMING.timeout_margin).total_seconds()
-            times[Cause.TIMEOUT] = self.facts.running_since + longest
+            limit = (self.policy.timeout + TIMING.timeout_margin).total_seconds()
+            times[StopCause.TIMEOUT] = self.facts.running_since + limit
         if self.ends_at is not None and not self.facts.ended:
-            times[Cause.DEADLINE] = self.ends_at
+            times[StopCause.DEADLINE] = self.ends_at
         return times
 
-    def _until_its_time(self) -> float | None:
-        first = min(self._times().values(), default=None)
+    def _seconds_to_next_stop(self) -> float | None:
+        first = min(self._stop_times().values(), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
 
-    def _look_at_the_clock(self) -> None:
+    def _stop_if_due(self) -> None:
         now = time.monotonic()
-        for cause, at in self._times().items():
+        for cause, at in self._stop_times().items():
             if at <= now:
                 self.stop(cause)
 
 
-def words_of_the_end(watched: Watched) -> str:
-    """How the process ended, for a person."""
+def describe_exit(watched: SupervisedRun) -> str:
+    """Describe how the process ended, for a person."""
     if watched.cause is not None:
         return str(watched.cause)
     code = watched.exit_code

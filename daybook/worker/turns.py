@@ -1,4 +1,4 @@
-"""A lock that the earliest run gets next, whoever asked for it first."""
+"""Lock that the earliest due run gets next, in whatever order the runs asked for it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from datetime import datetime
 from itertools import count
 
 
-class Turns:
-    """One claim at a time, by due time; claims of one due time in the order in which they came."""
+class EarliestFirstLock:
+    """One claim at a time, by due time; claims with the same due time in order of arrival."""
 
     def __init__(self) -> None:
         self._busy = False
         self._waiting: list[tuple[datetime, int, asyncio.Future[None]]] = []
-        self._numbers = count()
+        self._arrivals = count()
 
     @asynccontextmanager
     async def turn(self, due: datetime) -> AsyncIterator[None]:
         """Wait for the lock and hold it."""
         if self._busy:
-            mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiting, (due, next(self._numbers), mine))
+            ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (due, next(self._arrivals), ready))
             try:
-                await mine
+                await ready
             except asyncio.CancelledError:
-                if mine.done() and not mine.cancelled():
-                    self._pass_on()  # it was this one's turn already
+                if ready.done() and not ready.cancelled():
+                    self._pass_on()  # it had the lock already
                 raise
         self._busy = True
         try:
@@ -41,5 +41,5 @@ class Turns:
             *_, following = heapq.heappop(self._waiting)
             if not following.done():
                 following.set_result(None)
-                return  # still busy: nobody else may come in between
+                return  # still busy: no newcomer may come in between
         self._busy = False

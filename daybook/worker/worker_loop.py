@@ -1,15 +1,15 @@
-"""What a worker does from its start to its end.
+"""Main loop of a worker, from its start to its end.
 
 ::
 
-    intake ─► take ─► a process ─► watched ─► aftermath
-      ▲         ▲                    ▲
-      │         │                    └ the leases of all of them in one transaction, in time
-      │         └ a slot became free
-      └ events, and a poll every 2 s;  beside it a keeper, which leads or stands by
+    run queue ─► dispatch ─► a process ─► supervised ─► exit handling
+      ▲           ▲                        ▲
+      │           │                        └ their leases, renewed in one transaction, in time
+      │           └ a slot became free
+      └ events, and a poll every `Timing.poll`;  beside it a keeper, which leads or stands by
 
-Stopped, it takes nothing more, gives what is at work `Timing.shutdown_wait` to end by itself, then
-ends it: softly, then hard.
+When stopped, it takes no further run, gives active runs `Timing.shutdown_wait` to end by
+themselves, then ends them: SIGTERM first, SIGKILL later.
 """
 
 from __future__ import annotations
@@ -43,22 +43,24 @@ from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
 from daybook.runs import leases
 from daybook.timing import TIMING
 from daybook.worker import events, exit_handling, external_runs
-from daybook.worker.dispatcher import Taker
+from daybook.worker.dispatcher import Dispatcher
 from daybook.worker.launch import Launcher
-from daybook.worker.run_queue import Intake
-from daybook.worker.supervision import Cause, Watched
+from daybook.worker.run_queue import RunQueue
+from daybook.worker.supervision import StopCause, SupervisedRun
 
 log = logging.getLogger(__name__)
 
-FOREIGN_END = external_runs.HOOKS + 30.0
-"""Seconds that telling Prefect of a foreign run's end may take, its hooks included."""
+EXTERNAL_END_TIMEOUT_SECONDS = external_runs.HOOKS_TIMEOUT_SECONDS + 30.0
+"""Seconds that reporting an external run's end to Prefect may take, its hooks included."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a worker works: its name, its pool and that pool's queues (none: all), how many runs
-    it may have at once (None: any number), how many there may be in all, and how often in seconds
-    Prefect hears of it.
+class WorkerConfig:
+    """Configuration of a worker.
+
+    ``queues`` are the pool's queues to poll (none: all); ``limit`` is how many runs the worker may
+    have at once (None: any number); ``most`` is how many may be active in all; ``heartbeat`` is the
+    interval of its heartbeats to Prefect, in seconds.
     """
 
     name: str
@@ -70,9 +72,11 @@ class Place:
     heartbeat: float
 
 
-class Work:
-    """``sync`` tells Prefect that the worker lives; ``configure`` says what the pool wants of a
-    flow run that is not of a job.
+class WorkerLoop:
+    """A worker's main loop.
+
+    ``sync`` sends the worker's heartbeat to Prefect; ``configure`` returns the pool's process
+    settings for an external run.
     """
 
     def __init__(
@@ -80,24 +84,24 @@ class Work:
         ledger: Ledger,
         client: PrefectClient,
         launcher: Launcher,
-        place: Place,
+        place: WorkerConfig,
         *,
         sync: Callable[[], Coroutine[Any, Any, Any]],
-        configure: external_runs.Configure,
+        configure: external_runs.ResolveProcessSpec,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
-        self._place, self._sync, self._configure = place, sync, configure
+        self._config, self._sync, self._configure = place, sync, configure
         self._holder = leader.new_holder()
-        self._watched: dict[str, Watched] = {}
-        self._after: set[asyncio.Task[None]] = set()
+        self._watched: dict[str, SupervisedRun] = {}
+        self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
         self._taking: dict[str, bool] = {}
-        """Flow runs that are being started, and whether a cancel was heard of meanwhile."""
-        self._turned_away = False
-        self._going, self._stopping = False, False
-        self._calling = self._call_again = False
-        self._hurry = asyncio.Event()
-        self._taker = Taker(
+        """Flow runs that are being started, and whether a cancellation arrived meanwhile."""
+        self._refused_external = False
+        self._running, self._stopping = False, False
+        self._waking = self._wake_again = False
+        self._force_stop = asyncio.Event()
+        self._dispatcher = Dispatcher(
             ledger,
             client,
             launcher,
@@ -105,95 +109,95 @@ class Work:
             most=place.most,
             free=self._has_room,
             watch=self._watch,
-            call_up=self._next,
+            call_up=self._fill_slot,
         )
-        self._caring = (self._renew, self._beat, self._cancels_in_prefect)
-        """What runs at work need: leases, a sign of life, and the net under cancels."""
-        self.intake = Intake(client, place.pool, place.queues, self._take)
+        self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
+        """Upkeep of active runs: leases, heartbeat, and polling for missed cancellations."""
+        self.intake = RunQueue(client, place.pool, place.queues, self._take)
         self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
 
     async def go_on(self) -> NoReturn:
-        """Until cancelled; `wind_up` comes after it."""
-        self._going = True
+        """Work until cancelled. Call `shutdown` afterwards."""
+        self._running = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self.intake.hand_out())
             group.create_task(self.intake.poll())
-            group.create_task(self._leftovers())
+            group.create_task(self._handle_leftovers())
             group.create_task(self.keeper.go_on())
-            for work in self._caring:
+            for work in self._upkeep:
                 group.create_task(work())
-            if self._place.pool_id is not None:
-                group.create_task(events.listen(self._place.pool_id, self._heard))
+            if self._config.pool_id is not None:
+                group.create_task(events.listen(self._config.pool_id, self._on_event))
             self.intake.poll_soon()
         raise AssertionError("its tasks end by cancelling only")
 
     async def once(self) -> None:
-        """Take what is due now, and see it to its end."""
+        """Take the runs that are due now, and wait until they have ended."""
         await self.intake.look()
         taking = asyncio.create_task(self.intake.hand_out())
         await asyncio.sleep(0)
         taking.cancel()
         await self.intake.finish()
-        async with self._care():
+        async with self._keep_up():
             await self._all_ended()
 
     def _has_room(self) -> bool:
-        at_work = len(self._watched) + self._taker.starting
-        return self._place.limit is None or at_work < self._place.limit
+        at_work = len(self._watched) + self._dispatcher.starting
+        return self._config.limit is None or at_work < self._config.limit
 
     async def _take(self, run: FlowRun) -> None:
         if str(run.id) in self._watched or self._stopping:
             return
         self._taking[str(run.id)] = False
         try:
-            if await self._taker.take(run):
+            if await self._dispatcher.take(run):
                 return
             if not self._has_room():
-                self._turned_away = True  # nobody else wakes it
+                self._refused_external = True  # no other process wakes it
             else:
-                self._taker.starting += 1
+                self._dispatcher.starting += 1
                 try:
                     await external_runs.start(
-                        self._taker, self._client, run, self._configure, self._mark
+                        self._dispatcher, self._client, run, self._configure, self._mark
                     )
                 finally:
-                    self._taker.starting -= 1
+                    self._dispatcher.starting -= 1
         finally:
             del self._taking[str(run.id)]
 
     @property
     def _mark(self) -> str:
-        """Before the pid in the `infrastructure_pid` of runs that have no lease."""
-        return f"{self._place.name}:{self._holder.rpartition(':')[2]}"
+        """Return the part before the pid in the `infrastructure_pid` of runs that have no lease."""
+        return f"{self._config.name}:{self._holder.rpartition(':')[2]}"
 
-    def _watch(self, watched: Watched) -> None:
+    def _watch(self, watched: SupervisedRun) -> None:
         self._watched[watched.flow_run_id] = watched
         if self._taking.get(watched.flow_run_id):
-            watched.stop(Cause.CANCEL)
-        task = asyncio.create_task(self._see_to_the_end(watched))
-        self._after.add(task)
-        task.add_done_callback(self._after.discard)
+            watched.stop(StopCause.CANCEL)
+        task = asyncio.create_task(self._supervise(watched))
+        self._exits.add(task)
+        task.add_done_callback(self._exits.discard)
 
-    async def _see_to_the_end(self, watched: Watched) -> None:
+    async def _supervise(self, watched: SupervisedRun) -> None:
         try:
             await watched.watch()
             if watched.ours:
-                await exit_handling.settle(self._ledger, self._client, watched)
+                await exit_handling.handle_exit(self._ledger, self._client, watched)
             else:
-                # Where Prefect is away for longer, `leftovers` tells it.
-                async with asyncio.timeout(FOREIGN_END):
-                    await external_runs.ended(self._client, self._launcher, watched)
-            self._tell_tail(watched)
+                # If Prefect is unreachable for longer, `stale_runs.handle_stale_runs` does.
+                async with asyncio.timeout(EXTERNAL_END_TIMEOUT_SECONDS):
+                    await external_runs.report_end(self._client, self._launcher, watched)
+            self._log_tail(watched)
         except Exception:
-            # The lease runs out, and whoever judges it then has the run.
+            # The lease expires, and its judge then decides about the run.
             log.exception("the end of %s was not written down", watched.flow_run.name)
         finally:
             with suppress(OSError):
                 watched.running.output.unlink()
             del self._watched[watched.flow_run_id]
-            await self._next()
+            await self._fill_slot()
 
-    def _tell_tail(self, watched: Watched) -> None:
+    def _log_tail(self, watched: SupervisedRun) -> None:
         if watched.exit_code == 0 and watched.cause is None:
             return
         tail = watched.tail()
@@ -201,114 +205,114 @@ class Work:
             logger = flow_run_logger(watched.flow_run)
             logger.error("The last lines of its process:\n%s", tail)
 
-    async def _next(self) -> None:
-        """A slot is free: the run that waited longest gets it (`docs/promise.md` 12).
+    async def _fill_slot(self) -> None:
+        """Give a free slot to the run that waited longest (promise.md 12: earliest due time first).
 
-        While this is at work for one slot, it is told once that there are more.
+        Calls during a call are merged into one more pass.
         """
-        self._call_again = True
-        if self._calling:
+        self._wake_again = True
+        if self._waking:
             return
-        self._calling = True
+        self._waking = True
         try:
-            while self._call_again and not self._stopping:
-                self._call_again = False
-                await self._call_up()
+            while self._wake_again and not self._stopping:
+                self._wake_again = False
+                await self._wake_next()
         except (DaybookError, httpx.HTTPError) as error:
             log.warning("nobody was woken: %s", error)
         finally:
-            self._calling = False
+            self._waking = False
 
-    async def _call_up(self) -> None:
-        most = self._place.most
-        woken = await scheduled_runs.wake(self._ledger, self._client, most, at_hand=self._hand)
-        if woken or self._turned_away:
-            self._turned_away = False
+    async def _wake_next(self) -> None:
+        most = self._config.most
+        woken = await scheduled_runs.wake(self._ledger, self._client, most, at_hand=self._hand_out)
+        if woken or self._refused_external:
+            self._refused_external = False
             self.intake.poll_soon()
 
-    def _hand(self, row: RunRow) -> bool:
-        """Start a run that this worker has set back: nothing has to be moved in Prefect for it."""
-        run = self._taker.waiting(row) if self._going and self._has_room() else None
+    def _hand_out(self, row: RunRow) -> bool:
+        """Start a run that this worker rescheduled, without moving it in Prefect."""
+        run = self._dispatcher.waiting(row) if self._running and self._has_room() else None
         if run is None:
             return False
         self.intake.hand(run)
         return True
 
-    async def _heard(self, flow_run_id: str, state: str) -> None:
-        if state in events.SCHEDULED:
+    async def _on_event(self, flow_run_id: str, state: str) -> None:
+        if state in events.SCHEDULED_STATE_NAMES:
             self.intake.poll_soon()
             return
         if state in {"Cancelling", "Cancelled"}:
             if flow_run_id in self._taking:
                 self._taking[flow_run_id] = True
             if flow_run_id in self._watched:
-                self._watched[flow_run_id].stop(Cause.CANCEL)
-        if state in events.ENDED and flow_run_id not in self._watched:
-            await self._quietly(ended_runs.one(self._ledger, self._client, flow_run_id))
+                self._watched[flow_run_id].stop(StopCause.CANCEL)
+        if state in events.ENDED_STATE_NAMES and flow_run_id not in self._watched:
+            await self._log_errors(ended_runs.record_end(self._ledger, self._client, flow_run_id))
 
-    async def _beat(self) -> NoReturn:
-        """Prefect's heartbeat of a worker, and what it says of the pool."""
+    async def _send_heartbeats(self) -> NoReturn:
+        """Send Prefect's heartbeat of a worker and read the pool's settings."""
         while True:
-            await asyncio.sleep(self._place.heartbeat)
-            await self._quietly(self._sync())
+            await asyncio.sleep(self._config.heartbeat)
+            await self._log_errors(self._sync())
 
     async def _renew(self) -> NoReturn:
-        """Keep the leases of what is watched; end what lost its own."""
+        """Renew the leases of supervised runs, and stop those that lost theirs."""
         while True:
             await asyncio.sleep(TIMING.lease_check.total_seconds())
             since = time.monotonic() - self._renewed
-            ours = {w.run_id: w for w in self._watched.values() if w.ours}
-            if not ours:
+            claimed = {w.run_id: w for w in self._watched.values() if w.ours}
+            if not claimed:
                 self._renewed = time.monotonic()
                 continue
             if since >= TIMING.rerun_stop.total_seconds():
-                for watched in ours.values():
+                for watched in claimed.values():
                     if watched.policy.on_lost == "rerun":
-                        watched.stop(Cause.LOST)
+                        watched.stop(StopCause.LOST)
             if since < TIMING.run_lease_renewal.total_seconds():
                 continue
             try:
-                known = await leases.renew_all(self._ledger, self._holder, list(ours))
+                statuses = await leases.renew_all(self._ledger, self._holder, list(claimed))
             except Exception as error:
-                # Whatever it is: the next turn tries again, and the leases are longer than that.
+                # Any error: the next turn tries again, and leases last longer than that.
                 log.warning("leases are not renewed: %s", error, extra={"action": "not_renewed"})
                 continue
             self._renewed = time.monotonic()
-            for run_id, watched in ours.items():
-                watched.renewed(known.get(run_id))
+            for run_id, watched in claimed.items():
+                watched.renewed(statuses.get(run_id))
 
-    async def _leftovers(self) -> NoReturn:
+    async def _handle_leftovers(self) -> NoReturn:
         while True:
-            await self._quietly(
-                stale_runs.leftovers(
+            await self._log_errors(
+                stale_runs.handle_stale_runs(
                     self._ledger,
                     self._client,
-                    self._place.pool,
-                    self._place.name,
+                    self._config.pool,
+                    self._config.name,
                     supervised=lambda: self._watched.keys() | self._taking.keys(),
                 )
             )
             await asyncio.sleep(TIMING.leftover_check.total_seconds())
 
-    async def _cancelled_in_prefect(self) -> None:
-        """The net under the events: a cancel that was not heard of."""
+    async def _stop_cancelled(self) -> None:
+        """Stop runs whose cancellation event was missed."""
         if not self._watched:
             return
         stopping = [StateType.CANCELLING, StateType.CANCELLED]
-        found = await self._client.read_flow_runs(
+        runs = await self._client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
                 id=FlowRunFilterId(any_=[UUID(each) for each in self._watched]),
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=stopping)),
             ),
         )
-        for run in found:
+        for run in runs:
             watched = self._watched.get(str(run.id))
-            # The process of a skipped run ends by itself: it has just set that state.
+            # The process of a skipped run has just set that state itself, and ends.
             if watched is not None and states.is_being_cancelled(run.state):
-                watched.stop(Cause.CANCEL)
+                watched.stop(StopCause.CANCEL)
 
-    async def _quietly(self, work: Coroutine[Any, Any, Any]) -> None:
-        """What fails here is tried again at the next turn."""
+    async def _log_errors(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Await ``work`` and log a failure; the next turn tries again."""
         try:
             await work
         except (Unreachable, httpx.HTTPError) as error:
@@ -317,43 +321,43 @@ class Work:
             log.exception("a pass failed")
 
     def hurry(self) -> None:
-        """What is at work gets no time to end by itself."""
-        self._hurry.set()
+        """End active runs at once instead of waiting for them."""
+        self._force_stop.set()
 
     async def wind_up(self) -> None:
-        """Take nothing more; wait for what is at work, end what goes on, write it down."""
+        """Take no further run; wait for active runs, end the rest and record their outcomes."""
         self._stopping = True
-        async with self._care():
+        async with self._keep_up():
             await self.intake.finish()
-            if self._after:
-                longest = TIMING.shutdown_wait.total_seconds()
-                log.info("waiting %g s for %d runs at work", longest, len(self._watched))
-                hurry = asyncio.create_task(self._hurry.wait())
+            if self._exits:
+                limit = TIMING.shutdown_wait.total_seconds()
+                log.info("waiting %g s for %d runs at work", limit, len(self._watched))
+                forced = asyncio.create_task(self._force_stop.wait())
                 done = asyncio.create_task(self._all_ended())
                 await asyncio.wait(
-                    {done, hurry}, timeout=longest, return_when=asyncio.FIRST_COMPLETED
+                    {done, forced}, timeout=limit, return_when=asyncio.FIRST_COMPLETED
                 )
-                hurry.cancel()
+                forced.cancel()
                 done.cancel()
             for watched in list(self._watched.values()):
-                watched.stop(Cause.SHUTDOWN)
+                watched.stop(StopCause.SHUTDOWN)
             await self._all_ended()
 
     @asynccontextmanager
-    async def _care(self) -> AsyncIterator[None]:
-        """What runs at work need while nothing new is taken."""
-        caring = [asyncio.create_task(work()) for work in self._caring]
+    async def _keep_up(self) -> AsyncIterator[None]:
+        """Keep up active runs while no new run is taken."""
+        tasks = [asyncio.create_task(work()) for work in self._upkeep]
         try:
             yield
         finally:
-            for each in caring:
+            for each in tasks:
                 each.cancel()
 
-    async def _cancels_in_prefect(self) -> NoReturn:
+    async def _poll_cancellations(self) -> NoReturn:
         while True:
-            await self._quietly(self._cancelled_in_prefect())
+            await self._log_errors(self._stop_cancelled())
             await asyncio.sleep(TIMING.cancel_check.total_seconds())
 
     async def _all_ended(self) -> None:
-        while self._after:
-            await asyncio.wait(self._after)
+        while self._exits:
+            await asyncio.wait(self._exits)

@@ -1,17 +1,17 @@
-"""The launcher that forks: Prefect and our flows are imported once, and each child begins there.
+"""Launcher that forks a preloaded parent: Prefect and Daybook's flows are imported once, for all.
 
-What is imported must start no thread, because a fork copies one thread only; `launch.best` looks.
-A child that is begun while there are more is a fresh interpreter after all.
+These imports must not start a thread, because a fork copies only one thread; `launch.open_launcher`
+checks that. While the parent has more threads, a child is a fresh interpreter instead.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from daybook.worker.nursery import Nursery
+from daybook.worker.nursery import ProcessLauncher
 
 
-class Zygote(Nursery):
-    """Forks a process that is ready to go."""
+class ForkLauncher(ProcessLauncher):
+    """Launcher that forks a process with everything imported."""
 
     preload: ClassVar[bool] = True

@@ -24,7 +24,7 @@ async def test_of_the_process_of_a_run_at_work(world: World) -> None:
     await world.prefect.custom_run(job)
     pid = await agent.says("running")
     (head,) = worker.heads()
-    assert pid in {each.pid for each in proc.family(head)}
+    assert pid in {each.pid for each in proc.process_tree(head)}
     os.kill(head.pid, signal.SIGKILL)
     row = await world.ends(job, "unknown", within=SEEN)
     assert row.reason == "its process was ended by SIGKILL"
@@ -70,7 +70,7 @@ async def test_of_the_process_that_begins_them(world: World) -> None:
     (head,) = worker.heads()
     zygote = worker.zygote
     os.kill(zygote.pid, signal.SIGKILL)
-    assert await proc.gone([zygote], 5.0) == []
+    assert await proc.wait_gone([zygote], 5.0) == []
     # What was at work goes on, and what comes next has a new one to begin it.
     other = await world.agents.add(WORKS)
     following = await world.deploy(on_demand=True, agent=other.name)

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.processes import proc
 from tests.conftest import PrefectServer
@@ -56,7 +56,7 @@ class Seen:
 
 
 async def run_on(seconds: float) -> None:
-    await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=seconds))
+    await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=seconds))
 
 
 async def seen(world: World, row: RunRow, effects: int) -> Seen:
@@ -83,7 +83,7 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
     left = [process for pid in pids if (process := proc.find(pid)) is not None]
     assert len(left) == 2
     await world.workers.begin()
-    began = SYSTEM.now()
+    began = SYSTEM_CLOCK.now()
     await end(worker)
 
     async def at_its_end() -> Seen:
@@ -95,7 +95,7 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
         # Not before the first one was gone.
         assert not alive(pids[1])
         again.let_go()
-        left = JUDGED + SEEN - (SYSTEM.now() - began).total_seconds()
+        left = JUDGED + SEEN - (SYSTEM_CLOCK.now() - began).total_seconds()
         row = await world.ends(rerun, "succeeded", within=left)
         return await seen(world, row, again.had)
 
@@ -105,7 +105,7 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
         return await seen(world, row, before.had)
 
     async def all_gone() -> None:
-        assert await proc.gone(left, ENDED) == []
+        assert await proc.wait_gone(left, ENDED) == []
 
     found = await asyncio.gather(at_its_end(), again_somewhere(), begun_elsewhere(), all_gone())
     return dict(zip(("running", "rerun", "claimed"), found[:3], strict=True))
@@ -170,7 +170,7 @@ async def without_the_interpreter(world: World) -> dict[str, Seen]:
     await run_on(2 * SHORT.run_lease.total_seconds() + 5.0)
     row = await world.row(job)
     assert row.lease_until is not None
-    assert row.lease_until > SYSTEM.now()
+    assert row.lease_until > SYSTEM_CLOCK.now()
     os.kill(head.pid, signal.SIGCONT)
     agent.let_go()
     row = await world.ends(job, "succeeded", within=SEEN)

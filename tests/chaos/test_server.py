@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.home import Home
 from daybook.operations import server
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes.children import Child
 from tests.servers import free_port, migrate
 from tests.timings import SHORT
@@ -30,7 +30,7 @@ pytestmark = [
 
 async def begun(home: Home, port: int) -> Child:
     child = await server.start(migrate(home), port)
-    await server.healthy(server.api_url(port), child=child)
+    await server.wait_until_healthy(server.api_url(port), child=child)
     return child
 
 
@@ -39,7 +39,7 @@ async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
 ) -> None:
     home, port = Home(tmp_path_factory.mktemp("server")), free_port()
     child = await begun(home, port)
-    here = PrefectHere(server.api_url(port), server.ui_url(port))
+    here = SelectedPrefect(server.api_url(port), server.ui_url(port))
     try:
         with temporary_settings({PREFECT_API_URL: here.api_url}):
             async with at_prefect(tmp_path, here, timing=SHORT) as world:

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 from chaos import callbacks
 from chaos.callbacks import HANGS, REFUSALS, Callbacks
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.tables import OutboxRow, RunRow
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +50,7 @@ class Sender:
     ) -> int:
         """One callback; the status code of the answer, 0 when there is none."""
         told = {"id": RUN, "status": status, "event": event, "corrects": None, **of}
-        body, now = json.dumps(told), SYSTEM.now()
+        body, now = json.dumps(told), SYSTEM_CLOCK.now()
         path = "completed" if event == "completed" else "other"
         headers = {
             "webhook-id": message,

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import destinations
 from daybook.home import Home
 from daybook.operations import setup
@@ -58,9 +58,9 @@ def valid(secret: str, request: Request) -> bool:
 
 
 async def forget(client: Any) -> None:
-    for each in await destinations.every(client, SYSTEM.now()):
+    for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
         await destinations.remove(client, each["name"])
-    for each in await secrets.every(client):
+    for each in await secrets.list_secrets(client):
         await secrets.remove(client, each["name"])
 
 
@@ -109,7 +109,7 @@ def test_a_destination_signs_with_its_own_secret_and_rotates(
 
     rotated = daybook(*DESTINATIONS, "rotate", name)
     until = datetime.fromisoformat(rotated["rotating_until"])
-    assert timedelta(hours=23) < until - SYSTEM.now() <= timedelta(hours=24)
+    assert timedelta(hours=23) < until - SYSTEM_CLOCK.now() <= timedelta(hours=24)
     (listed,) = daybook(*DESTINATIONS, "list")
     assert listed["rotating_until"] == rotated["rotating_until"]
     daybook(*DESTINATIONS, "test", name)
@@ -261,7 +261,7 @@ async def test_a_run_says_to_whom_it_was_told_and_ends_as_the_run_does(
         )
         row = await claims.request(world.ledger, job, "once", "manual")
         run = await world.prefect.keyed_run(job, f"{world.ledger.id}:{row.occurrence}:1")
-        await claims.carried_by(world.ledger, row, str(run.id))
+        await claims.link_prefect_run(world.ledger, row, str(run.id))
         await world.workers.executed(run)
 
         ended, said = await asked_to_wait(job.row.name, "once", "--json")

@@ -25,7 +25,7 @@ from daybook.ledger.tables import RunRow
 from daybook.operations import server
 from daybook.prefect import deployment as deployments
 from daybook.prefect import parameter_schema, reconcile
-from daybook.schedules.descriptions import in_words
+from daybook.schedules.descriptions import describe
 from tests.servers import free_port, migrate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
@@ -81,7 +81,7 @@ async def machine(daybook_home: Home, tmp_path: Path) -> AsyncIterator[Machine]:
     port = free_port()
     child = await server.start(migrate(daybook_home), port)
     try:
-        await server.healthy(server.api_url(port), child=child)
+        await server.wait_until_healthy(server.api_url(port), child=child)
         environment = {
             **server.environment(daybook_home, port),
             "DAYBOOK_HOME": str(daybook_home.path),
@@ -104,7 +104,7 @@ async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
     assert machine.home.path.joinpath("ledger.db").exists()
     async with machine.client() as client:
         first = await client.read_deployment_by_name("agent-prompt/on-demand")
-        assert not deployments.carrier_differs("agent-prompt", first)
+        assert not deployments.execution_fields_differ("agent-prompt", first)
         assert (first.parameters, first.schedules, first.paused) == ({}, [], False)
         agents = await client.read_block_documents_by_type("daybook-offline-agent")
         pool = await client.read_work_pool("daybook")
@@ -161,25 +161,25 @@ async def test_what_is_deployed_with_a_prompt_is_a_job_and_stays_the_same_one(
     await machine.deploy()
     address = f"sqlite+aiosqlite:///{machine.home.path / 'ledger.db'}"
     async with Ledger(address) as ledger, machine.client() as client:
-        report = await reconcile.everything(ledger, client)
+        report = await reconcile.reconcile_all(ledger, client)
         assert report.adopted == ["morning"]
         kinds = ("agent-prompt", "heartbeat", "tool-call", "webhook")
         assert sorted(report.foreign) == [f"{kind}/on-demand" for kind in kinds]
         async with ledger.read() as session:
-            (before,) = await stored.every(session)
+            (before,) = await stored.all_jobs(session)
         tag = f"daybook:{ledger.id}"
         assert (before.row.owner, before.row.tags) == ("prefect", ["team"])
         assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
 
         await machine.deploy()  # which sets all back to what the file says, our tag as well
         assert (await client.read_deployment_by_name("agent-prompt/morning")).tags == ["team"]
-        report = await reconcile.everything(ledger, client)
+        report = await reconcile.reconcile_all(ledger, client)
         assert (report.adopted, report.failed, report.refused) == ([], {}, {})
         async with ledger.read() as session:
-            (after,) = await stored.every(session)
+            (after,) = await stored.all_jobs(session)
         assert (after.id, after.job) == (before.id, before.job)
         assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
-        assert (await reconcile.everything(ledger, client)).writes == 0
+        assert (await reconcile.reconcile_all(ledger, client)).writes == 0
 
 
 def test_the_yaml_says_what_sync_says() -> None:
@@ -190,18 +190,18 @@ def test_the_yaml_says_what_sync_says() -> None:
         parameter_schema.entrypoint(kind) for kind in parameter_schema.PROTOTYPES
     ]
     for deployment in content["deployments"]:
-        assert deployment["work_pool"] == {"name": parameter_schema.POOL}
+        assert deployment["work_pool"] == {"name": parameter_schema.WORK_POOL}
         # Without it a person at a terminal is asked for schedules.
         assert deployment["schedules"] == []
 
 
 def test_every_example_is_a_job() -> None:
-    from daybook.clock import SYSTEM
+    from daybook.clock import SYSTEM_CLOCK
 
     folder = repository.root() / "deployments" / "jobs"
     files = sorted(folder.glob("*.yaml"))
     assert [file.name for file in files] == ["example.yaml"]
     (fields,) = jobs_file.read(files[0])
-    job = new_job(now=SYSTEM.now(), default_timezone="America/New_York", **fields)
+    job = new_job(now=SYSTEM_CLOCK.now(), default_timezone="America/New_York", **fields)
     assert job.name == "first-light"
-    assert in_words(job.schedule) == "at 09:00 every day, America/New_York"
+    assert describe(job.schedule) == "at 09:00 every day, America/New_York"

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -112,7 +112,7 @@ async def _logged(client: Any, flow_run_id: UUID, *wanted: str) -> None:
             lines = [log.message for log in await client.read_logs(of_run)]
             if all(any(each in line for line in lines) for each in wanted):
                 return
-            await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.1))
 
 
 async def _pool_is_there(client: Any) -> None:
@@ -124,7 +124,7 @@ async def _pool_is_there(client: Any) -> None:
                 await client.read_work_pool(STRANGERS)
                 return
             except ObjectNotFound:
-                await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
+                await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.1))
 
 
 @pytest.mark.timeout(400)
@@ -141,7 +141,7 @@ async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: An
         flow_id,
         name="for-a-stranger",
         parameters={"prompt": "Hello?"},
-        **parameter_schema.carrier("agent-prompt") | {"work_pool_name": STRANGERS},
+        **parameter_schema.execution_fields("agent-prompt") | {"work_pool_name": STRANGERS},
     )
     try:
         asked = await client.create_flow_run_from_deployment(deployment, state=Scheduled())

@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from daybook.cli.main import INTERRUPTED
+from daybook.cli.main import EXIT_INTERRUPTED
 from daybook.home import Home
 from tests import providers
 from tests.conftest import REPOSITORY
@@ -225,7 +225,7 @@ def _until_interrupted(command: list[str]) -> int:
             if address := re.search(r"http://\S+", line):
                 httpx.get(address[0], timeout=60, trust_env=False)
                 child.send_signal(signal.SIGINT)
-        return 0 if child.wait() == INTERRUPTED else child.returncode
+        return 0 if child.wait() == EXIT_INTERRUPTED else child.returncode
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def test_no_process_and_no_agent_has_the_credential_in_its_environment(up: Up) -
     assert secret not in said
     head = proc.find(up.process.pid)
     assert head is not None
-    family = proc.family(head)
+    family = proc.process_tree(head)
     assert len(family) >= 5  # up, server, web, worker, and what starts the runs
     for each in family:
         folder = Path(f"/proc/{each.pid}")

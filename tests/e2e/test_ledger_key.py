@@ -36,7 +36,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 
 async def _forget(client: Any) -> None:
-    for each in await documents.every(client, secrets.TYPE):
+    for each in await documents.list_documents(client, secrets.TYPE):
         await client.delete_block_document(each.id)
 
 
@@ -55,7 +55,7 @@ async def _lose(client: Any, home: Home, name: str) -> None:
     """As if Prefect had lost this one only: its copy was made below another type."""
     with _opened(home) as opened:
         opened.execute("UPDATE block_copies SET type_id = 'another' WHERE name = ?", (name,))
-    found = await documents.named(client, secrets.TYPE, name)
+    found = await documents.find(client, secrets.TYPE, name)
     assert found is not None
     await client.delete_block_document(found.id)
 
@@ -95,7 +95,7 @@ async def test_with_a_new_key_what_prefect_holds_is_copied_again(
         row = await copies.get(session, (secrets.SLUG, "ops"))
     assert key is not None
     assert row is not None
-    assert copies.data(row, key) == {"value": "s3cr3t", "hosts": HOSTS}
+    assert copies.decrypt(row, key) == {"value": "s3cr3t", "hosts": HOSTS}
 
 
 async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(

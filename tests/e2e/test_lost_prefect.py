@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from daybook.home import Home
-from daybook.keeper.blocks import TYPES
+from daybook.keeper.blocks import BLOCK_TYPES
 from tests.e2e.first_light import Up
 from tests.providers import KEY, Provider, provider
 from tests.receiver import Receiver, Request, serving
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.
 
 VALUE = "s3cr3t-of-the-api"
 EDITED = "s3cr3t-that-was-edited-in-the-ui"
-SLUGS = [each.slug for each in TYPES]
+SLUGS = [each.slug for each in BLOCK_TYPES]
 TIME = [sys.executable, "-m", "mcp_server_time", "--local-timezone", "Europe/Berlin"]
 
 

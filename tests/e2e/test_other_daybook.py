@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from daybook.api import runs, sync
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.jobs import store
@@ -58,12 +58,12 @@ async def beat(client: Any) -> AsyncIterator[Beat]:
     begun: list[str] = []
 
     async def online(name: str) -> None:
-        await client.send_worker_heartbeat(parameter_schema.POOL, name, 60.0)
+        await client.send_worker_heartbeat(parameter_schema.WORK_POOL, name, 60.0)
         begun.append(name)
 
     yield online
     for name in begun:
-        await client.request("DELETE", f"/work_pools/{parameter_schema.POOL}/workers/{name}")
+        await client.request("DELETE", f"/work_pools/{parameter_schema.WORK_POOL}/workers/{name}")
 
 
 async def ledger_with(name: str, file: Path) -> Ledger:
@@ -78,7 +78,7 @@ async def ledger_with(name: str, file: Path) -> Ledger:
 async def of_another_home(client: Any, folder: Path) -> str:
     ledger = await ledger_with("theirs", folder / "other.db")
     async with ledger:
-        await reconcile.everything(ledger, client)
+        await reconcile.reconcile_all(ledger, client)
     return ledger.id
 
 
@@ -97,14 +97,14 @@ async def test_a_worker_leaves_a_pool_that_has_jobs_of_others_only(
     client: Any, mine: Ledger, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InvalidInput, match=rf"jobs of another ledger \({other[:8]}\) and none"):
-        await work_pool.check(client, parameter_schema.POOL, mine.id)
+        await work_pool.check_ledger(client, parameter_schema.WORK_POOL, mine.id)
     async with mine:
-        await reconcile.everything(mine, client)
-    await work_pool.check(client, parameter_schema.POOL, mine.id)
+        await reconcile.reconcile_all(mine, client)
+    await work_pool.check_ledger(client, parameter_schema.WORK_POOL, mine.id)
     # Nor does it leave one where those of others are as many as are looked at.
     for looked_at in (1, 2):
-        monkeypatch.setattr(work_pool, "LOOKED_AT", looked_at)
-        await work_pool.check(client, parameter_schema.POOL, mine.id)
+        monkeypatch.setattr(work_pool, "MAX_DEPLOYMENTS_READ", looked_at)
+        await work_pool.check_ledger(client, parameter_schema.WORK_POOL, mine.id)
 
 
 async def findings(check: str) -> list[dict[str, Any]]:
@@ -184,7 +184,7 @@ async def test_among_many_deployments_of_others_our_own_is_found(
     client: Any, mine: Ledger, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sync.sync()
-    monkeypatch.setattr(work_pool, "LOOKED_AT", 1)
+    monkeypatch.setattr(work_pool, "MAX_DEPLOYMENTS_READ", 1)
     for ledger_id, has_ours in ((mine.id, True), (other, True), ("nobody", False)):
         assert (await work_pool.read(client, ledger_id)).has_ours is has_ours
 
@@ -193,14 +193,14 @@ async def test_among_many_deployments_of_others_our_own_is_found(
 async def test_a_pool_of_another_type_is_named(client: Any, mine: Ledger) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate
 
-    await client.delete_work_pool(parameter_schema.POOL)
-    await client.create_work_pool(WorkPoolCreate(name=parameter_schema.POOL, type="process"))
+    await client.delete_work_pool(parameter_schema.WORK_POOL)
+    await client.create_work_pool(WorkPoolCreate(name=parameter_schema.WORK_POOL, type="process"))
     try:
         (of_pool,) = await findings("pool")
         assert f"is of type process, our worker takes {worker.POOL_TYPE}" in of_pool["problem"]
-        assert of_pool["mend"].startswith(f"prefect work-pool delete {parameter_schema.POOL}")
+        assert of_pool["mend"].startswith(f"prefect work-pool delete {parameter_schema.WORK_POOL}")
     finally:
-        await client.delete_work_pool(parameter_schema.POOL)
+        await client.delete_work_pool(parameter_schema.WORK_POOL)
         await worker.ensure_pool(client)
 
 
@@ -234,8 +234,8 @@ async def test_a_run_that_nobody_begins_says_why(
             if refused in why:
                 await claims.cancel(ledger, run["id"])
                 return
-            until = SYSTEM.now() + timedelta(minutes=1)
-            state = states.waiting(until, refused)
+            until = SYSTEM_CLOCK.now() + timedelta(minutes=1)
+            state = states.waiting_state(until, refused)
             await client.set_flow_run_state(UUID(run["flow_run_id"]), state)
             await beat(daybook_home.worker_name)
 

@@ -87,7 +87,7 @@ def program(
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
     monkeypatch.setenv("DAYBOOK_PLUGINS", "feeds_program")
     monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
-    with registry.apart():
+    with registry.isolated():
         yield Program(tmp_path / "heard")
     sys.modules.pop("feeds_program", None)
 
@@ -231,7 +231,7 @@ async def test_what_a_killed_worker_had_not_told_the_next_one_tells(
     row = await _cancelled(world, client, job["id"])
     head = proc.find(worker.pid)
     assert head is not None
-    proc.tell(proc.family(head), signal.SIGKILL)
+    proc.send_signal(proc.process_tree(head), signal.SIGKILL)
     await worker.child.wait()
     assert program.lines("second") == []
     await world.workers.begin()

@@ -35,7 +35,7 @@ def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
     with_client(setup.prepare)
 
     async def forget(client: Any) -> None:
-        for each in await secrets.every(client):
+        for each in await secrets.list_secrets(client):
             await secrets.remove(client, each["name"])
 
     def carry_out(*tokens: str, value: str = "") -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
 
 
 def kept(name: str) -> Secret:
-    found: Secret = with_client(lambda client: secrets.PrefectSecrets(client).read(name))
+    found: Secret = with_client(lambda client: secrets.PrefectSecretStore(client).read(name))
     return found
 
 

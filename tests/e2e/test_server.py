@@ -44,9 +44,9 @@ def unconfigured(daybook_home: Home) -> Iterator[pytest.MonkeyPatch]:
         patch.setenv("PREFECT_API_URL", "")
         patch.delenv("PREFECT_API_URL")
         patch.setenv("PREFECT_HOME", str(daybook_home.prefect))
-        private_names.reread_settings()
+        private_names.reload_settings()
         yield patch
-    private_names.reread_settings()
+    private_names.reload_settings()
 
 
 async def read(url: str, **headers: str) -> httpx.Response:
@@ -114,7 +114,7 @@ async def test_a_configured_server_is_used(daybook_home: Home, prefect_server: A
     with home_lock.hold(daybook_home) as mine:
         here = await prefect_selection.find_or_start(daybook_home, mine, said.append)
         running = daybook_home.running()
-    assert here == prefect_selection.PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+    assert here == prefect_selection.SelectedPrefect(prefect_server.api_url, prefect_server.ui_url)
     assert said == [f"Prefect: {prefect_server.api_url}, as configured"]
     assert running is not None
     assert running["own_server"] is False
@@ -125,7 +125,7 @@ async def test_a_configured_server_that_does_not_answer_is_an_error(
 ) -> None:
     address = server.api_url(free_port())
     unconfigured.setenv("PREFECT_API_URL", address)
-    private_names.reread_settings()
+    private_names.reload_settings()
     with home_lock.hold(daybook_home) as mine, pytest.raises(PrefectUnreachable) as caught:
         await prefect_selection.find_or_start(daybook_home, mine, lambda line: None)
     assert caught.value.address == address
@@ -175,9 +175,9 @@ async def test_the_ui_is_there_and_strange_pages_are_kept_out(prefect_server: An
 async def logged_in(prefect_server: Any) -> str:
     """The cookie of a browser that opened a link."""
     async with httpx.AsyncClient(trust_env=False) as browser:
-        made = await browser.post(f"{prefect_server.ui_url}{login.LINKS}", auth=basic())
+        made = await browser.post(f"{prefect_server.ui_url}{login.LINKS_PATH}", auth=basic())
         token = made.json()["token"]
-        await browser.get(f"{prefect_server.ui_url}{login.LOGIN}", params={"token": token})
+        await browser.get(f"{prefect_server.ui_url}{login.LOGIN_PATH}", params={"token": token})
         return "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
 
 
@@ -260,7 +260,7 @@ async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
     variable = {"name": "kept", "value": "before the kill"}
     first = await server.start(daybook_home, port)
     try:
-        await server.healthy(server.api_url(port), child=first)
+        await server.wait_until_healthy(server.api_url(port), child=first)
         async with httpx.AsyncClient(
             base_url=server.api_url(port), auth=basic(), trust_env=False
         ) as client:
@@ -271,7 +271,7 @@ async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
         await first.terminate()
     second = await server.start(daybook_home, port)  # the same port at once
     try:
-        await server.healthy(server.api_url(port), child=second)
+        await server.wait_until_healthy(server.api_url(port), child=second)
         async with httpx.AsyncClient(auth=basic(), trust_env=False) as client:
             kept = await client.get(f"{server.api_url(port)}/variables/name/kept")
         assert kept.json()["value"] == "before the kill"
@@ -307,7 +307,7 @@ async def test_a_prefect_whose_database_changed_inside_still_gets_a_server(
     slot = 'dependencies.MODELS_DEPENDENCIES["database_config"]'
     child = await changed(daybook_home, port, slot)
     try:
-        await server.healthy(server.api_url(port), child=child)
+        await server.wait_until_healthy(server.api_url(port), child=child)
         settings = await settings_of(server.api_url(port), daybook_home.credential())
         assert settings["analytics_enabled"] is False
         ui = (await read(f"{server.ui_url(port)}/ui-settings")).json()
@@ -323,8 +323,8 @@ async def test_a_prefect_that_cannot_be_guarded_is_not_started(daybook_home: Hom
     child = await changed(daybook_home, port, "api.create_app")
     try:
         with pytest.raises(PrefectUnreachable) as caught:
-            await server.healthy(server.api_url(port), child=child)
-        assert child.exit_code == server.UNGUARDED
+            await server.wait_until_healthy(server.api_url(port), child=child)
+        assert child.exit_code == server.EXIT_UNGUARDED
         for words in ("web pages", "requirements.lock", "prefect server start", "PREFECT_API_URL"):
             assert words in str(caught.value)
     finally:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.processes import proc
 from daybook.timing import TIMING
@@ -44,7 +44,7 @@ async def becomes(url: str, code: int, within: float) -> dict[str, Any]:
     async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
         while (answer := await client.get(f"{url}/health")).status_code != code:
             assert time.monotonic() < end, answer.text
-            await SYSTEM.wait_until(SYSTEM.now() + LOOK_AGAIN)
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + LOOK_AGAIN)
     return dict(answer.json())
 
 
@@ -58,7 +58,7 @@ async def test_the_health_of_a_daybook_that_lost_its_keeper_and_its_prefect(up: 
     end = time.monotonic() + 60
     while not (view := await becomes(url, 200, within=60))["prefect"]["answers"]:
         assert time.monotonic() < end  # one slow answer is remembered for a while
-        await SYSTEM.wait_until(SYSTEM.now() + LOOK_AGAIN)
+        await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + LOOK_AGAIN)
     assert view["problems"] == []
     status = up.daybook("status")
     assert view["ledger"]["id"] == status["ledger"]["id"]
@@ -75,14 +75,14 @@ async def test_the_health_of_a_daybook_that_lost_its_keeper_and_its_prefect(up: 
     # Prefect stands still: that is told, and for itself no reason.
     server = proc.find(child(up, "server"))
     assert server is not None
-    proc.tell([server], signal.SIGSTOP)
+    proc.send_signal([server], signal.SIGSTOP)
     try:
         end = time.monotonic() + 30
         while (view := await becomes(url, 200, within=20))["prefect"]["answers"]:
             assert time.monotonic() < end
-            await SYSTEM.wait_until(SYSTEM.now() + LOOK_AGAIN)
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + LOOK_AGAIN)
     finally:
-        proc.tell([server], signal.SIGCONT)
+        proc.send_signal([server], signal.SIGCONT)
 
 
 async def test_the_metrics_of_what_ran(up: Up) -> None:

@@ -13,7 +13,7 @@ import pytest
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.operations import worker
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import proc
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -67,10 +67,10 @@ async def test_a_worker_comes_online_and_takes_its_runs_with_it(
     await worker.ensure_pool(client)
     before = await worker.last_heartbeat(client, daybook_home)
     assert before is None
-    here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+    here = SelectedPrefect(prefect_server.api_url, prefect_server.ui_url)
     child = await worker.start(daybook_home, here)
     try:
-        beat = await worker.online(client, daybook_home, child, before=before)
+        beat = await worker.wait_until_online(client, daybook_home, child, before=before)
         assert await worker.last_heartbeat(client, daybook_home) == beat
         (tmp_path / "endless.py").write_text(FLOW)
         pipe = tmp_path / "pipe"
@@ -93,7 +93,7 @@ async def test_a_worker_comes_online_and_takes_its_runs_with_it(
         running = [proc.find(int(pid)) for pid in told.split()]
         assert len(running) == 2
         assert None not in running
-        assert {p.pid for p in proc.family(child.process)} >= {int(p) for p in told.split()}
+        assert {p.pid for p in proc.process_tree(child.process)} >= {int(p) for p in told.split()}
     finally:
         await child.terminate(grace=1.0)
     assert [proc.find(p.pid, p.started) for p in running if p is not None] == [None, None]

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import history
 from daybook.jobs.store import StoredJob
 from daybook.keeper import deliveries as drain
@@ -48,7 +48,7 @@ async def _job(world: World, server: Receiver, **more: str) -> StoredJob:
 
 async def _told(world: World) -> list[OutboxRow]:
     async with world.ledger.read() as session:
-        return await history.of_run(session, (await world.row()).id)
+        return await history.list_for_run(session, (await world.row()).id)
 
 
 async def test_the_process_that_settles_sends_and_the_artifact_says_so(
@@ -89,10 +89,10 @@ async def test_what_failed_at_once_is_sent_by_the_keeper_and_shown_again(
     page = await world.prefect.artifact(row.flow_run_id)
     assert "**pending**" in page and "answered 503" in page
 
-    memory = drain.Memory()
+    memory = drain.DeliveriesState()
 
     async def delivered() -> bool:
-        await drain.drain(world.ledger, world.client, "keeper", memory)
+        await drain.send_due(world.ledger, world.client, "keeper", memory)
         return (await world.row()).delivery == "delivered"
 
     assert await so(delivered, 20)
@@ -121,10 +121,10 @@ async def test_a_receiver_that_hangs_holds_the_process_for_a_while_only(
         await world.prefect.custom_run(await _job(world, server)), bare=True
     )
     await so(partial(_asked, server), 60)
-    began = SYSTEM.now()
+    began = SYSTEM_CLOCK.now()
     await execution.ends()
     # Not the receiver's time; and Prefect is told, and the process ends, on a busy machine.
-    assert SYSTEM.now() - began < TIMING.own_state_limit + timedelta(seconds=10)
+    assert SYSTEM_CLOCK.now() - began < TIMING.own_state_limit + timedelta(seconds=10)
     assert (await world.row()).status == "succeeded"
     # Given back: no try is used up, and the next one has its whole time.
     [told] = await _told(world)
@@ -176,10 +176,10 @@ async def test_a_process_that_is_told_to_end_meanwhile_loses_nothing(
     row = await world.row()
     assert (row.status, row.delivery) == ("succeeded", "pending")
     server.steps = [answer(200)]
-    memory = drain.Memory()
+    memory = drain.DeliveriesState()
 
     async def delivered() -> bool:
-        await drain.drain(world.ledger, world.client, "keeper", memory)
+        await drain.send_due(world.ledger, world.client, "keeper", memory)
         return (await world.row()).delivery == "delivered"
 
     assert await so(delivered, 90)
@@ -202,6 +202,9 @@ async def test_looking_costs_prefect_nothing_while_nothing_is_due(world: World) 
         asked.append(request.url.path)
 
     world.client._client.event_hooks = {"request": [hears], "response": []}
-    memory = drain.Memory()
-    assert await drain.drain(world.ledger, world.client, "keeper", memory) == drain.IDLE
+    memory = drain.DeliveriesState()
+    assert (
+        await drain.send_due(world.ledger, world.client, "keeper", memory)
+        == drain.IDLE_INTERVAL_SECONDS
+    )
     assert asked == []

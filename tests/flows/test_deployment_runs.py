@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect.states import AwaitingRetry, Cancelling, Scheduled
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.runs import claim_requests, claims
-from daybook.runs.claim_requests import Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Granted
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
@@ -34,7 +34,7 @@ async def test_a_due_run_begins_at_its_due_time_and_not_before(world: World) -> 
     assert expected is not None
 
     execution = await world.workers.execute(run)
-    assert SYSTEM.now() < expected  # it has to wait
+    assert SYSTEM_CLOCK.now() < expected  # it has to wait
     code, said = await execution.ends()
 
     assert code == 0, said
@@ -61,7 +61,7 @@ async def test_without_a_ledger_a_run_is_set_back_and_comes_again(world: World) 
     for each in world.home.path.glob("ledger.db*"):
         each.rename(away / each.name)
     ledger.mkdir()
-    before = SYSTEM.now()
+    before = SYSTEM_CLOCK.now()
 
     state = await world.workers.executed(run)
 
@@ -70,7 +70,7 @@ async def test_without_a_ledger_a_run_is_set_back_and_comes_again(world: World) 
     until = state.state_details.scheduled_time
     assert until is not None
     wait = timedelta(seconds=30)
-    assert before + wait <= until <= SYSTEM.now() + wait
+    assert before + wait <= until <= SYSTEM_CLOCK.now() + wait
     assert agent.had == 0
 
     ledger.rmdir()
@@ -90,10 +90,12 @@ async def test_what_another_holds_is_skipped(world: World) -> None:
     run = await world.prefect.scheduled(stored)
     assert run.expected_start_time is not None
     due = datetime.fromtimestamp(int(run.expected_start_time.timestamp()), UTC)
-    await SYSTEM.wait_until(due)
+    await SYSTEM_CLOCK.wait_until(due)
     parameters = stored.job.parameters()
     key = claim_requests.due_key(stored.id, due)
-    offer = Offer(key, "agent-prompt", "schedule", due, "there:2", parameters, stored.id, "other")
+    offer = ClaimRequest(
+        key, "agent-prompt", "schedule", due, "there:2", parameters, stored.id, "other"
+    )
     other = await claims.claim(world.ledger, offer)
     assert isinstance(other, Granted)
 

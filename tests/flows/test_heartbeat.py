@@ -59,7 +59,7 @@ class Beating:
 
     async def told(self, row: RunRow) -> list[OutboxRow]:
         async with self.world.ledger.read() as session:
-            return await history.of_run(session, row.id)
+            return await history.list_for_run(session, row.id)
 
 
 @pytest.fixture

@@ -9,20 +9,20 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Pending, Running, Scheduled
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.states import Status
-from daybook.prefect.occurrence import retries
-from daybook.prefect.states import state_of, waiting
+from daybook.prefect.occurrence import read_retry_starts
+from daybook.prefect.states import terminal_state, waiting_state
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 RETRY: State[Any] = Scheduled(name="AwaitingRetry")
-SKIPPED: State[Any] = state_of(Status.SKIPPED, "")
+SKIPPED: State[Any] = terminal_state(Status.SKIPPED, "")
 CANCELLED: State[Any] = Cancelled()
 LATE: State[Any] = Scheduled(name="Late")
-SET_BACK = waiting(SYSTEM.now(), "its turn comes later")
+SET_BACK = waiting_state(SYSTEM_CLOCK.now(), "its turn comes later")
 
 
 @flow
@@ -61,4 +61,4 @@ async def test_it_is_a_retry(
     run = await world.client.create_flow_run(nothing)
     for state in states:
         await world.client.set_flow_run_state(run.id, state.fresh_copy(), force=True)
-    assert await retries(run) == expected
+    assert await read_retry_starts(run) == expected

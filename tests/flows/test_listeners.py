@@ -21,13 +21,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 @pytest.fixture(autouse=True)
 def nobody_else(daybook_home: Home) -> Iterator[None]:
-    with registry.apart():
+    with registry.isolated():
         yield
 
 
 async def _told(world: World) -> list[OutboxRow]:
     async with world.ledger.read() as session:
-        return await history.of_run(session, (await world.row()).id)
+        return await history.list_for_run(session, (await world.row()).id)
 
 
 async def test_a_script_tells_its_own_listeners_before_its_flow_returns(world: World) -> None:

@@ -9,12 +9,12 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import MessageRow
 from daybook.runs import claims, sessions
-from daybook.runs.claim_requests import Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Granted
 from flows.agent_prompt import agent_prompt
 from tests.world import World
 from tests.world.agents import Agent
@@ -50,14 +50,14 @@ async def earlier(world: World, stored: StoredJob, runs: int) -> None:
     """Runs of the job that were answered, written by the ledger itself."""
     for number in range(1, runs + 1):
         row = await claims.request(world.ledger, stored, str(number), "manual")
-        offer = Offer(
+        offer = ClaimRequest(
             row.occurrence, row.kind, row.trigger, row.due, "here:1", row.parameters, stored.id
         )
         granted = await claims.claim(world.ledger, offer)
         assert isinstance(granted, Granted)
         await claims.begin(world.ledger, granted.run_id, granted.fence)
         outcome = Outcome(Status.SUCCEEDED, output=f"said {number}", prompt=f"asked {number}")
-        await claims.settle(world.ledger, granted.run_id, granted.fence, outcome)
+        await claims.finish(world.ledger, granted.run_id, granted.fence, outcome)
 
 
 async def test_the_second_run_is_sent_what_the_first_said(world: World) -> None:
@@ -148,7 +148,7 @@ async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
     async with asyncio.timeout(60):
         while {row.status for row in await world.rows()} != {"running", "waiting"}:
             assert agent.had == 1
-            await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.1))
     waiting = next(row for row in await world.rows() if row.status == "waiting")
     assert waiting.reason.startswith(f"session {agent.name}:ops is busy: run ")
     await asyncio.to_thread(go.write_text, "x")

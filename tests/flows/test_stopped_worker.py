@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.operations import home_lock, worker
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import proc
 from daybook.processes.children import Child
 from tests.conftest import PrefectServer
@@ -36,7 +36,7 @@ async def left_behind(world: World, child: Child) -> None:
     with home_lock.hold(world.home) as killed:
         killed.began(child)
     with home_lock.hold(world.home) as following:
-        assert await following.end_leftovers(worker.GRACE) == ["worker"]
+        assert await following.end_leftovers(worker.GRACE_SECONDS) == ["worker"]
 
 
 @pytest.mark.parametrize("end", [stopped, left_behind])
@@ -45,16 +45,16 @@ async def test_its_run_is_unknown_and_its_program_gone(
 ) -> None:
     agent = await world.agents.add(DEAF)
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
-    here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+    here = SelectedPrefect(prefect_server.api_url, prefect_server.ui_url)
     child = await worker.start(world.home, here)
     try:
         pid = await agent.says("running")
-        family = proc.family(child.process)
+        family = proc.process_tree(child.process)
         assert pid in {each.pid for each in family}
         assert (await world.row()).status == "running"
-        began = SYSTEM.now()
+        began = SYSTEM_CLOCK.now()
         await end(world, child)
-        took = SYSTEM.now() - began
+        took = SYSTEM_CLOCK.now() - began
     finally:
         await child.terminate()
     said = child.log.read_text()
@@ -65,6 +65,6 @@ async def test_its_run_is_unknown_and_its_program_gone(
     assert (await world.prefect.state(run)).is_crashed(), said
     assert agent.had == 1
     # Ten seconds to end by itself, and ten from SIGTERM to SIGKILL.
-    assert took < timedelta(seconds=worker.GRACE)
+    assert took < timedelta(seconds=worker.GRACE_SECONDS)
     async with asyncio.timeout(5):
         await child.wait()

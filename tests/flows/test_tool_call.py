@@ -281,7 +281,7 @@ tell("started"); heed()
         pid = await server.says("started")
         row = await world.row()
         taken = Outcome(Status.CANCELLED, "by hand")
-        await claims.settle(world.ledger, row.id, row.fence, taken)
+        await claims.finish(world.ledger, row.id, row.fence, taken)
         server.let_go()
         with pytest.raises(CancelledRun):
             await calling

@@ -26,7 +26,7 @@ from daybook.errors import LedgerNewer
 from daybook.ledger import schema, task_tables  # noqa: F401 - tables to be compared
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests import databases
 from tests.costs import one_in
 from tests.databases import Database, id_of, server_of, version_of
@@ -216,7 +216,7 @@ def next_schema(tmp_path: Path) -> Path:
 @pytest.fixture
 async def kept(database: Database) -> dict[str, str]:
     """A ledger of this schema with a job and its runs: their states by their ids."""
-    clock = MovedClock()
+    clock = ManualClock()
     async with Ledger(database.address, clock) as ledger:
         world = World(ledger, clock)
         job = await world.add("brief")

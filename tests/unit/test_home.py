@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home, forget_prepared
+from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home, forget_stopped_server
 from daybook.operations import home_lock
 
 OWN = "http://127.0.0.1:4200/api"
@@ -24,7 +24,7 @@ OWN = "http://127.0.0.1:4200/api"
 ENTERS = """
 import os
 from daybook import home
-home.enter()
+home.configure_prefect()
 print(os.environ.get("PREFECT_API_URL"), os.environ.get("PREFECT_API_AUTH_STRING"))
 print(os.environ.get("DO_NOT_TRACK"))
 """
@@ -138,7 +138,7 @@ def test_up_starts_its_server_anew_in_a_shell_that_daybook_env_prepared(
     monkeypatch.setenv("PREFECT_API_URL", OWN)
     monkeypatch.setenv(CLIENT_CREDENTIAL, given.replace("the home's", credential))
     with running(daybook_home) if is_up else nullcontext():
-        forget_prepared()
+        forget_stopped_server()
     assert os.environ.get("PREFECT_API_URL") == left
 
 

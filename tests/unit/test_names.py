@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daybook.errors import InvalidInput
-from daybook.names import LONGEST, cut, default_name, free_name, validate_name
+from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 
 FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code points
 
@@ -67,15 +67,15 @@ def test_no_character_is_split(text: str, length: int) -> None:
         if len(expected) + len(cluster) > length:
             break
         expected += cluster
-    assert cut(text, length) == (expected if expected == text else expected.rstrip())
+    assert truncate(text, length) == (expected if expected == text else expected.rstrip())
 
 
 def test_free_name() -> None:
     assert free_name("brief", []) == "brief"
     assert free_name("brief", {"brief"}) == "brief-2"
     assert free_name("brief", {"brief", "brief-2", "brief-3"}) == "brief-4"
-    long = "x" * LONGEST
-    assert free_name(long, {long}) == "x" * (LONGEST - 2) + "-2"
+    long = "x" * MAX_NAME_LENGTH
+    assert free_name(long, {long}) == "x" * (MAX_NAME_LENGTH - 2) + "-2"
 
 
 @pytest.mark.parametrize(

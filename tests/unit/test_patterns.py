@@ -407,15 +407,15 @@ _MARKDOWN = _texts(
 @pytest.mark.parametrize(
     ("read", "texts"),
     [
-        (model.without_tokens, _texts("dbt_", "dbt_a")),
+        (model.redact_tokens, _texts("dbt_", "dbt_a")),
         (_headers, _texts("eyJ-", Text(" ", "Bearer", "a"), "a")),
         (secrets.refuse_literal_params, _texts("eyJ-", Text("a", "eyJ"))),
         (
             checks._unfenced,
             _texts(Text("\t", "```\n", "x"), Text("\n", "```\n", "x```"), Text("`", "```\n", "x")),
         ),
-        (artifact.harmless, _MARKDOWN),
-        (artifact.quoted, _texts("`", "``a")),
+        (artifact.sanitize_markdown, _MARKDOWN),
+        (artifact.fenced_block, _texts("`", "``a")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

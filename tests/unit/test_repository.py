@@ -68,18 +68,18 @@ def test_a_foreign_package_of_the_same_name_is_left_alone(
         monkeypatch.delitem(sys.modules, name)
     import blocks
 
-    door = repository.load_door("blocks/__init__.py")
+    door = repository.load_entry_point("blocks/__init__.py")
     assert door.WHOSE == "ours"
     assert sys.modules["blocks"] is blocks
     assert vars(blocks)["WHOSE"] == "theirs"
-    assert repository.load_door("blocks/__init__.py") is door
+    assert repository.load_entry_point("blocks/__init__.py") is door
 
 
 def test_a_door_that_is_not_there_or_broken_leaves_nothing_loaded(checkout: Path) -> None:
     before = set(sys.modules)
     with pytest.raises(DaybookError, match="not a file of this repository"):
-        repository.load_door("blocks/none.py")
+        repository.load_entry_point("blocks/none.py")
     (checkout / "blocks" / "broken.py").write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):
-        repository.load_door("blocks/broken.py")
+        repository.load_entry_point("blocks/broken.py")
     assert set(sys.modules) == before

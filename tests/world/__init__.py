@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 from sqlmodel import col, select
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import edit, new_job
@@ -28,9 +28,9 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from daybook.prefect import links as records
 from daybook.runs import claim_requests, claims, leases, outcomes
-from daybook.runs.claim_requests import Answer, Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
 from daybook.schedules.due import next_due
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from daybook.timing import TIMING, Timing
 from tests import databases
 from tests.world.tasks import Tasks
@@ -38,8 +38,8 @@ from tests.world.tasks import Tasks
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-    from daybook.operations.prefect_selection import PrefectHere
-    from daybook.prefect.reconcile import Report
+    from daybook.operations.prefect_selection import SelectedPrefect
+    from daybook.prefect.reconcile import ReconcileReport
     from tests.conftest import PrefectServer
     from tests.databases import Database
     from tests.world.agents import Agents
@@ -69,7 +69,7 @@ async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
     with suppress(TimeoutError):
         async with asyncio.timeout(within):
             while not await true():
-                await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.05))
+                await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.05))
             return True
     return False
 
@@ -82,7 +82,9 @@ class World:
     workers: Workers
     home: Home
 
-    def __init__(self, ledger: Ledger, clock: MovedClock, database: Database | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, clock: ManualClock, database: Database | None = None
+    ) -> None:
         self.ledger, self.clock, self._database = ledger, clock, database
         self.tasks = Tasks(self)
         self.timezone = "UTC"
@@ -133,13 +135,13 @@ class World:
 
     async def deploy(self, **fields: Any) -> StoredJob:
         """A job in the ledger with its deployment; on demand if nothing else is said of it."""
-        from daybook.prefect.reconcile import Report, bring
+        from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 
         when = {"cron", "every", "at", "on_demand"} & fields.keys()
         name = f"job-{uuid4().hex[:8]}"
         given = {"name": name, "prompt": "Do it", **({} if when else {"on_demand": True}), **fields}
         stored = await self.add(slug=name, **given)
-        await bring(self.ledger, self.prefect.ui, stored, None, Report())
+        await reconcile_job(self.ledger, self.prefect.ui, stored, None, ReconcileReport())
         return await self.job(stored.id)
 
     async def job(self, ref: str) -> StoredJob:
@@ -176,30 +178,30 @@ class World:
         async with self.ledger.write() as session:
             ref = which if isinstance(which, str) else which.id
             found = await store.find(session, ref)
-            await outcomes.archive(session, found, self.ledger.now())
+            await outcomes.archive_job(session, found, self.ledger.now())
         return found
 
     async def forget_deployment(self, name: str) -> None:
         """As if the program had died before it wrote down what it made in Prefect."""
         async with self.ledger.write() as session:
             stored = await store.find(session, name)
-            await records.agreed(session, stored.id, None, None, stored.row.created_at)
+            await records.record_agreement(session, stored.id, None, None, stored.row.created_at)
             stored.row.sync_pending = True
 
-    async def sync(self) -> Report:
+    async def sync(self) -> ReconcileReport:
         """Reconcile all jobs with Prefect; the writes there are counted from here on."""
         from daybook.prefect import reconcile
 
         self.prefect.writes.clear()
-        return await reconcile.everything(self.ledger, self.client)
+        return await reconcile.reconcile_all(self.ledger, self.client)
 
     # --- claims
 
-    def offer(self, stored: StoredJob, **changes: Any) -> Offer:
+    def offer(self, stored: StoredJob, **changes: Any) -> ClaimRequest:
         """The offer of the job's next due time, as Prefect's scheduler makes it."""
         due = changes.pop("due", None) or next_due(stored.job.schedule, self.ledger.now())
         assert isinstance(due, datetime)
-        offer = Offer(
+        offer = ClaimRequest(
             occurrence=claim_requests.due_key(stored.id, due),
             kind="agent-prompt",
             trigger="schedule",
@@ -211,9 +213,9 @@ class World:
         )
         return replace(offer, **changes)
 
-    def offer_of(self, row: RunRow, **changes: Any) -> Offer:
+    def offer_of(self, row: RunRow, **changes: Any) -> ClaimRequest:
         """The offer of a run that was asked for."""
-        offer = Offer(
+        offer = ClaimRequest(
             occurrence=row.occurrence,
             kind=row.kind,
             trigger=row.trigger,
@@ -233,36 +235,36 @@ class World:
         long_ago = row.queued_at - timedelta(seconds=10)
         return await self.set_row(row, until=until or row.until, queued_at=long_ago, **fields)
 
-    async def claim(self, offer: Offer) -> Answer:
+    async def claim(self, offer: ClaimRequest) -> ClaimResult:
         return await claims.claim(self.ledger, offer)
 
-    async def granted(self, offer: Offer) -> Granted:
+    async def granted(self, offer: ClaimRequest) -> Granted:
         """Claim at the due time, and expect to get it."""
         self.clock.move(max(offer.due - self.clock.now(), timedelta(0)))
         answer = await self.claim(offer)
         assert isinstance(answer, Granted), answer
         return answer
 
-    async def begun(self, offer: Offer) -> Granted:
+    async def begun(self, offer: ClaimRequest) -> Granted:
         granted = await self.granted(offer)
         await claims.begin(self.ledger, granted.run_id, granted.fence)
         return granted
 
-    async def settled(self, offer: Offer, status: Status, **fields: Any) -> Granted:
+    async def settled(self, offer: ClaimRequest, status: Status, **fields: Any) -> Granted:
         granted = await self.begun(offer)
         await self.settle(granted, status, **fields)
         return granted
 
     async def settle(self, granted: Granted, status: Status, **fields: Any) -> Status:
         outcome = Outcome(status, **fields)
-        return await claims.settle(self.ledger, granted.run_id, granted.fence, outcome)
+        return await claims.finish(self.ledger, granted.run_id, granted.fence, outcome)
 
     async def suspect(self) -> None:
         """Let every lease run out, and somebody find that."""
         self.clock.move(TIMING.run_lease)
         async with self.ledger.write() as session:
             for row in (await session.execute(select(RunRow))).scalars():
-                assert not await leases.look(session, row, self.clock.now())
+                assert not await leases.check_lease(session, row, self.clock.now())
 
     async def lose(self) -> None:
         """Let every lease run out, be found so, and stay so until it counts as lost."""
@@ -325,9 +327,9 @@ class World:
 
     async def ends(self, which: Which, status: str, within: float) -> RunRow:
         """Wait until both sides say that the run has ended so; the row."""
-        since = SYSTEM.now()
+        since = SYSTEM_CLOCK.now()
         row = await self.becomes(which, status, within)
-        left = within - (SYSTEM.now() - since).total_seconds()
+        left = within - (SYSTEM_CLOCK.now() - since).total_seconds()
         await self.shows(row.flow_run_id, *AS_PREFECT_SHOWS_IT[status], within=max(left, 5.0))
         assert row.finished_at is not None
         return row
@@ -357,7 +359,7 @@ class World:
 
 @asynccontextmanager
 async def in_database(
-    request: pytest.FixtureRequest, path: Path, clock: MovedClock
+    request: pytest.FixtureRequest, path: Path, clock: ManualClock
 ) -> AsyncIterator[World]:
     """A ledger in the kind of database that the fixture's parameter names; ``path`` if a file."""
     there = databases.of_kind(request.param, path, databases.server_of(request), prepared=True)
@@ -368,17 +370,17 @@ async def in_database(
 @asynccontextmanager
 async def at_prefect(
     root: Path,
-    server: PrefectServer | PrefectHere,
+    server: PrefectServer | SelectedPrefect,
     database: Database | None = None,
     timing: Timing = TIMING,
-    clock: MovedClock | None = None,
+    clock: ManualClock | None = None,
 ) -> AsyncIterator[World]:
     """A home below ``root``, at the Prefect that this process talks to.
 
     Its clock goes with the machine's, and the test can put it forward. The ledger is the home's
     unless there is a ``database``. ``timing`` is that of its workers and of what they start.
     """
-    from daybook.operations.prefect_selection import PrefectHere
+    from daybook.operations.prefect_selection import SelectedPrefect
     from tests.world import agents, prefect, workers
 
     home = Home(root / "home").make()
@@ -393,6 +395,6 @@ async def at_prefect(
         world.home = home
         world.prefect = await stack.enter_async_context(prefect.connected(world))
         world.agents = await stack.enter_async_context(agents.of(world, root))
-        here = PrefectHere(server.api_url, server.ui_url)
+        here = SelectedPrefect(server.api_url, server.ui_url)
         world.workers = await stack.enter_async_context(workers.of(world, root, here, variables))
         yield world

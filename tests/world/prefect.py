@@ -25,14 +25,14 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.states import Cancelling
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import RunRow
 from daybook.operations import worker
 from daybook.prefect import projection, run_names
 from daybook.prefect import states as prefect_states
 from daybook.runs import claims
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests.at_prefect import basic, prepare
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def dies() -> None:
     raise Died
 
 
-class Ahead(MovedClock):
+class Ahead(ManualClock):
     """The machine's clock, which a test puts forward: as if so much time had passed."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Ahead(MovedClock):
         self._by = timedelta(0)
 
     def now(self) -> datetime:
-        return SYSTEM.now() + self._by
+        return SYSTEM_CLOCK.now() + self._by
 
     def set(self, instant: datetime) -> datetime:
         return self.move(instant - self.now())
@@ -71,7 +71,7 @@ class Ahead(MovedClock):
         return self.now()
 
     async def wait_until(self, instant: datetime) -> None:
-        await SYSTEM.wait_until(SYSTEM.now() + (instant - self.now()))
+        await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + (instant - self.now()))
 
 
 @dataclass
@@ -203,9 +203,9 @@ class Prefect:
             parameters=row.parameters,
             name=run_names.of_row(stored, row),
         )
-        await claims.carried_by(ledger, row, str(run.id))
+        await claims.link_prefect_run(ledger, row, str(run.id))
         assert row.until is not None
-        await self.set(run, prefect_states.waiting(row.until, row.reason), *states)
+        await self.set(run, prefect_states.waiting_state(row.until, row.reason), *states)
         return await self.world.row(row.id), await self.run(run)
 
     # --- their states

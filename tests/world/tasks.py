@@ -40,10 +40,13 @@ class Tasks:
         await self.register(name)
         return await self.claim(name, lease)
 
-    async def sweep(self, limit: int = sweep.SWEEP_LIMIT) -> list[str]:
+    async def sweep(self, limit: int = sweep.MAX_EXPIRED_PER_PASS) -> list[str]:
         """One pass; the ids of what it took back."""
         async with self._world.ledger.write() as session:
-            return [run.id for run in await sweep.sweep(session, self._world.ledger.now(), limit)]
+            return [
+                run.id
+                for run in await sweep.expire_leases(session, self._world.ledger.now(), limit)
+            ]
 
     async def run(self, run_id: str) -> TaskRunRow:
         async with self._world.ledger.read() as session:

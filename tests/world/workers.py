@@ -26,9 +26,9 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Scheduled
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.operations import worker
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import children, proc
 from daybook.processes.children import Child
 from daybook.processes.proc import Process
@@ -74,7 +74,9 @@ async def stand_still(pid: int, free: Callable[[], bool]) -> None:
     os.kill(pid, signal.SIGSTOP)
     while not await asyncio.to_thread(free):
         os.kill(pid, signal.SIGCONT)
-        await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.05))  # to give the lock back
+        await SYSTEM_CLOCK.wait_until(
+            SYSTEM_CLOCK.now() + timedelta(seconds=0.05)
+        )  # to give the lock back
         os.kill(pid, signal.SIGSTOP)
 
 
@@ -118,7 +120,7 @@ class Execution:
             before = ""
             while (now := self._woken()) != before:
                 before = now
-                await SYSTEM.wait_until(SYSTEM.now() + timedelta(milliseconds=50))
+                await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(milliseconds=50))
         with suppress(ProcessLookupError):
             self.child.send_signal(number)
 
@@ -150,13 +152,13 @@ class Worker:
     @property
     def zygote(self) -> Process:
         """The process that begins its runs."""
-        (found,) = [each for each in proc.living().values() if each.parent == self.pid]
+        (found,) = [each for each in proc.living_processes().values() if each.parent == self.pid]
         return found
 
     def heads(self) -> list[Process]:
         """The processes that lead its runs, at work now."""
         zygote = self.zygote.pid
-        return [each for each in proc.living().values() if each.parent == zygote]
+        return [each for each in proc.living_processes().values() if each.parent == zygote]
 
     async def told(self, number: signal.Signals) -> None:
         """Tell it, and wait until the signal was taken: the next one is another."""
@@ -185,7 +187,7 @@ class Workers:
 
     world: World
     root: Path
-    here: PrefectHere
+    here: SelectedPrefect
     variables: dict[str, str]
     """What its processes are told beside this one's environment."""
     all: list[Worker] = field(default_factory=list)
@@ -212,7 +214,7 @@ class Workers:
     ) -> Worker:
         """Begin one, and wait until it takes runs; ``by_prefect`` with `prefect worker start`."""
         name = name or f"{self.root.name}-{len(self.all) + 1}"
-        here = PrefectHere(api_url or self.here.api_url, self.here.ui_url)
+        here = SelectedPrefect(api_url or self.here.api_url, self.here.ui_url)
         variables = worker.environment(self.world.home, here) | self.variables
         if most is not None:
             variables["DAYBOOK_MAX_CONCURRENT"] = str(most)
@@ -287,7 +289,7 @@ class Workers:
     def at_work(self) -> dict[int, str]:
         """The same without the workers and what they have for themselves."""
         living, mine = self.living(), {each.pid for each in self.all}
-        mine |= {each.pid for each in proc.living().values() if each.parent in mine}
+        mine |= {each.pid for each in proc.living_processes().values() if each.parent in mine}
         return {pid: line for pid, line in living.items() if pid not in mine}
 
     async def idle(self, within: float) -> None:
@@ -375,7 +377,7 @@ class Workers:
 
 @asynccontextmanager
 async def of(
-    world: World, root: Path, here: PrefectHere, variables: dict[str, str]
+    world: World, root: Path, here: SelectedPrefect, variables: dict[str, str]
 ) -> AsyncIterator[Workers]:
     """Those of ``world``; none is there yet."""
     workers = Workers(world, root, here, variables)

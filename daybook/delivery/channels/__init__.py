@@ -1,23 +1,23 @@
-"""Where a job's messages go: the port `base.Channel` and its adapters (requirement 33).
+"""Channels: the interface `base.Channel` and the adapters that send a job's messages.
 
 ::
 
-    check ─► does the name mean a channel, and is the chat id such that it can be sent to
-    send  ─► directory: the name ─┬─ inbox · file · console ─────── local
-                                  ├─ a notification block ──────── prefect_blocks ─┐
-                                  └─ a channel of ours ─────────── ours ───────────┤
-             text: cut to what the channel takes ◄── plugins ◄─────────────────────┤
-             apart: a thread with an end, which keeps apprise's log to itself ◄────┘
+    check ─► validate the channel's name and the chat id
+    send  ─► registry: the name ─┬─ inbox · file · console ─────── builtin
+                                 ├─ a notification block ──────── prefect_blocks ─┐
+                                 └─ a block of our own type ───── apprise ────────┤
+             text: truncated to the channel's limit ◄── apprise_plugins ◄─────────┤
+             threads: a thread with a timeout that captures apprise's log ◄───────┘
 
-- A name is the operator's: what it means is looked up at every send, so a block that is mended in
-  Prefect's UI serves the next try.
-- That nothing was raised is no proof for apprise nor for Prefect's blocks, which log a failure and
-  go on; here what did not arrive is a `NotDelivered`.
-- A message is one message: never split, never cut without saying so.
-- No secret of a block stands in an error or in a log.
+- A name is resolved at every send, so a block that is fixed in Prefect's UI serves the next
+  attempt.
+- Apprise and Prefect's blocks log a failure instead of raising it; here a message that did not
+  arrive raises `NotDelivered`.
+- A message is one message: it is never split, and never truncated without a mark.
+- No error and no log contains a secret of a block.
 
-Only `prefect_blocks` and `directory` import Prefect, and only `plugins` and `ours` apprise; all
-only when they are called.
+Only `prefect_blocks` and `registry` import Prefect, and only `apprise_plugins` and `apprise` import
+apprise; all import it when they are called.
 """
 
 from daybook.delivery.channels.base import Message, NotDelivered

@@ -1,8 +1,8 @@
-"""Channels of our own block type: any service that apprise knows, by its URL.
+"""Channels of our own block type: any service that apprise supports, by its URL.
 
-For what Prefect has no block of: e-mail, Telegram, ntfy, Matrix and a hundred more. The whole URL
-is secret, and Prefect encrypts it. Where `{chat_id}` stands in it, one block serves many chats, and
-a job says which.
+They serve the services without a Prefect block: e-mail, Telegram, ntfy, Matrix and many more. The
+whole URL is secret, and Prefect encrypts it. If the URL contains `{chat_id}`, one block serves many
+chats, and each job names its chat.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from daybook.delivery.channels import apprise_plugins, threads
 from daybook.delivery.channels.base import Message, NotDelivered
-from daybook.delivery.channels.prefect_blocks import scrubbed, secrets
+from daybook.delivery.channels.prefect_blocks import redact, secret_texts
 from daybook.errors import InvalidInput, UnknownName
 from daybook.resources import documents
 from daybook.resources.documents import BlockType
@@ -30,27 +30,29 @@ DESCRIPTION = "Where jobs send their answers and alerts: any service that appris
 TYPE = BlockType(SLUG, TITLE, "channel")
 
 CHAT_ID = "{chat_id}"
-"""What a job's chat id is put in the place of."""
+"""The placeholder for a job's chat id."""
 
-LEGAL = (
+LEGAL_URL = (
     "an address of apprise's, such as mailto://user:password@mail.example.org?to=me@example.org, "
     "tgram://token/{chat_id} or ntfy://topic"
 )
 
-# What the services take: Telegram's ids are numbers, those of Slack words.
-_SAMPLES = ("100200300", "general")
+# Sample chat ids: Telegram's are numbers, Slack's are words.
+_SAMPLE_CHAT_IDS = ("100200300", "general")
 
-# One step of a path, one value of a query: nothing that leads elsewhere on the same host. And one
-# recipient: apprise takes several of what has a comma, a semicolon, a space or a bracket in it, and
-# also two addresses of e-mail, or two numbers that begin with +, however they are joined.
+# A chat id is one path segment or query value, so it cannot lead elsewhere on the host. It is also
+# one recipient: apprise splits a text at a comma, semicolon, space or bracket, and also splits two
+# e-mail addresses, or two numbers that begin with +, however they are joined.
 _CHAT = re.compile(
-    r"(?!\.+\Z)(?!.*@.*@)(?=\+?[^+]+(\+[^+]*@.*)?\Z)"  # no . or ..; one @; + first or in a name@
+    r"(?!\.+\Z)(?!.*@.*@)(?=\+?[^+]+(\+[^+]*@.*)?\Z)"  # not . or ..; one @; + first or in a name@
     r"[\w.:@!+$~=*-]+\Z"
 )
 
-_LEGAL_CHAT = "one recipient, of letters, digits and .:@!+$~=*-_, such as -1001 or me@example.org"
+_LEGAL_CHAT_ID = (
+    "one recipient, of letters, digits and .:@!+$~=*-_, such as -1001 or me@example.org"
+)
 
-_TYPES = {
+_NOTIFY_TYPES = {
     "completed": "success",
     "recovered": "success",
     "failed": "failure",
@@ -79,14 +81,14 @@ class ChannelSettings(BaseModel):
     def _understood(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
         if url != url.strip() or "://" not in url:
-            raise ValueError(f"is none; legal is {LEGAL}")
+            raise ValueError(f"is none; legal is {LEGAL_URL}")
         if CHAT_ID in re.split("[/?#]", url.partition("://")[2])[0]:
             raise ValueError(f"{CHAT_ID} cannot be the host; write it behind, host/{CHAT_ID}")
-        with threads.silently():
-            if not any(_client(url, each) for each in _SAMPLES):
-                raise ValueError(f"apprise does not understand it; legal is {LEGAL}")
-        asked = (each.partition("=")[0] for each in re.split("[?&;]", url)[1:])
-        if "format" in {unquote(each).strip().lower() for each in asked}:
+        with threads.capture_logs():
+            if not any(_client(url, each) for each in _SAMPLE_CHAT_IDS):
+                raise ValueError(f"apprise does not understand it; legal is {LEGAL_URL}")
+        parameters = (each.partition("=")[0] for each in re.split("[?&;]", url)[1:])
+        if "format" in {unquote(each).strip().lower() for each in parameters}:
             raise ValueError(
                 "has ?format=, by which apprise sends what a model wrote as the service's markup; "
                 "leave it out: each service gets the format that it takes best"
@@ -95,70 +97,74 @@ class ChannelSettings(BaseModel):
 
 
 def check_chat_id(chat_id: str) -> None:
-    """Raise `InvalidInput` for what cannot stand in the place of `{chat_id}`."""
+    """Raise `InvalidInput` if the chat id cannot replace `{chat_id}`."""
     if not _CHAT.match(chat_id):
-        raise InvalidInput("chat_id", f'"{chat_id}" is none', _LEGAL_CHAT)
+        raise InvalidInput("chat_id", f'"{chat_id}" is none', _LEGAL_CHAT_ID)
 
 
-def build(name: str, data: Mapping[str, Any]) -> OurChannel:
-    """The channel of stored settings; raises `InvalidInput` when they are not legal.
+def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
+    """Return the channel of stored settings; raise `InvalidInput` if they are invalid.
 
-    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    The Prefect server does not validate a block that was edited in its UI, so this check does.
     """
-    return OurChannel(name, _settings(name, data).url.get_secret_value())
+    return AppriseChannel(name, _settings(name, data).url.get_secret_value())
 
 
-async def every(client: PrefectClient) -> list[tuple[str, str]]:
-    """The type slug and the name of each, by name."""
-    return [(SLUG, str(each.name)) for each in await documents.every(client, TYPE)]
+async def list_channels(client: PrefectClient) -> list[tuple[str, str]]:
+    """Return the type slug and the name of each channel, by name."""
+    return [(SLUG, str(each.name)) for each in await documents.list_documents(client, TYPE)]
 
 
-async def read(client: PrefectClient, name: str) -> OurChannel:
-    """The channel of that name; raises `UnknownName`, and `InvalidInput` for bad settings."""
+async def read(client: PrefectClient, name: str) -> AppriseChannel:
+    """Return the channel of that name; raise `UnknownName`, or `InvalidInput` for bad settings."""
     from prefect.exceptions import ObjectNotFound
 
     try:
         document = await client.read_block_document_by_name(name, SLUG, include_secrets=True)
     except ObjectNotFound:
-        raise UnknownName("channel", name, (each for _, each in await every(client))) from None
-    # Apart: apprise is imported with all its plugins, which is work of a tenth of a second.
-    return await threads.done(lambda _: build(name, document.data))
+        raise UnknownName(
+            "channel", name, (each for _, each in await list_channels(client))
+        ) from None
+    # In a thread: importing apprise with all its plugins takes a tenth of a second.
+    return await threads.run_capturing_logs(lambda _: build(name, document.data))
 
 
-async def add(client: PrefectClient, name: str, url: str, *, replace: bool = False) -> OurChannel:
-    """Keep a channel; raises `InvalidInput` for a bad or taken name, and for a bad URL."""
-    made = await threads.done(lambda _: checked(name, url))
-    await documents.keep(client, TYPE, name, {"url": url}, replace=replace)
-    return made
+async def add(
+    client: PrefectClient, name: str, url: str, *, replace: bool = False
+) -> AppriseChannel:
+    """Save a channel; raise `InvalidInput` for a bad or taken name, or a bad URL."""
+    channel = await threads.run_capturing_logs(lambda _: validate(name, url))
+    await documents.save(client, TYPE, name, {"url": url}, replace=replace)
+    return channel
 
 
-def checked(name: str, url: str) -> OurChannel:
-    """What would be kept; raises `InvalidInput`, whose words do not hold the URL."""
+def validate(name: str, url: str) -> AppriseChannel:
+    """Return the channel to store; raise `InvalidInput`, whose text omits the URL."""
     documents.check_name(TYPE, name)
     try:
         settings = ChannelSettings.model_validate({"url": url})
     except ValidationError as error:
-        raise InvalidInput("url", documents.problem(error)[1]) from None
-    return OurChannel(name, settings.url.get_secret_value())
+        raise InvalidInput("url", documents.validation_problem(error)[1]) from None
+    return AppriseChannel(name, settings.url.get_secret_value())
 
 
 async def remove(client: PrefectClient, name: str) -> None:
-    """Forget a channel of ours; raises `NotFound`."""
-    await documents.forget(client, TYPE, name)
+    """Remove a channel of our type; raise `NotFound` if there is none."""
+    await documents.remove(client, TYPE, name)
 
 
-class OurChannel:
-    """One of them."""
+class AppriseChannel:
+    """A channel that sends through apprise."""
 
     def __init__(self, name: str, url: str) -> None:
         self._what = f'the channel "{name}"'
         self._url = url
         self.needs_chat_id = CHAT_ID in url
-        with threads.silently():
+        with threads.capture_logs():
             self.limit = max(
-                apprise_plugins.prepared(made).limit
-                for each in _SAMPLES
-                if (made := _client(url, each)) is not None
+                apprise_plugins.prepare(client).limit
+                for each in _SAMPLE_CHAT_IDS
+                if (client := _client(url, each)) is not None
             )
 
     async def send(self, message: Message) -> None:
@@ -167,28 +173,28 @@ class OurChannel:
                 check_chat_id(message.chat_id)
             except InvalidInput as error:
                 raise NotDelivered(f"{self._what}: {error}", temporary=False) from None
-        await threads.done(lambda heard: self._send(message, heard))
+        await threads.run_capturing_logs(lambda logged: self._send(message, logged))
 
-    def _send(self, message: Message, heard: list[str]) -> None:
+    def _send(self, message: Message, logged: list[str]) -> None:
         client = _client(self._url, message.chat_id)
         if client is None:
-            told = f'with the chat id "{message.chat_id}" apprise does not understand the URL'
-            raise NotDelivered(f"{self._what}: {told}")
-        subject, body = apprise_plugins.prepared(client).filled(message)
-        kind = _TYPES.get(message.event, "info")
+            problem = f'with the chat id "{message.chat_id}" apprise does not understand the URL'
+            raise NotDelivered(f"{self._what}: {problem}")
+        subject, body = apprise_plugins.prepare(client).filled(message)
+        notify_type = _NOTIFY_TYPES.get(message.event, "info")
         try:
-            arrived = client.notify(body=body, title=subject, notify_type=kind)
+            arrived = client.notify(body=body, title=subject, notify_type=notify_type)
         except Exception as error:
-            heard.append(f"{type(error).__name__}: {error}")
+            logged.append(f"{type(error).__name__}: {error}")
             arrived = False
         if not arrived:
-            why = "; ".join(heard) or "apprise says that it failed, and not why"
-            secret = secrets({"url": self._url}, ["url"])
-            raise NotDelivered(f"{self._what}: {scrubbed(why, secret)}")
+            why = "; ".join(logged) or "apprise says that it failed, and not why"
+            secret = secret_texts({"url": self._url}, ["url"])
+            raise NotDelivered(f"{self._what}: {redact(why, secret)}")
 
 
 def _client(url: str, chat_id: str) -> Any | None:
-    """An `Apprise` that sends there; None where it does not understand the URL."""
+    """Return an `Apprise` for the URL; None if apprise does not understand it."""
     from apprise import Apprise, AppriseAsset
 
     asset = AppriseAsset(app_id="Daybook", app_desc="Daybook", app_url="")
@@ -204,5 +210,5 @@ def _settings(name: str, data: Mapping[str, Any]) -> ChannelSettings:
     try:
         return ChannelSettings.model_validate(dict(data))
     except ValidationError as error:
-        told = f'"{name}": url: {documents.problem(error)[1]}'
-        raise InvalidInput("channel", told, "mend the block") from None
+        problem = f'"{name}": url: {documents.validation_problem(error)[1]}'
+        raise InvalidInput("channel", problem, "mend the block") from None

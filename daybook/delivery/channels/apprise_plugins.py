@@ -1,16 +1,16 @@
-"""How a message is put to apprise's plugins, which know what their service takes.
+"""Message formats for apprise's plugins, which know the limits of their services.
 
-===========  =====================================================================
-a plugin     is given
-===========  =====================================================================
-of Markdown  the text as it is
-of text      the text as it is
-of HTML      the text escaped: nothing that a model wrote is a tag
-several      text, which apprise itself escapes for those of HTML
-===========  =====================================================================
+============  =====================================================================
+format        the plugin is given
+============  =====================================================================
+Markdown      the text unchanged
+text          the text unchanged
+HTML          the escaped text: nothing that a model wrote is a tag
+several       text, which apprise itself escapes for HTML plugins
+============  =====================================================================
 
-What apprise would do to a message is switched off: splitting and cutting (it is cut here, and says
-so), trying again (the outbox does), and `optional`, which tells a failure as a success.
+Some features of apprise are disabled: splitting and truncation (`text` truncates, with a mark),
+retries (the outbox retries), and `optional`, which reports a failure as a success.
 """
 
 from __future__ import annotations
@@ -26,34 +26,36 @@ from daybook.delivery.channels.base import Message
 
 log = logging.getLogger(__name__)
 
-LIMIT = 1000
-"""What is sent at most to a service of which nobody knows what it takes."""
+DEFAULT_MAX_LENGTH = 1000
+"""Characters that are sent at most if the service's limit is unknown."""
 
-_TITLE = 200
-_BETWEEN = 4
-"""What apprise puts between title and body where they are one."""
+_MAX_TITLE_LENGTH = 200
+_SEPARATOR_LENGTH = 4
+"""Characters that apprise inserts between title and body if it joins them."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a message has to look like. ``title`` is 0 where the subject stands in the body."""
+class MessageFormat:
+    """The format of a message. ``title`` is 0 if the subject is a part of the body."""
 
     format: str = "text"
-    limit: int = LIMIT
+    limit: int = DEFAULT_MAX_LENGTH
     title: int = 0
     shared: bool = True
     lines: int = 0
 
     def filled(self, message: Message) -> tuple[str, str]:
-        """Subject and body."""
+        """Return subject and body."""
         if self.format != "html":
-            subject, body = text.quiet(message.subject), text.quiet(message.body)
+            subject, body = text.mute_mentions(message.subject), text.mute_mentions(message.body)
             message = replace(message, subject=subject, body=body)
-        subject = text.shortened(message.subject, min(self.title or _TITLE, self.limit // 3))
+        subject = text.shorten_line(
+            message.subject, min(self.title or _MAX_TITLE_LENGTH, self.limit // 3)
+        )
         limit = self.limit
         if self.shared or not self.title:
-            limit -= text.size(subject) + _BETWEEN
-        body = text.cut(message, limit, self.lines)
+            limit -= text.length(subject) + _SEPARATOR_LENGTH
+        body = text.truncate(message, limit, self.lines)
         if not body.strip():
             subject, body = "", subject or message.event
         if self.format == "html":
@@ -62,22 +64,22 @@ class Form:
         return subject, body
 
 
-def prepared(client: Any) -> Form:
-    """Have an `Apprise` send one message, and fail when it fails; what it is to be given."""
-    found = list(client.find())
-    form = _form(found)
-    for plugin in found:
-        plugin.asset.async_mode = False  # in this thread, where its log is kept
+def prepare(client: Any) -> MessageFormat:
+    """Configure an `Apprise` to send one message and report failures; return the format."""
+    plugins = list(client.find())
+    form = _common_format(plugins)
+    for plugin in plugins:
+        plugin.asset.async_mode = False  # in this thread, where its log is captured
         plugin.overflow_mode = type(plugin.overflow_mode)("upstream")
         plugin.retry, plugin.wait, plugin.optional = 0, 0.0, False
     client.asset.body_format = form.format
     return form
 
 
-def _form(found: Sequence[Any]) -> Form:
+def _common_format(found: Sequence[Any]) -> MessageFormat:
     try:
         formats = {str(getattr(each.notify_format, "value", each.notify_format)) for each in found}
-        return Form(
+        return MessageFormat(
             format=formats.pop() if len(formats) == 1 else "text",
             limit=min(int(each.body_maxlen) for each in found),
             title=max(0, min(int(each.title_maxlen) for each in found)),
@@ -86,4 +88,4 @@ def _form(found: Sequence[Any]) -> Form:
         )
     except (AttributeError, TypeError, ValueError) as error:
         log.warning("what a channel takes is not known: %s", type(error).__name__)
-        return Form()
+        return MessageFormat()

@@ -1,4 +1,4 @@
-"""What is sent, the port that sends it, and the one way in which that fails."""
+"""The message, the channel interface, and the error of a failed delivery."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Protocol
 
 from daybook.errors import DaybookError
 
-WITHIN = 30.0
-"""Seconds that one message may take."""
+SEND_TIMEOUT_SECONDS = 30.0
+"""Timeout of one message."""
 
 UNBOUNDED = 1_000_000
-"""The limit of a channel that takes what there is: more than the ledger keeps of a message."""
+"""The limit of a channel without one: more than the ledger stores of a message."""
 
 
 class NotDelivered(DaybookError):
-    """A message did not arrive, or nobody knows that it did.
+    """A message did not arrive, or its arrival is unknown.
 
-    ``temporary`` is False where trying again cannot help. No secret stands in ``message``.
+    ``temporary`` is false if a retry cannot help. ``message`` contains no secret.
     """
 
     code = "not_delivered"
@@ -30,9 +30,9 @@ class NotDelivered(DaybookError):
 
 @dataclass(frozen=True)
 class Message:
-    """One message; ``body`` is the whole of it, and each channel cuts what it cannot take.
+    """One message. ``body`` is the full text, which each channel truncates to its limit.
 
-    ``run_id`` and ``run_url`` are where the whole can be read; ``id`` is the same on every try.
+    The full text can be read by ``run_id`` and at ``run_url``; ``id`` is the same in every attempt.
     """
 
     id: str
@@ -46,15 +46,18 @@ class Message:
 
 
 class Channel(Protocol):
-    """Where messages go.
+    """A recipient of messages.
 
-    ``limit`` is how many characters of a body it takes, ``needs_chat_id`` whether it cannot send
-    without one.
+    ``limit`` is the number of characters of a body it takes; ``needs_chat_id`` is true if it cannot
+    send without a chat id.
     """
 
     limit: int
     needs_chat_id: bool
 
     async def send(self, message: Message) -> None:
-        """Send it, or raise `NotDelivered`; blocks no event loop, and ends within `WITHIN`."""
+        """Send the message, or raise `NotDelivered`.
+
+        Must not block the event loop, and ends within `SEND_TIMEOUT_SECONDS`.
+        """
         ...

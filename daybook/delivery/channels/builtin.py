@@ -1,6 +1,6 @@
-"""The channels that need nobody else: the inbox, a file under the home's `out/`, the console.
+"""Channels that need no external service: the inbox, a file in the home's `out/`, the console.
 
-A file grows by one entry a message, whole ones one after the other, whoever else appends::
+A file grows by one entry per message. Entries stay whole even if several processes append::
 
     ## 2026-11-20 09:00:12 UTC · morning-brief: completed
 
@@ -19,27 +19,27 @@ from pathlib import Path
 from daybook.delivery.channels import text
 from daybook.delivery.channels.base import UNBOUNDED, Message, NotDelivered
 from daybook.errors import InvalidInput
-from daybook.home import here
+from daybook.home import current_home
 
 DEFAULT_FILE = "daybook.md"
-"""Where messages without a chat id go."""
+"""The file for messages without a chat id."""
 
 _NAME = re.compile(r"\w[\w .,@+-]*\Z")
-_LONGEST_NAME = 200
+_MAX_NAME_BYTES = 200
 
 
 class Inbox:
-    """The ledger itself: a message is there as soon as it was asked for."""
+    """The ledger itself: a message is delivered when it is enqueued."""
 
     limit = UNBOUNDED
     needs_chat_id = False
 
     async def send(self, message: Message) -> None:
-        """Nothing is left to do."""
+        """Do nothing: the ledger already holds the message."""
 
 
 class Console:
-    """The standard output of the process that sends."""
+    """The standard output of the sending process."""
 
     limit = UNBOUNDED
     needs_chat_id = False
@@ -49,17 +49,17 @@ class Console:
             stream = sys.stdout
             if stream is None:
                 raise OSError("there is none")
-            stream.write(text.sayable(_entry(message)))
+            stream.write(text.escape_controls(_entry(message)))
             stream.flush()
 
         try:
             await asyncio.to_thread(write)
         except (OSError, ValueError) as error:  # closed
-            raise NotDelivered(f"standard output: {_words(error)}") from None
+            raise NotDelivered(f"standard output: {_error_text(error)}") from None
 
 
 class File:
-    """A file under `out/` in the home; its name is the chat id."""
+    """A file in the home's `out/`; the chat id is its name."""
 
     limit = UNBOUNDED
     needs_chat_id = False
@@ -73,17 +73,17 @@ class File:
         try:
             await asyncio.to_thread(_append, folder(), name, _entry(message))
         except OSError as error:
-            raise NotDelivered(f"{folder() / name}: {_words(error)}") from None
+            raise NotDelivered(f"{folder() / name}: {_error_text(error)}") from None
 
 
 def folder() -> Path:
-    """Where all files of the channel `file` are."""
-    return here().path / "out"
+    """Return the folder of all files of the channel `file`."""
+    return current_home().path / "out"
 
 
 def check_name(name: str) -> None:
-    """Raise `InvalidInput` for what cannot be the name of a file there."""
-    if not _NAME.match(name) or len(name.encode()) > _LONGEST_NAME:
+    """Raise `InvalidInput` if ``name`` is no legal file name there."""
+    if not _NAME.match(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise InvalidInput(
             "chat_id",
             f'"{name}" is no name of a file',
@@ -92,7 +92,7 @@ def check_name(name: str) -> None:
 
 
 def _append(folder: Path, name: str, entry: str) -> None:
-    """Add an entry after all others, and have it on the disk."""
+    """Append an entry under a lock, and sync it to the disk."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -114,5 +114,5 @@ def _entry(message: Message) -> str:
     return f"## {at} · {heading}\n\n{message.body.strip()}\n\n"
 
 
-def _words(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

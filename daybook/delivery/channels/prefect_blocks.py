@@ -1,7 +1,7 @@
-"""Prefect's notification blocks as channels, under the names that they have in Prefect.
+"""Prefect's notification blocks as channels, under their names in Prefect.
 
-Each block document whose type has the capability `notify` is one, also of types that somebody else
-made, where the package that has the class is installed.
+Every block document whose type has the capability `notify` is a channel. That includes types of
+other authors, if the package with their class is installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from daybook.delivery.channels import apprise_plugins, prefect_private, threads
-from daybook.delivery.channels.apprise_plugins import Form
+from daybook.delivery.channels.apprise_plugins import MessageFormat
 from daybook.delivery.channels.base import UNBOUNDED, Message, NotDelivered
 from daybook.errors import InvalidInput, UnknownName
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
 
 _PAGE = 200
-_SHORTEST_SECRET = 4
-_SHORTEST_PART = 8
+_MIN_SECRET_LENGTH = 4
+_MIN_PART_LENGTH = 8
 
 
-async def every(client: PrefectClient) -> list[tuple[str, str]]:
-    """The type slug and the name of each block that can notify, by name."""
+async def list_blocks(client: PrefectClient) -> list[tuple[str, str]]:
+    """Return the type slug and the name of each block that can notify, by name."""
     found: list[tuple[str, str]] = []
     for offset in range(0, 1_000_000, _PAGE):
-        asked = {
+        query = {
             "block_documents": {"is_anonymous": {"eq_": False}},
             "block_schemas": {"block_capabilities": {"all_": ["notify"]}},
             "include_secrets": False,
             "limit": _PAGE,
             "offset": offset,
         }
-        answer = await client.request("POST", "/block_documents/filter", json=asked)
-        page = answer.json()
+        response = await client.request("POST", "/block_documents/filter", json=query)
+        page = response.json()
         found += [(each["block_type"]["slug"], each["name"]) for each in page if each["name"]]
         if len(page) < _PAGE:
             break
@@ -47,83 +47,83 @@ async def every(client: PrefectClient) -> list[tuple[str, str]]:
 
 
 async def read(client: PrefectClient, slug: str, name: str) -> PrefectBlock:
-    """The channel that a block is; raises `InvalidInput` where it cannot be one as it stands."""
+    """Return the channel for a block; raise `InvalidInput` if the block cannot be used."""
     from prefect.exceptions import ObjectNotFound
 
     try:
         document = await client.read_block_document_by_name(name, slug, include_secrets=True)
-    except ObjectNotFound:  # someone was faster
+    except ObjectNotFound:  # removed meanwhile
         raise UnknownName("channel", name, ()) from None
-    # Apart: apprise is imported with all its plugins, which is work of a tenth of a second.
-    return await threads.done(lambda heard: _built(slug, name, document, heard))
+    # In a thread: importing apprise with all its plugins takes a tenth of a second.
+    return await threads.run_capturing_logs(lambda logged: _build(slug, name, document, logged))
 
 
-def _built(slug: str, name: str, document: BlockDocument, heard: list[str]) -> PrefectBlock:
+def _build(slug: str, name: str, document: BlockDocument, logged: list[str]) -> PrefectBlock:
     import prefect.blocks.notifications  # noqa: F401 - it makes the types known
     from prefect.blocks.core import Block, UnknownBlockType
 
     schema = document.block_schema
     assert schema is not None
-    secret = secrets(document.data, schema.fields.get("secret_fields", ()))
+    secret = secret_texts(document.data, schema.fields.get("secret_fields", ()))
     try:
         block = Block.get_block_class_from_schema(schema).model_validate(document.data)
     except UnknownBlockType:
-        lacks = f'"{name}" is of the type {slug}, whose class is not installed here'
-        raise InvalidInput("channel", lacks, "install the package that has it") from None
-    except Exception as error:  # what stands in it may hold a secret
-        why = scrubbed("; ".join(heard) or type(error).__name__, secret)
-        told = f'the block "{name}" cannot be used: {why}'
-        raise InvalidInput("channel", told, "mend it in Prefect") from None
-    return PrefectBlock(slug, name, block, secret, heard)
+        problem = f'"{name}" is of the type {slug}, whose class is not installed here'
+        raise InvalidInput("channel", problem, "install the package that has it") from None
+    except Exception as error:  # the error text may hold a secret
+        why = redact("; ".join(logged) or type(error).__name__, secret)
+        problem_text = f'the block "{name}" cannot be used: {why}'
+        raise InvalidInput("channel", problem_text, "mend it in Prefect") from None
+    return PrefectBlock(slug, name, block, secret, logged)
 
 
 class PrefectBlock:
-    """One block."""
+    """A channel that sends through a Prefect block."""
 
     needs_chat_id = False
 
     def __init__(
-        self, slug: str, name: str, block: Any, secret: Sequence[str], heard: Sequence[str]
+        self, slug: str, name: str, block: Any, secret: Sequence[str], logged: Sequence[str]
     ) -> None:
         self._what = f'the block "{name}" ({slug})'
         self._block = block
         self._secret = secret
         self._client = prefect_private.apprise_of(block)
-        self._form: Form | None = None
+        self._form: MessageFormat | None = None
         if self._client is not None:
             if not len(self._client):
-                why = scrubbed("; ".join(heard), secret) or "apprise does not understand its URL"
+                why = redact("; ".join(logged), secret) or "apprise does not understand its URL"
                 raise InvalidInput("channel", f"{self._what} cannot be used: {why}", "mend it")
-            self._form = apprise_plugins.prepared(self._client)
+            self._form = apprise_plugins.prepare(self._client)
         elif hasattr(block, "notify_type"):
-            self._form = Form()
+            self._form = MessageFormat()
         self.limit = self._form.limit if self._form else UNBOUNDED
 
     async def send(self, message: Message) -> None:
         subject, body = self._form.filled(message) if self._form else _plain(message)
-        await threads.done(lambda heard: self._notify(subject, body, heard))
+        await threads.run_capturing_logs(lambda logged: self._notify(subject, body, logged))
 
-    def _notify(self, subject: str, body: str, heard: list[str]) -> None:
-        """In a thread without a loop, where the block's `notify` is not a coroutine."""
+    def _notify(self, subject: str, body: str, logged: list[str]) -> None:
+        """Notify in a thread without a loop, so the block's `notify` is not a coroutine."""
         try:
             with self._block.raise_on_failure():
-                answer = self._block.notify(body, subject or None)
-                if inspect.iscoroutine(answer):  # of a block that has no other way
-                    asyncio.run(answer)
+                result = self._block.notify(body, subject or None)
+                if inspect.iscoroutine(result):  # a block with an async `notify` only
+                    asyncio.run(result)
         except Exception as error:
-            why = "; ".join(heard) or _words(error)
-            raise NotDelivered(f"{self._what}: {scrubbed(why, self._secret)}") from None
+            why = "; ".join(logged) or _error_text(error)
+            raise NotDelivered(f"{self._what}: {redact(why, self._secret)}") from None
 
 
 def _plain(message: Message) -> tuple[str, str]:
     return " ".join(message.subject.split()), message.body.strip() or message.subject
 
 
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     import httpx
     from prefect.blocks.abstract import NotificationError
 
-    if isinstance(error, httpx.HTTPStatusError):  # its own words hold the address
+    if isinstance(error, httpx.HTTPStatusError):  # its text holds the URL
         return f"it answered {error.response.status_code}"
     if isinstance(error, NotificationError):
         return error.log or "apprise says that it failed, and not why"
@@ -133,17 +133,19 @@ def _words(error: Exception) -> str:
 # --- secrets
 
 
-def secrets(data: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
-    """What of a block's data nobody may read, the longest first; of an address its parts too."""
-    found: set[str] = set()
+def secret_texts(data: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
+    """Return the secret texts in a block's data, longest first, and the parts of secret URLs."""
+    texts: set[str] = set()
     for field in fields:
         for value in _texts(data.get(field.partition(".")[0])):
-            found |= {value, *_parts(value)}
-    return sorted((each for each in found if len(each) >= _SHORTEST_SECRET), key=len, reverse=True)
+            texts |= {value, *_parts(value)}
+    return sorted(
+        (each for each in texts if len(each) >= _MIN_SECRET_LENGTH), key=len, reverse=True
+    )
 
 
-def scrubbed(words: str, secret: Sequence[str]) -> str:
-    """``words`` without them."""
+def redact(words: str, secret: Sequence[str]) -> str:
+    """Return ``words`` with each secret replaced."""
     for each in secret:
         words = words.replace(each, "…")
     return words
@@ -161,16 +163,16 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _parts(url: str) -> Iterator[str]:
-    """The password of an address, and what is long before its host, in its path and its query.
+    """Yield the password of a URL, and the long parts before its host, in its path and its query.
 
-    Its host is told. Each is there as it was written, as it is meant, and as others write it.
+    The host is not secret. Each part comes as written, decoded, and encoded.
     """
-    for each in _pieces(url):
-        meant = unquote(each)
-        yield from (each, meant, quote(meant, safe=""))
+    for each in _split_url(url):
+        decoded = unquote(each)
+        yield from (each, decoded, quote(decoded, safe=""))
 
 
-def _pieces(url: str) -> Iterator[str]:
+def _split_url(url: str) -> Iterator[str]:
     try:
         split = urlsplit(url)
         user, _, host = split.netloc.rpartition("@")
@@ -178,8 +180,8 @@ def _pieces(url: str) -> Iterator[str]:
         yield from filter(None, (password, *password.split(":")))
         query = (pair.partition("=")[2] for pair in re.split("[&;]", split.query))
         long = [name, *split.path.split("/"), *query, split.fragment]
-        if "." not in host:  # a token, where a service has no host
+        if "." not in host:  # a token, if the service has no host
             long += host.split(":")
-        yield from (each for each in long if len(each) >= _SHORTEST_PART)
-    except ValueError:  # it is no address
-        yield from (each for each in re.split(r"[^\w-]+", url) if len(each) >= _SHORTEST_PART)
+        yield from (each for each in long if len(each) >= _MIN_PART_LENGTH)
+    except ValueError:  # not a URL
+        yield from (each for each in re.split(r"[^\w-]+", url) if len(each) >= _MIN_PART_LENGTH)

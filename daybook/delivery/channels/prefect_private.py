@@ -1,7 +1,7 @@
-"""The names of Prefect's blocks that it does not promise to keep: no other module here uses them.
+"""Private names of Prefect's notification blocks; no other module of this package uses them.
 
-Each is checked when it is used; where the check fails there is a fallback that is right and takes
-less, and a line in the log that says so.
+Each name is checked when it is used. If the check fails, a fallback applies that is correct but
+more restrictive, and a log line reports it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def apprise_of(block: Any) -> Any | None:
-    """The `Apprise` that a notification block sends with; None of a block that has none.
+    """Return the `Apprise` that a notification block sends with; None if the block has none.
 
-    None as well, with a line in the log, where it is not found; then nobody can know what the
-    block's service takes, nor switch off what apprise would do to a message.
+    Also returns None, with a log line, if it is not found. Then the limits of the block's service
+    are unknown, and apprise's own processing of a message cannot be disabled.
     """
     from prefect.blocks.notifications import AbstractAppriseNotificationBlock
 

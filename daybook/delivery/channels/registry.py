@@ -1,7 +1,7 @@
-"""From a channel's name to what it means, at the moment at which it is needed.
+"""Resolution of a channel's name to its adapter, at every use.
 
-The names that need nobody win: a block that is called `inbox` too is `<type slug>/inbox`, and so
-are two blocks of different types that have one name.
+Built-in names take precedence: a block named `inbox` is called `<type slug>/inbox`. Two blocks of
+different types with the same name are called by type slug and name as well.
 """
 
 from __future__ import annotations
@@ -21,43 +21,44 @@ from daybook.ledger.tables import OutboxRow
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-LOCAL: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = {
+BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = {
     "inbox": builtin.Inbox,
     "file": builtin.File,
     "console": builtin.Console,
 }
 
-ASKING = 10.0
-"""Seconds for a question to Prefect: its client asks a server that went away for minutes."""
+PREFECT_TIMEOUT_SECONDS = 10.0
+"""Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
 
 
 async def names(client: PrefectClient | None) -> dict[str, str]:
-    """Every channel by the name that jobs give it, with its kind or the slug of its block type."""
-    found = await _documents(client)
-    often = Counter(name for _, name in found)
+    """Return the name of every channel with its kind: its own name, or the block type's slug."""
+    documents = await _documents(client)
+    count = Counter(name for _, name in documents)
     blocks = {
-        f"{slug}/{name}" if often[name] > 1 or name in LOCAL else name: slug for slug, name in found
+        f"{slug}/{name}" if count[name] > 1 or name in BUILTIN else name: slug
+        for slug, name in documents
     }
-    return {name: name for name in LOCAL} | dict(sorted(blocks.items()))
+    return {name: name for name in BUILTIN} | dict(sorted(blocks.items()))
 
 
 async def check(
     client: PrefectClient | None, name: str, chat_id: str, *, owner: str = "user"
 ) -> None:
-    """Refuse a channel that nothing can be sent to so; a job of ``owner`` is to have it.
+    """Check that a job of ``owner`` can use the channel with this chat id.
 
-    Raises `UnknownName` with the known ones, `Ambiguous`, and `InvalidInput`.
+    Raises `UnknownName` with the known names, `Ambiguous`, and `InvalidInput`.
     """
-    its = limits.of_owner(owner)
-    check_channel(name, chat_id, its)
+    owner_limits = limits.load_limits(owner)
+    check_channel(name, chat_id, owner_limits)
     if name == "file" and chat_id:
         builtin.check_name(chat_id)
     try:
         channel = await find(client, name)
     except UnknownName as error:
-        if its is None:
+        if owner_limits is None:
             raise
-        known = [each for each in error.known if may_use(each, its)]
+        known = [each for each in error.known if may_use(each, owner_limits)]
         raise UnknownName("channel", name, known) from None
     if channel.needs_chat_id and not chat_id:
         raise InvalidInput("chat_id", f'is missing: the channel "{name}" has several', "give one")
@@ -66,11 +67,11 @@ async def check(
 
 
 async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None = None) -> None:
-    """Send a row of the outbox that is a message or an alert; raises `NotDelivered`.
+    """Send an outbox row that is a message or an alert; raise `NotDelivered` on failure.
 
-    ``run_url`` is where Prefect's UI shows its run. Where Prefect, which knows the blocks, cannot
-    be reached or answers with an error, `PrefectUnreachable` is raised or its client's own error:
-    nothing was tried.
+    ``run_url`` is the URL of the run in Prefect's UI. If Prefect, which stores the blocks, is
+    unreachable or responds with an error, `PrefectUnreachable` or its client's own error is raised:
+    then no attempt was made.
     """
     message = Message(
         id=row.id,
@@ -82,47 +83,49 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
         run_id=row.run_id,
         run_url=run_url,
     )
-    if row.purpose != ALERT:  # where an alert goes the operator chose, whoever's job it is of
+    if row.purpose != ALERT:  # the operator chose the channel of alerts, whoever owns the job
         try:
-            check_channel(row.address, row.chat_id, limits.of_owner(row.owner))
+            check_channel(row.address, row.chat_id, limits.load_limits(row.owner))
         except InvalidInput as error:
             raise NotDelivered(str(error), temporary=False) from None
     try:
-        async with asyncio.timeout(ASKING):
+        async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
             channel = await find(client, row.address)
-    except InvalidInput as error:  # it may be made, or mended
+    except InvalidInput as error:  # the block may be created or fixed later
         raise NotDelivered(str(error)) from None
     except TimeoutError:
         address = str(client.api_url) if client else None
-        raise PrefectUnreachable(address, f"no answer within {ASKING:g} s") from None
+        raise PrefectUnreachable(
+            address, f"no answer within {PREFECT_TIMEOUT_SECONDS:g} s"
+        ) from None
     if channel.needs_chat_id and not row.chat_id:
         raise NotDelivered(f'the channel "{row.address}" has several chats: chat_id is missing')
     await channel.send(message)
 
 
 async def find(client: PrefectClient | None, name: str) -> Channel:
-    """Return the channel; raises `UnknownName`, `Ambiguous`, `InvalidInput` for bad settings."""
-    if name in LOCAL:
-        return LOCAL[name]()
-    found = await _documents(client)
+    """Return the channel; raise `UnknownName`, `Ambiguous`, `InvalidInput` for bad settings."""
+    if name in BUILTIN:
+        return BUILTIN[name]()
+    documents = await _documents(client)
     slug, _, short = name.rpartition("/")
-    fits = [each for each in found if each[1] == short and slug in ("", each[0])]
-    if len(fits) > 1:
-        raise Ambiguous("channel", name, (f"{slug}/{name}" for slug, name in fits))
-    if not fits or client is None:
+    matches = [each for each in documents if each[1] == short and slug in ("", each[0])]
+    if len(matches) > 1:
+        raise Ambiguous("channel", name, (f"{slug}/{name}" for slug, name in matches))
+    if not matches or client is None:
         raise UnknownName("channel", name, await names(client), "`daybook channels add` makes one")
     from daybook.delivery.channels import prefect_blocks
 
-    [(slug, short)] = fits
+    [(slug, short)] = matches
     if slug == apprise.SLUG:
         return await apprise.read(client, short)
     return await prefect_blocks.read(client, slug, short)
 
 
 async def _documents(client: PrefectClient | None) -> list[tuple[str, str]]:
-    """The type slug and the name of each block that messages can be sent to."""
+    """Return the type slug and the name of each block that can send messages."""
     if client is None:
         return []
     from daybook.delivery.channels import prefect_blocks
 
-    return [*await prefect_blocks.every(client), *await apprise.every(client)]
+    return [*await prefect_blocks.list_blocks(client), *await apprise.list_channels(client)]

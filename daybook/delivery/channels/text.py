@@ -1,8 +1,8 @@
-"""What a channel is given of a text: cut to its limit, ringing nobody, as HTML where it must be.
+"""Text processing for channels: truncation, muted mentions, and HTML.
 
-A cut is seen: the last line says how much is missing and where it can be read::
+A truncated text ends with a line that tells how much is missing and where the full text is::
 
-    … the beginning, up to a line's or a word's end
+    … the beginning, up to the end of a line or word
     [… 38,104 more characters: `daybook show 4f0c2a91d3e7`]
 """
 
@@ -13,81 +13,81 @@ import re
 
 from daybook.delivery.channels.base import Message
 
-_ROOM = 24
-"""A cut looks for a line's or a word's end in so many hundredths of the text before it."""
+_CUT_PERCENT = 24
+"""The last percentage of a text in which a cut looks for the end of a line or word."""
 
-# What rings a bell when a bot writes it: a whole chat's, or in Slack and Discord somebody's. For
-# Slack apprise writes `<!channel>` also of what lacks the first sign of it.
+# Mentions that notify a whole chat or, in Slack and Discord, one user when a bot writes them. For
+# Slack apprise also writes `<!channel>` if the first character is missing.
 _RINGS = re.compile(
     r"[@!](?=(everyone|here|channel|all|subteam)\b)|@(?=[!&]?\w+[>|])", re.IGNORECASE
 )
-_INVISIBLE = "\u200b"
+_ZERO_WIDTH_SPACE = "\u200b"
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 _BLANKS = re.compile(r"^ +|(?<= ) +", re.MULTILINE)
 
 
-def size(text: str) -> int:
-    """How long a text is to a channel. Some count as UTF-16 does, and none counts more."""
+def length(text: str) -> int:
+    """Return the length by the strictest channel, which counts UTF-16 code units."""
     return len(text) + sum(each > "\uffff" for each in text)
 
 
-def shortened(text: str, limit: int) -> str:
-    """One line of at most ``limit``, marked where it is cut."""
+def shorten_line(text: str, limit: int) -> str:
+    """Return one line of at most ``limit``, with a mark if it is truncated."""
     line = " ".join(text.split())
-    return line if size(line) <= limit else _head(line, max(limit - 1, 0)).rstrip() + "…"
+    return line if length(line) <= limit else _longest_head(line, max(limit - 1, 0)).rstrip() + "…"
 
 
-def cut(message: Message, limit: int, lines: int = 0) -> str:
-    """The message's body in at most ``limit``; what is missing is told in a last line.
+def truncate(message: Message, limit: int, lines: int = 0) -> str:
+    """Return the message's body in at most ``limit``, with a last line that tells what is missing.
 
-    ``lines`` is how many lines it may have, 0 as many as it has.
+    ``lines`` is the maximum number of lines; 0 means no maximum.
     """
     body = message.body.strip()
     too_many = bool(lines) and body.count("\n") >= lines
-    if size(body) <= limit and not too_many:
+    if length(body) <= limit and not too_many:
         return body
-    for where in _where(message):
-        # The number is one of at most this many digits.
-        room = limit - size(_told(len(body), where)) - 1
-        if room >= limit // 2:
+    for hint in _full_text_hints(message):
+        # The number has at most this many digits.
+        space = limit - length(_told(len(body), hint)) - 1
+        if space >= limit // 2:
             break
     else:
-        return shortened(body, limit)
+        return shorten_line(body, limit)
     if too_many:
-        room = min(room, len("\n".join(body.split("\n")[: lines - 1])))
-    head = _at_an_end(body, room)
+        space = min(space, len("\n".join(body.split("\n")[: lines - 1])))
+    head = _head_to_boundary(body, space)
     if fence := _open_fence(head):
-        head = _at_an_end(body, room - len(fence) - 1) + f"\n{fence}"
+        head = _head_to_boundary(body, space - len(fence) - 1) + f"\n{fence}"
         missing = len(body) - len(head) + len(fence) + 1
     else:
         missing = len(body) - len(head)
-    return f"{head}\n{_told(missing, where)}"
+    return f"{head}\n{_told(missing, hint)}"
 
 
-def _where(message: Message) -> list[str]:
-    """Where the rest can be read, the longest way of saying it first."""
+def _full_text_hints(message: Message) -> list[str]:
+    """Return the places of the full text, the longest description first."""
     show = f": `daybook show {message.run_id[:12]}`" if message.run_id else ""
     whole = [f"{show}, or {message.run_url}"] if show and message.run_url else []
     return [*whole, *filter(None, [show]), ""]
 
 
-def _told(missing: int, where: str) -> str:
-    return f"[… {missing:,} more characters{where}]"
+def _told(missing: int, hint: str) -> str:
+    return f"[… {missing:,} more characters{hint}]"
 
 
-def _head(text: str, limit: int) -> str:
-    """As much of the beginning as fits, no character split."""
+def _longest_head(text: str, limit: int) -> str:
+    """Return the longest beginning that fits, without splitting a character."""
     head = text[: max(limit, 0)]
-    while (over := size(head) - limit) > 0:
-        head = head[: -((over + 1) // 2)]  # each is worth two at most
+    while (over := length(head) - limit) > 0:
+        head = head[: -((over + 1) // 2)]  # each character counts two at most
     return head
 
 
-def _at_an_end(text: str, limit: int) -> str:
-    """As much of the beginning as fits, up to a line's end, or a word's, where one is near."""
-    head = _head(text, limit)
-    least = len(head) - len(head) * _ROOM // 100
+def _head_to_boundary(text: str, limit: int) -> str:
+    """Return the longest beginning that fits, up to the end of a line or word if one is near."""
+    head = _longest_head(text, limit)
+    least = len(head) - len(head) * _CUT_PERCENT // 100
     for end in ("\n", " "):
         if text.startswith(end, len(head)):
             return head.rstrip()
@@ -97,7 +97,7 @@ def _at_an_end(text: str, limit: int) -> str:
 
 
 def _open_fence(markdown: str) -> str:
-    """What ends the block of code in which a text stops; empty where it stops in none."""
+    """Return the fence that closes an open code block; empty if none is open."""
     fence = ""
     for found in _FENCE.finditer(markdown):
         if not fence:
@@ -107,20 +107,20 @@ def _open_fence(markdown: str) -> str:
     return fence
 
 
-def quiet(text: str) -> str:
-    """The same words to a reader, and no bell for everybody: a model may have written them."""
-    return _RINGS.sub(lambda found: found[0] + _INVISIBLE, text)
+def mute_mentions(text: str) -> str:
+    """Mute the mentions that notify everybody: a model may have written them."""
+    return _RINGS.sub(lambda found: found[0] + _ZERO_WIDTH_SPACE, text)
 
 
 def as_html(text: str) -> str:
-    """Plain text as HTML that shows it as it is: nothing in it is a tag, no line is lost."""
+    """Return HTML that shows plain text unchanged: nothing is a tag, and no line is lost."""
     kept = html.escape(text, quote=False)
     kept = _BLANKS.sub(lambda found: "&nbsp;" * len(found[0]), kept)
     return kept.replace("\n", "<br/>")
 
 
-def sayable(text: str) -> str:
-    """Without what drives a terminal: control characters are shown as escapes."""
+def escape_controls(text: str) -> str:
+    """Show control characters as escapes, so the text cannot control a terminal."""
     return "".join(
         each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text
     )

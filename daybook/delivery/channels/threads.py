@@ -1,8 +1,8 @@
-"""Where what blocks is done: a thread of its own, with an end, and silent.
+"""Execution of blocking work in its own thread, with a timeout and captured logs.
 
-Apprise and what it sends with log the addresses that they call, in which secrets stand. While our
-own thread sends, what they log is kept here: warnings become the words of the failure, the rest
-goes nowhere. What other threads of the process log is left alone.
+Apprise and its HTTP libraries log the URLs that they call, which contain secrets. While our own
+thread sends, their log is captured: warnings become the text of the failure, and the rest is
+discarded. The logs of other threads of the process are unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TypeVar
 
-from daybook.delivery.channels.base import WITHIN, NotDelivered
+from daybook.delivery.channels.base import SEND_TIMEOUT_SECONDS, NotDelivered
 
 T = TypeVar("T")
 
@@ -29,60 +29,65 @@ _LOGGERS = (
     "urllib3.util.retry",
 )
 
-_heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
+_captured: ContextVar[list[str] | None] = ContextVar("heard", default=None)
 
 
-class _Kept(logging.Filter):
+class _CaptureFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        heard = _heard.get()
-        if heard is None:
+        captured = _captured.get()
+        if captured is None:
             return True
         if record.levelno >= logging.WARNING:
-            heard.append(" ".join(record.getMessage().split()))
+            captured.append(" ".join(record.getMessage().split()))
         return False
 
 
-_KEPT = _Kept()
+_CAPTURE_FILTER = _CaptureFilter()
 
 
 @contextmanager
-def silently() -> Iterator[list[str]]:
-    """What is logged inside is kept in the list."""
+def capture_logs() -> Iterator[list[str]]:
+    """Capture the warnings that are logged inside; yield their list."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_KEPT)  # once, however often
-    heard: list[str] = []
-    token = _heard.set(heard)
+        logging.getLogger(name).addFilter(
+            _CAPTURE_FILTER
+        )  # added once, however often this is called
+    captured: list[str] = []
+    token = _captured.set(captured)
     try:
-        yield heard
+        yield captured
     finally:
-        _heard.reset(token)
+        _captured.reset(token)
 
 
-async def done(work: Callable[[list[str]], T], within: float = WITHIN) -> T:
-    """Let ``work`` be done; it is given the list of what is logged, and what it raises is raised.
+async def run_capturing_logs(
+    work: Callable[[list[str]], T], within: float = SEND_TIMEOUT_SECONDS
+) -> T:
+    """Run ``work`` in a thread; return its result or raise its error.
 
-    The thread is no one's to wait for: where it hangs it is left behind, and ends with the process.
+    ``work`` is given the list of captured warnings. If it does not end in time, the thread is
+    abandoned and ends with the process, and `NotDelivered` is raised.
     """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[T] = loop.create_future()
+    result: asyncio.Future[T] = loop.create_future()
 
-    def tell(end: Callable[[], None]) -> None:
-        if not ended.done():
-            end()
+    def finish(outcome: Callable[[], None]) -> None:
+        if not result.done():
+            outcome()
 
     def run() -> None:
-        end: Callable[[], None]
-        with silently() as heard:
+        outcome: Callable[[], None]
+        with capture_logs() as captured:
             try:
-                end = partial(ended.set_result, work(heard))
+                outcome = partial(result.set_result, work(captured))
             except BaseException as error:
-                end = partial(ended.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed: nobody asks any more
-            loop.call_soon_threadsafe(tell, end)
+                outcome = partial(result.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(finish, outcome)
 
     threading.Thread(target=run, name="daybook-channel", daemon=True).start()
     try:
         async with asyncio.timeout(within):
-            return await ended
+            return await result
     except TimeoutError:
         raise NotDelivered(f"no end within {within:g} s; it may have arrived") from None

@@ -1,9 +1,9 @@
-"""What `daybook doctor` looks at, one module a place: machine, server, book, telling and so on.
+"""Checks of `daybook doctor`, one module a subject: home, installation, ledger, delivery, Prefect …
 
-Contract: a check is a small function, or a coroutine function, that gives a list of `Problem`,
-empty when all is well; it changes nothing. Each problem says how to mend it, with a command to
-type. `daybook.operations.doctor` calls them in order and survives a check that fails itself.
+Contract: a check is a function or coroutine function that returns a list of `Problem`, empty if
+there is none; it changes nothing. Each problem says how to fix it, with a command to type.
+`daybook.operations.doctor` calls the checks in order and survives one that fails itself.
 
-Pitfalls: the installation may be the broken part, so every check imports what it needs when it is
-called. `machine` is looked at before `home.enter`, which sets the modes of the home right.
+Pitfalls: the installation may be the broken part, so each check imports what it needs when it is
+called. `home` is checked before `home.configure_prefect`, which fixes the modes of the home.
 """

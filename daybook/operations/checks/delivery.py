@@ -1,4 +1,4 @@
-"""What is to be told: the outbox, the channels that jobs name, who signs their callbacks."""
+"""Checks of the delivery: outbox, channels that jobs name, destinations and their secrets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from daybook import settings
 from daybook.api import views
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
-from daybook.home import here
+from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
 from daybook.operations import outbox_status
 from daybook.operations.checks import ledger as book
@@ -18,88 +18,88 @@ from daybook.operations.checks.problem import Problem
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-SHOWN = 5
+MAX_LISTED = 5
 
 
 async def outbox() -> list[Problem]:
-    """What is pending is sent, every destination takes it, and no alert is unread."""
-    if not await book.stored():
+    """Check that pending messages are sent, no destination is paused, and no alert is unread."""
+    if not await book.stored_jobs():
         return []
     async with open_ledger() as ledger:
-        found = await outbox_status.look(ledger)
+        state = await outbox_status.read_status(ledger)
     problems = []
-    if waits := found.nobody_sends():
-        problems.append(Problem(waits, "daybook keeper, or daybook up"))
+    if unsent := state.nobody_sends():
+        problems.append(Problem(unsent, "daybook keeper, or daybook up"))
     retry = "see that it answers; daybook callbacks retry ID tries one at once"
-    problems += [Problem(each, retry) for each in found.away()]
-    if alerts := found.unread():
+    problems += [Problem(each, retry) for each in state.away()]
+    if alerts := state.unread():
         problems.append(Problem(alerts, "daybook inbox, and daybook inbox --read", harmless=True))
-    if failed := found.health["failed"]:
-        what = f"{failed:,} callbacks or messages failed for good"
-        mend = "daybook callbacks list --status failed; daybook callbacks retry --failed"
-        problems.append(Problem(what, mend, harmless=True))
+    if failed := state.health["failed"]:
+        message = f"{failed:,} callbacks or messages failed for good"
+        fix = "daybook callbacks list --status failed; daybook callbacks retry --failed"
+        problems.append(Problem(message, fix, harmless=True))
     return problems
 
 
 async def channels(client: PrefectClient) -> list[Problem]:
-    """Every channel that a job names can be sent to, and so can the operator's."""
+    """Check that the channels of jobs and the operator's alert channel can be sent to."""
     from daybook.delivery import channels
 
-    users: dict[tuple[str, str, str], list[str]] = {}
-    for each in await book.stored():
+    users_of: dict[tuple[str, str, str], list[str]] = {}
+    for each in await book.stored_jobs():
         notify = each.job.notify
         if notify.channel:
             key = (notify.channel, notify.chat_id, each.row.owner)
-            users.setdefault(key, []).append(each.row.name)
-    found = []
-    for (name, chat_id, owner), jobs in users.items():
+            users_of.setdefault(key, []).append(each.row.name)
+    problems = []
+    for (name, chat_id, owner), jobs in users_of.items():
         try:
             await channels.check(client, name, chat_id, owner=owner)
         except InvalidInput as error:
             edit = f"daybook edit {shlex.quote(jobs[0])} --channel <name>"
-            what = f"{_some(jobs)} cannot tell the channel {name}: {error}"
-            found.append(Problem(what, f"daybook channels list; {edit}"))
+            message = f"{_join(jobs)} cannot tell the channel {name}: {error}"
+            problems.append(Problem(message, f"daybook channels list; {edit}"))
     try:
         await channels.check(client, settings.load().alert_channel, "")
     except InvalidInput as error:
-        what = f"alerts do not reach the operator: {error}"
-        found.append(Problem(what, "export DAYBOOK_ALERT_CHANNEL=inbox"))
-    return found
+        message = f"alerts do not reach the operator: {error}"
+        problems.append(Problem(message, "export DAYBOOK_ALERT_CHANNEL=inbox"))
+    return problems
 
 
 async def destinations(client: PrefectClient) -> list[Problem]:
-    """Every callback can be signed; that some are signed by the home's secret is worth knowing."""
+    """Check that callbacks can be signed; signing by the home's secret is reported as harmless."""
     from daybook.delivery import destinations, home_secret
 
-    known = await destinations.known(client)
-    found = []
-    for kept in await destinations.every(client, SYSTEM.now()):
-        if kept["problem"]:
-            what = f"the destination {kept['name']}: {kept['problem']}"
-            edit = f"daybook callbacks destinations add {kept['url']} --name {kept['name']}"
-            found.append(Problem(what, f"{edit} --replace"))
+    known = await destinations.load_index(client)
+    problems = []
+    for item in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
+        if item["problem"]:
+            text = f"the destination {item['name']}: {item['problem']}"
+            edit = f"daybook callbacks destinations add {item['url']} --name {item['name']}"
+            problems.append(Problem(text, f"{edit} --replace"))
     unsigned: list[str] = []
-    for each in await book.stored():
-        for url in views.callbacks(each.job.notify):
+    for each in await book.stored_jobs():
+        for url in views.callback_urls(each.job.notify):
             try:
                 if known.of(url) is None and each.row.name not in unsigned:
                     unsigned.append(each.row.name)
             except InvalidInput:
-                pass  # its destination was told of
+                pass  # its destination is reported above
     if not unsigned:
-        return found
-    file = here().webhook_secret
-    if file.exists():  # it is not made by looking
+        return problems
+    file = current_home().webhook_secret
+    if file.exists():  # a check does not create it
         try:
-            home_secret.default_secret(here(), SYSTEM.now())
+            home_secret.default_secret(current_home(), SYSTEM_CLOCK.now())
         except (InvalidInput, OSError) as error:
-            found.append(Problem(str(error), f"mv {shlex.quote(str(file))} {file}.broken"))
-    what = (
-        f"signed by the home's secret, as their addresses have none: callbacks of {_some(unsigned)}"
+            problems.append(Problem(str(error), f"mv {shlex.quote(str(file))} {file}.broken"))
+    text = (
+        f"signed by the home's secret, as their addresses have none: callbacks of {_join(unsigned)}"
     )
-    return [*found, Problem(what, "daybook callbacks destinations add <url>", harmless=True)]
+    return [*problems, Problem(text, "daybook callbacks destinations add <url>", harmless=True)]
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _join(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

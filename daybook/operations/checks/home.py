@@ -1,4 +1,4 @@
-"""This home: its settings, that it can be written, who can read it, and what a killed `up` left."""
+"""Checks of the home: settings, write access, file modes, leftovers of a killed `up`."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pathlib import Path
 
 from daybook import settings as ours
 from daybook.errors import InvalidInput
-from daybook.home import here
+from daybook.home import current_home
 from daybook.jobs import limits
 from daybook.operations.checks.problem import Problem
 from daybook.tasks import escalation
 
 
 def settings() -> list[Problem]:
-    """Every setting is legal."""
+    """Check that every setting is legal."""
     try:
-        limits.of_settings()
-        escalation.here()
+        limits.load_rules()
+        escalation.load_policy()
     except InvalidInput as error:
-        edit = f"edit {_quoted([ours.config_file()])}"
-        return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else edit)]
+        fix = f"edit {_quoted([ours.config_file()])}"
+        return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else fix)]
     return []
 
 
 def home() -> list[Problem]:
-    """The home can be written, or made."""
-    path = here().path
-    elsewhere = "export DAYBOOK_HOME=<a folder of your own>"
+    """Check that the home can be written, or created."""
+    path = current_home().path
+    other_home = "export DAYBOOK_HOME=<a folder of your own>"
     nearest = next(place for place in (path, *path.parents) if place.exists())
     if not nearest.is_dir():
-        aside = f"mv {_quoted([nearest])} {_quoted([nearest.with_name(nearest.name + '.old')])}"
-        return [Problem(f"{nearest} is not a folder", f"{aside}, or {elsewhere}")]
+        move = f"mv {_quoted([nearest])} {_quoted([nearest.with_name(nearest.name + '.old')])}"
+        return [Problem(f"{nearest} is not a folder", f"{move}, or {other_home}")]
     try:
         if nearest == path:
             with tempfile.TemporaryFile(dir=path):
@@ -45,27 +45,29 @@ def home() -> list[Problem]:
         why = "no permission"
     except OSError as error:
         why = error.strerror or str(error)
-    owned = f"sudo chown -R $(id -u) {_quoted([nearest])}"
-    return [Problem(f"{nearest} cannot be written: {why}", f"{owned}, or {elsewhere}")]
+    chown = f"sudo chown -R $(id -u) {_quoted([nearest])}"
+    return [Problem(f"{nearest} cannot be written: {why}", f"{chown}, or {other_home}")]
 
 
 def modes() -> list[Problem]:
-    """Nobody but the owner can read the home, the ledger and what `up` writes."""
-    home = here()
+    """Check that no other user can read the home, the ledger and the files that `up` writes."""
+    home = current_home()
     folders = [home.path, home.prefect, home.logs]
     files = [home.up_file, home.up_lock, home.ledger_key, home.webhook_secret]
     files += [*home.logs.glob("*.log"), *ledger_files()]
-    found = []
+    problems = []
     for paths, mode in ((folders, "700"), (files, "600")):
-        if open_ := [path for path in paths if _open_to_others(path)]:
-            names = ", ".join(map(str, open_))
-            what = f"other users may read or write {names}"
-            found.append(Problem(what, f"chmod {mode} {_quoted(open_)}"))
-    return found
+        if exposed := [path for path in paths if _open_to_others(path)]:
+            names = ", ".join(map(str, exposed))
+            message = f"other users may read or write {names}"
+            problems.append(Problem(message, f"chmod {mode} {_quoted(exposed)}"))
+    return problems
 
 
 def ledger_files() -> list[Path]:
-    """The SQLite files of the ledger that the settings name; [] where it is none, or not legal."""
+    """Return the SQLite files of the configured ledger; [] if it is not SQLite or the settings are
+    illegal.
+    """
     address = ledger_address()
     database = address.partition(":///")[2].partition("?")[0]
     if not address.startswith("sqlite"):
@@ -74,7 +76,7 @@ def ledger_files() -> list[Path]:
 
 
 def ledger_address() -> str:
-    """Where the ledger is; empty where the settings are not legal."""
+    """Return the address of the ledger; empty if the settings are illegal."""
     try:
         return ours.load().ledger_address
     except InvalidInput:
@@ -82,12 +84,12 @@ def ledger_address() -> str:
 
 
 def leftovers() -> list[Problem]:
-    """No server or worker of a killed `up` runs on."""
+    """Check that no server or worker of a killed `up` still runs."""
     from daybook.operations import home_lock
 
     return [
         Problem(f"a {each.name} (pid {each.pid}) of a killed `daybook up` runs on", "daybook down")
-        for each in home_lock.left_behind(here())
+        for each in home_lock.leftover_children(current_home())
     ]
 
 
@@ -95,7 +97,7 @@ def _open_to_others(path: Path) -> bool:
     try:
         return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
     except OSError:
-        return False  # not there yet
+        return False  # it does not exist yet
 
 
 def _quoted(paths: Iterable[Path]) -> str:

@@ -1,7 +1,7 @@
-"""The program itself: versions inside their bounds, the doors, and whether the worker finds them.
+"""Checks of the installation: version bounds, the Prefect entry points, the worker's imports.
 
-The bounds are those of the installed distribution's own metadata, so they stand in
-`pyproject.toml` only.
+The bounds are read from the metadata of the installed distribution, so that `pyproject.toml` is
+their only source.
 """
 
 from __future__ import annotations
@@ -18,104 +18,116 @@ from packaging.requirements import Requirement
 
 from daybook import repository
 from daybook.errors import DaybookError, InvalidInput
-from daybook.home import here
+from daybook.home import current_home
 from daybook.operations.checks.problem import Problem
 
 DISTRIBUTION = "daybook"
-DOORS = ("flows", "blocks", "deployments")
-BOUND = ("prefect", "fastapi", "sqlalchemy")
-"""Outside of their bounds Prefect's server, or its scheduler, does not run (prefect-facts.md)."""
-IMPORT_SECONDS = 30.0
+ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
+REQUIRED_VERSIONS = ("prefect", "fastapi", "sqlalchemy")
+"""Prefect's server, or its scheduler, does not run outside of their bounds (prefect-facts.md)."""
+IMPORT_TIMEOUT_SECONDS = 30.0
 
 
 def requirements() -> dict[str, Requirement]:
-    """What this installation asks for, by the name of the distribution.
+    """Return the requirements of this installation, by the name of the distribution.
 
-    Raises `PackageNotFoundError` where Daybook runs without being installed.
+    Raises `PackageNotFoundError` if Daybook runs without being installed.
     """
-    asked = map(Requirement, metadata.requires(DISTRIBUTION) or [])
+    declared = map(Requirement, metadata.requires(DISTRIBUTION) or [])
     return {
         each.name.lower(): each
-        for each in asked
+        for each in declared
         if each.marker is None or each.marker.evaluate({"extra": ""})
     }
 
 
 def versions() -> list[Problem]:
-    """Each distribution that we ask for is there, in a version inside the bounds."""
+    """Check that each required distribution is installed, in a version inside the bounds."""
     try:
-        asked = requirements()
+        required = requirements()
     except metadata.PackageNotFoundError:
-        return [Problem("Daybook is not installed here: its bounds are not known", again())]
-    found = []
-    for name, requirement in asked.items():
+        return [
+            Problem("Daybook is not installed here: its bounds are not known", reinstall_command())
+        ]
+    problems = []
+    for name, requirement in required.items():
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            what = f"{name} is not installed"
-            found.append(Problem(what, _install(requirement), of=name))
+            message = f"{name} is not installed"
+            problems.append(Problem(message, _install(requirement), of=name))
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            what = f"{name} {version} is outside of {requirement.specifier}"
-            found.append(Problem(what, _install(requirement), of=name))
-    return found
+            message = f"{name} {version} is outside of {requirement.specifier}"
+            problems.append(Problem(message, _install(requirement), of=name))
+    return problems
 
 
-def refuse_wrong() -> None:
-    """Raise `InvalidInput` with the words of `versions` for a version that would not run."""
-    wrong = [each for each in versions() if each.of in BOUND]
+def require_versions() -> None:
+    """Raise `InvalidInput` with the problems of `versions` that would keep Prefect from running."""
+    wrong = [each for each in versions() if each.of in REQUIRED_VERSIONS]
     if wrong:
-        what = "; ".join(each.what for each in wrong)
+        message = "; ".join(each.what for each in wrong)
         raise InvalidInput(
-            "versions", what, " && ".join(dict.fromkeys(each.mend for each in wrong))
+            "versions", message, " && ".join(dict.fromkeys(each.mend for each in wrong))
         )
 
 
-def doors() -> list[Problem]:
-    """Our doors are there. Others of the same names are harmless: ours are loaded by their path."""
+def entry_points() -> list[Problem]:
+    """Check that our entry points exist.
+
+    Others of the same names are harmless, because ours are loaded by their path.
+    """
     try:
         root = repository.root()
     except DaybookError as error:
-        return [Problem(str(error), again())]
-    found = []
-    for door in DOORS:
+        return [Problem(str(error), reinstall_command())]
+    problems = []
+    for door in ENTRY_POINT_FOLDERS:
         spec = PathFinder.find_spec(door, [os.getcwd(), *sys.path])
-        places = spec and (spec.submodule_search_locations or [spec.origin or ""])
-        place = next(iter(places or ()), "")
-        if place and not Path(place).resolve().is_relative_to(root):
-            what = (
-                f"{place} is in front of our {door} for a script that is run here; Daybook itself "
+        locations = spec and (spec.submodule_search_locations or [spec.origin or ""])
+        shadow = next(iter(locations or ()), "")
+        if shadow and not Path(shadow).resolve().is_relative_to(root):
+            message = (
+                f"{shadow} is in front of our {door} for a script that is run here; Daybook itself "
                 "finds its own all the same"
             )
-            found.append(Problem(what, "", harmless=True))
-    return found
+            problems.append(Problem(message, "", harmless=True))
+    return problems
 
 
 def worker_imports() -> list[Problem]:
-    """The worker that `up` begins, in the home's folder, can import what this process could."""
+    """Check that the worker, which `up` starts in the home's folder, can import Daybook as we
+    can.
+    """
     from daybook.operations.server import absolute_python_path
 
-    place = here().path
+    folder = current_home().path
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", "from daybook import repository; repository.root()"],
-            cwd=place if place.is_dir() else Path(place.anchor),
+            cwd=folder if folder.is_dir() else Path(folder.anchor),
             env={**os.environ, **absolute_python_path()},
             capture_output=True,
             text=True,
-            timeout=IMPORT_SECONDS,
+            timeout=IMPORT_TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [Problem(f"`import daybook` takes more than {IMPORT_SECONDS:.0f} s", again())]
-    if done.returncode == 0:
+        return [
+            Problem(
+                f"`import daybook` takes more than {IMPORT_TIMEOUT_SECONDS:.0f} s",
+                reinstall_command(),
+            )
+        ]
+    if process.returncode == 0:
         return []
-    why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return [Problem(f"the worker cannot import daybook from {place}: {why}", again())]
+    why = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+    return [Problem(f"the worker cannot import daybook from {folder}: {why}", reinstall_command())]
 
 
-def again() -> str:
-    """How this Daybook is installed anew: from its checkout, else from the wheel."""
+def reinstall_command() -> str:
+    """Return the command that reinstalls this Daybook: from its checkout, else from the wheel."""
     checkout = Path(repository.__file__).resolve().parent.parent
     if (checkout / "Makefile").exists():
         enter = shlex.quote(str(checkout))
@@ -126,6 +138,6 @@ def again() -> str:
 def _install(requirement: Requirement) -> str:
     checkout = Path(repository.__file__).resolve().parent.parent
     if (checkout / "Makefile").exists() and Path(sys.prefix) == checkout / ".venv":
-        return again()
+        return reinstall_command()
     wanted = shlex.quote(f"{requirement.name}{requirement.specifier}")
     return f"{shlex.quote(sys.executable)} -m pip install {wanted}"

@@ -1,4 +1,4 @@
-"""The ledger and its jobs."""
+"""Checks of the ledger and its jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from daybook.errors import (
     LedgerReplaced,
     LedgerUnreachable,
 )
-from daybook.home import here
+from daybook.home import current_home
 from daybook.jobs import store
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.store import StoredJob
@@ -29,122 +29,133 @@ from daybook.resources import copies as block_copies
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-PATIENCE = timedelta(seconds=5)
+WRITE_TIMEOUT = timedelta(seconds=5)
 """How long a write may wait for others before that is a problem."""
-_FIND_KEY = (
+_RESTORE_KEY = (
     "copy the file ledger-key, with mode 0600, into this home from the home that wrote the copies "
     "or from its backup; if it is lost for good: daybook ledger rekey"
 )
 
 
 async def ledger() -> list[Problem]:
-    """It can be opened by this program, and written. One that is not there yet is no problem."""
-    if not _is_there():
+    """Check that the ledger can be opened by this program and written; a missing one is no
+    problem.
+    """
+    if not _exists():
         return []
     try:
-        await stored()
+        await stored_jobs()
         async with open_ledger() as opened:
-            if why := await opened.why_unwritable(within=PATIENCE):
-                return [Problem(f"the ledger cannot be written: {why}", overdue.to_write(why))]
+            if why := await opened.why_unwritable(within=WRITE_TIMEOUT):
+                return [
+                    Problem(f"the ledger cannot be written: {why}", overdue.ledger_write_fix(why))
+                ]
     except LedgerNewer as error:
-        return [Problem(str(error), f"with the Daybook that wrote it: {installation.again()}")]
+        return [
+            Problem(
+                str(error), f"with the Daybook that wrote it: {installation.reinstall_command()}"
+            )
+        ]
     except LedgerReplaced as error:
         return [Problem(f"the ledger at {error.place} {error.what}", error.fix)]
     except LedgerUnreachable as error:
         files = home.ledger_files()
         if not files:
-            place = shlex.quote(error.place.replace("+asyncpg", ""))
-            return [Problem(str(error), f"pg_isready -d {place}")]
+            address = shlex.quote(error.place.replace("+asyncpg", ""))
+            return [Problem(str(error), f"pg_isready -d {address}")]
         name = shlex.quote(str(files[0]))
         if files[0].is_file() and not os.access(files[0], os.R_OK | os.W_OK):
             return [Problem(str(error), f"sudo chown $(id -u) {name} && chmod 600 {name}")]
-        aside = f"mv {name} {name}.broken, and put a copy of the ledger in its place"
-        return [Problem(str(error), aside)]
+        fix = f"mv {name} {name}.broken, and put a copy of the ledger in its place"
+        return [Problem(str(error), fix)]
     return []
 
 
-async def stored() -> list[StoredJob]:
-    """All jobs; [] where there is no ledger yet, which is not made by looking."""
-    return (await whose())[1]
+async def stored_jobs() -> list[StoredJob]:
+    """Return all jobs; [] if there is no ledger yet, which a check does not create."""
+    return (await id_and_jobs())[1]
 
 
-async def whose() -> tuple[str, list[StoredJob]]:
-    """The ledger's id and its jobs; an empty id where there is no ledger yet."""
-    if not _is_there():
+async def id_and_jobs() -> tuple[str, list[StoredJob]]:
+    """Return the ledger's id and its jobs; an empty id if there is no ledger yet."""
+    if not _exists():
         return "", []
     async with open_ledger() as opened, opened.read() as session:
-        return opened.id, await store.every(session)
+        return opened.id, await store.all_jobs(session)
 
 
-def _is_there() -> bool:
-    """A database of somebody's is there, or cannot be reached; a file of ours may not be yet.
+def _exists() -> bool:
+    """Return whether there is a database, or one that cannot be reached; a SQLite file may be
+    missing.
 
-    If `up` runs, it has made one: a file that is missing then is a problem.
+    If `up` runs, it has created one: then a missing file is a problem.
     """
     files = home.ledger_files()
     if not files:
         return bool(home.ledger_address())
-    return files[0].exists() or bool((here().running() or {}).get("ledger"))
+    return files[0].exists() or bool((current_home().running() or {}).get("ledger"))
 
 
 async def sync() -> list[Problem]:
-    """Every job is in Prefect as it is in the ledger."""
-    every, found = await stored(), []
-    waiting = [each.row.name for each in every if each.row.sync_pending]
+    """Check that every job is in Prefect as it is in the ledger."""
+    jobs, problems = await stored_jobs(), []
+    waiting = [each.row.name for each in jobs if each.row.sync_pending]
     if waiting:
-        found.append(Problem(f"not in Prefect yet: {', '.join(waiting)}", "daybook sync"))
-    both = [each.row.name for each in every if each.row.conflict]
-    if both:
-        mend = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
-        found.append(Problem(f"changed here and in Prefect: {', '.join(both)}", mend))
-    return found
+        problems.append(Problem(f"not in Prefect yet: {', '.join(waiting)}", "daybook sync"))
+    conflicts = [each.row.name for each in jobs if each.row.conflict]
+    if conflicts:
+        fix = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
+        problems.append(Problem(f"changed here and in Prefect: {', '.join(conflicts)}", fix))
+    return problems
 
 
 async def ledger_key() -> list[Problem]:
-    """This home has the key of the ledger's copies of agents and secrets."""
-    if not _is_there():
+    """Check that this home has the key of the ledger's copies of agents and secrets."""
+    if not _exists():
         return []
     async with open_ledger() as opened, opened.read() as session:
-        count = len(await block_copies.every(session))
+        count = len(await block_copies.list_copies(session))
         try:
-            await block_copies.key(session, here())
+            await block_copies.key(session, current_home())
         except LedgerKeyMissing as error:
-            what = f"{error}; none of its {count} copies can be restored here"
-            return [Problem(what, _FIND_KEY)]
+            message = f"{error}; none of its {count} copies can be restored here"
+            return [Problem(message, _RESTORE_KEY)]
     return []
 
 
 async def copies(client: PrefectClient) -> list[Problem]:
-    """Prefect has every agent, secret, tool server, channel and destination of the ledger."""
+    """Check that Prefect has every agent, secret, tool server, channel and destination of the
+    ledger.
+    """
     from daybook.keeper import blocks
     from daybook.resources import mirror
 
-    if not _is_there():
+    if not _exists():
         return []
     async with open_ledger() as opened:
-        lost = await mirror.lost(opened, client, blocks.TYPES)
+        lost = await mirror.list_lost(opened, client, blocks.BLOCK_TYPES)
         if not lost:
             return []
-        what = f"Prefect has lost, and the ledger has a copy of: {', '.join(lost)}"
+        message = f"Prefect has lost, and the ledger has a copy of: {', '.join(lost)}"
         async with opened.read() as session:
             try:
-                await block_copies.key(session, here())
+                await block_copies.key(session, current_home())
             except LedgerKeyMissing:
-                return [Problem(f"{what}; the key of the copies is missing", _FIND_KEY)]
-    return [Problem(what, "daybook up, whose keeper restores them within seconds")]
+                return [Problem(f"{message}; the key of the copies is missing", _RESTORE_KEY)]
+    return [Problem(message, "daybook up, whose keeper restores them within seconds")]
 
 
 async def one_prefect() -> list[Problem]:
-    """All workers and keepers of this ledger are connected to the same Prefect server."""
-    if not _is_there():
+    """Check that all workers and keepers of this ledger use the same Prefect server."""
+    if not _exists():
         return []
     async with open_ledger() as opened, opened.read() as session:
-        told = instances.conflict(await instances.in_use(session, opened.now()))
-    return [Problem(told, instances.SEPARATE)] if told else []
+        conflict = instances.conflict(await instances.in_use(session, opened.now()))
+    return [Problem(conflict, instances.CONFLICT_HINT)] if conflict else []
 
 
 async def agents(client: PrefectClient) -> list[Problem]:
-    """Every agent that a job names exists."""
+    """Check that every agent that a job names exists."""
     from daybook.agents import documents
 
     try:
@@ -152,25 +163,27 @@ async def agents(client: PrefectClient) -> list[Problem]:
     except AgentMisconfigured as error:
         return [Problem(str(error), "daybook up")]
     known = {*names, *(f"{kind}/{name}" for name, kind in names.items())}
-    found = []
-    for each in await stored():
+    problems = []
+    for each in await stored_jobs():
         for agent in each.job.agents():
             if agent not in known:
-                what = f"{each.row.name} asks the agent {agent}, which does not exist"
+                message = f"{each.row.name} asks the agent {agent}, which does not exist"
                 edit = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
-                found.append(Problem(what, f"daybook agents add {agent} …, or {edit}"))
-    return found
+                problems.append(Problem(message, f"daybook agents add {agent} …, or {edit}"))
+    return problems
 
 
 async def tools(client: PrefectClient) -> list[Problem]:
-    """Every tool that a job names is installed here, or its server is saved; none is asked."""
+    """Check that every tool that a job names is installed here, or its server saved; none is
+    called.
+    """
     from daybook.http.guard import Guard, Rule
     from daybook.tools import catalog
     from daybook.tools.server_blocks import PrefectServers
 
     servers, guard = PrefectServers(client), Guard.here(Rule.OPERATOR)
-    found = []
-    for each in await stored():
+    problems = []
+    for each in await stored_jobs():
         action = each.job.action
         called = {"--check-tool": each.job.policy.check.tool}
         if isinstance(action, ToolCall):
@@ -181,29 +194,33 @@ async def tools(client: PrefectClient) -> list[Problem]:
             try:
                 await catalog.place(tool, servers, guard)
             except InvalidInput as error:
-                what = f"{each.row.name} calls the tool {tool}: {error.problem}"
+                message = f"{each.row.name} calls the tool {tool}: {error.problem}"
                 edit = f"daybook edit {shlex.quote(each.row.name)} {option} <name>"
-                found.append(Problem(what, f"install it or save its server, or {edit}"))
-    return found
+                problems.append(Problem(message, f"install it or save its server, or {edit}"))
+    return problems
 
 
 async def secrets(client: PrefectClient) -> list[Problem]:
-    """Every secret that a job or a saved server names exists, and its block is sound."""
+    """Check that every secret that a job or a saved server names exists, and that its block is
+    sound.
+    """
     from daybook.http import secrets as references
     from daybook.resources import secrets as secret_blocks
     from daybook.tools.server_blocks import PrefectServers
 
-    known = {each["name"]: each["problem"] for each in await secret_blocks.every(client)}
+    known = {each["name"]: each["problem"] for each in await secret_blocks.list_secrets(client)}
     users: list[tuple[str, Any]] = []
-    for each in await stored():
-        does = each.job.action.model_dump(mode="json")
-        users.append((each.row.name, [does.get("headers"), does.get("params")]))
+    for each in await stored_jobs():
+        fields = each.job.action.model_dump(mode="json")
+        users.append((each.row.name, [fields.get("headers"), fields.get("params")]))
     for server in await PrefectServers(client).every():
         users.append((f"the tool server {server['name']}", server["settings"].get("headers")))
-    found = []
-    for user, says in users:
-        for name in sorted(references.referred(says)):
-            if wrong := known.get(name, "which does not exist"):
-                what = f"{user} uses the secret {name}, {wrong}"
-                found.append(Problem(what, f"daybook secrets add {name} --replace --host <host>"))
-    return found
+    problems = []
+    for user, content in users:
+        for name in sorted(references.referenced_names(content)):
+            if problem := known.get(name, "which does not exist"):
+                message = f"{user} uses the secret {name}, {problem}"
+                problems.append(
+                    Problem(message, f"daybook secrets add {name} --replace --host <host>")
+                )
+    return problems

@@ -1,4 +1,4 @@
-"""What programs register: the modules of the setting `plugins`, and the listeners."""
+"""Checks of registrations: the modules of the setting `plugins`, and the listeners."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from daybook.operations.checks.problem import Problem
 
 
 def plugins() -> list[Problem]:
-    """Each can be imported here; the worker's path may be another."""
+    """Check that each can be imported here; the worker's path may be another."""
     try:
-        registry.look()
-    except InvalidInput:  # another check tells what is wrong with the settings
+        registry.find_listeners()
+    except InvalidInput:  # another check reports what is wrong with the settings
         return []
-    mend = "see that it is on the worker's path (pip install, PYTHONPATH), or correct `plugins`"
-    found = [
-        Problem(f"the plugin {module} cannot be imported: {why}", mend)
-        for module, why in registry.broken().items()
+    fix = "see that it is on the worker's path (pip install, PYTHONPATH), or correct `plugins`"
+    problems = [
+        Problem(f"the plugin {module} cannot be imported: {why}", fix)
+        for module, why in registry.failed_plugins().items()
     ]
-    for name in registry.here(registry.LISTENERS):
+    for name in registry.known_names(registry.LISTENERS):
         try:
             registry.find(registry.LISTENERS, name)
-        except registry.Unusable as error:
-            mend = "pip install what it needs, or uninstall what has it"
-            found.append(Problem(f'the listener "{name}" cannot be called: {error}', mend))
-    return found
+        except registry.UnusableFunction as error:
+            fix = "pip install what it needs, or uninstall what has it"
+            problems.append(Problem(f'the listener "{name}" cannot be called: {error}', fix))
+    return problems

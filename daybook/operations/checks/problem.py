@@ -1,4 +1,4 @@
-"""What a check found, and how it is mended."""
+"""Result type of the checks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """``mend`` is a command, or what to do and the command for it.
+    """A problem that a check found. ``mend`` is a command, or what to do and the command for it.
 
-    A ``harmless`` one is worth knowing and no reason to call the whole unsound; it may have no
-    mend. ``of`` is the distribution that it is about, if it is about one.
+    A ``harmless`` one is worth knowing and does not make the installation unsound; it may have no
+    ``mend``. ``of`` is the distribution that it is about, if any.
     """
 
     what: str

@@ -1,4 +1,4 @@
-"""Tasks for idle sessions: the scheduler goes on, and nothing waits for somebody to look at it."""
+"""Checks of tasks for idle sessions: the scheduler runs, and nothing needs a user's attention."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from daybook.tasks.pause import UNREADABLE
 
 
 async def tasks() -> list[Problem]:
-    """The pause can be read; that it is paused, and what starves, is worth knowing."""
+    """Check that the pause can be read; that it is paused, and starving tasks, are harmless."""
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
-        found = await views.read(session, now)
+        state = await views.read_counts(session, now)
     return [
         Problem(each.what, each.command, harmless=UNREADABLE not in each.what)
-        for each in task_scheduler.problems(found, now)
+        for each in task_scheduler.problems(state, now)
     ]

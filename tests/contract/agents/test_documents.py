@@ -18,7 +18,7 @@ from daybook.agents import documents, kinds
 from daybook.agents.command import CommandAgent
 from daybook.agents.offline import OfflineAgent
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, NotFound, UnknownName
-from daybook.keeper.blocks import TYPES
+from daybook.keeper.blocks import BLOCK_TYPES
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ async def _add_beside(client: PrefectClient, name: str, slug: str, data: dict[st
 async def test_the_ledger_copies_the_documents_of_every_block_type(client: PrefectClient) -> None:
     registered = await client.read_block_types()
     ours = {each.slug for each in registered if each.slug.startswith("daybook-")}
-    assert {each.slug for each in TYPES} == ours
+    assert {each.slug for each in BLOCK_TYPES} == ours
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ async def test_prefects_own_command_registers_them(bare: PrefectClient) -> None:
 
 
 async def test_a_door_loaded_by_its_path_is_the_one_that_is_imported() -> None:
-    assert repository.load_door("blocks/__init__.py") is blocks
+    assert repository.load_entry_point("blocks/__init__.py") is blocks
 
 
 async def test_the_form_has_the_settings_and_nothing_else(client: PrefectClient) -> None:

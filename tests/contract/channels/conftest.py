@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prefect.client.orchestration import PrefectClient, get_client
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.channels import registry
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
@@ -35,7 +35,7 @@ LONG = f"{_LINES[:39_991]} the end."
 
 def row(channel: str, body: str = "All is well.", **given: Any) -> OutboxRow:
     """A row of the outbox, as the drain has claimed it."""
-    now = SYSTEM.now()
+    now = SYSTEM_CLOCK.now()
     fields: dict[str, Any] = {
         "key": "run:4f0c2a91d3e7aa00:channel",
         "purpose": "message",
@@ -63,7 +63,7 @@ async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[Pr
 
 async def _forget_all(client: PrefectClient) -> None:
     for name, slug in (await registry.names(client)).items():
-        if name not in registry.LOCAL:
+        if name not in registry.BUILTIN:
             short = name.rpartition("/")[2]
             document = await client.read_block_document_by_name(short, slug)
             await client.delete_block_document(document.id)
@@ -82,7 +82,7 @@ def localhost(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    now = SYSTEM.now()
+    now = SYSTEM_CLOCK.now()
     made = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from daybook.delivery import channels
 from daybook.delivery.channels import NotDelivered
-from daybook.delivery.channels.apprise_plugins import LIMIT
+from daybook.delivery.channels.apprise_plugins import DEFAULT_MAX_LENGTH
 from tests.contract.channels.conftest import LONG, row
 
 pytestmark = pytest.mark.anyio
@@ -83,7 +83,7 @@ async def test_a_prefect_that_keeps_no_apprise_gets_less_and_the_log_says_so(
     await Renamed().asave("renamed", client=client)
     await channels.send(client, row("renamed", LONG))
     [said] = Renamed.says
-    assert len(said) <= LIMIT
+    assert len(said) <= DEFAULT_MAX_LENGTH
     assert "more characters" in said
     assert "keeps no apprise as expected" in caplog.text
 

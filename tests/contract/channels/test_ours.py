@@ -224,8 +224,8 @@ async def test_one_that_hangs_ends_and_holds_nobody_up(
 ) -> None:
     endpoint.steps = [hang, answer(200)]
     await apprise.add(client, "slow", f"json://127.0.0.1:{endpoint.port}/a?rto=600")
-    done = threads.done
-    monkeypatch.setattr(threads, "done", lambda work, within=5.0: done(work, within))
+    done = threads.run_capturing_logs
+    monkeypatch.setattr(threads, "run_capturing_logs", lambda work, within=5.0: done(work, within))
     slow = asyncio.ensure_future(channels.send(client, row("slow")))
     while not endpoint.requests and not slow.done():  # this loop goes on: it serves the request
         await asyncio.wait({slow}, timeout=0.01)
@@ -279,7 +279,7 @@ async def test_a_block_saved_as_a_block_is_a_channel(
     assert block.get_channel().limit < UNBOUNDED
     await channels.send(client, row("team"))
     assert endpoint.requests[0].path.startswith(f"/{PASSWORD}")
-    document = await documents.named(client, apprise.TYPE, "team")
+    document = await documents.find(client, apprise.TYPE, "team")
     assert document is not None
     assert PASSWORD not in str(document.data) + repr(block)
 
@@ -310,7 +310,7 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
 
 async def test_one_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
     await apprise.add(client, "team", "ntfy://topic")
-    document = await documents.named(client, apprise.TYPE, "team")
+    document = await documents.find(client, apprise.TYPE, "team")
     assert document is not None
     changed = BlockDocumentUpdate(data={"url": f"nope://{PASSWORD}"})
     await client.update_block_document(document.id, changed)

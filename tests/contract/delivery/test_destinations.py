@@ -35,7 +35,7 @@ async def test_one_is_kept_found_listed_and_forgotten(client: PrefectClient) -> 
     assert await destinations.find(client, f"{OPS}?x=1") == made
     assert (made.token, made.timeout, made.tries) == ("ops-token", 5, 3)
     assert made.secret not in repr(made)
-    listed = await destinations.every(client, NOON)
+    listed = await destinations.list_destinations(client, NOON)
     assert listed == [
         {
             "name": "ops",
@@ -86,8 +86,12 @@ async def test_a_rotation_has_two_secrets_for_a_day(client: PrefectClient) -> No
     before, after = NOON + timedelta(hours=23, minutes=59), NOON + timedelta(hours=24)
     assert new.secrets(before) == [new.secret, OLD]
     assert new.secrets(after) == [new.secret]
-    assert [each["rotating_until"] for each in await destinations.every(client, before)] == [after]
-    assert [each["rotating_until"] for each in await destinations.every(client, after)] == [None]
+    assert [
+        each["rotating_until"] for each in await destinations.list_destinations(client, before)
+    ] == [after]
+    assert [
+        each["rotating_until"] for each in await destinations.list_destinations(client, after)
+    ] == [None]
 
     with pytest.raises(InvalidInput, match="still valid"):
         await destinations.rotate(client, "ops", before)
@@ -124,7 +128,7 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
         await destinations.add(client, **{"name": "ops", "url": OPS} | given)
     assert refused.value.field == field
     assert "s3cr3t" not in str(refused.value)
-    assert [each["name"] for each in await destinations.every(client, NOON)] == ["kept"]
+    assert [each["name"] for each in await destinations.list_destinations(client, NOON)] == ["kept"]
 
 
 async def test_the_block_is_one_of_prefects_and_hides_its_secrets(client: PrefectClient) -> None:
@@ -150,7 +154,7 @@ async def test_one_made_illegal_in_the_ui_is_told_and_signs_nothing(client: Pref
         with pytest.raises(InvalidInput, match='"ops": timeout') as refused:
             await destinations.find(other, OPS)
         assert NEW not in str(refused.value)
-        [listed] = await destinations.every(other, NOON)
+        [listed] = await destinations.list_destinations(other, NOON)
     assert "timeout" in listed["problem"]
 
 

@@ -10,10 +10,10 @@ from email.utils import format_datetime
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import destinations, home_secret
-from daybook.delivery.callbacks import HOMES, KEPT_BACK, Post
-from daybook.delivery.sending import Tried
+from daybook.delivery.callbacks import HOME_SECRET_NOTE, TOKEN_WITHHELD_NOTE, CallbackSender
+from daybook.delivery.sending import DeliveryResult
 from daybook.home import Home
 from daybook.ledger.states import Delivery
 from daybook.resources import secrets
@@ -38,11 +38,11 @@ async def _send(
     step: Handler | None = None,
     now: datetime = NOON,
     **fields: object,
-) -> Tried:
+) -> DeliveryResult:
     if step is not None:
         server.steps = [step]
     row = callback(address=f"{server.address}/hook?token=s3cr3t", **fields)
-    async with Post(client, lambda: now) as post:
+    async with CallbackSender(client, lambda: now) as post:
         return await post.send(row)
 
 
@@ -51,7 +51,7 @@ async def test_what_is_signed_is_what_arrives(
 ) -> None:
     tried = await _send(client, receiver)
     assert (tried.status, tried.status_code, tried.error) == (Delivery.DELIVERED, 200, "")
-    assert (tried.next_at, tried.note) == (None, HOMES)
+    assert (tried.next_at, tried.note) == (None, HOME_SECRET_NOTE)
     [seen] = receiver.requests
     assert (seen.method, seen.path) == ("POST", "/hook?token=s3cr3t")
     assert seen.body == callback().body.encode()
@@ -95,7 +95,7 @@ async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: R
 async def test_a_token_does_not_go_in_clear_text(client: PrefectClient) -> None:
     await secrets.add(client, "ops-token", TOKEN, ["8.8.8.8"])
     await destinations.add(client, "ops", "http://8.8.8.8", token="ops-token", timeout=1)
-    async with Post(client, lambda: NOON) as post:
+    async with CallbackSender(client, lambda: NOON) as post:
         tried = await post.send(callback(address="http://8.8.8.8/hook"))
     assert tried.status is Delivery.FAILED
     assert "does not go over plain http" in tried.error
@@ -125,9 +125,9 @@ async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
     await secrets.add(client, "ops-token", TOKEN, ["127.0.0.1"])
     await destinations.add(client, "ops", f"{receiver.address}/hook", secret=OLD, token="ops-token")
     row = callback(address=f"{receiver.address}/hook{below}", owner=owner)
-    async with Post(client, lambda: NOON) as post:
+    async with CallbackSender(client, lambda: NOON) as post:
         tried = await post.send(row)
-    assert (tried.status, tried.note) == (Delivery.DELIVERED, "" if has_it else KEPT_BACK)
+    assert (tried.status, tried.note) == (Delivery.DELIVERED, "" if has_it else TOKEN_WITHHELD_NOTE)
     [seen] = receiver.requests
     assert seen.headers.get("authorization") == (f"Bearer {TOKEN}" if has_it else None)
     made = signature(OLD, seen.headers["webhook-id"], seen.headers["webhook-timestamp"], seen.body)
@@ -199,13 +199,13 @@ async def test_nobody_there_is_a_failed_try(client: PrefectClient) -> None:
 
 async def test_one_that_hangs_is_given_its_time(client: PrefectClient, receiver: Receiver) -> None:
     await destinations.add(client, "ops", receiver.address, timeout=1)
-    began = SYSTEM.now()
+    began = SYSTEM_CLOCK.now()
     tried = await _send(client, receiver, hang)
     assert (tried.status, tried.error) == (
         Delivery.PENDING,
         f"{receiver.address} did not answer within 1 s",
     )
-    assert 1 <= (SYSTEM.now() - began).total_seconds() < 10
+    assert 1 <= (SYSTEM_CLOCK.now() - began).total_seconds() < 10
     assert 1 <= tried.seconds < 10
 
 
@@ -243,7 +243,7 @@ async def test_without_prefect_no_try_is_made(
 
     async with get_client() as client:
         client._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        async with Post(client, SYSTEM.now) as post:
+        async with CallbackSender(client, SYSTEM_CLOCK.now) as post:
             with pytest.raises(httpx.HTTPError):
                 await post.send(callback(address=receiver.address))
     assert receiver.requests == []

@@ -16,7 +16,7 @@ from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.resources import secrets
-from daybook.resources.secrets import SLUG, PrefectSecrets
+from daybook.resources.secrets import SLUG, PrefectSecretStore
 from tests.at_prefect import knowing_our_blocks
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[Pr
 async def test_a_secret_is_read_as_it_was_saved(client: PrefectClient) -> None:
     block = blocks.SecretBlock(value=SecretStr(VALUE), hosts=["API.example.org."])
     await block.asave("ops", client=client)
-    secret = await PrefectSecrets(client).read("ops")
+    secret = await PrefectSecretStore(client).read("ops")
     assert secret == Secret("ops", VALUE, ("api.example.org",))
     loaded: Any = await blocks.SecretBlock.aload("ops", client=client)
     assert loaded.get_secret() == secret
@@ -58,19 +58,19 @@ async def test_prefect_shows_no_value(client: PrefectClient) -> None:
 
 async def test_an_unknown_one_is_told_with_those_that_are_known(client: PrefectClient) -> None:
     with pytest.raises(UnknownName, match="known: none"):
-        await PrefectSecrets(client).read("ops")
+        await PrefectSecretStore(client).read("ops")
     await blocks.SecretBlock(value=SecretStr(VALUE), hosts=["api.example.org"]).asave(
         "team", client=client
     )
     with pytest.raises(UnknownName, match="known: team"):
-        await PrefectSecrets(client).read("ops")
+        await PrefectSecretStore(client).read("ops")
 
 
 async def test_prefects_own_block_is_told_apart(client: PrefectClient) -> None:
     own: Any = PrefectsOwn(value=VALUE)  # type: ignore[arg-type]
     await own.asave("ops", client=client)
     with pytest.raises(InvalidInput, match="bound to no hosts") as refused:
-        await PrefectSecrets(client).read("ops")
+        await PrefectSecretStore(client).read("ops")
     assert VALUE not in str(refused.value)
 
 
@@ -87,7 +87,7 @@ async def test_a_block_made_illegal_in_the_ui_is_refused(client: PrefectClient) 
         )
     )
     with pytest.raises(InvalidInput, match="without scheme") as refused:
-        await PrefectSecrets(client).read("ops")
+        await PrefectSecretStore(client).read("ops")
     assert VALUE not in str(refused.value)
 
 
@@ -97,7 +97,7 @@ async def test_without_the_block_type_none_is_known(client: PrefectClient) -> No
     await client.delete_block_type(block_type.id)
     try:
         with pytest.raises(UnknownName, match="known: none"):
-            await PrefectSecrets(client).read("ops")
+            await PrefectSecretStore(client).read("ops")
     finally:
         await blocks.register(client)
 
@@ -105,16 +105,16 @@ async def test_without_the_block_type_none_is_known(client: PrefectClient) -> No
 async def test_one_is_kept_replaced_listed_and_forgotten(client: PrefectClient) -> None:
     await secrets.add(client, "ops", VALUE, ["API.example.org.", "tool:Reindex"])
     kept = Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
-    assert await PrefectSecrets(client).read("ops") == kept
+    assert await PrefectSecretStore(client).read("ops") == kept
 
     with pytest.raises(InvalidInput, match="taken"):
         await secrets.add(client, "ops", "another", ["api.example.org"])
-    assert await PrefectSecrets(client).read("ops") == kept
+    assert await PrefectSecretStore(client).read("ops") == kept
 
     await secrets.add(client, "ops", "another", ["b.example"], replace=True)
     await secrets.add(client, "a", VALUE, ["a.example"])
-    assert await PrefectSecrets(client).read("ops") == Secret("ops", "another", ("b.example",))
-    assert await secrets.every(client) == [
+    assert await PrefectSecretStore(client).read("ops") == Secret("ops", "another", ("b.example",))
+    assert await secrets.list_secrets(client) == [
         {"name": "a", "hosts": ["a.example"], "problem": None},
         {"name": "ops", "hosts": ["b.example"], "problem": None},
     ]
@@ -122,7 +122,7 @@ async def test_one_is_kept_replaced_listed_and_forgotten(client: PrefectClient) 
     await secrets.remove(client, "ops")
     with pytest.raises(NotFound, match='secret "ops" not found'):
         await secrets.remove(client, "ops")
-    assert [each["name"] for each in await secrets.every(client)] == ["a"]
+    assert [each["name"] for each in await secrets.list_secrets(client)] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
         await secrets.add(client, *given)
     assert refused.value.field == field
     assert VALUE not in str(refused.value)
-    assert await secrets.every(client) == []
+    assert await secrets.list_secrets(client) == []
 
 
 async def test_without_the_block_type_nothing_is_kept(client: PrefectClient) -> None:
@@ -152,6 +152,6 @@ async def test_without_the_block_type_nothing_is_kept(client: PrefectClient) -> 
     try:
         with pytest.raises(InvalidInput, match="daybook up"):
             await secrets.add(client, "ops", VALUE, ["a.example"])
-        assert await secrets.every(client) == []
+        assert await secrets.list_secrets(client) == []
     finally:
         await blocks.register(client)

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 async def held(ours: Caller, *entries: str, timeout: float = 60) -> AsyncIterator[dict[str, Tool]]:
     """The tools by the names that a model calls them by."""
     offer = await agent_tools.find("brief", entries or ("ours",), ours.saved, tuple)
-    async with agent_tools.opened(offer, OCCURRENCE, Actor(), timeout) as tools:
+    async with agent_tools.open_tools(offer, OCCURRENCE, Actor(), timeout) as tools:
         yield {each.name: each for each in tools}
 
 
@@ -135,7 +135,7 @@ async def test_one_that_does_not_come_up_in_the_attempts_time_is_temporary(told:
     silent = Saved({"silent": {"command": ["sleep", "1000"]}})
     offer = await agent_tools.find("brief", ["silent"], silent, tuple)
     with pytest.raises(AgentTemporary, match="not ready within 1 s; nothing was asked"):
-        async with agent_tools.opened(offer, OCCURRENCE, Actor(), 1.0):
+        async with agent_tools.open_tools(offer, OCCURRENCE, Actor(), 1.0):
             pass
 
 

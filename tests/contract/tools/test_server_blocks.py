@@ -71,7 +71,7 @@ async def test_what_is_not_legal_is_not_kept(
 async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
     servers = PrefectServers(client)
     await servers.add("time", {"command": ["cat"]})
-    document = await documents.named(client, TYPE, "time")
+    document = await documents.find(client, TYPE, "time")
     assert document is not None
     changed = {**document.data, "work_dir": "here"}
     await client.update_block_document(document.id, BlockDocumentUpdate(data=changed))

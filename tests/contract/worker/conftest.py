@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.processes import proc
-from daybook.worker.messages import Task
-from daybook.worker.nursery import Nursery
-from daybook.worker.run_process import Began
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.nursery import ProcessLauncher
+from daybook.worker.run_process import RunProcess
 from tests.contract.worker.programs import ADAPTERS, NAME
 
 
@@ -24,17 +24,17 @@ from tests.contract.worker.programs import ADAPTERS, NAME
 class Launching:
     """A launcher and what it started; `living` are those of pids that a test was told."""
 
-    launcher: Nursery
+    launcher: ProcessLauncher
     folder: Path
-    started: list[Began] = field(default_factory=list)
+    started: list[RunProcess] = field(default_factory=list)
 
-    async def start(self, kind: str, **given: Any) -> Began:
+    async def start(self, kind: str, **given: Any) -> RunProcess:
         flow_run = {"id": kind, **given.pop("flow_run", {})}
-        began = await self.launcher.start(Task(flow_run, "ours", kind, **given))
+        began = await self.launcher.start(LaunchRequest(flow_run, "ours", kind, **given))
         self.started.append(began)
         return began
 
-    async def until(self, began: Began, key: str) -> Any:
+    async def until(self, began: RunProcess, key: str) -> Any:
         """What the process tells under ``key``."""
         async for fact in began.facts():
             if key in fact:
@@ -48,15 +48,17 @@ def adapter(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def make(adapter: str, tmp_path: Path) -> Callable[..., Nursery]:
-    def launcher(**given: Any) -> Nursery:
+def make(adapter: str, tmp_path: Path) -> Callable[..., ProcessLauncher]:
+    def launcher(**given: Any) -> ProcessLauncher:
         return ADAPTERS[adapter](tmp_path / "output", **{"program": NAME, "grace": 1.0, **given})
 
     return launcher
 
 
 @pytest.fixture
-async def launching(make: Callable[..., Nursery], tmp_path: Path) -> AsyncIterator[Launching]:
+async def launching(
+    make: Callable[..., ProcessLauncher], tmp_path: Path
+) -> AsyncIterator[Launching]:
     async with make() as launcher:
         yield Launching(launcher, tmp_path / "output")
 
@@ -74,7 +76,7 @@ async def becomes(true: Callable[[], object], within: float = 15.0) -> None:
     """Until it is so; TimeoutError if it does not become so."""
     async with asyncio.timeout(within):
         while not true():
-            await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.02))
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.02))
 
 
 def actions(caplog: pytest.LogCaptureFixture) -> list[str]:

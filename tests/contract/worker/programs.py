@@ -22,13 +22,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from daybook.worker import orphan_guard
-from daybook.worker.messages import Task
-from daybook.worker.nursery import Nursery
-from daybook.worker.spawn import Spawner
-from daybook.worker.zygote import Zygote
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.nursery import ProcessLauncher
+from daybook.worker.spawn import SpawnLauncher
+from daybook.worker.zygote import ForkLauncher
 
 NAME = "tests.contract.worker.programs"
-ADAPTERS: dict[str, type[Nursery]] = {"zygote": Zygote, "spawner": Spawner}
+ADAPTERS: dict[str, type[ProcessLauncher]] = {"zygote": ForkLauncher, "spawner": SpawnLauncher}
 _STUBBORN = "import signal as s; s.signal(15, s.SIG_IGN); print(1, flush=True); s.pause()"
 STUBBORN = [sys.executable, "-c", _STUBBORN]
 
@@ -37,7 +37,7 @@ def prepare() -> None:
     """Nothing: what is above is imported."""
 
 
-def run(task: Task, status: int, fresh: bool) -> int:
+def run(task: LaunchRequest, status: int, fresh: bool) -> int:
     if task.folder:
         os.chdir(task.folder)
     if "orphan" in task.flow_run:
@@ -60,45 +60,45 @@ class Status:
             left = left[os.write(self._descriptor, left) :]
 
 
-def ends(task: Task, tell: Status) -> int:
+def ends(task: LaunchRequest, tell: Status) -> int:
     print("to stdout")
     print("to stderr", file=sys.stderr)
     return int(task.flow_run.get("code", 0))
 
 
-def exits_with_text(task: Task, tell: Status) -> None:
+def exits_with_text(task: LaunchRequest, tell: Status) -> None:
     sys.exit("no such agent")
 
 
-def exits(task: Task, tell: Status) -> None:
+def exits(task: LaunchRequest, tell: Status) -> None:
     threading.Thread(target=lambda: print("a thread was waited for")).start()
     atexit.register(lambda: print("exit functions were called"))
     sys.exit(4)
 
 
-def exits_at_once(task: Task, tell: Status) -> None:
+def exits_at_once(task: LaunchRequest, tell: Status) -> None:
     print("printed before")
     os._exit(9)
 
 
-def raises(task: Task, tell: Status) -> None:
+def raises(task: LaunchRequest, tell: Status) -> None:
     raise LookupError("what was it?")
 
 
-def is_interrupted(task: Task, tell: Status) -> None:
+def is_interrupted(task: LaunchRequest, tell: Status) -> None:
     raise KeyboardInterrupt
 
 
-def is_killed(task: Task, tell: Status) -> None:
+def is_killed(task: LaunchRequest, tell: Status) -> None:
     print("printed before")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def is_terminated(task: Task, tell: Status) -> None:
+def is_terminated(task: LaunchRequest, tell: Status) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def tells(task: Task, tell: Status) -> None:
+def tells(task: LaunchRequest, tell: Status) -> None:
     """More than a pipe holds, and something that is no fact."""
     tell(first=1)
     if "short" not in task.flow_run:
@@ -107,7 +107,7 @@ def tells(task: Task, tell: Status) -> None:
     tell(last=True)
 
 
-def describes(task: Task, tell: Status) -> None:
+def describes(task: LaunchRequest, tell: Status) -> None:
     """Tells what it finds: its surroundings are what the task says, and nothing else is open."""
     open_now = dict(_descriptors())
     tell(
@@ -130,7 +130,7 @@ def _descriptors() -> Iterator[tuple[int, str]]:
             yield int(name), os.readlink(f"/proc/self/fd/{name}").split(":")[0]
 
 
-def secrets(task: Task, tell: Status) -> None:
+def secrets(task: LaunchRequest, tell: Status) -> None:
     """Tells what it knows of its environment, and what others could read of it."""
     known = ("PREFECT_API_AUTH_STRING", "OPENAI_API_KEY", "PLAIN")
     tell(
@@ -143,42 +143,42 @@ def secrets(task: Task, tell: Status) -> None:
     )
 
 
-def learns(task: Task, tell: Status) -> None:
+def learns(task: LaunchRequest, tell: Status) -> None:
     """Tells whether a module was imported already, and that it is needed."""
     tell(known="colorsys" in sys.modules)
     tell(imported=task.flow_run.get("names", ["colorsys", "no_such_module"]))
 
 
-def waits(task: Task, tell: Status) -> None:
+def waits(task: LaunchRequest, tell: Status) -> None:
     tell(ready=True)
     while True:
         signal.pause()
 
 
-def ignores(task: Task, tell: Status) -> None:
+def ignores(task: LaunchRequest, tell: Status) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     waits(task, tell)
 
 
-def computes(task: Task, tell: Status) -> None:
+def computes(task: LaunchRequest, tell: Status) -> None:
     """Holds the interpreter in one call of C for hours: no handler of Python's is called."""
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     tell(ready=True)
     pow(3, 1 << 40)
 
 
-def begins(task: Task, tell: Status) -> None:
+def begins(task: LaunchRequest, tell: Status) -> None:
     """Begins others: in its group, in a session of its own, and one whose parent has ended."""
     tell(begun=_begin())
     waits(task, tell)
 
 
-def begins_and_dies(task: Task, tell: Status) -> None:
+def begins_and_dies(task: LaunchRequest, tell: Status) -> None:
     tell(begun=_begin())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def begins_and_ends(task: Task, tell: Status) -> int:
+def begins_and_ends(task: LaunchRequest, tell: Status) -> int:
     tell(begun=_begin())
     return 5
 
@@ -198,7 +198,7 @@ def _begin() -> list[int]:
     return [*pids, int(answer.stdout)]
 
 
-ACTIONS: dict[str, Callable[[Task, Status], int | None]] = {
+ACTIONS: dict[str, Callable[[LaunchRequest, Status], int | None]] = {
     name: action
     for name, action in list(globals().items())
     if inspect.isfunction(action) and action.__module__ == __name__ and name[0] != "_"
@@ -210,7 +210,9 @@ async def worker(adapter: str, folder: str, kinds: list[str]) -> None:
     async with make(Path(folder), program=NAME, tick=0.5, silence=3.0, grace=1.0) as launcher:
         pids: list[int] = [launcher.pid or 0]
         for kind in kinds:
-            running = await launcher.start(Task({"id": kind, "orphan": True}, "ours", kind))
+            running = await launcher.start(
+                LaunchRequest({"id": kind, "orphan": True}, "ours", kind)
+            )
             async for fact in running.facts():
                 pids += fact.get("begun", [])
                 if "ready" in fact:

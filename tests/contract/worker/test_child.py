@@ -20,9 +20,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Crashed
 
 from daybook.home import Home
-from daybook.worker.messages import Task
-from daybook.worker.nursery import Nursery
-from daybook.worker.run_process import Began
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.nursery import ProcessLauncher
+from daybook.worker.run_process import RunProcess
 from tests.contract.worker.conftest import becomes
 from tests.contract.worker.programs import ADAPTERS
 
@@ -34,7 +34,7 @@ NOBODY = "http://127.0.0.1:9/api"
 @pytest.fixture(scope="module", params=ADAPTERS)
 async def launcher(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prefect_server: object
-) -> AsyncIterator[Nursery]:
+) -> AsyncIterator[ProcessLauncher]:
     async with ADAPTERS[request.param](tmp_path_factory.mktemp("output")) as launcher:
         yield launcher
 
@@ -43,7 +43,7 @@ async def launcher(
 class Theirs:
     """A flow of somebody else's in a folder of its own."""
 
-    launcher: Nursery
+    launcher: ProcessLauncher
     client: PrefectClient
     folder: Path
 
@@ -61,14 +61,14 @@ class Theirs:
         mode: str = "engine",
         variables: dict[str, str] | None = None,
         **how: Any,
-    ) -> Began:
+    ) -> RunProcess:
         entrypoint = {"PREFECT__FLOW_ENTRYPOINT": f"{self.folder / 'work.py'}:work"}
         given: dict[str, Any] = {
             "environment": {**os.environ, **entrypoint, **(variables or {})},
             "folder": str(self.folder),
             **how,
         }
-        return await self.launcher.start(Task(run.model_dump(mode="json"), mode, **given))  # type: ignore[arg-type]
+        return await self.launcher.start(LaunchRequest(run.model_dump(mode="json"), mode, **given))  # type: ignore[arg-type]
 
     async def ends_as(self, run: FlowRun) -> str:
         return await state_of(self.client, run.id)
@@ -84,7 +84,7 @@ def _nothing() -> None: ...
 
 
 @pytest.fixture
-async def theirs(launcher: Nursery, tmp_path: Path) -> AsyncIterator[Theirs]:
+async def theirs(launcher: ProcessLauncher, tmp_path: Path) -> AsyncIterator[Theirs]:
     async with get_client() as client:
         yield Theirs(launcher, client, tmp_path)
 
@@ -155,7 +155,9 @@ async def work():
     assert await theirs.ends_as(run) == "CRASHED"
 
 
-async def test_the_settings_are_those_of_the_task(launcher: Nursery, theirs: Theirs) -> None:
+async def test_the_settings_are_those_of_the_task(
+    launcher: ProcessLauncher, theirs: Theirs
+) -> None:
     """Not those that Prefect read when the parent imported it."""
     theirs.writes(
         """
@@ -268,13 +270,13 @@ async def test_hooks_of_a_flow_that_cannot_be_loaded(theirs: Theirs) -> None:
     assert "not any more" in began.output.read_text()
 
 
-async def test_a_flow_of_ours(launcher: Nursery, daybook_home: Home) -> None:
+async def test_a_flow_of_ours(launcher: ProcessLauncher, daybook_home: Home) -> None:
     """Without a handover it claims for itself, as under any worker."""
     from flows.agent_prompt import agent_prompt
 
     async with get_client() as client:
         run = await client.create_flow_run(agent_prompt, parameters={"prompt": "What is on today?"})
-        task = Task(
+        task = LaunchRequest(
             run.model_dump(mode="json"), "ours", "agent-prompt", environment=dict(os.environ)
         )
         began = await launcher.start(task)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from daybook.worker import parent_connection
-from daybook.worker.nursery import Nursery
+from daybook.worker.nursery import ProcessLauncher
 from tests.contract.worker.conftest import Launching, actions, becomes, living
 from tests.contract.worker.programs import NAME
 
@@ -84,14 +84,14 @@ async def test_one_that_lost_its_parent_can_be_ended(launching: Launching) -> No
 async def test_a_parent_that_does_not_answer_is_replaced(
     launching: Launching, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(parent_connection, "ANSWERED_WITHIN", 0.3)
+    monkeypatch.setattr(parent_connection, "ANSWER_TIMEOUT_SECONDS", 0.3)
     stopped = launching.launcher.pid
     assert stopped is not None
     os.kill(stopped, signal.SIGSTOP)
     starting = asyncio.create_task(launching.start("ends"))
     await becomes(lambda: launching.launcher.pid is None)
     monkeypatch.setattr(
-        parent_connection, "ANSWERED_WITHIN", 30.0
+        parent_connection, "ANSWER_TIMEOUT_SECONDS", 30.0
     )  # of the next one, on a busy machine
     began = await starting
     assert await began.ended() == 0
@@ -102,7 +102,7 @@ async def test_a_parent_that_does_not_answer_is_replaced(
 @pytest.mark.parametrize("ticks", [False, True])
 @pytest.mark.slow
 async def test_a_parent_that_takes_nothing_is_replaced(
-    make: Callable[..., Nursery],
+    make: Callable[..., ProcessLauncher],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -114,7 +114,7 @@ async def test_a_parent_that_takes_nothing_is_replaced(
         assert stopped is not None
         assert launcher._line is not None
         os.kill(stopped, signal.SIGSTOP)
-        monkeypatch.setattr(parent_connection, "ANSWERED_WITHIN", 0.3)
+        monkeypatch.setattr(parent_connection, "ANSWER_TIMEOUT_SECONDS", 0.3)
         ticking = None
         if ticks:
             ticking = asyncio.create_task(launcher._line._send({"tick": "x" * 5_000_000}))
@@ -124,7 +124,7 @@ async def test_a_parent_that_takes_nothing_is_replaced(
         starting = asyncio.create_task(task)
         await becomes(lambda: launcher.pid is None)
         monkeypatch.setattr(
-            parent_connection, "ANSWERED_WITHIN", 30.0
+            parent_connection, "ANSWER_TIMEOUT_SECONDS", 30.0
         )  # of the next one, on a busy machine
         began = await starting
 
@@ -150,7 +150,7 @@ async def test_no_signal_but_the_last_ends_the_parent(launching: Launching) -> N
 
 
 async def test_the_runs_of_a_silent_worker_end_and_it_is_told(
-    make: Callable[..., Nursery], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[..., ProcessLauncher], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with make(tick=3600.0, silence=5.0, grace=0.3) as launcher:
         launching = Launching(launcher, tmp_path / "output")
@@ -165,7 +165,7 @@ async def test_the_runs_of_a_silent_worker_end_and_it_is_told(
 
 @pytest.mark.slow
 async def test_the_runs_of_a_worker_that_ticks_go_on(
-    make: Callable[..., Nursery], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[..., ProcessLauncher], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with make(tick=0.2, silence=5.0) as launcher:
         launching = Launching(launcher, tmp_path / "output")

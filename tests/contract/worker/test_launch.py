@@ -10,9 +10,9 @@ import pytest
 
 from daybook.worker import launch
 from daybook.worker.base import Launcher
-from daybook.worker.messages import Task
-from daybook.worker.spawn import Spawner
-from daybook.worker.zygote import Zygote
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.spawn import SpawnLauncher
+from daybook.worker.zygote import ForkLauncher
 from tests.contract.worker.conftest import actions
 
 HERE = "tests.contract.worker"
@@ -21,7 +21,7 @@ HERE = "tests.contract.worker"
 @pytest.fixture
 def taken(tmp_path: Path) -> Callable[[str, str], AbstractAsyncContextManager[Launcher]]:
     def best(program: str, platform: str) -> AbstractAsyncContextManager[Launcher]:
-        return launch.best(tmp_path, program=f"{HERE}.{program}", platform=platform)
+        return launch.open_launcher(tmp_path, program=f"{HERE}.{program}", platform=platform)
 
     return best
 
@@ -29,10 +29,10 @@ def taken(tmp_path: Path) -> Callable[[str, str], AbstractAsyncContextManager[La
 @pytest.mark.parametrize(
     ("program", "platform", "expected", "why"),
     [
-        ("programs", "linux", Zygote, []),
-        ("programs", "darwin", Spawner, ["the platform is darwin"]),
-        ("threaded", "linux", Spawner, ["2 threads run after the imports"]),
-        ("broken", "linux", Spawner, ["ImportError: it cannot be imported"]),
+        ("programs", "linux", ForkLauncher, []),
+        ("programs", "darwin", SpawnLauncher, ["the platform is darwin"]),
+        ("threaded", "linux", SpawnLauncher, ["2 threads run after the imports"]),
+        ("broken", "linux", SpawnLauncher, ["ImportError: it cannot be imported"]),
     ],
 )
 async def test_children_are_forked_where_that_is_safe(
@@ -47,7 +47,7 @@ async def test_children_are_forked_where_that_is_safe(
     async with taken(program, platform) as launcher:
         assert type(launcher) is expected
         if program != "broken":
-            began = await launcher.start(Task({"id": "x"}, "ours", "ends"))
+            began = await launcher.start(LaunchRequest({"id": "x"}, "ours", "ends"))
             assert await began.ended() == 0
     assert actions(caplog) == ["children_spawned"] * len(why)
     for record, part in zip(caplog.records, why, strict=True):
@@ -56,8 +56,8 @@ async def test_children_are_forked_where_that_is_safe(
 
 async def test_threads_that_come_later_have_a_child_start_afresh(tmp_path: Path) -> None:
     """Forked, it would have one thread and the locks that the others held."""
-    async with Zygote(tmp_path, program=f"{HERE}.threaded") as launcher:
+    async with ForkLauncher(tmp_path, program=f"{HERE}.threaded") as launcher:
         assert launcher.threads == 2
-        began = await launcher.start(Task({"id": "x"}, "ours", "ends"))
+        began = await launcher.start(LaunchRequest({"id": "x"}, "ours", "ends"))
         assert await began.ended() == 0
         assert began.output.read_text() == "to stdout\nto stderr\n"

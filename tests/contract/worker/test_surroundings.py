@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from daybook.worker.messages import Task
-from daybook.worker.nursery import Nursery
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.nursery import ProcessLauncher
 from tests.contract.worker.conftest import Launching, actions, becomes
 
 
@@ -125,7 +125,7 @@ async def test_a_folder_that_was_deleted_is_made_anew(launching: Launching) -> N
     assert began.output.parent == launching.folder
 
 
-async def test_the_parent_has_one_thread(make: Callable[..., Nursery]) -> None:
+async def test_the_parent_has_one_thread(make: Callable[..., ProcessLauncher]) -> None:
     async with make(environment={**os.environ, "PYTHONDEVMODE": "1"}) as launcher:
         assert launcher.threads == 1
 
@@ -151,11 +151,11 @@ async def test_an_import_that_starts_a_thread_is_told(
 
 
 async def test_secrets_are_handed_on_without_the_environment_that_others_can_read(
-    make: Callable[..., Nursery],
+    make: Callable[..., ProcessLauncher],
 ) -> None:
     secrets = {"PREFECT_API_AUTH_STRING": "daybook:s3cr3t", "OPENAI_API_KEY": "sk-s3cr3t"}
     async with make(environment={**os.environ, **secrets, "PLAIN": "word"}) as launcher:
-        own = await launcher.start(Task({"id": "a"}, "ours", "secrets"))
+        own = await launcher.start(LaunchRequest({"id": "a"}, "ours", "secrets"))
         (told,) = [fact async for fact in own.facts()]
         assert told["secrets"] == {**secrets, "PLAIN": "word"}
         assert "PLAIN=word" in told["environ"]

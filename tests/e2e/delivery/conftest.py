@@ -15,7 +15,7 @@ from sqlalchemy import func
 from sqlmodel import col, select
 
 from daybook.delivery import destinations
-from daybook.delivery.outbox import lane_of_url
+from daybook.delivery.outbox import queue_of_url
 from daybook.home import Home
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
@@ -73,7 +73,7 @@ async def ask(world: World, *addresses: str, **fields: Any) -> list[str]:
             key=f"test:{number}:{address}",
             purpose="callback",
             event="completed",
-            lane=lane_of_url(address),
+            lane=queue_of_url(address),
             address=address,
             body=json.dumps({"version": 1, "number": number, "output": "Grüße, 世界"}),
             next_at=now,

@@ -1,7 +1,7 @@
 """A receiver of callbacks, a program of its own: it is killed, hangs, refuses, and comes back.
 
-``python -m tests.e2e.delivery.receiver PORT FOLDER``: what it shall do stands in `FOLDER/mode`, which
-is read at each request; each is written to `FOLDER/log`, a line of JSON, before it is answered.
+``python -m tests.e2e.delivery.receiver PORT FOLDER``: `FOLDER/mode` says what it does and is read
+at each request; each is written to `FOLDER/log`, a line of JSON, before it is answered.
 
 =========  ====================================================================================
 well       200

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.keeper import deliveries, leader
 from daybook.ledger.engine import Ledger
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests.world.prefect import Ahead
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -34,7 +34,7 @@ class SharedClock(Ahead):
         return float(self._file.read_text())
 
     def now(self) -> datetime:
-        return SYSTEM.now() + timedelta(seconds=self._ahead())
+        return SYSTEM_CLOCK.now() + timedelta(seconds=self._ahead())
 
     def move(self, by: timedelta) -> datetime:
         draft = self._file.with_suffix(".new")
@@ -43,20 +43,20 @@ class SharedClock(Ahead):
         return self.now()
 
 
-async def _send(address: str, clock: MovedClock) -> None:
-    memory = deliveries.Memory()
+async def _send(address: str, clock: ManualClock) -> None:
+    memory = deliveries.DeliveriesState()
     async with Ledger(address, clock) as ledger, get_client() as client:
         while True:
-            pause = await deliveries.drain(ledger, client, leader.new_holder(), memory)
-            await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=min(pause, 0.05)))
+            pause = await deliveries.send_due(ledger, client, leader.new_holder(), memory)
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=min(pause, 0.05)))
 
 
-def _sender(address: str, clock: MovedClock, home: str) -> None:
+def _sender(address: str, clock: ManualClock, home: str) -> None:
     os.environ["DAYBOOK_HOME"] = home
     asyncio.run(_send(address, clock))
 
 
-def begin(address: str, clock: MovedClock, home: Path) -> multiprocessing.process.BaseProcess:
+def begin(address: str, clock: ManualClock, home: Path) -> multiprocessing.process.BaseProcess:
     """Start one."""
     child = CONTEXT.Process(target=_sender, args=(address, clock, str(home)), daemon=True)
     child.start()

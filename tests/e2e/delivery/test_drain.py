@@ -14,7 +14,7 @@ from sqlmodel import select
 from daybook.delivery import destinations, sending
 from daybook.delivery import dispatcher as module
 from daybook.delivery import outbox as book
-from daybook.delivery.dispatcher import Sent, _Drain, drain
+from daybook.delivery.dispatcher import DispatchResult, _Drain, dispatch
 from daybook.home import Home
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.resources import secrets
@@ -25,8 +25,8 @@ from tests.world import World, so
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
-async def _drain(world: World, **given: object) -> Sent:
-    return await drain(world.ledger, world.client, "here:1", **given)  # type: ignore[arg-type]
+async def _drain(world: World, **given: object) -> DispatchResult:
+    return await dispatch(world.ledger, world.client, "here:1", **given)  # type: ignore[arg-type]
 
 
 async def _row(world: World, id_: str) -> OutboxRow:
@@ -38,7 +38,7 @@ async def test_what_is_due_is_sent_and_written_down(
     world: World, receiver: ReceiverProcess
 ) -> None:
     ids = await ask(world, *[f"{receiver.address}/hook"] * 3, run_id="r1")
-    assert await _drain(world) == Sent(delivered=3, ended={"r1": None})
+    assert await _drain(world) == DispatchResult(delivered=3, ended={"r1": None})
     for row in (await callbacks(world)).values():
         assert (row.status, row.attempts, row.lease_until) == ("delivered", 1, None)
         assert row.note.startswith("signed with the home's secret")
@@ -50,11 +50,11 @@ async def test_what_is_due_is_sent_and_written_down(
 async def test_what_is_not_due_yet_waits(world: World, receiver: ReceiverProcess) -> None:
     receiver.says("500")
     [id_] = await ask(world, f"{receiver.address}/hook")
-    assert await _drain(world) == Sent(again=1)
+    assert await _drain(world) == DispatchResult(again=1)
     assert not await _drain(world)
     receiver.says("well")
     world.passes(seconds=6)
-    assert await _drain(world) == Sent(delivered=1)
+    assert await _drain(world) == DispatchResult(delivered=1)
     row = await _row(world, id_)
     assert [each["status_code"] for each in row.tries] == [500, 200]
 
@@ -64,7 +64,9 @@ async def test_who_settled_a_run_sends_that_runs_alone(
 ) -> None:
     [mine] = await ask(world, f"{receiver.address}/mine", run_id="r1")
     [other] = await ask(world, f"{receiver.address}/other", run_id="r2")
-    assert await _drain(world, run_id="r1", hurried=True) == Sent(delivered=1, ended={"r1": None})
+    assert await _drain(world, run_id="r1", hurried=True) == DispatchResult(
+        delivered=1, ended={"r1": None}
+    )
     assert (await _row(world, mine)).status == "delivered"
     assert (await _row(world, other)).attempts == 0
 
@@ -95,7 +97,7 @@ async def test_who_is_stopped_says_what_he_knows_and_gives_back_the_rest(
     world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What came of the tries stays with him for a while, so that he is stopped before he says it.
-    monkeypatch.setattr(module, "GATHERING", 60.0)
+    monkeypatch.setattr(module, "BATCH_WAIT_SECONDS", 60.0)
     drains: list[_Drain] = []
 
     class Seen(_Drain):
@@ -127,14 +129,16 @@ async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_wait
     world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     """However many addresses wait before it, an alert to a file arrives."""
-    ids = await ask(world, *(f"{receiver.address}/{number}" for number in range(module.AT_ONCE)))
+    ids = await ask(
+        world, *(f"{receiver.address}/{number}" for number in range(module.MAX_IN_FLIGHT))
+    )
     world.passes(seconds=1)
     await _tell(world, "nobody-knows-it")
     await _tell(world, "file", chat_id="alerts.md")
     async with get_client() as lost:
         lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        sent = await drain(world.ledger, lost, "here:1")
-    assert sent == Sent(delivered=1, away=True, ended={"r1": None})
+        sent = await dispatch(world.ledger, lost, "here:1")
+    assert sent == DispatchResult(delivered=1, away=True, ended={"r1": None})
     assert "Forty-two." in (daybook_home.path / "out" / "alerts.md").read_text()
     rows = await callbacks(world)
     for id_ in ids:
@@ -142,7 +146,7 @@ async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_wait
         assert found == ("pending", 0, None)
     assert receiver.got() == []
     again = await _drain(world)
-    assert (again.delivered, again.again, again.away) == (module.AT_ONCE, 1, False)
+    assert (again.delivered, again.again, again.away) == (module.MAX_IN_FLIGHT, 1, False)
 
 
 async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_other(
@@ -152,13 +156,13 @@ async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_ot
     await destinations.add(world.client, "ops", f"{receiver.address}/ops", token="ops-token")
     [with_token] = await ask(world, f"{receiver.address}/ops")
     await _tell(world, "team")
-    many = await ask(world, *[f"{receiver.address}/hook"] * (module.AT_ONCE + 1), run_id="r2")
+    many = await ask(world, *[f"{receiver.address}/hook"] * (module.MAX_IN_FLIGHT + 1), run_id="r2")
     async with serving() as broken, get_client() as client:
-        await destinations.known(client)
+        await destinations.load_index(client)
         broken.steps = [answer(500, b"s3cr3t")]
         client._client.base_url = httpx.URL(f"{broken.address}/api/")
-        sent = await drain(world.ledger, client, "here:1")
-    assert sent == Sent(delivered=len(many), held=True, ended={"r2": None})
+        sent = await dispatch(world.ledger, client, "here:1")
+    assert sent == DispatchResult(delivered=len(many), held=True, ended={"r2": None})
     row = await _row(world, with_token)
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
     assert await pending(world) == 2
@@ -176,13 +180,13 @@ async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
     await destinations.add(world.client, "ops", f"{receiver.address}/hook", token="ops-token")
     [id_] = await ask(world, f"{receiver.address}/hook")
     async with get_client() as client:
-        await destinations.known(client)
+        await destinations.load_index(client)
         client._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        sent = await drain(world.ledger, client, "here:1")
-    assert sent == Sent(away=True)
+        sent = await dispatch(world.ledger, client, "here:1")
+    assert sent == DispatchResult(away=True)
     row = await _row(world, id_)
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
-    assert await _drain(world) == Sent(delivered=1)
+    assert await _drain(world) == DispatchResult(delivered=1)
     assert receiver.got()[0]["headers"]["authorization"] == "Bearer t0ken"
 
 
@@ -203,7 +207,7 @@ async def test_one_that_cannot_be_sent_stops_no_other(
 
 async def _tell(world: World, channel: str, chat_id: str = "") -> None:
     async with world.ledger.write() as session:
-        await book.tell(
+        await book.enqueue_message(
             session,
             key=f"test:{channel}",
             purpose="message",
@@ -231,7 +235,9 @@ async def test_who_may_be_cut_short_begins_no_message_that_would_arrive_twice(
     await ask(world, f"{receiver.address}/hook", run_id="r1")
     await _tell(world, "file", chat_id="out.md")
     await _tell(world, "nobody-knows-it")
-    assert await _drain(world, run_id="r1", hurried=True) == Sent(delivered=2, ended={"r1": None})
+    assert await _drain(world, run_id="r1", hurried=True) == DispatchResult(
+        delivered=2, ended={"r1": None}
+    )
     async with world.ledger.read() as session:
         pending = select(OutboxRow).where(OutboxRow.status == "pending")
         [left] = (await session.execute(pending)).scalars().all()
@@ -243,13 +249,15 @@ async def test_after_a_while_a_drain_claims_no_more(
 ) -> None:
     await ask(world, f"{receiver.address}/hook")
     assert not await _drain(world, claims_for=-1.0)
-    assert await _drain(world, claims_for=20.0) == Sent(delivered=1)
+    assert await _drain(world, claims_for=20.0) == DispatchResult(delivered=1)
 
 
 async def test_one_whose_lease_went_to_another_writes_nothing(
     world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOK", 60.0)  # it would take its own row again, once it may
+    monkeypatch.setattr(
+        module, "POLL_INTERVAL_SECONDS", 60.0
+    )  # it would take its own row again, once it may
     receiver.says("hang")
     [id_] = await ask(world, f"{receiver.address}/hook")
     await destinations.add(world.client, "storm", receiver.address, timeout=5)

@@ -42,7 +42,7 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
 
 
 async def test_one_that_stands_by_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
-    assert await leadership.acquire(world.ledger, leader.NAME, "there:2") is not None
+    assert await leadership.acquire(world.ledger, leader.LEADERSHIP_NAME, "there:2") is not None
     keeper = Keeper(world.ledger, leader.new_holder())
     working = asyncio.create_task(keeper.go_on())
 
@@ -66,8 +66,8 @@ async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
 ) -> None:
     [id_] = await ask(world, f"{receiver.address}/hook", run_id="r1")
     await ask(world, f"{receiver.address}/hang", run_id="r2")
-    memory = deliveries.Memory()
-    working = asyncio.create_task(deliveries.drain(world.ledger, world.client, "here:1", memory))
+    memory = deliveries.DeliveriesState()
+    working = asyncio.create_task(deliveries.send_due(world.ledger, world.client, "here:1", memory))
 
     async def delivered() -> bool:
         return (await callbacks(world))[id_].status == "delivered"
@@ -83,11 +83,14 @@ async def test_while_prefect_is_away_what_is_to_be_shown_there_is_remembered(
     world: World, receiver: ReceiverProcess
 ) -> None:
     await ask(world, f"{receiver.address}/hook")
-    memory = deliveries.Memory()
+    memory = deliveries.DeliveriesState()
     memory.note(["r1"])
     async with get_client() as lost:
         lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        assert await deliveries.drain(world.ledger, lost, "here:1", memory) == deliveries.AWAY
+        assert (
+            await deliveries.send_due(world.ledger, lost, "here:1", memory)
+            == deliveries.UNREACHABLE_INTERVAL_SECONDS
+        )
     assert list(memory.ended) == ["r1"]
-    await deliveries.drain(world.ledger, world.client, "here:1", memory)
+    await deliveries.send_due(world.ledger, world.client, "here:1", memory)
     assert not memory.ended

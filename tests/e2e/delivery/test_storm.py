@@ -141,7 +141,7 @@ async def test_one_that_hangs_among_twenty_delays_nobody_by_an_attempt(
     sender = senders.begin(world.ledger.address, world.clock, daybook_home.path)
 
     async def hangs() -> bool:  # as much of it as one lane is given
-        return len(receiver.got()) >= sending.IN_FLIGHT
+        return len(receiver.got()) >= sending.MAX_IN_FLIGHT_PER_QUEUE
 
     async def done() -> bool:
         return await pending(world) == HANGING

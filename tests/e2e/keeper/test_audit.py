@@ -18,9 +18,9 @@ from daybook.keeper import auditor
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import occurrence, scheduled_runs
-from daybook.prefect.reconcile import Reconciliation
+from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims
-from daybook.runs.claim_requests import Ended, Granted, Taken, Waiting
+from daybook.runs.claim_requests import Finished, Granted, HeldElsewhere, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.e2e
@@ -37,26 +37,26 @@ async def queued(world: World, stored: StoredJob) -> list[FlowRun]:
 
 async def offered(world: World, run: FlowRun) -> object:
     """What a worker does with a late run, and what its flow does when it is granted."""
-    found = await occurrence.offer(
+    found = await occurrence.build_claim_request(
         world.ledger,
         run,
         dict(run.parameters),
-        Reconciliation(),
+        PrefectReconciler(),
         holder="here:1",
         starts=1,
         started=False,
     )
     answer = await claim.decide(
-        world.ledger, found, Reconciliation(), deployment_id=str(run.deployment_id)
+        world.ledger, found, PrefectReconciler(), deployment_id=str(run.deployment_id)
     )
     if isinstance(answer, Granted):
         await claims.begin(world.ledger, answer.run_id, answer.fence)
         done = Outcome(Status.SUCCEEDED)
-        await claims.settle(world.ledger, answer.run_id, answer.fence, done)
+        await claims.finish(world.ledger, answer.run_id, answer.fence, done)
     return answer
 
 
-async def audited(world: World, stored: StoredJob) -> auditor.Audit:
+async def audited(world: World, stored: StoredJob) -> auditor.AuditReport:
     return await auditor.audit(world.ledger, {stored.id: world.ledger.now()})
 
 
@@ -99,16 +99,16 @@ async def test_down_for_an_hour_each_due_time_has_its_outcome(
 
     if first == "claims":
         for run in late:
-            assert isinstance(await offered(world, run), Granted | Ended)
+            assert isinstance(await offered(world, run), Granted | Finished)
         await audited(world, stored)
     else:
         await audited(world, stored)
     # Again and again, until nobody waits: what Prefect has queued, and what is made for the rows.
     for _ in range(len(due)):
-        await scheduled_runs.ensure(world.ledger, world.client)
+        await scheduled_runs.ensure_all(world.ledger, world.client)
         for run in await queued(world, stored):
             answer = await offered(world, run)
-            assert isinstance(answer, Granted | Ended | Taken | Waiting)
+            assert isinstance(answer, Granted | Finished | HeldElsewhere | Waiting)
         if not any(row.status == "waiting" for row in await world.rows()):
             break
 

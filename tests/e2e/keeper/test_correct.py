@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.store import StoredJob
 from daybook.prefect import corrections as correct
 from daybook.prefect import scheduled_runs
 from daybook.runs import claims
-from daybook.runs.claim_requests import Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Granted
 from tests.unit.schedules import oracle
 from tests.world import World
 from tests.world.prefect import Died
@@ -28,7 +28,7 @@ BEFORE = timedelta(hours=30)
 
 def next_change(zone: str, forward: bool) -> datetime:
     """The next instant from which the zone's clocks are set forward, or back."""
-    now, tz = SYSTEM.now(), ZoneInfo(zone)
+    now, tz = SYSTEM_CLOCK.now(), ZoneInfo(zone)
     for each in oracle.changes(zone, now.year, now.year + 3):
         before, after = (each - MINUTE).astimezone(tz), each.astimezone(tz)
         set_forward = (after.utcoffset() or timedelta()) > (before.utcoffset() or timedelta())
@@ -47,9 +47,9 @@ class Case:
 
     @property
     def end(self) -> datetime:
-        return self.change + correct.AFTER
+        return self.change + correct.AFTER_CHANGE_WINDOW
 
-    async def correct(self) -> correct.Corrected:
+    async def correct(self) -> correct.CorrectionResult:
         return await correct.correct(self.world.ledger, self.world.client)
 
     async def queued(self) -> list[FlowRun]:
@@ -75,7 +75,7 @@ class Case:
     async def expected(self) -> list[datetime]:
         """Each due time up to the end, found by brute force."""
         schedule = self.stored.job.schedule
-        start = (self.world.ledger.now() + correct.AT_HAND).replace(microsecond=0)
+        start = (self.world.ledger.now() + correct.WORKER_GRACE).replace(microsecond=0)
         return oracle.due(schedule.expr, schedule.timezone, start, self.end)  # type: ignore[union-attr]
 
     async def kept(self) -> list[datetime]:
@@ -83,7 +83,7 @@ class Case:
         rows = [row.due for row in await self.world.rows() if row.status == "waiting"]
         left = await self.instants(skipped=False)
         assert not set(rows) & set(left)
-        start = self.world.ledger.now() + correct.AT_HAND
+        start = self.world.ledger.now() + correct.WORKER_GRACE
         return sorted(each for each in (*rows, *left) if each > start)
 
 
@@ -158,7 +158,7 @@ async def test_what_is_queued_wrongly_is_right_before_it_is_due(world: World, na
     # A second look finds nothing to do, and what waits has its run in Prefect at its due time.
     assert not await case.correct()
     assert await case.kept() == expected
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
     first = min(rows, key=lambda row: row.due)
     row = await world.row(first.id)
     assert await world.prefect.start(await world.prefect.run(row.flow_run_id)) == row.due
@@ -168,13 +168,13 @@ async def test_a_corrected_due_time_is_granted_at_its_time(world: World) -> None
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     await case.correct()
     (row,) = [row for row in await world.rows() if row.status == "waiting"]
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
     row = await world.row(row.id)
     world.clock.set(row.due + timedelta(seconds=1))
 
     answer = await claims.claim(
         world.ledger,
-        Offer(
+        ClaimRequest(
             row.occurrence,
             row.kind,
             "schedule",
@@ -214,7 +214,7 @@ async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(world
     await world.deploy(cron="0 9 * * *", timezone="UTC")
     await world.deploy(every="1h")
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
-    memory = correct.Memory()
+    memory = correct.CorrectionState()
     world.prefect.requests.clear()
 
     first = await correct.correct(world.ledger, world.client, memory)
@@ -236,7 +236,7 @@ async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(world
 async def test_what_is_not_in_agreement_is_left_until_it_is(world: World) -> None:
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     deployment = await world.prefect.ui.read_deployment(str(case.stored.row.deployment_id))
-    memory = correct.Memory()
+    memory = correct.CorrectionState()
     await world.prefect.ui.request(
         "PATCH",
         "/deployments/{id}",

@@ -14,7 +14,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pe
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, flow_runs, scheduled_runs, state_mirror
-from daybook.prefect.states import state_of
+from daybook.prefect.states import terminal_state
 from daybook.runs import claims, ends_read, leases
 from daybook.runs.claim_requests import Granted
 from tests.costs import one_in
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.e2e
 
 
 async def seen(world: World, **given: Any) -> None:
-    await ended_runs.live(world.ledger, world.client, **given)
-    await ended_runs.unread(world.ledger, world.client, **given)
+    await ended_runs.record_live_ends(world.ledger, world.client, **given)
+    await ended_runs.record_unread_ends(world.ledger, world.client, **given)
 
 
 async def scheduled(world: World) -> FlowRun:
@@ -51,7 +51,7 @@ async def test_a_future_run_that_was_cancelled_is_an_outcome(world: World) -> No
     await world.prefect.ui.set_flow_run_state(run.id, Cancelling())  # as the UI's button does
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
 
-    await ended_runs.unread(world.ledger, world.client)
+    await ended_runs.record_unread_ends(world.ledger, world.client)
 
     (row,) = await world.rows()
     assert (row.status, row.flow_run_id) == ("cancelled", str(run.id))
@@ -61,7 +61,7 @@ async def test_a_future_run_that_was_cancelled_is_an_outcome(world: World) -> No
     assert row.kind == "agent-prompt"
 
     # Seen again in the overlap of the passes, it changes nothing.
-    await ended_runs.unread(world.ledger, world.client)
+    await ended_runs.record_unread_ends(world.ledger, world.client)
     assert [each.id for each in await world.rows()] == [row.id]
     world.passes(seconds=16)
     assert (await state_mirror.mirror(world.ledger, world.client)).agreed == 1
@@ -91,12 +91,12 @@ async def test_what_we_showed_as_unknown_is_not_begun_again_when_its_row_is_gone
         UUID(str(stored.row.deployment_id))
     )
     await world.prefect.set(
-        run, Pending(), Running(), state_of(Status.UNKNOWN, "the process vanished")
+        run, Pending(), Running(), terminal_state(Status.UNKNOWN, "the process vanished")
     )
 
     await seen(world)
 
-    assert await ended_runs.one(world.ledger, world.client, str(run.id), gone=True) is None
+    assert await ended_runs.record_end(world.ledger, world.client, str(run.id), gone=True) is None
     assert await world.rows() == []
 
 
@@ -110,14 +110,14 @@ async def test_a_due_run_that_crashed_before_its_claim_waits_for_another(world: 
 
     (row,) = await world.rows()
     assert (row.status, row.occurrence[:4]) == ("waiting", "due:")
-    assert (await scheduled_runs.ensure(world.ledger, world.client)).made == [
+    assert (await scheduled_runs.ensure_all(world.ledger, world.client)).made == [
         (await world.row(row.id)).flow_run_id
     ]
 
 
 async def test_what_we_refused_has_no_row(world: World) -> None:
     run = await scheduled(world)
-    await world.prefect.set(run, state_of(Status.SKIPPED, "not due"))
+    await world.prefect.set(run, terminal_state(Status.SKIPPED, "not due"))
 
     await seen(world)
 
@@ -131,7 +131,7 @@ async def test_a_run_of_somebody_else_is_nothing_to_us(world: World) -> None:
     await world.prefect.set(run, Cancelled())
 
     await seen(world)
-    assert await ended_runs.one(world.ledger, world.client, str(run.id)) is None
+    assert await ended_runs.record_end(world.ledger, world.client, str(run.id)) is None
 
     assert await world.rows() == []
     await world.prefect.ui.delete_deployment(deployment)
@@ -144,7 +144,7 @@ async def test_only_what_ended_since_the_last_pass_is_read_whoever_leads(world: 
     await ends_read.advance(world.ledger, world.at(seconds=-60))
 
     now = world.ledger.now()
-    assert await ended_runs.unread(world.ledger, world.client) >= now
+    assert await ended_runs.record_unread_ends(world.ledger, world.client) >= now
 
     assert await world.rows() == []
     assert world.prefect.requests["filter"] == 1
@@ -153,11 +153,11 @@ async def test_only_what_ended_since_the_last_pass_is_read_whoever_leads(world: 
 @pytest.mark.slow
 async def test_a_run_cancelled_long_before_a_keeper_leads_again_is_an_outcome(world: World) -> None:
     run = await scheduled(world)
-    await ended_runs.unread(world.ledger, world.client)
+    await ended_runs.record_unread_ends(world.ledger, world.client)
     await world.prefect.set(run, Cancelled())
     world.passes(days=3)
 
-    await ended_runs.unread(world.ledger, world.client)
+    await ended_runs.record_unread_ends(world.ledger, world.client)
 
     assert [row.status for row in await world.rows()] == ["cancelled"]
 
@@ -166,8 +166,8 @@ async def test_a_run_cancelled_long_before_a_keeper_leads_again_is_an_outcome(wo
 async def test_many_ends_are_read_in_parts_and_each_pass_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch, shortest: timedelta
 ) -> None:
-    monkeypatch.setattr(flow_runs, "PAGE", 3)
-    monkeypatch.setattr(flow_runs, "SHORTEST", shortest)
+    monkeypatch.setattr(flow_runs, "PAGE_SIZE", 3)
+    monkeypatch.setattr(flow_runs, "MIN_WINDOW", shortest)
     runs = [await scheduled(world) for _ in range(8)]
     for run in runs:
         await world.prefect.set(run, Cancelled())
@@ -176,7 +176,9 @@ async def test_many_ends_are_read_in_parts_and_each_pass_goes_on(
     seen_by_pass, reached = [], list[datetime]()
     while not reached or reached[-1] < world.at(minutes=-1):
         # Each is that of another leader, and has time for one part.
-        reached.append(await ended_runs.unread(world.ledger, world.client, most_seconds=0))
+        reached.append(
+            await ended_runs.record_unread_ends(world.ledger, world.client, most_seconds=0)
+        )
         seen_by_pass.append(len(await world.rows()))
 
     assert reached == sorted(set(reached))
@@ -191,10 +193,10 @@ async def test_what_is_watched_and_not_told_yet_is_read_again(world: World) -> N
     await world.prefect.set(run, Cancelled())
     world.passes(minutes=10)
 
-    await ended_runs.unread(world.ledger, world.client, supervised=[str(run.id)])
+    await ended_runs.record_unread_ends(world.ledger, world.client, supervised=[str(run.id)])
     assert await world.rows() == []
 
-    await ended_runs.unread(world.ledger, world.client)
+    await ended_runs.record_unread_ends(world.ledger, world.client)
     assert [row.status for row in await world.rows()] == ["cancelled"]
 
 
@@ -240,8 +242,10 @@ async def test_refused_parameters_never_reach_the_flow(world: World) -> None:
     row, run, _ = await held(world, running=False)
     await world.prefect.set(run, Failed(message="Validation failed"))
 
-    assert await ended_runs.one(world.ledger, world.client, str(run.id)) is None
-    assert await ended_runs.one(world.ledger, world.client, str(run.id), gone=True) == "failed"
+    assert await ended_runs.record_end(world.ledger, world.client, str(run.id)) is None
+    assert (
+        await ended_runs.record_end(world.ledger, world.client, str(run.id), gone=True) == "failed"
+    )
 
     row = await world.row(row.id)
     assert "Validation failed" in str(row.error)
@@ -315,7 +319,7 @@ async def test_an_end_of_a_run_that_ended_here_changes_nothing(world: World) -> 
     await claims.cancel(world.ledger, row.id)
     await world.prefect.set(run, Failed())
 
-    assert await ended_runs.one(world.ledger, world.client, str(run.id), gone=True) is None
+    assert await ended_runs.record_end(world.ledger, world.client, str(run.id), gone=True) is None
 
     assert not world.prefect.requests
     assert (await world.row(row.id)).status == "cancelled"
@@ -325,7 +329,7 @@ async def test_an_end_of_a_run_that_ended_here_changes_nothing(world: World) -> 
 async def test_one_that_has_not_ended_is_nothing(world: World) -> None:
     row, run = await world.prefect.carried(await world.deploy(), until=world.at(minutes=5))
 
-    assert await ended_runs.one(world.ledger, world.client, str(run.id)) is None
+    assert await ended_runs.record_end(world.ledger, world.client, str(run.id)) is None
 
     assert (await world.row(row.id)).status == "waiting"
     assert timedelta(0) < await world.prefect.start(run) - world.ledger.now()

@@ -21,7 +21,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.prefect import links as records
 from daybook.prefect import scheduled_runs, state_mirror
 from daybook.runs import claims
-from daybook.runs.claim_requests import Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Waiting
 from tests.world import World
 from tests.world.prefect import Died, dies
 
@@ -36,7 +36,7 @@ async def test_where_nothing_is_to_be_done_prefect_is_asked_nothing(world: World
     row = await world.request(stored)
     await claims.cancel(world.ledger, row.id)
 
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
     assert not await scheduled_runs.wake(world.ledger, world.client, 4)
     assert not await state_mirror.mirror(world.ledger, world.client)
     assert not await lease_reaper.expire(world.ledger, world.client)
@@ -49,7 +49,7 @@ async def test_a_waiting_row_gets_its_prefect_run(world: World) -> None:
     until = world.at(minutes=7)
     row = await world.request(stored, until, reason="later")
 
-    done = await scheduled_runs.ensure(world.ledger, world.client)
+    done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     (run,) = await world.prefect.runs(stored)
     assert done.made == [str(run.id)]
@@ -62,7 +62,7 @@ async def test_a_waiting_row_gets_its_prefect_run(world: World) -> None:
     assert run.idempotency_key == f"{world.ledger.id}:{row.occurrence}:1"
 
     world.prefect.requests.clear()
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
     assert world.prefect.requests == {"filter": 1}
 
 
@@ -73,7 +73,7 @@ async def test_one_that_is_scheduled_elsewhere_is_moved(world: World) -> None:
     for until in (world.at(minutes=9), world.at(minutes=3)):
         await world.set_row(row, until=until, reason="another time")
 
-        assert (await scheduled_runs.ensure(world.ledger, world.client)).moved == [str(run.id)]
+        assert (await scheduled_runs.ensure_all(world.ledger, world.client)).moved == [str(run.id)]
 
         moved = await world.prefect.run(run)
         assert moved.next_scheduled_start_time == until
@@ -88,7 +88,8 @@ async def test_two_processes_at_once_make_one_run(world: World) -> None:
     wanted = [await world.request(stored) for _ in range(4)]
     async with get_client() as other, Ledger(world.ledger.address, world.clock) as ledger:
         await asyncio.gather(
-            scheduled_runs.ensure(world.ledger, world.client), scheduled_runs.ensure(ledger, other)
+            scheduled_runs.ensure_all(world.ledger, world.client),
+            scheduled_runs.ensure_all(ledger, other),
         )
 
     runs = await world.prefect.runs(stored)
@@ -103,11 +104,11 @@ async def test_dead_after_the_run_was_made_the_next_pass_finds_it(world: World) 
     row = await world.request(stored)
     world.prefect.after["create_flow_run"] = dies
     with pytest.raises(Died):
-        await scheduled_runs.ensure(world.ledger, world.client)
+        await scheduled_runs.ensure_all(world.ledger, world.client)
     (run,) = await world.prefect.runs(stored)
     assert (await world.row(row.id)).flow_run_id is None
 
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert [each.id for each in await world.prefect.runs(stored)] == [run.id]
     assert (await world.row(row.id)).flow_run_id == str(run.id)
@@ -119,11 +120,11 @@ async def test_a_run_that_nobody_knew_and_that_ended_is_followed_by_another(worl
     row = await world.request(stored)
     world.prefect.after["create_flow_run"] = dies
     with pytest.raises(Died):
-        await scheduled_runs.ensure(world.ledger, world.client)
+        await scheduled_runs.ensure_all(world.ledger, world.client)
     (run,) = await world.prefect.runs(stored)
     await world.prefect.set(run, Crashed())
 
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
 
     row = await world.row(row.id)
     assert row.flow_run_id not in (None, str(run.id))
@@ -136,7 +137,7 @@ async def test_a_run_that_was_deleted_is_made_again(world: World) -> None:
     row, run = await world.prefect.carried(stored, until=world.at(minutes=5))
     await world.prefect.ui.delete_flow_run(run.id)
 
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
 
     (again,) = await world.prefect.runs(stored)
     assert again.id != run.id
@@ -152,12 +153,12 @@ async def test_a_started_one_is_left_to_its_process_for_a_minute(
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Pending(), state)
     world.passes(seconds=30)
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
     assert await world.prefect.shown(run) == (state.type.value, state.name)
 
     world.passes(seconds=35)
-    assert not await scheduled_runs.ensure(world.ledger, world.client, supervised={str(run.id)})
-    assert (await scheduled_runs.ensure(world.ledger, world.client)).moved == [str(run.id)]
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client, supervised={str(run.id)})
+    assert (await scheduled_runs.ensure_all(world.ledger, world.client)).moved == [str(run.id)]
 
     assert await world.prefect.shown(run) == SLOT
     assert (await world.prefect.run(run)).next_scheduled_start_time == row.until
@@ -167,7 +168,7 @@ async def test_a_started_one_whose_process_is_gone_is_set_back_at_once(world: Wo
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Pending(), Running())
 
-    await scheduled_runs.one(world.ledger, world.client, row)
+    await scheduled_runs.ensure_row(world.ledger, world.client, row)
 
     assert await world.prefect.shown(run) == SLOT
     assert len(await world.prefect.runs(stored)) == 1
@@ -178,7 +179,7 @@ async def test_one_that_was_cancelled_is_not_made_again(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Cancelled(), until=world.at(minutes=5))
 
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert (await world.row(row.id)).status == "cancelled"
     assert [each.id for each in await world.prefect.runs(stored)] == [run.id]
@@ -191,7 +192,7 @@ async def test_runs_that_end_again_and_again_before_they_begin_are_no_storm(worl
     for _ in range(3):
         await world.prefect.set(run, Crashed(message="no such file"))
         world.passes(minutes=10)
-        await scheduled_runs.ensure(world.ledger, world.client)
+        await scheduled_runs.ensure_all(world.ledger, world.client)
         row = await world.row(row.id)
         if row.status != "waiting":
             break
@@ -212,7 +213,7 @@ async def test_what_a_person_does_while_it_is_moved_is_not_lost(
     await world.set_row(row, until=world.at(minutes=5))
     world.prefect.before["set_state"] = lambda: world.prefect.set(run, way())
 
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
     ended = await world.row(row.id)
     assert ended.status == ("skipped" if way is Completed else "cancelled")
@@ -233,15 +234,15 @@ async def test_one_that_starts_while_it_is_moved_goes_on(world: World) -> None:
         await world.prefect.set(run, Pending(), Running())
 
     world.prefect.before["set_state"] = starts
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
 
     now = await world.row(row.id)
     assert (now.status, now.fence, now.holder) == ("running", 1, "here:1")
     # Whoever fetches it now is told that another has it; its flow ends it as ever.
     await world.prefect.set(run, Completed())
-    await claims.settle(world.ledger, row.id, 1, Outcome(Status.SUCCEEDED, output="done"))
+    await claims.finish(world.ledger, row.id, 1, Outcome(Status.SUCCEEDED, output="done"))
     world.passes(seconds=16)
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
     await state_mirror.mirror(world.ledger, world.client)
     assert await world.prefect.shown(run) == ("COMPLETED", "Completed")
     assert len(await world.prefect.runs(stored)) == 1
@@ -253,7 +254,7 @@ async def test_a_row_that_is_claimed_before_the_write_is_not_touched(world: Worl
     world.passes(seconds=70)
     world.prefect.after["filter"] = lambda: world.begun(world.offer_of(row))
 
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert await world.prefect.shown(run) == ("RUNNING", "Running")
 
@@ -264,11 +265,11 @@ async def test_who_asks_for_a_run_makes_it(world: World) -> None:
     row = await world.request(stored)
     await world.set_row(row, queued_at=world.ledger.now())
 
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
     assert not world.prefect.requests
 
     world.passes(seconds=16)
-    assert (await scheduled_runs.ensure(world.ledger, world.client)).made
+    assert (await scheduled_runs.ensure_all(world.ledger, world.client)).made
 
 
 @pytest.mark.slow
@@ -277,7 +278,7 @@ async def test_of_a_job_the_next_ten_have_a_run(world: World) -> None:
     later = world.at(hours=1)
     rows = [await world.request(stored, later, due=later - timedelta(minutes=n)) for n in range(12)]
 
-    done = await scheduled_runs.ensure(world.ledger, world.client)
+    done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert len(done.made) == 10
     without = [row.id for row in rows if (await world.row(row.id)).flow_run_id is None]
@@ -288,13 +289,13 @@ async def test_of_a_job_the_next_ten_have_a_run(world: World) -> None:
 async def test_many_are_made_in_several_passes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduled_runs, "MOST_WRITES", 2)
+    monkeypatch.setattr(scheduled_runs, "MAX_WRITES_PER_PASS", 2)
     stored = await world.deploy()
     later = world.at(hours=1)
     rows = [await world.request(stored, later, due=later + SECOND * n) for n in range(3)]
 
-    assert len((await scheduled_runs.ensure(world.ledger, world.client)).made) == 2
-    last = (await scheduled_runs.ensure(world.ledger, world.client)).made
+    assert len((await scheduled_runs.ensure_all(world.ledger, world.client)).made) == 2
+    last = (await scheduled_runs.ensure_all(world.ledger, world.client)).made
 
     assert last == [(await world.row(rows[2].id)).flow_run_id]
 
@@ -305,7 +306,7 @@ async def test_without_a_deployment_a_row_is_left(world: World) -> None:
     gone, fine = await world.request(stored), await world.request(other)
     await world.prefect.ui.delete_deployment(UUID(str(stored.row.deployment_id)))
 
-    done = await scheduled_runs.ensure(world.ledger, world.client)
+    done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert (len(done.made), done.left) == (1, 1)
     assert (await world.row(fine.id)).flow_run_id == done.made[0]
@@ -324,21 +325,23 @@ async def test_of_a_job_that_is_off_since_its_deployment_was_deleted_it_is_skipp
     await world.prefect.ui.delete_deployment(UUID(deployment_id))
     async with world.ledger.write() as session:
         now = world.ledger.now()
-        assert await records.lost(session, stored.id, deployment_id, now, records.DELETED)
+        assert await records.record_lost_deployment(
+            session, stored.id, deployment_id, now, records.DELETED_REASON
+        )
     assert (await world.row(held.id)).status == "claimed"
-    await claims.died(world.ledger, held.id, granted.fence, "killed")
+    await claims.holder_died(world.ledger, held.id, granted.fence, "killed")
     assert (await world.row(held.id)).status == "waiting"
     world.passes(seconds=61)
     fresh = await world.request(stored)  # who asked for it is about to make the deployment
 
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
 
     row = await world.row(held.id)
-    assert (row.status, row.reason) == ("skipped", f"the job is off: {records.DELETED}")
+    assert (row.status, row.reason) == ("skipped", f"the job is off: {records.DELETED_REASON}")
     assert (row.finished_at is not None, row.until) == (True, None)
     assert (await world.row(fresh.id)).status == "waiting"
     world.passes(seconds=61)
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
     assert (await world.row(fresh.id)).status == "skipped"
 
 
@@ -349,7 +352,7 @@ async def test_of_a_removed_job_it_is_cancelled(world: World) -> None:
     await world.archive(stored)
     await claims.postpone(world.ledger, row.id, granted.fence, world.at(seconds=-1), "no ledger")
 
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
 
     row = await world.row(row.id)
     assert (row.status, row.reason) == ("cancelled", "the job was removed")
@@ -360,7 +363,7 @@ async def test_what_prefect_refuses_does_not_hold_up_the_others(world: World) ->
     bad = await world.request(stored, parameters={"prompt": ["no", "text"]})
     good = await world.request(stored)
 
-    done = await scheduled_runs.ensure(world.ledger, world.client)
+    done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert (len(done.made), done.left) == (1, 1)
     assert (await world.row(bad.id)).flow_run_id is None
@@ -374,7 +377,7 @@ async def test_what_prefect_refuses_is_asked_for_after_longer_pauses_and_has_fai
     bad = await world.request(stored, parameters={"prompt": ["no", "text"]})
     for count, pause in ((1, 15), (2, 30)):
         before = world.ledger.now()
-        assert (await scheduled_runs.ensure(world.ledger, world.client)).left == 1
+        assert (await scheduled_runs.ensure_all(world.ledger, world.client)).left == 1
         row = await world.row(bad.id)
         assert row.until is not None
         assert pause <= (row.until - before).total_seconds() < pause + 60
@@ -382,28 +385,28 @@ async def test_what_prefect_refuses_is_asked_for_after_longer_pauses_and_has_fai
         assert row.reason.startswith("Prefect refused to make its run: ")
         world.prefect.requests.clear()
         assert (
-            await scheduled_runs.ensure(world.ledger, world.client)
+            await scheduled_runs.ensure_all(world.ledger, world.client)
         ).left == 1  # not before its time
         assert not world.prefect.requests
         world.passes(seconds=pause + 1)
 
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
 
     row = await world.row(bad.id)
     assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, None)
     assert "prompt" in str(row.error)
     assert str(row.error).startswith("Prefect refused to make its run, 3 were asked for: ")
-    assert not (await scheduled_runs.ensure(world.ledger, world.client)).left
+    assert not (await scheduled_runs.ensure_all(world.ledger, world.client)).left
 
 
 async def test_what_was_refused_and_is_not_any_more_is_made(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored, parameters={"prompt": ["no", "text"]})
-    await scheduled_runs.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure_all(world.ledger, world.client)
     await world.set_row(await world.row(row.id), parameters=stored.job.parameters())
     world.passes(seconds=16)
 
-    done = await scheduled_runs.ensure(world.ledger, world.client)
+    done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert (await world.row(row.id)).flow_run_id == done.made[0]
 
@@ -420,7 +423,7 @@ async def test_a_refusal_that_is_no_fault_of_the_row_is_not_held_against_it(
 
     world.client._client.event_hooks = {"response": [refuse]}
     with pytest.raises(PrefectHTTPStatusError, match=str(code)):
-        await scheduled_runs.one(world.ledger, world.client, row)
+        await scheduled_runs.ensure_row(world.ledger, world.client, row)
 
     found = await world.row(row.id)
     assert (found.status, found.prefect_runs, found.until) == ("waiting", 0, row.until)
@@ -431,7 +434,7 @@ async def test_a_failed_run_of_a_waiting_row_is_followed_by_another(world: World
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored, Failed(message="no slot"))
 
-    done = await scheduled_runs.ensure(world.ledger, world.client)
+    done = await scheduled_runs.ensure_all(world.ledger, world.client)
 
     assert len(done.made) == 1
     row = await world.row(row.id)
@@ -455,9 +458,9 @@ async def test_a_free_slot_goes_to_the_earliest_due_time(world: World) -> None:
     assert await world.prefect.start(early_run) < world.at(seconds=1)
     assert await world.prefect.start(late_run) == until
     # It stays woken, and is the one that gets the slot.
-    assert not await scheduled_runs.ensure(world.ledger, world.client)
+    assert not await scheduled_runs.ensure_all(world.ledger, world.client)
     assert await world.prefect.start(early_run) < world.at(seconds=1)
-    offer = Offer(late.occurrence, late.kind, late.trigger, late.due, "w", most=1)
+    offer = ClaimRequest(late.occurrence, late.kind, late.trigger, late.due, "w", most=1)
     assert isinstance(await claims.claim(world.ledger, offer), Waiting)
     await world.granted(world.offer_of(await world.row(early.id)))
     assert await scheduled_runs.wake(world.ledger, world.client, 1) == []

@@ -23,8 +23,8 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from daybook.clock import SYSTEM
-from daybook.errors import LeadLost
+from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import LeadershipLost
 from daybook.home import Home
 from daybook.keeper import leader as lead
 from daybook.keeper import leadership as leads
@@ -32,7 +32,7 @@ from daybook.keeper import services
 from daybook.keeper.services import Keeper
 from daybook.ledger.tables import RunRow
 from daybook.operations import worker
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.schedules.schedule import Cron
@@ -66,7 +66,7 @@ class Keepers:
         """Begin one, and wait until it stands by or leads."""
         here = self.world.workers.here
         if gate is not None:
-            here = PrefectHere(gate.api_url, here.ui_url)
+            here = SelectedPrefect(gate.api_url, here.ui_url)
         child = await children.start(
             "keeper",
             [sys.executable, "-m", "daybook", "keeper"],
@@ -87,7 +87,7 @@ class Keepers:
 
     async def leader(self) -> Child | None:
         """The one that leads now, as the ledger says."""
-        found = await leads.read(self.world.ledger, lead.NAME)
+        found = await leads.read(self.world.ledger, lead.LEADERSHIP_NAME)
         if found is None or not found.leads(self.world.ledger.now()):
             return None
         (pid,) = found.holder.split(":")[1:2]
@@ -186,8 +186,8 @@ async def stopped(keepers: Keepers) -> None:
     second = await keepers.another()
     await keepers.leads(second, FOLLOWED)
     await keepers.stop(second)
-    row, woken = await keepers.waits(), SYSTEM.now()
-    held = await leads.read(world.ledger, lead.NAME)
+    row, woken = await keepers.waits(), SYSTEM_CLOCK.now()
+    held = await leads.read(world.ledger, lead.LEADERSHIP_NAME)
     assert held is not None
     os.kill(first.pid, signal.SIGCONT)
 
@@ -254,8 +254,8 @@ def test_who_was_stopped_writes_nothing_until_it_leads_again(outcomes: Outcomes,
 async def test_who_does_not_reach_prefect_lets_another_lead(
     world: World, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "UNHEARD", 1.0)
-    monkeypatch.setattr(services, "LONGEST", 2.0)
+    monkeypatch.setattr(services, "PREFECT_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(services, "CYCLE_TIMEOUT_SECONDS", 2.0)
     async with opened(prefect_server.api_url) as gate:
         gate.close_for("")
         with temporary_settings({PREFECT_API_URL: gate.api_url}):
@@ -264,7 +264,9 @@ async def test_who_does_not_reach_prefect_lets_another_lead(
             await keeper.lead.led()
 
             async def free() -> bool:
-                return await leads.acquire(world.ledger, lead.NAME, "there:2:b") is not None
+                return (
+                    await leads.acquire(world.ledger, lead.LEADERSHIP_NAME, "there:2:b") is not None
+                )
 
             # Much sooner than a lease that nobody renews would run out.
             assert await so(free, TIMING.leader_lease.total_seconds() / 2)
@@ -273,21 +275,21 @@ async def test_who_does_not_reach_prefect_lets_another_lead(
 
 
 async def test_a_client_asks_before_each_write(world: World) -> None:
-    mine = lead.Lead(world.ledger, "here:1:a")
+    mine = lead.Leadership(world.ledger, "here:1:a")
     keeping = asyncio.create_task(mine.keep())
     await mine.led()
     job = await world.deploy()
-    async with lead.client_of(mine) as client:
+    async with lead.leader_client(mine) as client:
         deployment = await client.read_deployment(job.row.deployment_id or "")
         made = await client.create_flow_run_from_deployment(deployment.id)
         world.passes(seconds=TIMING.leader_lease.total_seconds())
-        assert await leads.acquire(world.ledger, lead.NAME, "there:2:b") is not None
+        assert await leads.acquire(world.ledger, lead.LEADERSHIP_NAME, "there:2:b") is not None
 
-        with pytest.raises(LeadLost):
+        with pytest.raises(LeadershipLost):
             await client.create_flow_run_from_deployment(deployment.id)
-        with pytest.raises(LeadLost):
+        with pytest.raises(LeadershipLost):
             await client.update_flow_run(made.id, name="after")
-        with pytest.raises(LeadLost):
+        with pytest.raises(LeadershipLost):
             await client.delete_flow_run(made.id)
 
         # It may look all the same.
@@ -307,14 +309,14 @@ async def test_the_leader_tells_of_itself(world: World) -> None:
 async def _tells(world: World) -> None:
 
     async def told() -> bool:
-        found = await leads.read(world.ledger, lead.NAME)
+        found = await leads.read(world.ledger, lead.LEADERSHIP_NAME)
         passes = found.note.get("passes", {}) if found else {}
         wanted = {"drain", "expire", "ends", "ensure", "wake", "mirror", "unread"}
         wanted |= {"observe", "correct", "audit", "prune"}
         return wanted <= passes.keys()
 
     assert await so(told, SOON)
-    found = await leads.read(world.ledger, lead.NAME)
+    found = await leads.read(world.ledger, lead.LEADERSHIP_NAME)
     assert found is not None
     assert {name: each["error"] for name, each in found.note["passes"].items()} == dict.fromkeys(
         found.note["passes"], ""
@@ -361,4 +363,4 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
     assert await so(off, SOON)
     keeping.cancel()
     await asyncio.wait({keeping})
-    assert await leads.acquire(world.ledger, lead.NAME, "there:2:b") == 2
+    assert await leads.acquire(world.ledger, lead.LEADERSHIP_NAME, "there:2:b") == 2

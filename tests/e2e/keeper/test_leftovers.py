@@ -14,10 +14,10 @@ from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
 from prefect.client.schemas.objects import FlowRun, State, StateDetails
 from prefect.states import Cancelling, Completed, Pending, Running
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.prefect import stale_runs
-from daybook.prefect.parameter_schema import POOL
-from daybook.prefect.stale_runs import LeftOver
+from daybook.prefect.parameter_schema import WORK_POOL
+from daybook.prefect.stale_runs import StaleRunResult
 from daybook.runs import claims
 from tests.world import World
 
@@ -26,9 +26,11 @@ pytestmark = pytest.mark.e2e
 ME, NOW = "the-worker", "incarnation-2"
 
 
-async def swept(world: World, *supervised: FlowRun) -> LeftOver:
+async def swept(world: World, *supervised: FlowRun) -> StaleRunResult:
     mine = {str(run.id) for run in supervised}
-    return await stale_runs.leftovers(world.ledger, world.client, POOL, ME, supervised=lambda: mine)
+    return await stale_runs.handle_stale_runs(
+        world.ledger, world.client, WORK_POOL, ME, supervised=lambda: mine
+    )
 
 
 async def test_a_folder_whose_maker_was_killed_goes_in_the_pass(
@@ -69,7 +71,7 @@ async def test_one_that_nobody_claims_is_scheduled_again(
     assert not await swept(world)
     world.passes(seconds=31)
 
-    assert await swept(world) == LeftOver(scheduled=1)
+    assert await swept(world) == StaleRunResult(scheduled=1)
 
     assert await world.prefect.shown(run) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert await world.prefect.start(run) <= world.ledger.now()
@@ -94,7 +96,7 @@ async def test_cancelling_with_nobody_to_end_it_is_cancelled(world: World) -> No
     run = await custom(world, Pending(), Cancelling())
     world.passes(seconds=61)
 
-    assert await swept(world) == LeftOver(cancelled=1)
+    assert await swept(world) == StaleRunResult(cancelled=1)
 
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
     (row,) = await world.rows()
@@ -108,11 +110,11 @@ async def test_a_retry_that_died_before_its_claim_is_tried_again(world: World) -
     await world.prefect.set(run, Pending())
     world.passes(seconds=61)
 
-    assert await swept(world) == LeftOver(scheduled=1)
+    assert await swept(world) == StaleRunResult(scheduled=1)
 
     await world.prefect.set(run, Pending(), Cancelling())
     world.passes(seconds=61)
-    assert await swept(world) == LeftOver(cancelled=1)
+    assert await swept(world) == StaleRunResult(cancelled=1)
     assert await world.prefect.shown(run) == ("CANCELLED", "Cancelled")
     assert [each.status for each in await world.rows()] == ["cancelled"]
 
@@ -143,7 +145,7 @@ async def theirs(world: World) -> AsyncIterator[UUID]:
     """A deployment in our pool that is no job."""
     flow = await world.prefect.ui.create_flow_from_name("theirs")
     deployment = await world.prefect.ui.create_deployment(
-        flow, uuid4().hex[:8], work_pool_name=POOL
+        flow, uuid4().hex[:8], work_pool_name=WORK_POOL
     )
     yield deployment
     await world.prefect.ui.delete_deployment(deployment)
@@ -164,7 +166,7 @@ async def test_of_this_worker_before_it_was_started_again(world: World, theirs: 
     mine = await foreign(world, theirs, f"{ME}:{NOW}:18", Pending(), Running())
     process_worker = await foreign(world, theirs, "a-machine:17", Pending(), Running())
 
-    assert await swept(world, mine) == LeftOver(scheduled=1, crashed=1, cancelled=1)
+    assert await swept(world, mine) == StaleRunResult(scheduled=1, crashed=1, cancelled=1)
 
     assert await world.prefect.shown(running) == ("CRASHED", "Crashed")
     assert await world.prefect.shown(pending) == ("SCHEDULED", "Scheduled")
@@ -182,7 +184,7 @@ async def test_of_this_very_worker_when_prefect_was_away_at_its_end(
 ) -> None:
     ended = await foreign(world, theirs, f"{ME}:{NOW}:18", Pending(), Running())
 
-    assert await swept(world) == LeftOver(crashed=1)
+    assert await swept(world) == StaleRunResult(crashed=1)
 
     assert await world.prefect.shown(ended) == ("CRASHED", "Crashed")
 
@@ -200,7 +202,7 @@ async def test_one_that_ended_meanwhile_stays_as_it_ended(world: World, theirs: 
 async def test_those_of_another_ledger_are_not_touched(world: World) -> None:
     flow = await world.prefect.ui.create_flow_from_name("theirs")
     deployment = await world.prefect.ui.create_deployment(
-        flow, uuid4().hex[:8], work_pool_name=POOL, tags=["daybook:another"]
+        flow, uuid4().hex[:8], work_pool_name=WORK_POOL, tags=["daybook:another"]
     )
     run = await foreign(world, deployment, f"{ME}:incarnation-1:17", Pending(), Running())
 
@@ -213,18 +215,18 @@ async def test_those_of_another_ledger_are_not_touched(world: World) -> None:
 @pytest.mark.slow
 async def test_of_a_worker_that_prefect_holds_for_offline(world: World, theirs: UUID) -> None:
     online, offline = f"w-{uuid4().hex[:8]}", f"w-{uuid4().hex[:8]}"
-    await world.prefect.ui.send_worker_heartbeat(POOL, online, heartbeat_interval_seconds=600)
-    await world.prefect.ui.send_worker_heartbeat(POOL, offline, heartbeat_interval_seconds=1)
+    await world.prefect.ui.send_worker_heartbeat(WORK_POOL, online, heartbeat_interval_seconds=600)
+    await world.prefect.ui.send_worker_heartbeat(WORK_POOL, offline, heartbeat_interval_seconds=1)
     going = await foreign(world, theirs, f"{online}:x:17", Pending(), Running())
     left = await foreign(world, theirs, f"{offline}:x:17", Pending(), Running())
     unheard = await foreign(world, theirs, f"w-{uuid4().hex[:8]}:x:17", Pending(), Running())
     alive = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
     while offline in {
-        each.name for each in await world.prefect.ui.read_workers_for_work_pool(POOL, alive)
+        each.name for each in await world.prefect.ui.read_workers_for_work_pool(WORK_POOL, alive)
     }:
-        await SYSTEM.wait_until(world.at(seconds=0.2))
+        await SYSTEM_CLOCK.wait_until(world.at(seconds=0.2))
 
-    assert await swept(world) == LeftOver(crashed=1)
+    assert await swept(world) == StaleRunResult(crashed=1)
 
     assert await world.prefect.shown(left) == ("CRASHED", "Crashed")
     for untouched in (going, unheard):

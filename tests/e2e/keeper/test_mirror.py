@@ -24,7 +24,7 @@ from daybook.keeper import auditor, lease_reaper
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import state_mirror
-from daybook.prefect.reconcile import Report, bring
+from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 from daybook.runs import claims
 from tests.world import World
 from tests.world.prefect import Died, dies
@@ -47,7 +47,7 @@ async def ended(
     row, run = await world.prefect.carried(await world.deploy())
     granted = await world.begun(world.offer_of(row))
     await world.prefect.set(run, Pending(), Running())
-    await claims.settle(
+    await claims.finish(
         world.ledger, row.id, granted.fence, Outcome(status, reason="so it was", error="a reason")
     )
     await world.prefect.set(run, *states)
@@ -114,7 +114,7 @@ async def test_a_flow_has_its_own_time_to_end(world: World) -> None:
     assert await world.prefect.shown(run) == ("RUNNING", "Running")
 
     # Whoever saw its process end does not wait.
-    assert (await state_mirror.now(world.ledger, world.client, row.id)).forced == 1
+    assert (await state_mirror.mirror_run(world.ledger, world.client, row.id)).forced == 1
     assert await world.prefect.shown(run) == SHOWN[Status.SUCCEEDED]
 
 
@@ -192,7 +192,7 @@ async def test_an_outcome_that_was_corrected_meanwhile_is_not_shown_as_it_was(wo
     async def corrected() -> None:
         world.passes(seconds=1)
         known = Outcome(Status.SUCCEEDED, output="done")
-        await claims.settle(world.ledger, row.id, row.fence, known)
+        await claims.finish(world.ledger, row.id, row.fence, known)
 
     world.prefect.after["filter"] = corrected
 
@@ -207,7 +207,7 @@ async def test_an_outcome_that_comes_late_is_shown_too(world: World) -> None:
     async def late() -> None:
         world.passes(seconds=1)
         known = Outcome(Status.SUCCEEDED, output="done")
-        await claims.settle(world.ledger, row.id, row.fence, known)
+        await claims.finish(world.ledger, row.id, row.fence, known)
 
     world.prefect.after["set_state"] = late
     assert await state_mirror.mirror(world.ledger, world.client)
@@ -284,7 +284,7 @@ async def test_a_missed_due_time_is_shown_once_its_deployment_is_there_again(wor
     assert not await state_mirror.mirror(world.ledger, world.client)
     assert [row.unmirrored for row in await world.rows()] == [True]
 
-    await bring(world.ledger, world.prefect.ui, stored, None, Report())
+    await reconcile_job(world.ledger, world.prefect.ui, stored, None, ReconcileReport())
 
     assert (await state_mirror.mirror(world.ledger, world.client)).made == 1
     (row,) = await world.rows()
@@ -307,7 +307,7 @@ async def test_for_a_deployment_that_stays_away_it_waits_an_hour(world: World) -
 # --- expire
 
 
-async def expired(world: World) -> lease_reaper.Expired:
+async def expired(world: World) -> lease_reaper.ExpiryReport:
     """Two looks, one lease apart: the first one only suspects."""
     world.passes(seconds=61)
     assert not await lease_reaper.expire(world.ledger, world.client)
@@ -320,7 +320,7 @@ async def test_a_lease_lost_before_the_effect(world: World) -> None:
     await world.granted(world.offer_of(row))
     await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(world) == lease_reaper.Expired(waiting=1)
+    assert await expired(world) == lease_reaper.ExpiryReport(waiting=1)
 
     row = await world.row(row.id)
     assert (row.status, row.fence) == ("waiting", 2)
@@ -333,7 +333,7 @@ async def test_a_lease_lost_after_the_effect_began(world: World) -> None:
     await world.begun(world.offer_of(row))
     await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(world) == lease_reaper.Expired(ended=1)
+    assert await expired(world) == lease_reaper.ExpiryReport(ended=1)
 
     row = await world.row(row.id)
     assert (row.status, row.unmirrored) == ("unknown", False)
@@ -346,7 +346,7 @@ async def test_on_lost_rerun_it_waits_for_its_next_attempt(world: World) -> None
     await world.begun(world.offer_of(row))
     await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(world) == lease_reaper.Expired(waiting=1)
+    assert await expired(world) == lease_reaper.ExpiryReport(waiting=1)
 
     row = await world.row(row.id)
     assert (row.status, row.attempts) == ("waiting", 1)
@@ -359,7 +359,9 @@ async def test_a_deadline_that_passes_while_it_waits(world: World) -> None:
     )
     world.passes(hours=2)
 
-    assert await lease_reaper.expire(world.ledger, world.client) == lease_reaper.Expired(ended=1)
+    assert await lease_reaper.expire(world.ledger, world.client) == lease_reaper.ExpiryReport(
+        ended=1
+    )
 
     assert (await world.row(row.id)).status == "timed_out"
     assert await world.prefect.shown(run) == SHOWN[Status.TIMED_OUT]

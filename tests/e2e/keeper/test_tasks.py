@@ -17,11 +17,11 @@ from daybook.keeper import leader as lead
 from daybook.keeper import leadership
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.operations import worker
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.tasks import notifier, queue, sessions
-from daybook.tasks.notifier import Starving
+from daybook.tasks.notifier import StarvingRun
 from tests.conftest import PrefectServer
 from tests.world import World, so
 
@@ -53,7 +53,7 @@ async def keeper(
 
 
 async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
-    here = PrefectHere(server.api_url, server.ui_url)
+    here = SelectedPrefect(server.api_url, server.ui_url)
     child = await children.start(
         "keeper",
         [sys.executable, "-m", "daybook", "keeper"],
@@ -68,7 +68,7 @@ async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
 async def events(world: World, run_id: str) -> list[dict[str, Any]]:
     """What Prefect has of a run of a task."""
     wanted = {
-        "event": {"name": [notifier.EVENT]},
+        "event": {"name": [notifier.STARVED_EVENT]},
         "resource": {"id": [f"daybook.task-run.{run_id}"]},
     }
     answer = await world.prefect.ui._client.post("/events/filter", json={"filter": wanted})
@@ -115,7 +115,7 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
         return "starved" in (await row()).tiers and bool(await events(world, run.id))
 
     async def noted() -> bool:
-        leader = await leadership.read(world.ledger, lead.NAME)
+        leader = await leadership.read(world.ledger, lead.LEADERSHIP_NAME)
         return leader is not None and "tasks" in leader.note.get("passes", {})
 
     assert await so(spawned, SOON), child.tail()
@@ -132,7 +132,7 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
     assert event["payload"]["capabilities"] == [agent]
     # The leader says of the pass how it went.
     assert await so(noted, SOON), child.tail()
-    leader = await leadership.read(world.ledger, lead.NAME)
+    leader = await leadership.read(world.ledger, lead.LEADERSHIP_NAME)
     assert leader is not None
     assert leader.note["passes"]["tasks"]["error"] == ""
 
@@ -141,7 +141,7 @@ async def test_the_keeper_wakes_a_connected_session(
     world: World, keeper: list[Child], daybook_home: Home, prefect_server: PrefectServer
 ) -> None:
     row = await sessions.register(world.ledger, "one")
-    await sessions.connected(world.ledger, [row.id], world.at(hours=1))
+    await sessions.set_connected(world.ledger, [row.id], world.at(hours=1))
     _, run = await queue.add(world.ledger, "tidy up")
     child = await begin(keeper, daybook_home, prefect_server)
 
@@ -157,8 +157,8 @@ async def test_the_keeper_wakes_a_connected_session(
 async def test_an_event_that_is_told_again_is_the_same_to_prefect(world: World) -> None:
     now = world.ledger.now()
     run_id = uuid4().hex
-    starved = Starving(world.ledger.id, run_id, 0, "task", "twice", 1, (), now, 6, now)
-    tell = notifier.of_prefect(world.client)
+    starved = StarvingRun(world.ledger.id, run_id, 0, "task", "twice", 1, (), now, 6, now)
+    tell = notifier.prefect_notifier(world.client)
     await tell(starved)
 
     async def there() -> bool:
@@ -166,7 +166,7 @@ async def test_an_event_that_is_told_again_is_the_same_to_prefect(world: World) 
 
     assert await so(there, SOON)
     await tell(starved)
-    other = Starving(world.ledger.id, uuid4().hex, 0, "task", "after", 1, (), now, 6, now)
+    other = StarvingRun(world.ledger.id, uuid4().hex, 0, "task", "after", 1, (), now, 6, now)
     await tell(other)
 
     async def after() -> bool:

@@ -16,7 +16,7 @@ from daybook.keeper import lease_reaper
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import ended_runs, scheduled_runs, stale_runs, state_mirror
-from daybook.prefect.parameter_schema import POOL
+from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.runs import claims
 from tests.world import World
 from tests.world.prefect import Died
@@ -26,13 +26,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 async def every_pass(ledger: Ledger, client: PrefectClient) -> int:
     """One turn of all passes, as a worker does them; how many of them changed something."""
-    await ended_runs.live(ledger, client)
-    await ended_runs.unread(ledger, client)
+    await ended_runs.record_live_ends(ledger, client)
+    await ended_runs.record_unread_ends(ledger, client)
     done = [
         await lease_reaper.expire(ledger, client),
-        await scheduled_runs.ensure(ledger, client),
+        await scheduled_runs.ensure_all(ledger, client),
         await state_mirror.mirror(ledger, client),
-        await stale_runs.leftovers(ledger, client, POOL, "the-worker"),
+        await stale_runs.handle_stale_runs(ledger, client, WORK_POOL, "the-worker"),
     ]
     return sum(map(bool, done))
 
@@ -66,7 +66,7 @@ async def disorder(world: World) -> dict[str, str]:
     for status in (Status.SUCCEEDED, Status.FAILED):
         row, _ = await world.prefect.carried(await world.deploy(), Pending(), Running())
         granted = await world.begun(world.offer_of(row))
-        await claims.settle(world.ledger, row.id, granted.fence, Outcome(status, error="why"))
+        await claims.finish(world.ledger, row.id, granted.fence, Outcome(status, error="why"))
         wanted[row.id] = str(status)
     gone, run = await world.prefect.carried(await world.deploy(), until=later)
     await world.prefect.ui.delete_flow_run(run.id)

@@ -12,11 +12,11 @@ import pytest
 from prefect.states import Cancelled, Pending, Running
 
 from daybook.execution import outcome_spool
-from daybook.execution.outcome_spool import Spooled
+from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.jobs import store
 from daybook.keeper import auditor, lease_reaper, services
-from daybook.keeper.budget import Budget
-from daybook.keeper.leader import client_of
+from daybook.keeper.budget import CpuBudget
+from daybook.keeper.leader import leader_client
 from daybook.keeper.services import Keeper
 from daybook.ledger.states import Outcome, Status
 from daybook.timing import TIMING
@@ -48,9 +48,9 @@ async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
     await lease_reaper.expire(world.ledger, world.client)  # found so, and not judged yet
     world.passes(seconds=LOST.total_seconds())
     done = Outcome(Status.SUCCEEDED)
-    outcome_spool.put(Spooled(world.ledger.id, row.id, granted.fence, done))
+    outcome_spool.put(SpooledOutcome(world.ledger.id, row.id, granted.fence, done))
 
-    async with leading(world) as keeper, client_of(keeper.lead) as client:
+    async with leading(world) as keeper, leader_client(keeper.lead) as client:
         await keeper._over_runs(client, await keeper._leading())
 
     assert (await world.row(row.id)).status == "succeeded"
@@ -62,7 +62,7 @@ async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, services, jobs_pass=0.5, soonest_pass=0.1)
-    monkeypatch.setattr(services, "Budget", partial(Budget, 1e-6, 0.0))
+    monkeypatch.setattr(services, "CpuBudget", partial(CpuBudget, 1e-6, 0.0))
     keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.go_on())
     looks, audits = set[datetime](), set[datetime]()
@@ -87,7 +87,7 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
     assert run.expected_start_time is not None
     world.passes(hours=1, minutes=5)
 
-    async with leading(world) as keeper, client_of(keeper.lead) as client:
+    async with leading(world) as keeper, leader_client(keeper.lead) as client:
         term = await keeper._leading()
         await keeper._over_jobs(client, term)
         assert term.observed.keys() == {stored.id}
@@ -102,7 +102,7 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
 
 @pytest.mark.slow
 async def test_a_job_that_was_off_and_is_removed_is_audited_to_its_removal(world: World) -> None:
-    stored, memory = await world.deploy(every="1h", enabled=False), auditor.Memory()
+    stored, memory = await world.deploy(every="1h", enabled=False), auditor.AuditorState()
     world.passes(minutes=5)
     await auditor.audit(world.ledger, {stored.id: world.ledger.now()}, memory=memory)
     world.passes(minutes=5)

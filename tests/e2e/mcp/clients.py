@@ -22,7 +22,7 @@ PROGRAM = (
     sys.executable,
     "-c",
     "import sys; from daybook.cli.main import main; from daybook.toolbox import calls; "
-    "calls.WAITS = 50.0; sys.exit(main(sys.argv[1:]))",
+    "calls.WAIT_TIMEOUT_SECONDS = 50.0; sys.exit(main(sys.argv[1:]))",
     "mcp",
 )
 """`daybook mcp`, which waits longer for a run than usual: the machine may be busy."""

@@ -53,7 +53,7 @@ async def talking(client: str, where: Where, request: pytest.FixtureRequest) -> 
 
 async def stored(place: Place, owner: str) -> list[StoredJob]:
     async with place.world.ledger.read() as session:
-        return [each for each in await store.every(session) if each.row.owner == owner]
+        return [each for each in await store.all_jobs(session) if each.row.owner == owner]
 
 
 async def test_a_client_drives_all_tools(

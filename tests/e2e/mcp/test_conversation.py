@@ -177,7 +177,7 @@ async def test_a_model_schedules_changes_pauses_runs_reads_and_removes(
     assert len(model.requests) == sum(len(steps) for _, steps in TURNS)
     assert len(model.requests[0].tools) == 20
     async with place.world.ledger.read() as session:
-        assert [each for each in await store.every(session) if each.row.name == NAME] == []
+        assert [each for each in await store.all_jobs(session) if each.row.name == NAME] == []
 
     found = "\n".join(page)
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)

@@ -13,8 +13,8 @@ from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.prefect import deployments, prefect_instance
 from daybook.prefect import links as records
-from daybook.prefect.adoption import all_of
-from daybook.prefect.reconcile import Report
+from daybook.prefect.adoption import adopt_deployments
+from daybook.prefect.reconcile import ReconcileReport
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -97,14 +97,14 @@ async def test_what_was_due_before_is_no_jobs(world: Any) -> None:
             (job.row.created_at + moment, job.id),
             (None, job.id),  # a custom run
         ):
-            assert await records.job_of(session, deployment_id, due) == owner
+            assert await records.job_of_deployment(session, deployment_id, due) == owner
     # One of our own making was never anything else.
     await world.add("own", every="1h")
     await world.sync()
     own = await world.job("own")
     async with world.ledger.read() as session:
         before = own.row.created_at - moment
-        assert await records.job_of(session, own.row.deployment_id, before) == own.id
+        assert await records.job_of_deployment(session, own.row.deployment_id, before) == own.id
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ async def test_two_flows_may_have_one_name(world: Any) -> None:
             },
             At,
             False,
-            store.FIRED,
+            store.FIRED_REASON,
         ),
     ],
     ids=["paused", "schedule-off", "interval", "once-in-the-past"],
@@ -277,11 +277,11 @@ async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
 
 async def test_two_that_take_it_over_at_once_make_one_job(world: Any) -> None:
     await made(world, "a-job")
-    await prefect_instance.is_known(world.ledger, world.client, Report())
+    await prefect_instance.is_same_instance(world.ledger, world.client, ReconcileReport())
     seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
-    report = Report()
+    report = ReconcileReport()
     for _ in range(2):  # the second saw what the first did, before it was a job
-        await all_of(world.ledger, world.client, seen, {}, report)
+        await adopt_deployments(world.ledger, world.client, seen, {}, report)
     assert report.adopted == ["a-job"]
     assert list(await world.ids()) == ["a-job"]
 
@@ -290,7 +290,7 @@ async def test_two_that_take_it_over_at_once_make_one_job(world: Any) -> None:
 async def test_a_crash_after_it_was_stored_is_finished_by_the_next(world: Any) -> None:
     deployment_id = await made(world, "a-job", tags=["mine"])
     seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
-    await all_of(world.ledger, world.client, seen, {}, Report())
+    await adopt_deployments(world.ledger, world.client, seen, {}, ReconcileReport())
     assert (await world.prefect.deployment("a-job")).tags == [
         "mine"
     ]  # it died before it wrote there
@@ -308,7 +308,7 @@ async def test_a_removal_that_goes_on_is_not_taken_for_something_new(world: Any)
     seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
     stored = await world.archive("a-job")
     async with world.ledger.write() as session:
-        await records.agreed(session, stored.id, None, None, stored.row.updated_at)
-    report = Report()
-    await all_of(world.ledger, world.client, seen, {}, report)
+        await records.record_agreement(session, stored.id, None, None, stored.row.updated_at)
+    report = ReconcileReport()
+    await adopt_deployments(world.ledger, world.client, seen, {}, report)
     assert report.adopted == []

@@ -10,7 +10,7 @@ from daybook.api import conflicts
 from daybook.api import sync as service
 from daybook.errors import InvalidInput
 from daybook.prefect import deployment, reconcile
-from daybook.prefect.reconcile import Report
+from daybook.prefect.reconcile import ReconcileReport
 from daybook.schedules.schedule import Cron, Every
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -33,7 +33,7 @@ async def test_the_losing_version_is_kept_and_shown(world: Any) -> None:
     began = world.ledger.now()
     assert (await world.sync()).conflicts == {"a-job": {"schedule": lost}}
     row = (await world.job("a-job")).row
-    (shown,) = await conflicts.conflicts()
+    (shown,) = await conflicts.list_conflicts()
     assert (shown["job"], shown["id"]) == ("a-job", row.id)
     assert shown["fields"]["schedule"]["prefect"] == lost
     assert shown["fields"]["schedule"]["ledger"]["interval"] == 7200
@@ -43,7 +43,7 @@ async def test_the_losing_version_is_kept_and_shown(world: Any) -> None:
     ].schedule.interval.total_seconds() == 7200
     # Agreement is not the end of it: somebody has to decide.
     assert (await world.sync()).writes == 0
-    assert await conflicts.conflicts() == [shown]
+    assert await conflicts.list_conflicts() == [shown]
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ async def test_a_second_one_adds_to_the_first(world: Any) -> None:
     await world.prefect.edit_deployment("a-job", parameters=theirs)
     await world.edit("a-job", prompt="Ours")
     await world.sync()
-    (shown,) = await conflicts.conflicts()
+    (shown,) = await conflicts.list_conflicts()
     assert {name: world["prefect"] for name, world in shown["fields"].items()} == {
         "schedule": lost,
         "parameters": theirs,
@@ -85,12 +85,12 @@ async def test_a_second_one_adds_to_the_first(world: Any) -> None:
 async def test_a_second_one_of_the_same_field_leaves_the_first(world: Any) -> None:
     lost = await disputed(world)
     await world.sync()
-    (shown,) = await conflicts.conflicts()
+    (shown,) = await conflicts.list_conflicts()
     await world.prefect.edit_schedule("a-job", active=True, schedule=CRON | {"cron": "0 11 * * *"})
     await world.edit("a-job", every="3h")
     report = await world.sync()
     assert report.conflicts["a-job"]["schedule"]["cron"] == "0 11 * * *"
-    (again,) = await conflicts.conflicts()
+    (again,) = await conflicts.list_conflicts()
     assert again["fields"]["schedule"]["prefect"] == lost
     assert again["at"] == shown["at"]
 
@@ -103,7 +103,7 @@ async def test_prefer_prefect(world: Any) -> None:
     assert job.job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
     assert (job.revision.source, job.row.conflict) == ("prefect", None)
     assert (await world.prefect.deployment("a-job")).schedules[0].schedule.cron == "0 9 * * *"
-    assert await conflicts.conflicts() == []
+    assert await conflicts.list_conflicts() == []
     assert (await world.sync()).writes == 0
 
 
@@ -113,7 +113,7 @@ async def test_prefer_ledger_of_one_job(world: Any) -> None:
     told = await service.sync("ledger", "a-job")
     assert told["decided"] == ["a-job"]
     assert isinstance((await world.job("a-job")).job.schedule, Every)
-    assert [each["job"] for each in await conflicts.conflicts()] == ["other"]
+    assert [each["job"] for each in await conflicts.list_conflicts()] == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ async def test_what_cannot_be_decided_is_refused(
     await disputed(world)
     with pytest.raises(InvalidInput, match=word):
         await service.sync(prefer, ref)
-    assert len(await conflicts.conflicts()) == (ref == "calm")
+    assert len(await conflicts.list_conflicts()) == (ref == "calm")
 
 
 async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any) -> None:
@@ -138,13 +138,13 @@ async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any) ->
         "a-job", enforce_parameter_schema=False, parameters={"prompt": " "}
     )
     assert "a-job" in (await world.sync()).refused
-    (shown,) = await conflicts.conflicts()
+    (shown,) = await conflicts.list_conflicts()
     assert shown["fields"]["parameters"]["prefect"] == {"prompt": " "}
     with pytest.raises(InvalidInput, match="prompt"):
         await service.sync("prefect", "a-job")
     told = await service.sync("prefect")
     assert (told["decided"], list(told["refused"])) == ([], ["a-job"])
-    assert await conflicts.conflicts() == [shown]
+    assert await conflicts.list_conflicts() == [shown]
     assert (await world.job("a-job")).job.action.prompt == "Say so"
 
 
@@ -171,6 +171,6 @@ async def test_one_that_was_changed_meanwhile_is_compared_again(
     seen = await world.prefect.deployment("a-job")
     stale = await world.job("a-job")
     await world.edit("a-job", every="3h")
-    await reconcile.bring(world.ledger, world.client, stale, seen, Report())
+    await reconcile.reconcile_job(world.ledger, world.client, stale, seen, ReconcileReport())
     held = (await world.prefect.deployment("a-job")).schedules[0].schedule
     assert held.interval.total_seconds() == 3 * 3600

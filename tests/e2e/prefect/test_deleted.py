@@ -11,7 +11,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, RevisionRow, RunRow
 from daybook.prefect import links as records
 from daybook.prefect import reconcile
-from daybook.prefect.reconcile import Reconciliation, Report
+from daybook.prefect.reconcile import PrefectReconciler, ReconcileReport
 from daybook.runs import claims
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -38,7 +38,7 @@ async def test_a_deletion_switches_the_job_off_until_it_is_resumed(world: Any) -
     report = await world.sync()
     assert (report.deleted, report.remade, report.writes) == (["a-job"], [], 0)
     job = await world.job("a-job")
-    assert (job.job.enabled, job.row.disabled_reason) == (False, records.DELETED)
+    assert (job.job.enabled, job.row.disabled_reason) == (False, records.DELETED_REASON)
     assert (job.row.deployment_id, job.row.sync_pending) == (None, False)
     assert before <= job.revision.effective_from <= world.ledger.now()
     # It is not made behind anybody's back, whatever else is edited.
@@ -64,7 +64,7 @@ async def test_who_waited_is_skipped_and_says_why(world: Any) -> None:
         ended = await session.get(RunRow, row.id)
     assert ended is not None
     assert (ended.status, ended.until) == (Status.SKIPPED, None)
-    assert records.DELETED in ended.reason
+    assert records.DELETED_REASON in ended.reason
 
 
 @pytest.mark.slow
@@ -104,8 +104,8 @@ async def test_the_claims_compare_sees_a_deletion_too(world: Any) -> None:
     await world.sync()
     again = await world.prefect.deployment("a-job")
     await world.prefect.request("DELETE", f"/deployments/{again.id}")
-    assert await Reconciliation().compare(job.id, str(again.id)) == frozenset()
-    assert (await world.job("a-job")).row.disabled_reason == records.DELETED
+    assert await PrefectReconciler().compare(job.id, str(again.id)) == frozenset()
+    assert (await world.job("a-job")).row.disabled_reason == records.DELETED_REASON
     assert str(again.id) != old
 
 
@@ -115,7 +115,9 @@ async def test_a_run_by_hand_needs_a_deployment_and_gets_one(world: Any) -> None
     await deleted(world)
     await world.sync()
     stored = await world.job("a-job")
-    await reconcile.bring(world.ledger, world.client, stored, None, Report(), needed=True)
+    await reconcile.reconcile_job(
+        world.ledger, world.client, stored, None, ReconcileReport(), needed=True
+    )
     assert (await world.prefect.deployment("a-job")).paused
     assert not (await world.job("a-job")).job.enabled
     assert (await world.sync()).writes == 0
@@ -178,7 +180,7 @@ async def test_a_crash_on_the_way_to_another_prefect_deletes_nothing(world: Any)
     """The pool's id and what has to be made again are one transaction."""
     await deleted(world)
     async with world.ledger.write() as session:
-        assert await records.moved(session, "another", []) == ["a-job"]
+        assert await records.record_instance(session, "another", []) == ["a-job"]
     job = await world.job("a-job")
     assert (job.row.deployment_id, job.row.sync_pending, job.job.enabled) == (None, True, True)
 
@@ -192,7 +194,7 @@ async def test_what_has_another_ledgers_tag_by_now_is_not_ours(world: Any) -> No
     report = await world.sync()
     assert (report.deleted, report.writes) == (["a-job"], 0)
     job = await world.job("a-job")
-    assert (job.job.enabled, job.row.disabled_reason) == (False, records.TAKEN)
+    assert (job.job.enabled, job.row.disabled_reason) == (False, records.TAKEN_REASON)
     assert await world.prefect.deployment("a-job") == before
     assert (await world.sync()).writes == 0
     await world.edit("a-job", enabled=True)

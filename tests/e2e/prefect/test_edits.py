@@ -12,7 +12,7 @@ from sqlmodel import col, select
 from daybook.jobs import store
 from daybook.ledger.tables import RevisionRow
 from daybook.prefect import projection
-from daybook.schedules.descriptions import in_words
+from daybook.schedules.descriptions import describe
 from daybook.schedules.due import due_times
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
@@ -57,7 +57,7 @@ async def test_a_schedule_is_taken_over_from_the_time_of_the_edit_on(world: Any)
     told = [(row.effective_from, row.source) for row in await revisions(world, "a-job")][1:]
     assert told == [(edited, "prefect"), (prompted, "prefect")]
     found = await world.prefect.deployment("a-job")
-    assert found.description == f"**a-job** — {in_words(job.job.schedule)}"
+    assert found.description == f"**a-job** — {describe(job.job.schedule)}"
     assert found.schedules[0].id == held.id  # an open page of the UI goes on working
     due = list(islice(due_times(job.job.schedule, after=edited), 3))
     assert (await world.prefect.due("a-job"))[:3] == due
@@ -315,7 +315,11 @@ async def test_a_new_time_lets_a_fired_job_fire_again(world: Any) -> None:
         assert newest is not None
         off = newest.job.model_copy(update={"enabled": False})
         await store.change(
-            session, newest, off, world.ledger.now(), disabled_reason=f"{store.FIRED}: succeeded"
+            session,
+            newest,
+            off,
+            world.ledger.now(),
+            disabled_reason=f"{store.FIRED_REASON}: succeeded",
         )
     await world.sync()
     assert (await world.prefect.deployment("a-job")).paused

@@ -13,11 +13,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from daybook.keeper.observer import Observed, Observer
+from daybook.keeper.observer import Observation, Observer
 from daybook.operations import server
 from daybook.prefect import deployment, projection
 from daybook.prefect import links as records
-from daybook.prefect.deployments import PAGE
+from daybook.prefect.deployments import PAGE_SIZE
 from daybook.schedules.due import due_times
 from tests.servers import free_port
 
@@ -36,11 +36,11 @@ class Watch:
     def __init__(self, world: Any) -> None:
         self._world, self._observer = world, Observer()
 
-    async def look(self, **given: Any) -> Observed:
+    async def look(self, **given: Any) -> Observation:
         self._world.prefect.writes.clear()
         return await self._observer.look(self._world.ledger, self._world.client, **given)
 
-    async def settled(self) -> Observed:
+    async def settled(self) -> Observation:
         for _ in range(3):
             seen = await self.look()
         assert seen.report.writes == 0
@@ -60,7 +60,7 @@ async def test_nothing_changed_costs_two_requests_for_each_page(world: Any, watc
     before = world.ledger.now()
     seen = await watch.look()
     assert seen.requests == 2  # the list, which is shorter than a page, and the pool
-    assert len(await world.prefect.deployments()) < PAGE
+    assert len(await world.prefect.deployments()) < PAGE_SIZE
     assert world.prefect.writes == {}
     assert seen.jobs == set((await world.ids()).values())
     assert seen.report.unchanged == 3
@@ -283,7 +283,7 @@ async def test_a_deletion_is_found_once_and_stays(world: Any, watch: Watch) -> N
     assert (seen.report.deleted, set(seen.jobs)) == (["a-job"], {stored.id})
     seen = await watch.settled()
     assert (seen.report.deleted, set(seen.jobs), seen.requests) == ([], {stored.id}, 2)
-    assert (await world.job("a-job")).row.disabled_reason == records.DELETED
+    assert (await world.job("a-job")).row.disabled_reason == records.DELETED_REASON
 
 
 async def test_what_there_was_no_time_for_is_not_observed(world: Any, watch: Watch) -> None:

@@ -25,8 +25,8 @@ from daybook.prefect import client as prefect
 from daybook.prefect import deployment, reconcile
 from daybook.prefect import deployments as listing
 from daybook.prefect import links as records
-from daybook.prefect.adoption import all_of
-from daybook.prefect.reconcile import Reconciliation, Report
+from daybook.prefect.adoption import adopt_deployments
+from daybook.prefect.reconcile import PrefectReconciler, ReconcileReport
 from tests.at_prefect import basic
 from tests.servers import free_port
 
@@ -68,8 +68,8 @@ async def test_what_was_made_anew_meanwhile_is_compared_again(world: Any, gone: 
     else:
         (await world.prefect.request("DELETE", f"/deployments/{found.id}")).raise_for_status()
     stored = await world.edit("a-job", every="2h")
-    report = Report()
-    await reconcile.bring(world.ledger, world.client, stored, found, report)
+    report = ReconcileReport()
+    await reconcile.reconcile_job(world.ledger, world.client, stored, found, report)
     job = await world.job("a-job")
     if gone == "schedules":
         (schedule,) = (await world.prefect.deployment("a-job")).schedules
@@ -129,23 +129,23 @@ async def test_a_removed_job_whose_id_was_not_written_down_does_not_come_back(
         row = (await store.find(session, "a-job", archived=True)).row
         row.archived_at = world.ledger.now() - timedelta(minutes=minutes)
         session.add(row)
-    await all_of(world.ledger, world.client, listed, {}, Report())
+    await adopt_deployments(world.ledger, world.client, listed, {}, ReconcileReport())
     assert len(await world.ids()) == 1
     report = await world.sync()
     assert (report.removed, report.adopted) == (["a-job"], [])
     assert await deployment.read(world.client, made) is None
     assert (await world.sync()).removed == []
     async with world.ledger.read() as session:
-        assert await records.left_over(session) == []
-        assert await store.every(session) == []
+        assert await records.jobs_to_undeploy(session) == []
+        assert await store.all_jobs(session) == []
 
 
 async def test_a_run_of_such_a_job_is_known_as_the_removed_ones(world: Any) -> None:
     made = await unwritten(world)
-    await Reconciliation().recognise(made)
+    await PrefectReconciler().recognise(made)
     async with world.ledger.read() as session:
         removed = (await store.find(session, "a-job", archived=True)).id
-        assert await records.job_of(session, made) == removed
+        assert await records.job_of_deployment(session, made) == removed
     assert (await world.sync()).removed == ["a-job"]
 
 
@@ -172,7 +172,7 @@ async def test_a_name_of_anothers_is_not_deleted_with_a_removed_job(world: Any) 
     assert (await world.sync()).removed == []
     assert await deployment.read(world.client, other) is not None
     async with world.ledger.read() as session:
-        assert await records.left_over(session) == []
+        assert await records.jobs_to_undeploy(session) == []
     await world.prefect.request("DELETE", f"/deployments/{other}")
 
 
@@ -184,29 +184,31 @@ async def test_a_run_finds_its_job_after_such_a_crash(world: Any) -> None:
     answer = await world.prefect.request("POST", "/deployments/", copy | {"name": "other"})
     await world.add("other", every="1h")
     await world.forget_deployment("a-job")
-    await Reconciliation().recognise(answer.json()["id"])  # a duplicate is no job's
-    await Reconciliation().recognise(str(made.id))
+    await PrefectReconciler().recognise(answer.json()["id"])  # a duplicate is no job's
+    await PrefectReconciler().recognise(str(made.id))
     async with world.ledger.read() as session:
-        assert await records.job_of(session, answer.json()["id"]) is None
-        assert await records.job_of(session, str(made.id)) == (await world.job("a-job")).id
+        assert await records.job_of_deployment(session, answer.json()["id"]) is None
+        assert (
+            await records.job_of_deployment(session, str(made.id)) == (await world.job("a-job")).id
+        )
 
 
 async def test_one_job_is_compared_and_pushed(world: Any) -> None:
     job_id = (await world.add("a-job", every="1h")).id
     assert (await world.job("a-job")).row.sync_pending
-    await Reconciliation().push(job_id)
+    await PrefectReconciler().push(job_id)
     assert not (await world.job("a-job")).row.sync_pending
     schedule = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
     edited = await world.prefect.edit_schedule("a-job", active=True, schedule=schedule)
-    await Reconciliation().push(job_id)  # nothing changed here
+    await PrefectReconciler().push(job_id)  # nothing changed here
     assert (await world.job("a-job")).revision.number == 1
     deployment_id = str((await world.prefect.deployment("a-job")).id)
-    assert await Reconciliation().compare(job_id, deployment_id) == frozenset()
+    assert await PrefectReconciler().compare(job_id, deployment_id) == frozenset()
     assert (await world.job("a-job")).revision.effective_from == edited
     await world.archive("a-job")
-    await Reconciliation().compare(job_id, deployment_id)
+    await PrefectReconciler().compare(job_id, deployment_id)
     assert await deployment.read(world.client, deployment_id) is not None
-    await Reconciliation().push(job_id)  # a job that its own run removed
+    await PrefectReconciler().push(job_id)  # a job that its own run removed
     assert await deployment.read(world.client, deployment_id) is None
     assert (await world.sync()).removed == []
 
@@ -218,8 +220,8 @@ async def test_a_removal_that_was_cut_off_is_finished_and_spares_the_next_job(wo
     old = await world.prefect.deployment("a-job")
     await world.archive("a-job")
     stored = await world.add("a-job", every="2h")
-    report = Report()
-    await reconcile.bring(world.ledger, world.client, stored, None, report)
+    report = ReconcileReport()
+    await reconcile.reconcile_job(world.ledger, world.client, stored, None, report)
     new = await world.prefect.deployment("a-job")
     assert new.id != old.id
     assert (report.removed, report.created) == (["a-job"], ["a-job"])
@@ -267,7 +269,9 @@ async def test_a_job_archived_meanwhile_leaves_nothing_behind(world: Any) -> Non
     stored = await world.add("a-job", every="1h")
     await world.archive("a-job")
     assert (await world.sync()).writes == 0
-    await reconcile.bring(world.ledger, world.client, stored, None, Report())  # as it was before
+    await reconcile.reconcile_job(
+        world.ledger, world.client, stored, None, ReconcileReport()
+    )  # as it was before
     assert (await world.sync()).removed == ["a-job"]
     assert await world.prefect.deployments() == {}
 
@@ -308,7 +312,7 @@ async def busy(api_url: str, refusals: int) -> AsyncIterator[tuple[str, list[str
     config = uvicorn.Config(application, port=port, log_level="error", lifespan="off")
     shim = uvicorn.Server(config)
     serving = asyncio.create_task(shim.serve())
-    await server.healthy(f"http://127.0.0.1:{port}/api")
+    await server.wait_until_healthy(f"http://127.0.0.1:{port}/api")
     try:
         yield f"http://127.0.0.1:{port}/api", refused
     finally:
@@ -325,7 +329,7 @@ async def test_503_is_survived(world: Any, prefect_server: Any) -> None:
         busy(prefect_server.api_url, refusals=1) as (address, refused),
         PrefectClient(address) as client,
     ):
-        report = await reconcile.everything(world.ledger, client)
+        report = await reconcile.reconcile_all(world.ledger, client)
     assert report.updated == ["idle"]
     assert len(refused) == 2
     assert (await world.prefect.deployment("idle")).parameters["prompt"] == "New"
@@ -341,7 +345,7 @@ async def test_a_prefect_that_stays_busy_is_said_to_be_unreachable(
         async with busy(prefect_server.api_url, refusals=99) as (address, _):
             with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}):
                 async with prefect.connected() as client:
-                    await reconcile.everything(world.ledger, client)
+                    await reconcile.reconcile_all(world.ledger, client)
     assert (await world.job("a-job")).row.sync_pending
     assert (await world.sync()).created == ["a-job"]
 
@@ -352,11 +356,11 @@ async def test_nobody_there(world: Any) -> None:
     with temporary_settings({PREFECT_API_URL: address}):
         with pytest.raises(PrefectUnreachable) as caught:
             async with prefect.connected() as client:
-                await reconcile.everything(world.ledger, client)
+                await reconcile.reconcile_all(world.ledger, client)
         assert caught.value.address == address
         with pytest.raises(PrefectUnreachable):
             async with prefect.connected() as client:
-                await prefect.answers(client)
+                await prefect.check_connection(client)
     assert (await world.job("a-job")).row.sync_pending
 
 

@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.states import Scheduled
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.prefect import states
 from tests.world import World
 from tests.world.agents import DEAF, FOR_EVER, WORKS
@@ -45,7 +45,7 @@ async def test_retry_in_the_ui_is_a_run_of_its_own(world: World) -> None:
 async def test_retry_of_one_that_was_cancelled_before_it_began(world: World) -> None:
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
-    later: State[Any] = Scheduled(scheduled_time=SYSTEM.now() + timedelta(hours=1))
+    later: State[Any] = Scheduled(scheduled_time=SYSTEM_CLOCK.now() + timedelta(hours=1))
     deployment = UUID(str(job.row.deployment_id))
     asked = await world.client.create_flow_run_from_deployment(deployment, state=later)
     await world.workers.begin()
@@ -72,7 +72,7 @@ async def test_a_late_word_to_wait_is_no_retry(world: World, ended_again: bool) 
     asked = await world.prefect.custom_run(job)
     agent.let_go(2)
     first = await world.ends(job, "succeeded", within=30.0)
-    late = states.waiting(SYSTEM.now(), "its turn comes later")
+    late = states.waiting_state(SYSTEM_CLOCK.now(), "its turn comes later")
     for _ in range(1 + ended_again):
         await world.client.set_flow_run_state(asked.id, late, force=True)
         await world.shows(asked, "COMPLETED", within=SEEN)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from daybook.api import runs
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.store import StoredJob
 from tests.world import World
 from tests.world.agents import FOR_EVER, WORKS, Agent
@@ -33,14 +33,14 @@ async def cancelled(world: World, jobs: list[StoredJob], others: int = 0) -> Non
     What is left at work are the processes of ``others`` runs, within the time that is promised.
     """
     rows = [await world.row(job) for job in jobs]
-    began = SYSTEM.now()
+    began = SYSTEM_CLOCK.now()
 
     async def gone() -> float:
         while len([each for worker in world.workers.all for each in worker.heads()]) > others:
-            await SYSTEM.wait_until(SYSTEM.now() + LOOK)
+            await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + LOOK)
         if not others:
             await world.workers.idle(within=CANCELLED)
-        return (SYSTEM.now() - began).total_seconds()
+        return (SYSTEM_CLOCK.now() - began).total_seconds()
 
     said, _, took, *_ = await asyncio.gather(
         runs.cancel(rows[0].id),

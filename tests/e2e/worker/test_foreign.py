@@ -12,13 +12,13 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Pending, Running, Scheduled
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
 from daybook.prefect import projection
 from daybook.prefect import states as prefect_states
 from daybook.worker import external_runs
-from daybook.worker.dispatcher import Taker
-from daybook.worker.external_runs import How
+from daybook.worker.dispatcher import Dispatcher
+from daybook.worker.external_runs import ProcessSpec
 from tests.world import World, so
 from tests.world.agents import WORKS
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
@@ -126,12 +126,12 @@ async def test_a_dead_workers_is_crashed_by_the_next_of_its_name(world: World) -
     await world.shows(run, "CRASHED", within=SEEN)
 
 
-class NoRoom(Taker):
+class NoRoom(Dispatcher):
     """Has no process for anybody."""
 
     def __init__(self) -> None: ...
 
-    async def start(self, run: FlowRun, how: How) -> None:
+    async def start(self, run: FlowRun, how: ProcessSpec) -> None:
         raise OSError("no process")
 
 
@@ -149,7 +149,7 @@ async def test_what_another_worker_has_begun_does_not_crash_here(
 ) -> None:
     run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
 
-    async def gone(_: FlowRun) -> How:
+    async def gone(_: FlowRun) -> ProcessSpec:
         await world.client.set_flow_run_state(run.id, meanwhile, force=True)
         raise LookupError("its deployment was deleted")
 
@@ -161,9 +161,9 @@ async def test_what_another_worker_has_begun_does_not_crash_here(
 async def test_what_this_worker_cannot_start_crashes_with_the_reason(world: World) -> None:
     run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
 
-    async def configured(_: FlowRun) -> How:
+    async def configured(_: FlowRun) -> ProcessSpec:
         await world.client.set_flow_run_state(run.id, Pending(), force=True)
-        return How({}, "", "")
+        return ProcessSpec({}, "", "")
 
     await external_runs.start(NoRoom(), world.client, run, configured, "here:a")
 
@@ -177,7 +177,7 @@ async def test_a_job_whose_deployment_is_deleted_before_its_run_is_claimed_loses
     run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
     tagged = run.model_copy(update={"tags": [projection.ledger_tag(world.ledger.id)]})
 
-    async def gone(_: FlowRun) -> How:
+    async def gone(_: FlowRun) -> ProcessSpec:
         raise ObjectNotFound(LookupError("its deployment was deleted"))
 
     await external_runs.start(NoRoom(), world.client, tagged, gone, "here:a")
@@ -203,7 +203,7 @@ async def test_an_ended_run_without_its_deployment_is_not_taken_for_foreign(worl
     assert await so(known, SEEN), world.workers.logs()
     # As another worker sets it back that had asked before it ended.
     await world.client.set_flow_run_state(
-        run.id, prefect_states.waiting(SYSTEM.now(), "late"), force=True
+        run.id, prefect_states.waiting_state(SYSTEM_CLOCK.now(), "late"), force=True
     )
 
     await world.shows(run, "COMPLETED", "Completed", within=SEEN)
@@ -216,7 +216,7 @@ async def test_an_ended_run_without_its_deployment_is_not_taken_for_foreign(worl
 async def test_a_run_that_was_deleted_meanwhile_is_nobodys(world: World) -> None:
     run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
 
-    async def deleted(_: FlowRun) -> How:
+    async def deleted(_: FlowRun) -> ProcessSpec:
         await world.client.delete_flow_run(run.id)
         raise LookupError("its deployment was deleted")
 

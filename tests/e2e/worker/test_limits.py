@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from prefect.client.schemas.actions import DeploymentUpdate
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store as book
 from daybook.jobs.store import StoredJob
 from tests.world import World, so
@@ -23,7 +23,7 @@ JOBS, MOST = 20, 4
 
 async def at_once(world: World, agent: str) -> tuple[datetime, list[StoredJob]]:
     """So many jobs that are due in the same second, soon."""
-    due = (SYSTEM.now() + timedelta(seconds=40)).replace(microsecond=0)
+    due = (SYSTEM_CLOCK.now() + timedelta(seconds=40)).replace(microsecond=0)
     return due, [await world.deploy(at=due.isoformat(), agent=agent) for _ in range(JOBS)]
 
 
@@ -31,7 +31,7 @@ async def at_once(world: World, agent: str) -> tuple[datetime, list[StoredJob]]:
 async def test_twenty_that_are_due_in_the_same_second(world: World) -> None:
     agent = await world.agents.add(WORKS)
     due, jobs = await at_once(world, agent.name)
-    assert SYSTEM.now() < due
+    assert SYSTEM_CLOCK.now() < due
     await world.workers.begin(most=MOST)
 
     async def all_known() -> bool:

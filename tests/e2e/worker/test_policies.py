@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.tables import RunRow
 from daybook.runs import backfill
 from tests.world import World, so
@@ -82,10 +82,12 @@ async def test_the_one_at_work_is_cancelled_for_the_next(world: World) -> None:
 async def test_a_backfill_runs_oldest_first_and_one_at_a_time(world: World) -> None:
     agent = await world.agents.add('had(); tell("running"); heed(); print("x")\n')
     job = await world.deploy(agent=agent.name, cron="0 0 1 1 *", timezone="UTC", session="new")
-    year = SYSTEM.now().year
-    past = [SYSTEM.now().replace(year=each, month=1, day=1) for each in (year - 2, year - 1, year)]
+    year = SYSTEM_CLOCK.now().year
+    past = [
+        SYSTEM_CLOCK.now().replace(year=each, month=1, day=1) for each in (year - 2, year - 1, year)
+    ]
     due = [each.replace(hour=0, minute=0, second=0, microsecond=0) for each in past]
-    assert await backfill.ask(world.ledger, job, due) == 3
+    assert await backfill.request_runs(world.ledger, job, due) == 3
     await world.workers.begin()
 
     for place in range(3):
@@ -104,7 +106,7 @@ async def test_a_backfill_runs_oldest_first_and_one_at_a_time(world: World) -> N
 @pytest.mark.journey
 async def test_a_one_time_job_that_succeeded_is_gone_from_prefect(world: World) -> None:
     agent = await world.agents.add('had(); print("done")\n')
-    at = (SYSTEM.now() + timedelta(seconds=8)).replace(microsecond=0)
+    at = (SYSTEM_CLOCK.now() + timedelta(seconds=8)).replace(microsecond=0)
     job = await world.deploy(agent=agent.name, at=at.isoformat(), delete_after_run=True)
     await world.workers.begin()
 

@@ -25,7 +25,7 @@ from uuid import UUID
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.store import StoredJob
 from daybook.ledger import engine
 from daybook.ledger.tables import RunRow
@@ -48,7 +48,7 @@ pytestmark = [
     *PREFECT_LEAVES_A_SOCKET,
 ]
 
-KEPT = engine.BUSY.total_seconds() + 15.0
+KEPT = engine.LOCK_TIMEOUT.total_seconds() + 15.0
 """Seconds within which a process has given up to wait for the ledger, and kept what it knows."""
 
 
@@ -127,10 +127,10 @@ async def told_once(world: World, job: StoredJob) -> None:
 async def until_the_ledger_is_back(world: World, database: Database) -> None:
     job, row = await running(world)
     async with away(database):
-        lost = SYSTEM.now() + SHORT.run_lease
+        lost = SYSTEM_CLOCK.now() + SHORT.run_lease
         await kept(world, row)
         # Nobody can have renewed it after that.
-        await SYSTEM.wait_until(lost)
+        await SYSTEM_CLOCK.wait_until(lost)
     await told_once(world, job)
 
 
@@ -138,7 +138,7 @@ async def by_another_keeper(world: World, database: Database) -> None:
     job, row = await running(world)
     async with away(database):
         await kept(world, row)
-        proc.tell(proc.family(world.workers.all[-1].child.process), signal.SIGKILL)
+        proc.send_signal(proc.process_tree(world.workers.all[-1].child.process), signal.SIGKILL)
         await world.workers.nobody(within=SEEN)
     assert (await world.row(job)).status == "running"
     assert len(spooled(world)) == 1

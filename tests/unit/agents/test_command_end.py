@@ -119,7 +119,7 @@ def _runs(pid: int) -> bool:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
-    monkeypatch.setattr(process_group, "GRACE", 0.3)
+    monkeypatch.setattr(process_group, "TERM_GRACE_SECONDS", 0.3)
     made = Programs(tmp_path)
     yield made
     made.close()
@@ -128,7 +128,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Progra
 @pytest.fixture
 def patience(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
     """For those that end by themselves: a busy machine may let them wait for their turn."""
-    monkeypatch.setattr(process_group, "GRACE", 10.0)
+    monkeypatch.setattr(process_group, "TERM_GRACE_SECONDS", 10.0)
 
 
 def request(seconds: float) -> AgentRequest:
@@ -142,7 +142,7 @@ async def in_time(work: Awaitable[object], seconds: float = 20) -> None:
 
 
 def test_programs_have_three_seconds_to_end_by_themselves() -> None:
-    assert process_group.GRACE == 3.0
+    assert process_group.TERM_GRACE_SECONDS == 3.0
 
 
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
@@ -276,7 +276,7 @@ async def test_a_cancel_scope_waits_for_the_clean_up(
     programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And does not use up a core meanwhile by cancelling at every turn of the loop."""
-    monkeypatch.setattr(process_group, "GRACE", 1.0)
+    monkeypatch.setattr(process_group, "TERM_GRACE_SECONDS", 1.0)
     used = 0.0
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:

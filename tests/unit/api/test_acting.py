@@ -21,4 +21,4 @@ def test_what_names_nobody_is_refused(given: dict[str, str], told: str) -> None:
     with pytest.raises(InvalidInput) as refused, daybook.context(**given):
         pass
     assert str(refused.value) == told
-    assert owners.current() == owners.Actor()
+    assert owners.current_actor() == owners.Actor()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daybook.api import agents
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.jobs import store
@@ -39,6 +39,6 @@ async def test_a_job_of_another_agent_is_no_user(daybook_home: Home, other: str)
 
 
 async def _job(agent: str) -> None:
-    job = new_job(now=SYSTEM.now(), name="brief", prompt="x", on_demand=True, agent=agent)
+    job = new_job(now=SYSTEM_CLOCK.now(), name="brief", prompt="x", on_demand=True, agent=agent)
     async with open_ledger() as ledger, ledger.write() as session:
-        await store.add(session, job, slug="brief", now=SYSTEM.now())
+        await store.add(session, job, slug="brief", now=SYSTEM_CLOCK.now())

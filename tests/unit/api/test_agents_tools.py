@@ -69,7 +69,7 @@ async def test_tools_work_for_an_agent_and_never_for_the_operator(
     with daybook.context(**around):
         found = agents_tools._actor(given.get("agent", ""), given.get("user", ""))
     assert (found.owner, found.user_id, found.via) == (owner, user, "api")
-    assert owners.current().owner == "user"
+    assert owners.current_actor().owner == "user"
 
 
 async def test_a_skill_is_opened_used_and_closed(daybook_home: Home) -> None:

@@ -15,7 +15,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import authorization, backfill, due, jobs, preflight, preview, runs, skips
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import Ambiguous, InvalidInput, NotFound, PrefectUnreachable
 from daybook.home import Home
 from daybook.jobs import store as stored_jobs
@@ -57,9 +57,9 @@ async def _there() -> There:
     ids, runs_of = {}, {}
     async with open_ledger() as ledger:
         for name, owner in owned.items():
-            job = new_job(now=SYSTEM.now(), name=name, prompt="x", every="1h")
+            job = new_job(now=SYSTEM_CLOCK.now(), name=name, prompt="x", every="1h")
             async with ledger.write() as session:
-                stored = await stored_jobs.add(session, job, name, SYSTEM.now(), owner)
+                stored = await stored_jobs.add(session, job, name, SYSTEM_CLOCK.now(), owner)
             ids[name] = stored.id
             row = await claims.request(ledger, stored, "first", "manual")
             async with ledger.write() as session:
@@ -70,7 +70,7 @@ async def _there() -> There:
             runs_of[name] = row.id
         async with ledger.write() as session:
             gone = await stored_jobs.find(session, "gone")
-            await stored_outcomes.archive(session, gone, SYSTEM.now())
+            await stored_outcomes.archive_job(session, gone, SYSTEM_CLOCK.now())
     return There(ids, runs_of)
 
 
@@ -90,7 +90,7 @@ VERBS: dict[str, Callable[[str], Awaitable[Any]]] = {
     "history": runs.history,
     "cancel": runs.cancel,
     "show run": runs.show,
-    "logged": runs.logged,
+    "logged": runs.find_logged,
     "logs": _first_log,
     "next": due.of_job,
     "dry run": preview.of_job,
@@ -125,7 +125,7 @@ async def test_what_is_logged_is_one_line(there: There, caplog: pytest.LogCaptur
     forged = "x\nERROR forged " + "y" * 9_000
     with acting_as(RESEARCHER), pytest.raises(NotFound):
         await jobs.show(forged)
-    with pytest.raises(InvalidInput), authorization.telling("agent:researcher", "mine"):
+    with pytest.raises(InvalidInput), authorization.log_refusals("agent:researcher", "mine"):
         raise InvalidInput("model", forged)
     records = [each for each in caplog.records if "action" in vars(each)]
     assert [vars(each)["action"] for each in records] == ["limit_refused"] * 2
@@ -142,9 +142,11 @@ async def test_the_hosts_of_an_agent_count_when_a_job_is_written(
     client = cast(PrefectClient, None)  # nothing is asked of it
     told = Notify(on_fail="https://evil.net/x")
     with pytest.raises(InvalidInput, match=r"on_fail: .*limits do not have this host"):
-        await preflight.told(client, told, "agent:researcher")
-    await preflight.told(client, told, "user")
-    await preflight.told(client, Notify(on_fail="https://a.example.org/x"), "agent:researcher")
+        await preflight.check_notify(client, told, "agent:researcher")
+    await preflight.check_notify(client, told, "user")
+    await preflight.check_notify(
+        client, Notify(on_fail="https://a.example.org/x"), "agent:researcher"
+    )
 
 
 async def test_lists_hold_its_own(there: There) -> None:
@@ -152,7 +154,7 @@ async def test_lists_hold_its_own(there: There) -> None:
         assert [each["name"] for each in await jobs.list_jobs()] == ["mine"]
         assert [each["id"] for each in await runs.history()] == [there.runs["mine"]]
         assert (await jobs.show("mine"))["owner"] == "agent:researcher"
-        assert (await runs.logged("mine"))["id"] == there.runs["mine"]
+        assert (await runs.find_logged("mine"))["id"] == there.runs["mine"]
         assert (await runs.show(there.runs["mine"]))["job"] == "mine"
     assert len(await jobs.list_jobs()) == 3
     assert len(await runs.history()) == 4
@@ -223,15 +225,15 @@ async def test_so_many_jobs_and_no_more(there: There) -> None:
     """Three at most, those that are off included and removed ones not."""
     async with open_ledger() as ledger:
         for name in ("second", "third"):
-            job = new_job(now=SYSTEM.now(), name=name, prompt="x", every="1h", enabled=False)
+            job = new_job(now=SYSTEM_CLOCK.now(), name=name, prompt="x", every="1h", enabled=False)
             async with ledger.write() as session:
-                await stored_jobs.add(session, job, name, SYSTEM.now(), "agent:researcher")
+                await stored_jobs.add(session, job, name, SYSTEM_CLOCK.now(), "agent:researcher")
     fields = {"prompt": "x", "every": "1h"}
     with acting_as(RESEARCHER), pytest.raises(InvalidInput, match="jobs: 3 are the most"):
         await jobs.add(fields)
     async with open_ledger() as ledger, ledger.write() as session:
         third = await stored_jobs.find(session, "third")
-        await stored_outcomes.archive(session, third, SYSTEM.now())
+        await stored_outcomes.archive_job(session, third, SYSTEM_CLOCK.now())
     with acting_as(RESEARCHER), pytest.raises(PrefectUnreachable):
         await jobs.add(fields)
 

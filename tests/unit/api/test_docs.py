@@ -45,9 +45,9 @@ def test_the_example_for_pydantic_ai_runs(block: str) -> None:
 
 @pytest.mark.parametrize("block", [each for each in BLOCKS if "@daybook." in each])
 def test_an_example_registers_what_it_decorates(block: str) -> None:
-    with registry.apart():
+    with registry.isolated():
         exec(compile(block, "programs.md", "exec"), {"__name__": "my_app.jobs"})
-        found = registry.here(registry.TOOLS) + registry.here(registry.LISTENERS)
+        found = registry.known_names(registry.TOOLS) + registry.known_names(registry.LISTENERS)
     names = re.findall(r"@daybook\.tool\(\"(\w+)\"\)", block)
     names += re.findall(r"@daybook\.listener\n(?:async )?def (\w+)", block)
     assert found == [each if "tool" in block else f"my_app.jobs.{each}" for each in names]

@@ -11,31 +11,31 @@ from typing import Any
 import pytest
 
 from daybook.api import overdue
-from daybook.api.overdue import Known
+from daybook.api.overdue import DelayFacts
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
 from daybook.keeper.leadership import Leader
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
-from daybook.prefect.work_pool import Pool
+from daybook.prefect.work_pool import WorkPool
 from daybook.runs import claims, slots
 from daybook.runs.overdue import Overdue
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from daybook.timing import TIMING
 
 pytestmark = pytest.mark.anyio
 
-NOW = MovedClock().now()
+NOW = ManualClock().now()
 MINE = {"name": "here-1", "last_heartbeat": None, "ours": True}
-POOL = Pool("daybook", [MINE], has_ours=True, others=[])
+POOL = WorkPool("daybook", [MINE], has_ours=True, others=[])
 SEEN = {"observed_at": (NOW - timedelta(seconds=10)).isoformat()}
-WELL = Known(NOW, pool=POOL, leader=Leader("here:1:a", NOW + TIMING.leader_lease, SEEN))
+WELL = DelayFacts(NOW, pool=POOL, leader=Leader("here:1:a", NOW + TIMING.leader_lease, SEEN))
 
 
 @pytest.fixture
 async def job(tmp_path: Path) -> AsyncIterator[tuple[Ledger, StoredJob]]:
-    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", MovedClock()) as ledger:
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", ManualClock()) as ledger:
         job = new_job(now=NOW, name="brief", prompt="Hello?", cron="0 * * * *")
         async with ledger.write() as session:
             stored = await store.add(session, job, "brief", NOW)
@@ -80,31 +80,39 @@ AFAR = timedelta(seconds=90)
         "away", "paused", "no worker", "clock", "ledger", "never led", "not led", "unseen", "well"
     ],
 )  # fmt: skip
-async def test_what_keeps_a_due_time(job: tuple[Ledger, StoredJob], known: Known, why: str) -> None:
-    assert overdue.why(await late(job), known) == why
+async def test_what_keeps_a_due_time(
+    job: tuple[Ledger, StoredJob], known: DelayFacts, why: str
+) -> None:
+    assert overdue.delay_reason(await late(job), known) == why
 
 
 async def test_a_turn_is_waited_for_whatever_else_is_wrong(job: tuple[Ledger, StoredJob]) -> None:
     waits = await late(job, waits_for=slots.SLOT, reason="4 of 4 runs are at work")
-    assert overdue.why(waits, replace(WELL, leader=None)) == "it waits: 4 of 4 runs are at work"
+    assert (
+        overdue.delay_reason(waits, replace(WELL, leader=None))
+        == "it waits: 4 of 4 runs are at work"
+    )
 
 
 async def test_a_worker_that_is_full_is_told_of_where_one_is(
     job: tuple[Ledger, StoredJob],
 ) -> None:
     waits = await late(job, waits_for=slots.WORKER, reason="the worker has no free slot")
-    assert overdue.why(waits, WELL) == "it waits: the worker has no free slot"
-    assert overdue.why(waits, replace(WELL, pool=NOBODY)) == "no worker is online, so nothing runs"
+    assert overdue.delay_reason(waits, WELL) == "it waits: the worker has no free slot"
+    assert (
+        overdue.delay_reason(waits, replace(WELL, pool=NOBODY))
+        == "no worker is online, so nothing runs"
+    )
 
 
 async def test_a_job_that_is_not_in_prefect_yet(job: tuple[Ledger, StoredJob]) -> None:
     one = await late(job)
     one.stored.row.sync_pending = True
-    assert overdue.why(one, WELL) == "the job is not in Prefect yet"
+    assert overdue.delay_reason(one, WELL) == "the job is not in Prefect yet"
 
 
 async def test_it_is_told_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:
-    (told,) = overdue.told([await late(job)], WELL)
+    (told,) = overdue.overdue_views([await late(job)], WELL)
     assert told == {
         "job": "brief",
         "due": "2026-01-15T11:55:00Z",
@@ -113,16 +121,16 @@ async def test_it_is_told_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:
         "missed": False,
         "why": "nobody has come for it, as yet",
     }
-    assert overdue.in_words(told) == (
+    assert overdue.as_sentence(told) == (
         "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and has not begun: "
         "nobody has come for it, as yet"
     )
 
 
 async def test_what_was_missed_is_told_as_that(job: tuple[Ledger, StoredJob]) -> None:
-    (told,) = overdue.told([await late(job, status="missed")], WELL)
+    (told,) = overdue.overdue_views([await late(job, status="missed")], WELL)
     assert (told["missed"], told["why"]) == (True, "nobody came for it")
-    assert overdue.in_words(told) == (
+    assert overdue.as_sentence(told) == (
         "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and was missed: nobody came for it"
     )
 
@@ -130,15 +138,15 @@ async def test_what_was_missed_is_told_as_that(job: tuple[Ledger, StoredJob]) ->
 def test_the_keeper_is_shown_as_it_told_of_itself() -> None:
     passes = {"observe": {"seconds": 0.1}}
     leader = Leader("here:1:a", NOW + TIMING.leader_lease, SEEN | {"passes": passes})
-    assert overdue.as_view(leader, NOW) == {
+    assert overdue.keeper_view(leader, NOW) == {
         "running": True,
         "holder": "here:1:a",
         "until": "2026-01-15T12:00:30Z",
         "observed_at": "2026-01-15T11:59:50Z",
         "passes": passes,
     }
-    assert overdue.as_view(leader, NOW + TIMING.leader_lease)["running"] is False
-    assert overdue.as_view(None, NOW) == {
+    assert overdue.keeper_view(leader, NOW + TIMING.leader_lease)["running"] is False
+    assert overdue.keeper_view(None, NOW) == {
         "running": False,
         "holder": "",
         "until": None,

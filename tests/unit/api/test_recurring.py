@@ -15,7 +15,7 @@ import pytest
 import daybook
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 class Calls:
     """Notes when it is called, and ends what is waited for after so many."""
 
-    def __init__(self, clock: MovedClock, most: int) -> None:
+    def __init__(self, clock: ManualClock, most: int) -> None:
         self.at: list[timedelta] = []
         self.done = asyncio.Event()
         self._clock, self._most = clock, most
@@ -42,7 +42,7 @@ def seconds(*numbers: float) -> list[timedelta]:
 
 
 async def test_a_function_is_called_at_each_interval_from_one_after_the_start() -> None:
-    clock = MovedClock(NOON)
+    clock = ManualClock(NOON)
     calls = Calls(clock, 3)
 
     async def refresh() -> None:
@@ -57,7 +57,7 @@ async def test_a_function_is_called_at_each_interval_from_one_after_the_start() 
 
 
 async def test_a_call_that_lasts_overlaps_none_and_keeps_the_phase() -> None:
-    clock = MovedClock(NOON)
+    clock = ManualClock(NOON)
     calls = Calls(clock, 3)
 
     async def slow() -> None:
@@ -72,7 +72,7 @@ async def test_a_call_that_lasts_overlaps_none_and_keeps_the_phase() -> None:
 
 
 async def test_cron_is_read_by_its_zones_clocks() -> None:
-    clock = MovedClock(NOON)
+    clock = ManualClock(NOON)
     calls = Calls(clock, 2)
 
     async def greet() -> None:
@@ -86,7 +86,7 @@ async def test_cron_is_read_by_its_zones_clocks() -> None:
 
 
 async def test_what_fails_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    clock, told = MovedClock(NOON), list[tuple[str, str]]()
+    clock, told = ManualClock(NOON), list[tuple[str, str]]()
     calls = Calls(clock, 3)
 
     async def breaks() -> None:
@@ -109,7 +109,7 @@ async def test_what_fails_is_told_and_goes_on(caplog: pytest.LogCaptureFixture) 
 
 
 async def test_a_cancelled_task_is_called_no_more_and_the_others_are() -> None:
-    clock = MovedClock(NOON)
+    clock = ManualClock(NOON)
     calls = Calls(clock, 5)
 
     async def once() -> None:
@@ -129,7 +129,7 @@ async def test_a_cancelled_task_is_called_no_more_and_the_others_are() -> None:
 async def test_the_end_cancels_what_is_async_and_waits_for_a_thread() -> None:
     begun, release, ended = asyncio.Event(), threading.Event(), list[str]()
     in_thread = threading.Event()
-    clock = MovedClock(NOON)
+    clock = ManualClock(NOON)
 
     async def hangs() -> None:
         begun.set()

@@ -31,7 +31,7 @@ async def reindex(full: bool = False) -> str:
 
 @pytest.fixture(autouse=True)
 def nobody_else(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with registry.apart():
+    with registry.isolated():
         yield
     for name in [each for each in sys.modules if each.startswith("registered_")]:
         del sys.modules[name]
@@ -85,7 +85,7 @@ def test_one_function_may_be_registered_in_both_ways_and_two_may_not_share_a_nam
     monkeypatch.setenv("DAYBOOK_PLUGINS", "registered_here")
     assert python_tools.info("reindex").description == "Build the index again."
 
-    with registry.apart():
+    with registry.isolated():
         daybook.tool("reindex")(lambda: None)
         with pytest.raises(InvalidInput, match=r"registered by several: .*registered_here:reindex"):
             python_tools.info("reindex")
@@ -113,7 +113,7 @@ def test_a_listener_is_known_by_its_module_and_its_name() -> None:
     def heard(run: dict[str, object]) -> None: ...
 
     name = f"{__name__}.{heard.__qualname__}"
-    assert registry.here(registry.LISTENERS) == [name]
+    assert registry.known_names(registry.LISTENERS) == [name]
     assert registry.find(registry.LISTENERS, name) is heard
     assert registry.find(registry.LISTENERS, "nobody") is None
 

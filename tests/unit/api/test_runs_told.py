@@ -11,7 +11,7 @@ from sqlmodel import select
 
 from daybook.api import runs, views
 from daybook.delivery import outbox, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.home import Home
 from daybook.jobs.notify import Notify
 from daybook.ledger.engine import Ledger
@@ -51,8 +51,8 @@ async def test_it_ends_when_each_was_tried_once(ledger: Ledger, to: Delivery) ->
     waiting = asyncio.create_task(runs._tried(ledger, RUN))
     (row,) = await sending.claim(ledger, "test", most=1)
     assert not waiting.done()
-    await sending.record(ledger, [Tried(row.id, row.fence, to, ledger.now(), 0.1)])
-    async with asyncio.timeout(runs.TOLD_WITHIN - 1):
+    await sending.record(ledger, [DeliveryResult(row.id, row.fence, to, ledger.now(), 0.1)])
+    async with asyncio.timeout(runs.DELIVERY_TIMEOUT_SECONDS - 1):
         await waiting
 
 
@@ -67,17 +67,17 @@ async def test_what_cannot_go_yet_is_not_waited_for(ledger: Ledger, held: str) -
             row.next_at = soon
             session.add(row)
 
-    async with asyncio.timeout(runs.TOLD_WITHIN - 1):
+    async with asyncio.timeout(runs.DELIVERY_TIMEOUT_SECONDS - 1):
         await runs._tried(ledger, RUN)
 
 
 async def test_it_does_not_wait_for_long(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "TOLD_WITHIN", 0.01)
+    monkeypatch.setattr(runs, "DELIVERY_TIMEOUT_SECONDS", 0.01)
     await runs._tried(ledger, RUN)
 
 
 async def test_a_run_of_which_nothing_is_told_is_not_waited_for(ledger: Ledger) -> None:
-    async with asyncio.timeout(runs.TOLD_WITHIN - 1):
+    async with asyncio.timeout(runs.DELIVERY_TIMEOUT_SECONDS - 1):
         await runs._tried(ledger, "another")
 
 
@@ -98,4 +98,4 @@ async def test_a_run_of_which_nothing_is_told_is_not_waited_for(ledger: Ledger) 
     ],
 )
 def test_who_is_told_of_a_job(notify: dict[str, object], told: dict[str, list[str]]) -> None:
-    assert views.told(Notify.model_validate(notify), "me") == told
+    assert views.recipients(Notify.model_validate(notify), "me") == told

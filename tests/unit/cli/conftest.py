@@ -84,7 +84,7 @@ async def fill(file: Path, removed: Collection[str] = ()) -> None:
         await claims.request(ledger, weekly, "first", "manual")
         async with ledger.write() as session:
             for name in removed:
-                await outcomes.archive(session, await store.find(session, name), MADE)
+                await outcomes.archive_job(session, await store.find(session, name), MADE)
 
 
 class TaskCommands:

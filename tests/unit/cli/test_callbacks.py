@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from daybook.cli import formatting
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
@@ -217,7 +217,7 @@ def test_retry_begins_anew_with_the_tries_as_well(
     daybook: Say, book: Any, typed: list[str], status: dict[str, str]
 ) -> None:
     said = daybook("callbacks", "retry", *typed, "--json")
-    now = SYSTEM.now()
+    now = SYSTEM_CLOCK.now()
     count = max(len([each for each in typed if each != "--failed"]), 1)
     assert (said.code, said.json) == (0, {"retried": count})
     before = {PENDING: "pending", FAILED: "failed", DELIVERED: "delivered"}
@@ -345,7 +345,7 @@ def test_help_of_each_group_says_what_is_in_it(daybook: Say) -> None:
 )
 def test_what_became_of_one_in_words(changed: dict[str, Any], said: str) -> None:
     one = {"attempts": 1, "error": None, "note": "", "next_at": None} | changed
-    assert formatting.delivered(one) == said
+    assert formatting.delivery_state(one) == said
 
 
 TOLD_INBOX = {"to": "inbox", "chat_id": "", "status": "delivered", "attempts": 0, "error": None}
@@ -364,7 +364,7 @@ TOLD_INBOX = {"to": "inbox", "chat_id": "", "status": "delivered", "attempts": 0
     ],
 )
 def test_who_was_told_of_a_run_in_words(run: dict[str, Any], said: str) -> None:
-    assert formatting.told(run) == said
+    assert formatting.delivery_details(run) == said
 
 
 def test_a_try_that_is_due_is_not_said_to_be_in_the_past() -> None:
@@ -373,7 +373,7 @@ def test_a_try_that_is_due_is_not_said_to_be_in_the_past() -> None:
     assert (
         formatting.next_try(past, later)
         == formatting.next_try(later, past)
-        == formatting.local(later)
+        == formatting.local_time(later)
     )
     waits = {"status": "pending", "attempts": 2, "error": "refused", "next_at": past}
-    assert formatting.delivered(waits) == "pending, 2 tries, next now: refused"
+    assert formatting.delivery_state(waits) == "pending, 2 tries, next now: refused"

@@ -31,8 +31,8 @@ def disputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             weekly = await store.find(session, "weekly")
             theirs = weekly.job.parameters() | {"prompt": "Say goodbye."}
-            records.keep_losing(weekly.row, {"schedule": LOST}, MADE)
-            records.keep_losing(weekly.row, {"parameters": theirs}, AT)
+            records.record_conflict(weekly.row, {"schedule": LOST}, MADE)
+            records.record_conflict(weekly.row, {"parameters": theirs}, AT)
             often = await store.find(session, "often")
             often.row.synced = {"foreign": ["rrule FREQ=MONTHLY"]}
             session.add_all([weekly.row, often.row])

@@ -73,7 +73,7 @@ def test_what_is_said_while_a_run_is_waited_for(
     promise = "Waiting for the outcome; Ctrl-C ends the waiting, not the run.\n"
     asked = True
 
-    async def run(ref: str, *, talk: runs.WaitTalk | None, **_: Any) -> dict[str, Any]:
+    async def run(ref: str, *, talk: runs.WaitObserver | None, **_: Any) -> dict[str, Any]:
         if asked and talk is not None:
             talk.asked()
             talk.held_up("no worker is online")
@@ -218,7 +218,7 @@ def test_run_ends_by_its_outcome_when_it_is_waited_for(
     code: int,
 ) -> None:
     async def ended(
-        ref: str, *, wait: bool, request_id: str | None, talk: runs.WaitTalk | None
+        ref: str, *, wait: bool, request_id: str | None, talk: runs.WaitObserver | None
     ) -> dict[str, Any]:
         (found,) = await runs.history(ref)
         assert (wait, request_id, talk is not None) == (waited, "seven", waited)

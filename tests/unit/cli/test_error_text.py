@@ -120,7 +120,9 @@ def test_an_edit_that_is_refused_leaves_the_job_untouched(
 
 def test_every_field_that_acts_can_be_typed() -> None:
     typed = {field.name.rstrip("_") for field in dataclasses.fields(JobOptions)} | {"prompt"}
-    typed = {options.FIELDS.get(name, name) for name in typed if not name.startswith("check_")}
+    typed = {
+        options.RENAMED_FIELDS.get(name, name) for name in typed if not name.startswith("check_")
+    }
     elsewhere = {"file", "gate_agent"}  # `daybook heartbeat on`
     others = {"enabled", "kind", "notify", "policy", "schedule"} | elsewhere
     assert typed - {"disabled"} | {"check"} == set(FIELDS) - others

@@ -42,7 +42,7 @@ async def _fill(file: Path) -> list[str]:
         ]
         ids = []
         for minute, (event, purpose, job_id, subject, body) in enumerate(told):
-            made = await outbox.tell(
+            made = await outbox.enqueue_message(
                 session,
                 key=subject,
                 purpose=purpose,

@@ -24,7 +24,7 @@ from daybook.operations import status as service_status
 from daybook.operations import up as service_up
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
-from daybook.prefect.report import Report
+from daybook.prefect.report import ReconcileReport
 
 pytestmark = pytest.mark.usefixtures("stored")
 
@@ -38,7 +38,7 @@ FACTS = {
     "example": "first-light",
 }
 
-SYNCED = Report(
+SYNCED = ReconcileReport(
     created=["again"],
     remade=["again"],
     conflicts={"c": {"schedule": {}}},
@@ -55,10 +55,10 @@ INNER = ("observed", "left")
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
     """An `up` that is ready at once, sees a job's run and a direct call end, and ends."""
 
-    async def up(talk: service_up.UpTalk, *, link: bool = True) -> None:
+    async def up(talk: service_up.UpReporter, *, link: bool = True) -> None:
         talk.say("Starting the worker")
-        talk.synced(service_sync.plain(SYNCED))
-        talk.synced(service_sync.plain(Report(unchanged=3)))
+        talk.synced(service_sync.report_view(SYNCED))
+        talk.synced(service_sync.report_view(ReconcileReport(unchanged=3)))
         talk.ready(FACTS)
         (run,) = await service_runs.history("weekly")
         talk.outcome({**run, "status": "succeeded", "output": "Good morning."})
@@ -91,7 +91,7 @@ def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
 def test_up_says_what_to_do_next_after_the_examples_answer(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "program", lambda: ".venv/bin/daybook")
+    monkeypatch.setattr(machine, "program_name", lambda: ".venv/bin/daybook")
     monkeypatch.setitem(FACTS, "example", "weekly")
     said = daybook("up", "--no-browser", "--detach")
     assert said.code == 0
@@ -116,7 +116,7 @@ def test_without_an_example_that_is_said_until_there_is_an_own_job(
     assert ("\nNext:\n" in daybook("up", "--no-browser").out) is said
 
 
-@pytest.mark.parametrize("words", [command.split()[:2] for _, command in machine.NEXT])
+@pytest.mark.parametrize("words", [command.split()[:2] for _, command in machine.NEXT_STEPS])
 def test_what_is_to_be_done_next_is_a_command(daybook: Any, words: list[str]) -> None:
     known = words if words[0] == "agents" else words[:1]
     assert daybook(*known, "--help").code == 0
@@ -141,7 +141,7 @@ def test_the_command_is_written_as_it_can_be_typed_here(
     monkeypatch.chdir(tmp_path / folder)
     monkeypatch.setenv("PATH", path.format(tmp_path))
     monkeypatch.setattr(sys, "executable", str(place / "python"))
-    assert machine.program() == called.format(tmp_path)
+    assert machine.program_name() == called.format(tmp_path)
 
 
 @pytest.mark.usefixtures("started")
@@ -165,7 +165,7 @@ def test_what_is_started_finds_programs_beside_the_interpreter(
 
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(service_up, "up", started)
-    monkeypatch.setattr(service_keeper, "keep", started)
+    monkeypatch.setattr(service_keeper, "run_keeper", started)
     assert daybook(command).code == 0
     assert seen == [f"{OWN}:/usr/bin:/bin"]
 
@@ -327,7 +327,7 @@ def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
 
 
 def test_sync_names_what_it_did(daybook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = Report(
+    report = ReconcileReport(
         created=["a", "again"],
         remade=["again"],
         pulled=["b"],
@@ -338,15 +338,15 @@ def test_sync_names_what_it_did(daybook: Any, monkeypatch: pytest.MonkeyPatch) -
         unchanged=4,
     )
 
-    async def everything(*_: Any) -> Report:
+    async def everything(*_: Any) -> ReconcileReport:
         return report
 
     async def answers(*_: Any) -> None:
         pass
 
     monkeypatch.setattr(connection, "connected", nullcontext)
-    monkeypatch.setattr(connection, "answers", answers)
-    monkeypatch.setattr(reconcile, "everything", everything)
+    monkeypatch.setattr(connection, "check_connection", answers)
+    monkeypatch.setattr(reconcile, "reconcile_all", everything)
     said = daybook("sync")
     assert said.out.splitlines() == [
         "created in Prefect: a",
@@ -385,13 +385,13 @@ def test_following_a_log_ends_some_looks_after_the_run(
         for number in range(min(looks, 5)):
             yield {"at": "2027-01-15T12:00:00Z", "level": 40, "message": f"line {number}"}
 
-    monkeypatch.setattr(runs, "LOOK", 0.0)
+    monkeypatch.setattr(runs, "POLL_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(service_runs, "show", show)
-    monkeypatch.setattr(service_runs, "logged", logged)
+    monkeypatch.setattr(service_runs, "find_logged", logged)
     monkeypatch.setattr(service_runs, "logs", logs)
     shown = daybook("logs", "weekly", "--follow", "--json").out.splitlines()
     assert [json.loads(line)["message"] for line in shown] == [f"line {n}" for n in range(5)]
-    assert looks == 5 + runs.QUIET_LOOKS
+    assert looks == 5 + runs.MAX_EMPTY_POLLS
     said = daybook("logs", "weekly")
     assert [line.split(" ", 2)[2] for line in said.out.splitlines()] == [
         f"ERROR   line {n}" for n in range(5)

@@ -12,14 +12,14 @@ import pytest
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.runs import audit
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests.unit.cli.conftest import MADE, fill
 
 
 async def _away(file: Path) -> None:
     """Nobody was there for five hours of the job that is due every hour and a half."""
     await fill(file)
-    clock = MovedClock(MADE + timedelta(hours=5))
+    clock = ManualClock(MADE + timedelta(hours=5))
     async with Ledger(f"sqlite+aiosqlite:///{file}", clock) as ledger:
         async with ledger.read() as session:
             often = await store.find(session, "often")

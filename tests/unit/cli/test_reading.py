@@ -20,7 +20,7 @@ import pytest
 
 from daybook.cli import formatting, output
 from daybook.cli.jobs import _failures as failed
-from daybook.cli.runs import show_run, show_whole_run
+from daybook.cli.runs import print_run, print_run_details
 from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, fill
 
@@ -116,7 +116,7 @@ def test_next_of_a_bare_schedule_across_the_change_to_summer_time(daybook: Any) 
     ],
 )
 def test_a_due_time_that_is_the_same_in_utc_is_said_once(text: str, said: str) -> None:
-    assert formatting.due_and_utc(text) == said
+    assert formatting.due_time_with_utc(text) == said
 
 
 def test_next_of_an_interval_counts_from_after(daybook: Any) -> None:
@@ -235,7 +235,7 @@ def test_a_run_says_how_often_it_was_tried_and_what_it_took(
     daybook: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
-    show_run(run | RUN_OF_A_MODEL | {"status": "succeeded", "reason": ""})
+    print_run(run | RUN_OF_A_MODEL | {"status": "succeeded", "reason": ""})
     _, spent, answer = capsys.readouterr().out.splitlines()
     assert spent == "  2 attempts · gpt-6-luna · 1,285 tokens in, 17 out · $0.000141"
     assert answer == "  All is well."
@@ -254,7 +254,7 @@ def test_a_run_says_how_often_it_was_tried_and_what_it_took(
     ],
 )
 def test_what_nobody_knows_of_a_run_is_left_out(changed: dict[str, Any], said: str) -> None:
-    assert formatting.spent(RUN_OF_A_MODEL | changed) == said
+    assert formatting.usage_summary(RUN_OF_A_MODEL | changed) == said
 
 
 def test_an_error_that_is_the_reason_too_is_said_once(
@@ -262,11 +262,11 @@ def test_an_error_that_is_the_reason_too_is_said_once(
 ) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
     late = {"status": "timed_out", "reason": "no answer within 4 s", "attempts": 1}
-    show_run(run | late | {"error": "no answer within 4 s", "output": "half of it"})
+    print_run(run | late | {"error": "no answer within 4 s", "output": "half of it"})
     _, *said = capsys.readouterr().out.splitlines()
     assert said == ["  no answer within 4 s", "  half of it"]
     lost = {"status": "unknown", "reason": "no answer within 4 s; it was sent", "attempts": 1}
-    show_run(run | lost | {"error": "no answer within 4 s", "output": ""})
+    print_run(run | lost | {"error": "no answer within 4 s", "output": ""})
     _, *said = capsys.readouterr().out.splitlines()
     assert said == ["  no answer within 4 s; it was sent"]
 
@@ -307,7 +307,7 @@ def test_the_whole_of_a_run_that_a_model_answered(
 ) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
     when = {"started_at": run["queued_at"], "finished_at": run["queued_at"]}
-    show_whole_run(run | RUN_OF_A_MODEL | when | {"reason": "", "duration_seconds": 2.5})
+    print_run_details(run | RUN_OF_A_MODEL | when | {"reason": "", "duration_seconds": 2.5})
     out = capsys.readouterr().out
     for name, value in (
         ("attempts", "2"),
@@ -346,7 +346,7 @@ def test_nor_another_one_on_which_a_pipe_is_read(capsys: pytest.CaptureFixture[s
         ]
         assert "\tnot 👩\u200d💻\n" in said
         assert "\\x1b]0;title\\x07b \\x9b31mred" in said
-    output.data({"output": answer})
+    output.print_json({"output": answer})
     said = capsys.readouterr().out
     assert not [each for each in said if unicodedata.category(each) == "Cc" and each != "\n"]
     assert json.loads(said) == {"output": answer}
@@ -387,7 +387,7 @@ def test_what_the_encoding_cannot_say_is_escaped_in_json_and_replaced_for_people
 ) -> None:
     out = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding, newline="\n"))
-    output.record({"output": text})
+    output.print_json_line({"output": text})
     output.line(text)
     output.table(("A",), [(text,)])
     sys.stdout.flush()
@@ -405,5 +405,5 @@ def test_what_the_encoding_cannot_say_is_escaped_in_json_and_replaced_for_people
     ],
 )
 def test_how_long_a_run_took(length: timedelta, said: str) -> None:
-    assert formatting.lasted(length.total_seconds()) == said
-    assert formatting.lasted(None) == "-"
+    assert formatting.duration(length.total_seconds()) == said
+    assert formatting.duration(None) == "-"

@@ -28,14 +28,14 @@ async def _talk(file: Path) -> str:
             stored = await store.add(session, job, "brief", MADE)
         for number in range(3):
             row = await claims.request(ledger, stored, str(number), "manual")
-            offer = claim_requests.Offer(
+            offer = claim_requests.ClaimRequest(
                 row.occurrence, row.kind, "manual", row.due, "h", row.parameters, stored.id
             )
             granted = await claims.claim(ledger, offer)
             assert isinstance(granted, Granted)
             await claims.begin(ledger, granted.run_id, granted.fence)
             outcome = Outcome(Status.SUCCEEDED, output=f"/quit\n{number}", prompt="Any news?")
-            await claims.settle(ledger, granted.run_id, granted.fence, outcome)
+            await claims.finish(ledger, granted.run_id, granted.fence, outcome)
         return stored.id
 
 

@@ -14,7 +14,7 @@ from daybook.cli.main import app
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests.unit.cli.conftest import Say, TaskCommands
 from tests.world import World
 
@@ -52,7 +52,7 @@ def _shape(value: Any) -> Any:
 
 async def _fill(home: Home) -> None:
     """A job with a run that succeeded, one that failed, and one that waits."""
-    clock = MovedClock()
+    clock = ManualClock()
     async with Ledger(f"sqlite+aiosqlite:///{home.path}/ledger.db", clock) as ledger:
         world = World(ledger, clock)
         notify = {"on_complete": "https://ops.example.org/hook", "channel": "inbox"}

@@ -137,7 +137,7 @@ def test_what_failed_is_told_with_its_time_and_not_as_if_it_still_did(tasks: Tas
     assert tasks.json("scheduler", "cycle")["errors"] == []
     (error,) = tasks.json("scheduler", "status")["statistics"]["errors"]
     told = tasks("scheduler", "status").out.split("What failed last, and when")[1]
-    assert told.split() == [*formatting.local(error["at"]).split(), *error["error"].split()]
+    assert told.split() == [*formatting.local_time(error["at"]).split(), *error["error"].split()]
 
 
 def test_thresholds_out_of_order_are_refused_by_the_cycle_and_told_by_doctor(

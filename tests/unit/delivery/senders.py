@@ -10,34 +10,36 @@ from typing import Any
 from sqlalchemy import event
 
 from daybook.delivery import sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.runs import claims
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests import side_by_side
 from tests.side_by_side import CONTEXT
 from tests.unit.ledger.killed import When
 
-VERBS = {"settle": claims.settle, "claim": sending.claim, "record": sending.record}
+VERBS = {"settle": claims.finish, "claim": sending.claim, "record": sending.record}
 
 Sent = list[tuple[str, int]]
 """Id and fence of each row that a process had in hand."""
 
 
-async def _send(address: str, clock: MovedClock, holder: str, barrier: Any) -> Sent:
+async def _send(address: str, clock: ManualClock, holder: str, barrier: Any) -> Sent:
     sent: Sent = []
     async with Ledger(address, clock) as ledger:
         barrier.wait(60)  # all at once
         while rows := await sending.claim(ledger, holder, most=7):
             assert {row.holder for row in rows} == {holder}
             sent += [(row.id, row.fence) for row in rows]
-            done = [Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.0) for row in rows]
+            done = [
+                DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.0) for row in rows
+            ]
             await sending.record(ledger, done)
     return sent
 
 
-def at_once(address: str, clock: MovedClock, count: int) -> list[Sent]:
+def at_once(address: str, clock: ManualClock, count: int) -> list[Sent]:
     """So many processes that send until nothing is left; what each had in hand."""
     each = [(address, clock, f"sender {number}") for number in range(count)]
     return side_by_side.at_once(_send, each)
@@ -49,7 +51,7 @@ def _kill(*_: object) -> None:
 
 def _write(
     address: str,
-    clock: MovedClock,
+    clock: ManualClock,
     verb: str,
     given: tuple[tuple[Any, ...], dict[str, Any]],
     when: When,
@@ -66,7 +68,7 @@ def _write(
 
 
 def killed(
-    address: str, clock: MovedClock, verb: str, when: When, *given: Any, **named: Any
+    address: str, clock: ManualClock, verb: str, when: When, *given: Any, **named: Any
 ) -> int | None:
     """Let a process do that, killed right before or after its commit; the exit code."""
     child = CONTEXT.Process(target=_write, args=(address, clock, verb, (given, named), when))

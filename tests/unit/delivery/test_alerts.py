@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import col, select
 
 from daybook.delivery import history, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.home import Home
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Status
@@ -45,7 +45,7 @@ async def run(world: World, stored: StoredJob, status: Status) -> str:
 async def send_all(world: World) -> list[str]:
     """Deliver what is due; what it was."""
     claimed = await sending.claim(world.ledger, "test", most=100)
-    tried = [Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.1) for row in claimed]
+    tried = [DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.1) for row in claimed]
     await sending.record(world.ledger, tried)
     return [row.event for row in claimed]
 
@@ -230,7 +230,7 @@ async def test_a_first_success_is_no_recovery(world: World) -> None:
 async def test_an_unknown_that_did_succeed_is_a_recovery(world: World) -> None:
     stored = await world.add(every="1m")
     granted = await world.begun(world.offer(stored))
-    await claims.died(world.ledger, granted.run_id, granted.fence, "its process is gone")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     await world.settle(granted, WELL, output="[SILENT]")
     assert await events(world) == ["failed", "recovered"]
 

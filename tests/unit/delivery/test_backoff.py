@@ -15,7 +15,7 @@ SECONDS = [5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000]
 
 def _pause(made: int, asked: float | None = None, tries: int = 11) -> float | None:
     """The seconds after the try that follows ``made`` others."""
-    again = backoff.next_try(callback(attempts=made), NOON, asked, tries)
+    again = backoff.next_attempt_at(callback(attempts=made), NOON, asked, tries)
     return None if again is None else (again - NOON).total_seconds()
 
 
@@ -33,7 +33,7 @@ def test_the_eleventh_try_is_the_last() -> None:
 
 def test_all_tries_together_take_about_a_day() -> None:
     now, made = NOON, 0
-    while (again := backoff.next_try(callback(attempts=made), now, None, 11)) is not None:
+    while (again := backoff.next_attempt_at(callback(attempts=made), now, None, 11)) is not None:
         now, made = again, made + 1
     assert timedelta(hours=14) < now - NOON < timedelta(hours=27)
     assert made >= 9
@@ -66,7 +66,7 @@ def test_a_retry_after_is_kept_when_it_is_longer(
 
 def _at(hours: float, asked: float | None = None, attempts: int = 2) -> datetime | None:
     now = NOON + timedelta(hours=hours)
-    return backoff.next_try(callback(attempts=attempts), now, asked, 11)
+    return backoff.next_attempt_at(callback(attempts=attempts), now, asked, 11)
 
 
 def test_what_is_older_than_a_day_is_not_tried_again() -> None:

@@ -54,4 +54,4 @@ def test_the_pauses_are_those_of_the_text() -> None:
     assert told is not None
     units = {"s": 1, "min": 60, "h": 3600}
     pauses = [int(n) * units[unit] for n, unit in re.findall(r"(\d+) (s|min|h)", told[1])]
-    assert pauses == [pause.total_seconds() for pause in backoff.PAUSES]
+    assert pauses == [pause.total_seconds() for pause in backoff.RETRY_DELAYS]

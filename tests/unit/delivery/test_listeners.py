@@ -11,7 +11,7 @@ from sqlmodel import col, select
 
 from daybook import registry
 from daybook.delivery import history, listeners, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.jobs import store
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import Fact, OutboxRow
@@ -30,7 +30,7 @@ TOLD = {"on_complete": "https://ops.example.org/done", "cron": "0 * * * *"}
 @pytest.fixture(autouse=True)
 def nobody_else() -> Iterator[None]:
     """What a test registers is forgotten."""
-    with registry.apart():
+    with registry.isolated():
         yield
 
 
@@ -116,12 +116,14 @@ async def test_a_listener_never_counts_for_the_delivery(world: World) -> None:
     for wanted, status in (("callback", Delivery.DELIVERED), ("listener", Delivery.FAILED)):
         row = await claimed(world, listener=wanted == "listener")
         assert row.purpose == wanted
-        tried = Tried(row.id, row.fence, status, None, 0.1, error="ValueError", went_out=False)
+        tried = DeliveryResult(
+            row.id, row.fence, status, None, 0.1, error="ValueError", went_out=False
+        )
         await sending.record(world.ledger, [tried])
     run = await world.row(granted.run_id)
     assert (run.status, run.delivery, run.error) == ("succeeded", "delivered", None)
     async with world.ledger.read() as session:
-        of_run = await history.of_run(session, granted.run_id)
+        of_run = await history.list_for_run(session, granted.run_id)
     assert {(row.purpose, row.status, row.error) for row in of_run} == {
         ("callback", "delivered", None),
         ("listener", "failed", "ValueError"),
@@ -132,7 +134,7 @@ async def test_a_late_outcome_is_told_once_more_and_says_what_it_corrects(world:
     await listeners.announce(world.ledger, ["audit.log"])
     job = await world.add(prompt="x", cron="0 * * * *")
     granted = await world.begun(world.offer(job))
-    await claims.died(world.ledger, granted.run_id, granted.fence, "it vanished")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "it vanished")
     world.clock.move(timedelta(seconds=1))  # the two messages are sorted by when they were made
     await world.settle(granted, Status.SUCCEEDED)
     bodies = [json.loads(row.body) for row in await rows(world)]
@@ -169,11 +171,11 @@ async def test_a_range_that_grows_is_told_until_its_end(world: World, status: st
     assert await passed(20) == [until(5)]
     told = await claimed(world, listener=True)
     assert await passed(20) == [until(5), until(7)]
-    done = Tried(told.id, told.fence, Delivery.DELIVERED, None, 0.0)
+    done = DeliveryResult(told.id, told.fence, Delivery.DELIVERED, None, 0.0)
     await sending.record(world.ledger, [done])
     assert await passed(10) == [until(5), until(8)]
     told = await claimed(world, listener=True)
-    done = Tried(told.id, told.fence, Delivery.DELIVERED, None, 0.0)
+    done = DeliveryResult(told.id, told.fence, Delivery.DELIVERED, None, 0.0)
     await sending.record(world.ledger, [done])
     assert await passed(10) == [until(5), until(8), until(9)]
 
@@ -185,7 +187,7 @@ async def test_without_listeners_nothing_is_written(world: World) -> None:
     assert await rows(world) == []
     async with world.ledger.read() as session:
         assert await session.get(Fact, "listeners") is None
-    assert await listeners.due(world.ledger, ["audit.log"]) == []
+    assert await listeners.due_listeners(world.ledger, ["audit.log"]) == []
 
 
 async def test_what_this_process_registered_is_told_although_nobody_announced_it(
@@ -207,7 +209,7 @@ async def test_one_that_is_away_for_a_day_is_forgotten_and_what_waits_for_it_is_
     world.clock.move(23 * HOUR)
     await listeners.announce(world.ledger, ["stays"])
     assert {status for _, _, status in await asked(world)} == {"pending"}
-    assert await listeners.due(world.ledger, ["gone", "nobody"]) == ["gone"]
+    assert await listeners.due_listeners(world.ledger, ["gone", "nobody"]) == ["gone"]
 
     world.clock.move(2 * HOUR)
     await listeners.announce(world.ledger, ["stays"])
@@ -257,7 +259,7 @@ async def test_a_listener_is_told_of_one_outcome_at_a_time_and_in_order(world: W
         [row] = found
         assert await sending.claim(world.ledger, "another", most=10) == []
         told.append(row.run_id)
-        done = Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.0)
+        done = DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.0)
         await sending.record(world.ledger, [done])
     assert told == runs
 
@@ -268,18 +270,22 @@ async def test_one_that_is_told_or_has_a_pause_is_not_due(world: World) -> None:
     for _ in range(2):
         await world.settled(world.offer(job), Status.SUCCEEDED)
     both = ["audit.log", "bill.count"]
-    assert await listeners.due(world.ledger, both) == both
-    for number in range(sending.PAUSE_AFTER):
-        assert await listeners.due(world.ledger, both) == both
+    assert await listeners.due_listeners(world.ledger, both) == both
+    for number in range(sending.FAILURES_BEFORE_PAUSE):
+        assert await listeners.due_listeners(world.ledger, both) == both
         [row] = await sending.claim(
             world.ledger, "me", most=1, wanted=lambda lane: lane == "listener:bill.count"
         )
-        assert await listeners.due(world.ledger, both) == ["audit.log"], number  # it is told
-        again = Tried(row.id, row.fence, Delivery.PENDING, world.clock.now(), 0.1, error="no end")
+        assert await listeners.due_listeners(world.ledger, both) == ["audit.log"], (
+            number
+        )  # it is told
+        again = DeliveryResult(
+            row.id, row.fence, Delivery.PENDING, world.clock.now(), 0.1, error="no end"
+        )
         await sending.record(world.ledger, [again])
-    assert await listeners.due(world.ledger, both) == ["audit.log"]  # it has a pause
-    world.clock.move(sending.FIRST_PAUSE)
-    assert await listeners.due(world.ledger, both) == both
+    assert await listeners.due_listeners(world.ledger, both) == ["audit.log"]  # it has a pause
+    world.clock.move(sending.MIN_PAUSE)
+    assert await listeners.due_listeners(world.ledger, both) == both
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -306,7 +312,7 @@ async def test_who_is_killed_while_it_tells_leaves_it_to_the_next_one(
         senders.killed(world.ledger.address, world.clock, "claim", "after", "killed", most=1)
     else:
         [row] = await sending.claim(world.ledger, "killed", most=1)
-        done = [Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.0)]
+        done = [DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.0)]
         senders.killed(world.ledger.address, world.clock, "record", "before", done)
     assert await sending.claim(world.ledger, "next", most=1) == []
     world.clock.move(TIMING.delivery_lease + timedelta(seconds=1))

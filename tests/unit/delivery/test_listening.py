@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def nobody_else() -> Iterator[None]:
-    with registry.apart():
+    with registry.isolated():
         yield
 
 
@@ -53,7 +53,7 @@ async def ended(world: World, status: Status = Status.SUCCEEDED, name: str = "br
 
 
 async def told(world: World, *names: str, **more: Any) -> int:
-    return await listener_calls.listen(world.ledger, "here", names, **more)
+    return await listener_calls.call_listeners(world.ledger, "here", names, **more)
 
 
 async def every(world: World) -> list[OutboxRow]:
@@ -320,7 +320,7 @@ async def test_the_end_of_a_program_tells_what_is_due_by_then(world: World) -> N
 async def test_one_that_hangs_does_not_hold_a_program_for_longer_than_its_last_seconds(
     world: World, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(programs, "LAST", 0.0)
+    monkeypatch.setattr(programs, "SHUTDOWN_TIMEOUT_SECONDS", 0.0)
     held = Held(where, monkeypatch)
     run_id = await ended(world)
     async with daybook.listening():
@@ -335,7 +335,7 @@ async def test_one_that_hangs_does_not_hold_a_program_for_longer_than_its_last_s
 async def test_one_that_takes_no_notice_of_being_stopped_is_told_no_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "LAST", 0.0)
+    monkeypatch.setattr(programs, "SHUTDOWN_TIMEOUT_SECONDS", 0.0)
     begun, heard = asyncio.Event(), list[str]()
 
     @registry.listener(name="stays")
@@ -359,7 +359,7 @@ async def test_one_that_takes_no_notice_of_being_stopped_is_told_no_more(
 async def test_the_end_of_a_program_can_itself_be_cancelled(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "LAST", 600.0)
+    monkeypatch.setattr(programs, "SHUTDOWN_TIMEOUT_SECONDS", 600.0)
     held = Held("listener", monkeypatch)
 
     async def runs() -> None:
@@ -381,7 +381,7 @@ import asyncio, os, signal, sys
 from daybook import registry
 from daybook.ledger.engine import Ledger
 from daybook.delivery import listener_calls
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from datetime import datetime
 
 @registry.listener(name="dies")
@@ -391,8 +391,8 @@ def dies(run):
     os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
-    async with Ledger(sys.argv[1], MovedClock(datetime.fromisoformat(sys.argv[2]))) as ledger:
-        await listener_calls.listen(ledger, "dies", ["dies"])
+    async with Ledger(sys.argv[1], ManualClock(datetime.fromisoformat(sys.argv[2]))) as ledger:
+        await listener_calls.call_listeners(ledger, "dies", ["dies"])
 asyncio.run(main())
 """
 
@@ -450,14 +450,14 @@ async def test_the_leader_tells_those_of_the_setting_plugins(
     monkeypatch.setenv("DAYBOOK_PLUGINS", "broken_of_a_test, plugin_of_a_test")
     monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
     monkeypatch.delitem(sys.modules, "plugin_of_a_test", raising=False)
-    memory = listen.Memory()
-    assert await listen.listen(world.ledger, "here", memory) == listen.IDLE
+    memory = listen.ListenersState()
+    assert await listen.call_listeners(world.ledger, "here", memory) == listen.IDLE_INTERVAL_SECONDS
     assert memory.names == ["plugin_of_a_test.heard"]
-    assert list(registry.broken()) == ["broken_of_a_test"]
+    assert list(registry.failed_plugins()) == ["broken_of_a_test"]
     await ended(world)
-    assert await listen.listen(world.ledger, "here", memory) == listen.SOON
+    assert await listen.call_listeners(world.ledger, "here", memory) == listen.BUSY_INTERVAL_SECONDS
     assert (tmp_path / "heard").read_text() == "brief succeeded\n"
-    assert await listen.listen(world.ledger, "here", memory) == listen.IDLE
+    assert await listen.call_listeners(world.ledger, "here", memory) == listen.IDLE_INTERVAL_SECONDS
 
 
 async def test_entry_points_are_told_and_looked_up_once(
@@ -472,13 +472,13 @@ async def test_entry_points_are_told_and_looked_up_once(
     (tmp_path / "site/installed_of_a_test.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
-    memory = listen.Memory()
-    await listen.listen(world.ledger, "here", memory)
+    memory = listen.ListenersState()
+    await listen.call_listeners(world.ledger, "here", memory)
     assert memory.names == ["heard", "lost"]
     (about / "entry_points.txt").unlink()
     assert registry.names(registry.LISTENERS) == ["heard", "lost"]  # not looked for again
     await ended(world, Status.FAILED)
-    await listen.listen(world.ledger, "here", memory)
+    await listen.call_listeners(world.ledger, "here", memory)
     assert (tmp_path / "heard").read_text() == "brief failed\n"
     lost = (await rows(world))["lost"]
     why = "not_there_at_all:heard cannot be loaded: ModuleNotFoundError: "
@@ -530,26 +530,32 @@ async def test_where_nothing_can_be_told_the_leader_rests_and_writes_nothing(
 ) -> None:
     registry.listener(name="told")(lambda run: None)
     registry.listener(name="rests")(lambda run: None)
-    memory = listen.Memory()
-    await listen.listen(world.ledger, "here", memory)
+    memory = listen.ListenersState()
+    await listen.call_listeners(world.ledger, "here", memory)
     await ended(world)
     assert await told(world, "told") == 1
-    for _ in range(sending.PAUSE_AFTER):
+    for _ in range(sending.FAILURES_BEFORE_PAUSE):
         [row] = await sending.claim(world.ledger, "here", most=1)
-        again = sending.Tried(row.id, row.fence, Delivery.PENDING, world.clock.now(), 0.1)
+        again = sending.DeliveryResult(row.id, row.fence, Delivery.PENDING, world.clock.now(), 0.1)
         await sending.record(world.ledger, [again])
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")  # nobody else can write now
-        assert await listen.listen(world.ledger, "here", memory) == listen.IDLE
-    world.clock.move(sending.FIRST_PAUSE)
-    assert await listen.listen(world.ledger, "here", memory) == listen.SOON
+        assert (
+            await listen.call_listeners(world.ledger, "here", memory)
+            == listen.IDLE_INTERVAL_SECONDS
+        )
+    world.clock.move(sending.MIN_PAUSE)
+    assert await listen.call_listeners(world.ledger, "here", memory) == listen.BUSY_INTERVAL_SECONDS
     assert (await rows(world))["rests"].status == "delivered"
 
 
 async def test_without_listeners_the_leader_rests(world: World, daybook_home: Home) -> None:
-    memory = listen.Memory()
-    assert await listen.listen(world.ledger, "here", memory) == listen.NONE
+    memory = listen.ListenersState()
+    assert (
+        await listen.call_listeners(world.ledger, "here", memory)
+        == listen.NO_LISTENERS_INTERVAL_SECONDS
+    )
     job = await world.add(prompt="x", cron="0 * * * *")
     granted = await world.begun(world.offer(job))
-    await claims.settle(world.ledger, granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
+    await claims.finish(world.ledger, granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
     assert await rows(world) == {}

@@ -13,12 +13,12 @@ from sqlmodel import select
 
 from daybook import repository
 from daybook.delivery import history, outbox, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.errors import FenceRefused, IllegalTransition
 from daybook.execution import outcome_spool
-from daybook.execution.outcome_spool import Spooled
+from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.jobs import store
-from daybook.jobs.actions import LONGEST_URL
+from daybook.jobs.actions import MAX_URL_LENGTH
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -65,7 +65,9 @@ async def sent(world: World, which: str, status: Delivery) -> None:
     claimed = await sending.claim(world.ledger, "test", most=100)
     await sending.release(world.ledger, [row for row in claimed if row.address != which])
     tried = [
-        Tried(row.id, row.fence, status, None, 0.1, 200 if status is Delivery.DELIVERED else 500)
+        DeliveryResult(
+            row.id, row.fence, status, None, 0.1, 200 if status is Delivery.DELIVERED else 500
+        )
         for row in claimed
         if row.address == which
     ]
@@ -161,7 +163,7 @@ async def test_a_run_whose_parameters_say_nothing_that_can_be_read_tells_as_its_
         queued_at=world.clock.now(),
     )
     async with world.ledger.write() as session:
-        await outcomes.write(session, row, Outcome(Status.FAILED, error="no"), world.clock.now())
+        await outcomes.record(session, row, Outcome(Status.FAILED, error="no"), world.clock.now())
     assert await told(world) == {("message", "failed", "team")}
 
 
@@ -181,7 +183,7 @@ async def test_all_who_ask_whom_a_run_tells_get_the_same_answer(
     stored = await hourly(world, channel="jobs", progress="1m")
     assert outbox.notify_of(parameters, stored).channel == channel
     chat = {**parameters, "session": "chat"}
-    session_id = sessions.id_of(chat, job_id=stored.id, run_id="r", stored=stored)
+    session_id = sessions.session_id_of(chat, job_id=stored.id, run_id="r", stored=stored)
     assert session_id == f"default:chat:{channel}:"
 
 
@@ -191,7 +193,7 @@ async def test_all_who_ask_whom_a_run_tells_get_the_same_answer(
 async def test_what_died_is_told_as_failed(world: World) -> None:
     stored = await hourly(world, **TOLD)
     granted = await world.begun(world.offer(stored))
-    await claims.died(world.ledger, granted.run_id, granted.fence, "its process is gone")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     body = json.loads((await the(world, "callback")).body)
     assert (body["status"], body["reason"]) == ("unknown", "its process is gone")
 
@@ -220,7 +222,7 @@ async def test_an_end_in_prefect_is_told(world: World) -> None:
     world.clock.set(offer.due)
     assert offer.flow_run_id is not None
     end = EndInPrefect(offer.flow_run_id, "FAILED", "Failed", "Validation of the parameters", offer)
-    assert await prefect_ends.take(world.ledger, end) is Status.FAILED
+    assert await prefect_ends.apply_end(world.ledger, end) is Status.FAILED
     assert ("callback", "failed", FAIL) in await told(world)
 
 
@@ -229,7 +231,7 @@ async def test_the_spool_brings_the_whole_answer(world: World) -> None:
     granted = await world.begun(world.offer(stored))
     answer = "All is well. " * 1_000
     known = Outcome(Status.SUCCEEDED, output=answer)
-    outcome_spool.put(Spooled(world.ledger.id, granted.run_id, granted.fence, known))
+    outcome_spool.put(SpooledOutcome(world.ledger.id, granted.run_id, granted.fence, known))
 
     assert (await outcome_spool.drain(world.ledger)).written == 1
 
@@ -275,7 +277,7 @@ async def test_settling_again_asks_for_nothing_more(world: World) -> None:
     with pytest.raises(IllegalTransition):
         await world.settle(granted, Status.FAILED, error="later")
     with pytest.raises(FenceRefused):
-        await claims.settle(
+        await claims.finish(
             world.ledger, granted.run_id, granted.fence + 1, Outcome(Status.FAILED, error="no")
         )
 
@@ -290,7 +292,7 @@ async def test_what_is_told_is_undone_with_its_outcome(world: World) -> None:
         async with world.ledger.write() as session:
             row = await session.get(RunRow, granted.run_id)
             assert row is not None
-            await outcomes.write(session, row, Outcome(Status.FAILED), world.clock.now())
+            await outcomes.record(session, row, Outcome(Status.FAILED), world.clock.now())
             assert (await session.execute(select(OutboxRow))).first() is not None
             raise RuntimeError
 
@@ -302,11 +304,11 @@ async def test_the_same_message_is_told_once(world: World) -> None:
     asked: dict[str, Any] = {"purpose": "alert", "event": "overdue", "channel": "team"}
     asked |= {"subject": "late", "body": "late", "now": world.clock.now()}
     async with world.ledger.write() as session:
-        assert await outbox.tell(session, key="overdue:1", **asked) is not None
-        assert await outbox.tell(session, key="overdue:1", **asked) is None
+        assert await outbox.enqueue_message(session, key="overdue:1", **asked) is not None
+        assert await outbox.enqueue_message(session, key="overdue:1", **asked) is None
     async with world.ledger.write() as session:
-        assert await outbox.tell(session, key="overdue:1", **asked) is None
-        assert await outbox.tell(session, key="overdue:2", **asked) is not None
+        assert await outbox.enqueue_message(session, key="overdue:1", **asked) is None
+        assert await outbox.enqueue_message(session, key="overdue:2", **asked) is not None
     assert len(await rows(world)) == 2
 
 
@@ -319,7 +321,7 @@ async def test_a_late_outcome_is_told_as_a_correction(
 ) -> None:
     stored = await hourly(world, **TOLD)
     granted = await world.begun(world.offer(stored))
-    await claims.died(world.ledger, granted.run_id, granted.fence, "its process is gone")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "its process is gone")
     first = {row.id for row in await rows(world)}
 
     await world.settle(granted, late, output="All is well.")
@@ -411,7 +413,7 @@ async def test_a_note_goes_where_its_job_chose_and_an_alert_where_the_operator_d
     job = (await hourly(world)).job.model_copy(update={"name": "agents"})
     async with world.ledger.write() as session:
         stored = await store.add(session, job, "agents", world.clock.now(), owner="agent:default")
-        row = await outbox.tell(
+        row = await outbox.enqueue_message(
             session,
             key="x",
             purpose=purpose,
@@ -436,7 +438,7 @@ async def test_the_lane_is_the_address_without_what_may_be_secret(world: World) 
 
 async def test_an_address_as_long_as_may_be_has_a_lane_of_its_own(world: World) -> None:
     generator = random.Random(1)  # so that no index can make it shorter
-    path = "".join(generator.choices(string.ascii_letters, k=LONGEST_URL - 40))
+    path = "".join(generator.choices(string.ascii_letters, k=MAX_URL_LENGTH - 40))
     one, other = f"https://ops.example.org/{path}1", f"https://ops.example.org/{path}2"
     stored = await hourly(world, on_complete=f"{one}?token=1", on_fail=other)
     await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
@@ -447,13 +449,13 @@ async def test_an_address_as_long_as_may_be_has_a_lane_of_its_own(world: World) 
     lanes = {row.lane for row in made}
     assert len(lanes) == 2
     assert all(each.startswith(f"https://ops.example.org/{path[:200]}") for each in lanes)
-    assert max(len(each.encode()) for each in lanes) <= outbox.LONGEST_NAME
+    assert max(len(each.encode()) for each in lanes) <= outbox.MAX_NAME_BYTES
 
 
 async def test_a_long_conversation_and_a_long_key_are_taken(world: World) -> None:
     async def tell(key: str) -> OutboxRow | None:
         async with world.ledger.write() as session:
-            return await outbox.tell(
+            return await outbox.enqueue_message(
                 session,
                 key=key,
                 purpose="alert",
@@ -469,7 +471,7 @@ async def test_a_long_conversation_and_a_long_key_are_taken(world: World) -> Non
     key = "".join(generator.choices(string.ascii_letters, k=4000))
     row = await tell(key)
     assert row is not None
-    assert max(len(row.lane.encode()), len(row.key.encode())) <= outbox.LONGEST_NAME
+    assert max(len(row.lane.encode()), len(row.key.encode())) <= outbox.MAX_NAME_BYTES
     assert row.lane.startswith("channel:üü")
     assert await tell(key) is None
     assert await tell(f"{key}.") is not None
@@ -638,7 +640,7 @@ async def test_what_is_pending_of_a_removed_job_is_delivered(world: World) -> No
 async def test_a_job_that_is_undone_leaves_what_was_told_of_it(world: World) -> None:
     stored = await hourly(world)
     async with world.ledger.write() as session:
-        await outbox.tell(
+        await outbox.enqueue_message(
             session,
             key="overdue:x",
             purpose="alert",
@@ -650,7 +652,7 @@ async def test_a_job_that_is_undone_leaves_what_was_told_of_it(world: World) -> 
             now=world.clock.now(),
         )
     async with world.ledger.write() as session:
-        await store.forget(session, stored.id)
+        await store.undo_add(session, stored.id)
     (row,) = await rows(world)
     assert (row.job_id, row.status) == (None, "pending")
 
@@ -659,7 +661,7 @@ async def test_progress_counts_while_the_run_is_at_work(world: World) -> None:
     stored = await hourly(world, channel="team")
     granted = await world.begun(world.offer(stored))
     async with world.ledger.write() as session:
-        await outbox.tell(
+        await outbox.enqueue_message(
             session,
             key=f"progress:{granted.run_id}:1",
             purpose="message",
@@ -683,7 +685,7 @@ async def test_rows_are_found_by_run_job_status_and_the_beginning_of_their_id(wo
     await world.settled(world.offer(other, due=granted.due), Status.SUCCEEDED, output="x")
     await sent(world, "team", Delivery.DELIVERED)
     async with world.ledger.read() as session:
-        of_run = await history.of_run(session, granted.run_id)
+        of_run = await history.list_for_run(session, granted.run_id)
         assert {row.purpose for row in of_run} == {"callback", "message"}
         assert len(await history.recent(session)) == 3
         assert len(await history.recent(session, limit=2)) == 2

@@ -9,18 +9,18 @@ import pytest
 from sqlmodel import select
 
 from daybook.delivery import outbox, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.jobs.store import StoredJob
 from daybook.keeper import retention
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow, RunRow
-from daybook.runs.retention import Keep
+from daybook.runs.retention import RetentionLimits
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
 DAY = timedelta(days=1)
-DAYS = Keep(90 * DAY, 1000)
+DAYS = RetentionLimits(90 * DAY, 1000)
 HOOK = "https://ops.example.org/hook"
 
 
@@ -36,7 +36,7 @@ async def run(world: World, stored: StoredJob, answer: str = "All is well.") -> 
 
 async def send(world: World, status: Delivery = Delivery.DELIVERED) -> None:
     rows = await sending.claim(world.ledger, "test", most=100)
-    tried = [Tried(row.id, row.fence, status, None, 0.1, error="no") for row in rows]
+    tried = [DeliveryResult(row.id, row.fence, status, None, 0.1, error="no") for row in rows]
     await sending.record(world.ledger, tried)
 
 
@@ -51,7 +51,7 @@ async def left_of(world: World, run_id: str) -> set[str]:
 
 async def alert(world: World, key: str, channel: str = "inbox") -> None:
     async with world.ledger.write() as session:
-        await outbox.tell(
+        await outbox.enqueue_message(
             session,
             key=key,
             purpose="alert",
@@ -68,7 +68,7 @@ async def test_what_was_told_of_a_run_goes_with_it(world: World) -> None:
     ids = [await run(world, stored) for _ in range(5)]
     await send(world)
 
-    done = await retention.prune(world.ledger, Keep(None, 2))
+    done = await retention.prune(world.ledger, RetentionLimits(None, 2))
 
     assert done.runs == 3
     assert [row.id for row in await world.rows()] == ids[3:]
@@ -101,7 +101,7 @@ async def test_what_is_of_no_run_goes_by_its_age(world: World) -> None:
     assert done.told == 1
     assert {row.key for row in await left(world, OutboxRow)} == {"still to be sent", "new"}
     assert not await retention.prune(world.ledger, DAYS)
-    assert not await retention.prune(world.ledger, Keep(None, None))
+    assert not await retention.prune(world.ledger, RetentionLimits(None, None))
 
 
 async def test_what_failed_is_kept_as_long_as_what_arrived(world: World) -> None:
@@ -123,7 +123,7 @@ async def test_the_answer_that_the_next_one_is_compared_with_stays(world: World)
         await run(world, stored)
         await send(world)
 
-    await retention.prune(world.ledger, Keep(None, 1))
+    await retention.prune(world.ledger, RetentionLimits(None, 1))
 
     assert await left_of(world, first) == {"message"}
     again = await run(world, stored)
@@ -159,7 +159,7 @@ async def test_a_destination_that_nothing_is_for_any_more_is_forgotten(world: Wo
     rows = {row.lane: row for row in await sending.claim(world.ledger, "test", most=10)}
     ends = {"channel:gone": Delivery.FAILED, "channel:awaited": Delivery.PENDING}
     tried = [
-        Tried(row.id, row.fence, ends[lane], world.clock.now(), 0.1, error="no")
+        DeliveryResult(row.id, row.fence, ends[lane], world.clock.now(), 0.1, error="no")
         for lane, row in rows.items()
     ]
     await sending.record(world.ledger, tried)

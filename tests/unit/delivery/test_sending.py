@@ -14,7 +14,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from daybook.delivery import backoff, history, outbox, sending
-from daybook.delivery.sending import IN_DOUBT, IN_FLIGHT, PAUSE_AFTER, Tried
+from daybook.delivery.sending import (
+    FAILURES_BEFORE_PAUSE,
+    MAX_IN_FLIGHT_AFTER_FAILURE,
+    MAX_IN_FLIGHT_PER_QUEUE,
+    DeliveryResult,
+)
 from daybook.errors import Ambiguous, NotFound
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import LaneRow, OutboxRow
@@ -76,11 +81,13 @@ async def claimed(world: World, most: int = 1_000, **given: Any) -> list[OutboxR
     return await sending.claim(world.ledger, "test", most=most, **given)
 
 
-def tried(row: OutboxRow, status: Delivery, at: datetime | None = None, **fields: Any) -> Tried:
+def tried(
+    row: OutboxRow, status: Delivery, at: datetime | None = None, **fields: Any
+) -> DeliveryResult:
     given: dict[str, Any] = {"seconds": 0.1, **fields}
     if status is not DELIVERED:
         given = {"error": "answered 500", "status_code": 500, **given}
-    return Tried(row.id, row.fence, status, at, **given)
+    return DeliveryResult(row.id, row.fence, status, at, **given)
 
 
 async def record(
@@ -189,7 +196,7 @@ async def test_a_try_is_kept_with_what_it_said(world: World) -> None:
 
 
 async def test_a_destination_of_a_long_name_is_told_of_as_well(world: World) -> None:
-    lane = outbox.short("https://long.example.org/" + "x" * 3_000)
+    lane = outbox.shorten("https://long.example.org/" + "x" * 3_000)
     await asked(world, lane, 2)
     for row, count in zip(await claimed(world), (1, 2), strict=True):
         await record(world, [row], FAILED)
@@ -263,10 +270,13 @@ async def test_a_retry_begins_the_tries_and_their_day_anew(world: World) -> None
     (again,) = await claimed(world)
     assert (again.attempts, again.created_at, again.retried_at) == (0, first, world.clock.now())
     assert [each["error"] for each in again.tries] == ["answered 500"]
-    assert backoff.next_try(again, world.clock.now(), None, backoff.TRIES) is not None
+    assert (
+        backoff.next_attempt_at(again, world.clock.now(), None, backoff.DEFAULT_ATTEMPTS)
+        is not None
+    )
 
     world.clock.move(timedelta(hours=24))
-    assert backoff.next_try(again, world.clock.now(), None, backoff.TRIES) is None
+    assert backoff.next_attempt_at(again, world.clock.now(), None, backoff.DEFAULT_ATTEMPTS) is None
 
 
 async def test_all_that_failed_is_let_go_again_however_many_they_are(world: World) -> None:
@@ -318,9 +328,9 @@ async def test_of_more_lanes_than_can_be_served_the_longest_due_come_first(world
 
 
 async def test_only_so_many_of_a_lane_are_in_flight(world: World) -> None:
-    await asked(world, "a", IN_FLIGHT + 10)
+    await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE + 10)
     rows = await claimed(world)
-    assert len(rows) == IN_FLIGHT
+    assert len(rows) == MAX_IN_FLIGHT_PER_QUEUE
     assert await claimed(world) == []
     await record(world, rows[:3], DELIVERED)
     assert len(await claimed(world)) == 3
@@ -354,22 +364,22 @@ async def _leased(world: World) -> list[OutboxRow]:
 async def test_a_lane_that_fails_is_paused_and_the_others_are_not(world: World) -> None:
     await asked(world, "a", 50)
     await fail(world, 1)
-    assert len(await claimed(world)) == IN_DOUBT
+    assert len(await claimed(world)) == MAX_IN_FLIGHT_AFTER_FAILURE
     await sending.release(world.ledger, await _leased(world))
-    await fail(world, PAUSE_AFTER - 1)
+    await fail(world, FAILURES_BEFORE_PAUSE - 1)
 
     ids = await asked(world, "b", 2)
     assert [each.id for each in await claimed(world)] == ids
     state = (await lanes(world))["a"]
-    assert (state.failures, state.error) == (PAUSE_AFTER, "answered 500")
+    assert (state.failures, state.error) == (FAILURES_BEFORE_PAUSE, "answered 500")
     assert state.paused_until == world.clock.now() + 30 * SECOND
     # What waits uses up no tries.
-    assert sum(each.attempts for each in await _all(world)) == PAUSE_AFTER
+    assert sum(each.attempts for each in await _all(world)) == FAILURES_BEFORE_PAUSE
 
 
 async def test_after_the_pause_one_goes_as_a_probe(world: World) -> None:
     await asked(world, "a", 50)
-    await fail(world, PAUSE_AFTER)
+    await fail(world, FAILURES_BEFORE_PAUSE)
     pauses = []
     for _ in range(7):
         state = (await lanes(world))["a"]
@@ -387,20 +397,20 @@ async def test_after_the_pause_one_goes_as_a_probe(world: World) -> None:
     (probe,) = await claimed(world)
     await record(world, [probe], DELIVERED)
     assert await lanes(world) == {}
-    assert len(await claimed(world)) == IN_FLIGHT
+    assert len(await claimed(world)) == MAX_IN_FLIGHT_PER_QUEUE
 
 
 async def test_what_was_in_flight_when_it_was_paused_makes_the_pause_no_longer(
     world: World,
 ) -> None:
-    await asked(world, "a", IN_FLIGHT)
+    await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE)
     await record(world, await claimed(world), PENDING, world.clock.now())
     state = (await lanes(world))["a"]
     assert state.paused_until == world.clock.now() + 30 * SECOND
 
 
 async def test_one_that_arrives_meanwhile_ends_the_pause(world: World) -> None:
-    await asked(world, "a", PAUSE_AFTER + 1)
+    await asked(world, "a", FAILURES_BEFORE_PAUSE + 1)
     *failing, well = await claimed(world)
     await record(world, failing, PENDING, world.clock.now())
     await record(world, [well], DELIVERED)
@@ -419,7 +429,7 @@ async def test_failures_are_counted_from_the_last_success_within_a_batch_too(wor
 
 
 async def test_an_address_that_is_gone_for_good_is_none_that_is_away(world: World) -> None:
-    await asked(world, "a", 2 * PAUSE_AFTER)
+    await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE)
     rows = await claimed(world)
     await sending.record(
         world.ledger, [tried(each, FAILED, status_code=410, error="gone") for each in rows]
@@ -428,7 +438,7 @@ async def test_an_address_that_is_gone_for_good_is_none_that_is_away(world: Worl
 
 
 async def test_what_is_refused_on_this_side_says_nothing_of_its_lane(world: World) -> None:
-    await asked(world, "a", 2 * PAUSE_AFTER, owner="agent:default")
+    await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE, owner="agent:default")
     rows = await claimed(world)
     await sending.record(
         world.ledger,
@@ -439,19 +449,19 @@ async def test_what_is_refused_on_this_side_says_nothing_of_its_lane(world: Worl
 
 
 async def test_a_retry_ends_the_pause(world: World) -> None:
-    await asked(world, "a", PAUSE_AFTER)
+    await asked(world, "a", FAILURES_BEFORE_PAUSE)
     await record(world, await claimed(world), FAILED)
-    assert await sending.retry(world.ledger) == PAUSE_AFTER
+    assert await sending.retry(world.ledger) == FAILURES_BEFORE_PAUSE
     (probe,) = await claimed(world)
     await record(world, [probe], DELIVERED)
-    assert len(await claimed(world)) == PAUSE_AFTER - 1
+    assert len(await claimed(world)) == FAILURES_BEFORE_PAUSE - 1
 
 
 async def test_what_waits_for_one_that_took_nothing_for_a_day_ends(world: World) -> None:
     url = "https://dead.example.org/x"
     stored = await world.add(cron="0 * * * *", on_complete=url)
     granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
-    await asked(world, url, sending.GIVEN_UP_AT_ONCE + 100, next_at=world.clock.now() - MINUTE)
+    await asked(world, url, sending.MAX_BATCH_SIZE + 100, next_at=world.clock.now() - MINUTE)
     rows = await claimed(world)
     await record(world, rows, PENDING, world.clock.now() + timedelta(hours=30))
 
@@ -464,9 +474,9 @@ async def test_what_waits_for_one_that_took_nothing_for_a_day_ends(world: World)
     await asked(world, url, 1, key="young")
     assert await probe(PENDING) == 0
     world.clock.move(MINUTE)
-    assert await probe(FAILED) == 1 + sending.GIVEN_UP_AT_ONCE
+    assert await probe(FAILED) == 1 + sending.MAX_BATCH_SIZE
     world.clock.move(10 * MINUTE)
-    assert await probe(FAILED) == 1 + sending.GIVEN_UP_AT_ONCE + 100
+    assert await probe(FAILED) == 1 + sending.MAX_BATCH_SIZE + 100
 
     assert [each.key for each in await _all(world) if each.status == PENDING] == ["young"]
     assert (await world.row(granted.run_id)).delivery == "failed"
@@ -481,23 +491,23 @@ async def test_after_a_day_without_a_sender_one_failed_try_ends_no_other(world: 
     world.clock.move(timedelta(days=3))
     await record(world, await claimed(world), FAILED)
     shown = Counter(each.status for each in await _all(world) if each.lane == "a")
-    assert shown == {"failed": IN_FLIGHT, "pending": 50 - IN_FLIGHT}
+    assert shown == {"failed": MAX_IN_FLIGHT_PER_QUEUE, "pending": 50 - MAX_IN_FLIGHT_PER_QUEUE}
 
 
 async def test_a_retry_is_not_given_up_with_what_is_older(world: World) -> None:
-    await asked(world, "a", 2 * IN_FLIGHT)
+    await asked(world, "a", 2 * MAX_IN_FLIGHT_PER_QUEUE)
     await record(world, await claimed(world), FAILED)
     world.clock.move(timedelta(days=2))
-    assert await sending.retry(world.ledger) == IN_FLIGHT
+    assert await sending.retry(world.ledger) == MAX_IN_FLIGHT_PER_QUEUE
     (probe,) = await claimed(world)
     await record(world, [probe], PENDING, world.clock.now())
     shown = Counter(each.status for each in await _all(world) if each.lane == "a")
-    assert shown == {"pending": IN_FLIGHT, "failed": IN_FLIGHT}
+    assert shown == {"pending": MAX_IN_FLIGHT_PER_QUEUE, "failed": MAX_IN_FLIGHT_PER_QUEUE}
 
 
 async def test_a_clock_that_was_set_back_neither_pauses_nor_holds(world: World) -> None:
     await asked(world, "held", 1)
-    await asked(world, "a", PAUSE_AFTER + 1)
+    await asked(world, "a", FAILURES_BEFORE_PAUSE + 1)
     old = await claimed(world)
     await record(world, [each for each in old if each.lane == "a"], PENDING, world.clock.now())
     world.clock.move(-timedelta(days=7))
@@ -528,7 +538,7 @@ async def test_a_dead_destination_among_twenty_takes_no_turn_of_the_others(world
         await record(world, well, DELIVERED)
         sent += len(well)
     assert sent == 190
-    assert len(await _leased(world)) == IN_FLIGHT
+    assert len(await _leased(world)) == MAX_IN_FLIGHT_PER_QUEUE
 
 
 # --- when to look again
@@ -555,7 +565,7 @@ async def test_when_there_may_be_something_to_claim(world: World) -> None:
 
 
 async def test_what_is_behind_a_pause_or_a_full_lane_is_not_looked_for_before(world: World) -> None:
-    await asked(world, "a", IN_FLIGHT + PAUSE_AFTER)
+    await asked(world, "a", MAX_IN_FLIGHT_PER_QUEUE + FAILURES_BEFORE_PAUSE)
     rows = await claimed(world)
     assert await sending.next_due(world.ledger) == world.clock.now() + TIMING.delivery_lease
     await record(world, rows, PENDING, world.clock.now())
@@ -563,10 +573,12 @@ async def test_what_is_behind_a_pause_or_a_full_lane_is_not_looked_for_before(wo
 
 
 async def test_what_a_killed_sender_had_of_a_paused_lane_waits_with_it(world: World) -> None:
-    await asked(world, "a", 2 * PAUSE_AFTER)
-    failing = (await claimed(world))[:PAUSE_AFTER]  # and the others are never heard of again
+    await asked(world, "a", 2 * FAILURES_BEFORE_PAUSE)
+    failing = (await claimed(world))[
+        :FAILURES_BEFORE_PAUSE
+    ]  # and the others are never heard of again
     await record(world, failing, PENDING, world.clock.now())
-    assert (await health(world))["in_flight"] == PAUSE_AFTER
+    assert (await health(world))["in_flight"] == FAILURES_BEFORE_PAUSE
     async with world.ledger.write() as session:
         state = await session.get(LaneRow, "a")
         assert state is not None
@@ -629,7 +641,7 @@ async def test_an_alert_is_what_alarms_whoever_was_told(world: World) -> None:
     )
     async with world.ledger.write() as session:
         for purpose, event in told:
-            await outbox.tell(
+            await outbox.enqueue_message(
                 session,
                 key=event,
                 purpose=purpose,
@@ -659,7 +671,7 @@ async def test_neither_a_row_nor_an_error_shows_an_address_or_a_text(world: Worl
 
 async def test_the_health_of_the_outbox(world: World) -> None:
     first = world.clock.now()
-    await asked(world, "a", PAUSE_AFTER)
+    await asked(world, "a", FAILURES_BEFORE_PAUSE)
     world.clock.move(MINUTE)
     await asked(world, "b", 2)
     rows = await claimed(world)
@@ -669,14 +681,14 @@ async def test_the_health_of_the_outbox(world: World) -> None:
     async with world.ledger.read() as session:
         health = await sending.health(session, world.clock.now())
     assert health == {
-        "pending": PAUSE_AFTER + 1,
+        "pending": FAILURES_BEFORE_PAUSE + 1,
         "oldest_pending_at": first,
         "in_flight": 1,
         "failed": 1,
         "paused": [
             {
                 "lane": "a",
-                "failures": PAUSE_AFTER,
+                "failures": FAILURES_BEFORE_PAUSE,
                 "since": world.clock.now(),
                 "paused_until": world.clock.now() + 30 * SECOND,
                 "error": "answered 500",

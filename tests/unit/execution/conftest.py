@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims
-from daybook.runs.claim_requests import Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Granted
 
 
 @dataclass
@@ -56,8 +56,13 @@ async def begun(tmp_path: Path, daybook_home: Home) -> AsyncIterator[Begun]:
     address = f"sqlite+aiosqlite:///{path}"
     async with Ledger(address, busy=timedelta(milliseconds=20)) as ledger:
         given = {"prompt": "Do it", "policy": {"retries": 3, "retry_delay": "1s"}}
-        offer = Offer(
-            claim_requests.flow_key("f"), "agent-prompt", "direct", SYSTEM.now(), "here:1", given
+        offer = ClaimRequest(
+            claim_requests.flow_key("f"),
+            "agent-prompt",
+            "direct",
+            SYSTEM_CLOCK.now(),
+            "here:1",
+            given,
         )
         granted = await claims.claim(ledger, offer)
         assert isinstance(granted, Granted)

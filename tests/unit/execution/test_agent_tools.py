@@ -17,7 +17,7 @@ from daybook.errors import InvalidInput, UnknownName
 from daybook.execution import agent_tools
 from daybook.execution.agent_tools import legal_names
 from daybook.owners import Actor
-from daybook.processes.group import GRACE
+from daybook.processes.group import TERM_GRACE_SECONDS
 from daybook.tools.base import Server
 from daybook.tools.pool import Read
 from daybook.tools.server_blocks import ToolServerSettings
@@ -72,7 +72,7 @@ class Saved:
 
 
 async def _whose(arguments: dict[str, Any]) -> str:
-    actor = owners.current()
+    actor = owners.current_actor()
     return f"{actor.owner} {actor.user_id} {actor.via}"
 
 
@@ -103,15 +103,15 @@ async def test_daybook_is_daybooks_own_whatever_else_is_called_so() -> None:
 async def test_daybooks_own_tools_work_for_whom_the_run_is() -> None:
     offer = await agent_tools.find("brief", ["daybook"], Saved(), lambda: OWN)
     actor = Actor("agent:brief", "ana", "run")
-    async with agent_tools.opened(offer, "flow:1", actor, 5.0) as tools:
+    async with agent_tools.open_tools(offer, "flow:1", actor, 5.0) as tools:
         assert [await each.call({}) for each in tools] == ["agent:brief ana run"] * 2
         assert [each.read_only for each in tools] == [True, False]
-    assert owners.current() == Actor()
+    assert owners.current_actor() == Actor()
 
 
 async def test_without_an_allow_list_nothing_is_looked_up() -> None:
     offer = await agent_tools.find("brief", [], Saved("search"), lambda: OWN)
-    async with agent_tools.opened(offer, "flow:1", Actor(), 5.0) as tools:
+    async with agent_tools.open_tools(offer, "flow:1", Actor(), 5.0) as tools:
         assert tools == ()
 
 
@@ -165,13 +165,17 @@ while True:
 
 
 async def test_all_servers_are_told_to_end_before_one_of_them_is_gone(tmp_path: Path) -> None:
-    """Each holds out until it is killed: together, that is once `GRACE`, and not four times."""
+    """Each resists until it is killed: together that takes `TERM_GRACE_SECONDS` only once."""
     script = tmp_path / "program.py"
     script.write_text(STUBBORN)
     settings = ToolServerSettings(command=[sys.executable, "-I", "-S", str(script)])
-    wanted = tuple(agent_tools.Wanted(Server(f"s{n}", settings), ("*",), Read()) for n in range(4))
+    wanted = tuple(
+        agent_tools.ServerTools(Server(f"s{n}", settings), ("*",), Read()) for n in range(4)
+    )
     loop = asyncio.get_running_loop()
-    async with agent_tools.opened(agent_tools.Offer("brief", wanted), "flow:1", Actor(), 60.0):
+    async with agent_tools.open_tools(
+        agent_tools.ToolSelection("brief", wanted), "flow:1", Actor(), 60.0
+    ):
         began = loop.time()
     # One after the other takes 4 × GRACE at least, whatever the machine does.
-    assert loop.time() - began < 4 * GRACE
+    assert loop.time() - began < 4 * TERM_GRACE_SECONDS

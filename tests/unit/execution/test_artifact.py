@@ -11,14 +11,14 @@ from daybook.execution import artifact
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.runs.claim_requests import Granted
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 
 EVIL = "http://evil.example/x.png"
 
 
 def _granted(prompt: str = "Hello?", agent: str = "default") -> Granted:
     parameters = {"prompt": prompt, "agent": agent}
-    now = MovedClock().now()
+    now = ManualClock().now()
     return Granted("0123456789abcdef", 1, parameters, "flow:f", now, "direct", None, queued_at=now)
 
 
@@ -32,20 +32,20 @@ def _granted(prompt: str = "Hello?", agent: str = "default") -> Granted:
     ],
 )
 def test_no_image_is_left(text: str) -> None:
-    assert "![" not in artifact.harmless(text)
-    assert EVIL in artifact.harmless(text)  # the words stay
+    assert "![" not in artifact.sanitize_markdown(text)
+    assert EVIL in artifact.sanitize_markdown(text)  # the words stay
 
 
 @pytest.mark.parametrize(
     "text", [f'<img src="{EVIL}">', "<script>", "</div>", "<!-- -->", "<?x?>", f"<{EVIL}>"]
 )
 def test_no_html_is_left(text: str) -> None:
-    assert artifact.harmless(text) == "&lt;" + text[1:]
+    assert artifact.sanitize_markdown(text) == "&lt;" + text[1:]
 
 
 @pytest.mark.parametrize("text", ["1 < 2", "a <- b", "x << 3", "# Title", "**so**", "a ! [b]"])
 def test_what_is_harmless_stays(text: str) -> None:
-    assert artifact.harmless(text) == text
+    assert artifact.sanitize_markdown(text) == text
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_what_is_harmless_stays(text: str) -> None:
     ],
 )
 def test_code_is_shown_as_it_was_written(text: str) -> None:
-    assert artifact.harmless(text) == text
-    assert artifact.harmless(f"<i>\n\n{text}\n\n<i>") == f"&lt;i>\n\n{text}\n\n&lt;i>"
+    assert artifact.sanitize_markdown(text) == text
+    assert artifact.sanitize_markdown(f"<i>\n\n{text}\n\n<i>") == f"&lt;i>\n\n{text}\n\n&lt;i>"
 
 
 @pytest.mark.parametrize(
@@ -79,18 +79,18 @@ def test_code_is_shown_as_it_was_written(text: str) -> None:
         "```\na\n```~~~\n<img src=x>\n```",
         "<b `a>`<img src=x>`",
         "`a`\ue0000;<img src=x>",
-        "`<b>` " + "[" * artifact.LONGEST_READ,
+        "`<b>` " + "[" * artifact.MAX_PARSED_CHARACTERS,
     ],
 )
 def test_what_only_looks_like_code_is_made_harmless(text: str) -> None:
-    said = artifact.harmless(text)
+    said = artifact.sanitize_markdown(text)
     assert not any(tag in said for tag in ("<i", "<b", "!["))
     assert said.replace("&lt;", "<") == text
 
 
 @pytest.mark.parametrize("text", ["plain", "```\ncode\n```", "   ````\nx", "a ``````` b", ""])
 def test_a_quotation_cannot_be_left(text: str) -> None:
-    first, *inside, last = artifact.quoted(text).split("\n")
+    first, *inside, last = artifact.fenced_block(text).split("\n")
     assert first == last + "text"
     assert "\n".join(inside) == text
     assert last not in text
@@ -177,12 +177,12 @@ def test_what_the_answer_took_stands_above_it() -> None:
 def test_what_it_took_is_left_out_where_nobody_knows_it(
     usage: dict[str, Any] | None, attempts: int, said: str
 ) -> None:
-    assert artifact.took(Outcome(Status.SUCCEEDED, usage=usage), attempts) == said
+    assert artifact.usage_line(Outcome(Status.SUCCEEDED, usage=usage), attempts) == said
 
 
 def test_the_models_name_cannot_call_out_of_the_artifact() -> None:
     outcome = Outcome(Status.SUCCEEDED, model=f"![x]({EVIL})<img>", usage=USAGE)
-    said = artifact.took(outcome)
+    said = artifact.usage_line(outcome)
     assert "![" not in said
     assert "<img" not in said
 
@@ -195,8 +195,8 @@ def _row(**fields: Any) -> OutboxRow:
         "lane": "https://ops.example.org/hook",
         "address": "https://ops.example.org/hook?token=s3cr3t",
         "body": "{}",
-        "next_at": MovedClock().now(),
-        "created_at": MovedClock().now(),
+        "next_at": ManualClock().now(),
+        "created_at": ManualClock().now(),
     }
     return OutboxRow(**given | fields)
 

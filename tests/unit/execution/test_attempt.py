@@ -9,15 +9,15 @@ from datetime import datetime, timedelta
 import pytest
 from anyio.lowlevel import checkpoint
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTransition
 from daybook.execution import attempt, outcome_spool
 from daybook.execution import recording as settling
 from daybook.execution.lease import LeaseLost
-from daybook.execution.recording import Unwritten
-from daybook.jobs.policy import JITTER, MOST_RETRIES
+from daybook.execution.recording import OutcomeUnwritten
+from daybook.jobs.policy import JITTER_FRACTION, MAX_RETRIES
 from daybook.ledger.states import Outcome, Status
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests.timings import change
 from tests.unit.execution.conftest import Begun
@@ -53,12 +53,14 @@ class Held(Effect):
         raise AssertionError
 
 
-LAST = MOST_RETRIES + 1
+LAST = MAX_RETRIES + 1
 """An attempt after which none is left."""
 
 
-async def _carry(begun: Begun, act: attempt.Act, clock: MovedClock | None = None) -> Outcome:
-    outcome = await attempt.carry(begun.ledger, begun.granted, LAST, act, clock or MovedClock())
+async def _carry(begun: Begun, act: attempt.Act, clock: ManualClock | None = None) -> Outcome:
+    outcome = await attempt.run_attempt(
+        begun.ledger, begun.granted, LAST, act, clock or ManualClock()
+    )
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -76,12 +78,12 @@ async def _carry(begun: Begun, act: attempt.Act, clock: MovedClock | None = None
 async def test_a_temporary_error_waits_for_the_next_attempt(
     begun: Begun, answer: BaseException, least: timedelta
 ) -> None:
-    clock = MovedClock()
+    clock = ManualClock()
 
-    again = await attempt.carry(begun.ledger, begun.granted, 1, Effect(answer), clock)
+    again = await attempt.run_attempt(begun.ledger, begun.granted, 1, Effect(answer), clock)
 
-    assert isinstance(again, attempt.Again)
-    assert least <= again.until - clock.now() <= least * (1 + JITTER)
+    assert isinstance(again, attempt.RetryAt)
+    assert least <= again.until - clock.now() <= least * (1 + JITTER_FRACTION)
     row = await begun.row()
     assert (row.status, row.until, row.holder, row.fence) == ("waiting", again.until, "", 2)
     assert row.reason.startswith("attempt 1 ")
@@ -117,7 +119,7 @@ async def test_how_it_went_is_written(
     assert (row.error, row.output) == (error, output)
 
 
-class Freeing(MovedClock):
+class Freeing(ManualClock):
     """Ends the other writer's transaction at the third wait."""
 
     def __init__(self, other: sqlite3.Connection) -> None:
@@ -145,9 +147,9 @@ async def test_an_outcome_waits_for_the_ledger_and_the_effect_is_had_once(begun:
 
 
 async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun) -> None:
-    effect, clock = Effect(), MovedClock()
+    effect, clock = Effect(), ManualClock()
     start = clock.now()
-    with begun.locked(), pytest.raises(Unwritten) as unwritten:
+    with begun.locked(), pytest.raises(OutcomeUnwritten) as unwritten:
         await _carry(begun, effect, clock)
 
     assert effect.had == 1
@@ -155,7 +157,7 @@ async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun
     assert "succeeded, which could not be written down" in str(unwritten.value)
     assert unwritten.value.spooled
     tried = clock.now() - start
-    assert 2 * TIMING.run_lease - settling.LONGEST_WAIT <= tried < 2 * TIMING.run_lease
+    assert 2 * TIMING.run_lease - settling.MAX_RETRY_DELAY <= tried < 2 * TIMING.run_lease
     assert (await begun.row()).status == "running"
     # Whoever reaches the ledger next writes it.
     await outcome_spool.drain(begun.ledger)
@@ -165,7 +167,7 @@ async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun
 async def test_who_is_killed_while_the_ledger_is_away_has_left_the_outcome(begun: Begun) -> None:
     waiting, go = asyncio.Event(), asyncio.Event()
 
-    class Held(MovedClock):
+    class Held(ManualClock):
         async def wait_until(self, instant: datetime) -> None:
             waiting.set()
             await go.wait()
@@ -174,10 +176,10 @@ async def test_who_is_killed_while_the_ledger_is_away_has_left_the_outcome(begun
         task = asyncio.create_task(_carry(begun, Effect(), Held()))
         await waiting.wait()
         # A process that is killed goes no further than this.
-        assert [each.name for each in outcome_spool.waiting()] == [
+        assert [each.name for each in outcome_spool.pending_files()] == [
             f"{begun.granted.run_id}-1-1.json"
         ]
-    assert await outcome_spool.drain(begun.ledger) == outcome_spool.Drained(written=1)
+    assert await outcome_spool.drain(begun.ledger) == outcome_spool.DrainResult(written=1)
     written = await begun.row()
     assert written.status == "succeeded"
     # One that was not killed writes it once more, and changes nothing.
@@ -190,21 +192,23 @@ async def test_what_is_written_after_all_leaves_nothing_in_the_spool(begun: Begu
     with begun.locked() as other:
         await _carry(begun, Effect(), Freeing(other))
 
-    assert outcome_spool.waiting() == []
+    assert outcome_spool.pending_files() == []
 
 
 async def test_a_full_disk_is_told(begun: Begun) -> None:
     outcome_spool.folder().write_text("no folder can be made here")
-    with begun.locked(), pytest.raises(Unwritten) as unwritten:
+    with begun.locked(), pytest.raises(OutcomeUnwritten) as unwritten:
         await _carry(begun, Effect())
 
     assert not unwritten.value.spooled
 
 
 async def test_a_temporary_failure_that_was_kept_leads_to_the_next_attempt(begun: Begun) -> None:
-    clock = MovedClock(SYSTEM.now())
-    with begun.locked(), pytest.raises(Unwritten):
-        await attempt.carry(begun.ledger, begun.granted, 1, Effect(AgentTemporary("429")), clock)
+    clock = ManualClock(SYSTEM_CLOCK.now())
+    with begun.locked(), pytest.raises(OutcomeUnwritten):
+        await attempt.run_attempt(
+            begun.ledger, begun.granted, 1, Effect(AgentTemporary("429")), clock
+        )
 
     await outcome_spool.drain(begun.ledger)
 
@@ -276,7 +280,7 @@ async def test_decided_otherwise_meanwhile_nothing_is_overwritten(begun: Begun) 
 async def test_who_is_cancelled_while_settling_settles_first(begun: Begun, cancels: int) -> None:
     effect = Effect()
 
-    class Stuck(MovedClock):
+    class Stuck(ManualClock):
         """Waits in earnest, until the test lets go."""
 
         waiting, go = asyncio.Event(), asyncio.Event()
@@ -306,7 +310,7 @@ async def test_a_loop_that_is_torn_down_settles_first(begun: Begun) -> None:
     # As asyncio does it at the end of `run`: every task is cancelled once, the settling one too.
     settling = asyncio.Event()
 
-    class Slow(MovedClock):
+    class Slow(ManualClock):
         async def wait_until(self, instant: datetime) -> None:
             settling.set()
             await asyncio.Event().wait()
@@ -325,8 +329,8 @@ async def test_a_loop_that_is_torn_down_settles_first(begun: Begun) -> None:
 
 
 async def test_the_waits_grow_to_a_quarter_of_a_minute(begun: Begun) -> None:
-    clock = MovedClock()
-    with begun.locked(), pytest.raises(Unwritten):
+    clock = ManualClock()
+    with begun.locked(), pytest.raises(OutcomeUnwritten):
         await _carry(begun, Effect(), clock)
 
     steps = [b - a for a, b in zip(clock.waits, clock.waits[1:], strict=False)]

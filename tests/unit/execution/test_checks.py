@@ -27,17 +27,17 @@ def granted(owner: str | None = None, tokens: int | None = None, **check: Any) -
 
 @pytest.mark.anyio
 async def test_without_a_check_nothing_is_asked() -> None:
-    assert await checks.of_job(granted()) == Verdict(opens=True)
+    assert await checks.check_job(granted()) == Verdict(opens=True)
 
 
 @pytest.mark.anyio
 async def test_a_command_of_an_agents_job_is_not_run(tmp_path: Any) -> None:
     mark = tmp_path / "mark"
     with pytest.raises(CheckFailed, match="is the operator's to write"):
-        await checks.of_job(granted("agent:helper", command=("touch", str(mark))))
+        await checks.check_job(granted("agent:helper", command=("touch", str(mark))))
     assert not mark.exists()
 
-    verdict = await checks.of_job(granted("user", command=("touch", str(mark))))
+    verdict = await checks.check_job(granted("user", command=("touch", str(mark))))
     assert verdict.opens
     assert mark.exists()
 

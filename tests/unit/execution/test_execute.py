@@ -57,7 +57,7 @@ async def asked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object
 
 async def test_only_while_a_gate_is_asked_has_a_run_the_time_of_an_attempt() -> None:
     # The worker ends a process that takes longer; what only prepares may wait for a server.
-    assert await asked(checks.of_job, Check()) == (checks.UNASKED, [])
+    assert await asked(checks.check_job, Check()) == (checks.NO_CHECK, [])
     assert await asked(opens, Check()) == (OPEN, [{"checking": 7}, {"claimed": 7}])
 
 
@@ -68,7 +68,7 @@ async def test_a_gate_that_does_not_answer_in_time_is_named(
         await asyncio.Event().wait()
         return OPEN
 
-    monkeypatch.setattr(execute, "GATE_SLACK", timedelta())
+    monkeypatch.setattr(execute, "CHECK_GRACE", timedelta())
     run, grant = cast(Any, Run(hangs)), cast(Any, Grant(Check()))
     with pytest.raises(checks.CheckFailed, match=r"^heartbeat: no answer within 1s$"):
         await execute._in_time(run, grant, timedelta(seconds=1))

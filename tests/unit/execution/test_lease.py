@@ -27,7 +27,7 @@ def _renewer() -> threading.Thread:
 async def test_a_flow_that_blocks_its_loop_keeps_its_lease(begun: Begun) -> None:
     before = begun.query("SELECT lease_until FROM runs")
 
-    async with lease.kept(begun.ledger.address, begun.granted, SOON):
+    async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
         # Nothing of this loop runs meanwhile: neither a task nor a callback.
         while begun.query("SELECT lease_until FROM runs") == before:
             pass
@@ -37,7 +37,7 @@ async def test_a_flow_that_blocks_its_loop_keeps_its_lease(begun: Begun) -> None
 
 async def test_a_refused_renewal_ends_the_block(begun: Begun) -> None:
     with pytest.raises(lease.LeaseLost, match=begun.granted.run_id):
-        async with lease.kept(begun.ledger.address, begun.granted, SOON):
+        async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
             begun.take_over()
             await asyncio.Event().wait()
 
@@ -49,7 +49,7 @@ async def test_a_refused_renewal_ends_the_block(begun: Begun) -> None:
 
 async def test_a_run_that_was_judged_lost_ends_its_block(begun: Begun) -> None:
     with pytest.raises(lease.LeaseLost):
-        async with lease.kept(begun.ledger.address, begun.granted, SOON):
+        async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
             begun.query("UPDATE runs SET status = 'unknown'")
             await asyncio.Event().wait()
 
@@ -73,7 +73,7 @@ async def test_an_unreachable_ledger_ends_nothing(begun: Begun, tmp_path: Path) 
     heard = _Heard(3)
     lease.log.addHandler(heard)
     try:
-        async with lease.kept(f"sqlite+aiosqlite:///{tmp_path}", begun.granted, SOON):
+        async with lease.keep_lease(f"sqlite+aiosqlite:///{tmp_path}", begun.granted, SOON):
             assert await asyncio.to_thread(heard.enough.wait, 30)
     finally:
         lease.log.removeHandler(heard)
@@ -88,7 +88,7 @@ async def test_a_renewal_goes_on_after_an_outage(begun: Begun, tmp_path: Path) -
     try:
         begun.path.rename(hidden)
         begun.path.symlink_to(tmp_path)  # nothing that can be opened, and replaced at one blow
-        async with lease.kept(begun.ledger.address, begun.granted, SOON):
+        async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
             assert await asyncio.to_thread(heard.enough.wait, 30)
             hidden.replace(begun.path)
             before = begun.query("SELECT lease_until FROM runs")
@@ -100,7 +100,7 @@ async def test_a_renewal_goes_on_after_an_outage(begun: Begun, tmp_path: Path) -
 
 async def test_a_block_that_has_ended_is_not_cancelled_for_its_lease(begun: Begun) -> None:
     # The renewal and the settle may meet: what is settled is not renewed, and nothing is wrong.
-    async with lease.kept(begun.ledger.address, begun.granted, SOON):
+    async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
         renewer = _renewer()
         begun.query("UPDATE runs SET status = 'succeeded'")
         renewer.join(30)  # the refusal stands in this loop's queue now
@@ -111,14 +111,14 @@ async def test_a_block_that_has_ended_is_not_cancelled_for_its_lease(begun: Begu
 
 
 async def test_nothing_of_it_is_left_behind(begun: Begun) -> None:
-    async with lease.kept(begun.ledger.address, begun.granted, NEVER):
+    async with lease.keep_lease(begun.ledger.address, begun.granted, NEVER):
         renewer = _renewer()
     assert not renewer.is_alive()
 
 
 async def test_an_error_of_the_block_comes_through(begun: Begun) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with lease.kept(begun.ledger.address, begun.granted, NEVER):
+        async with lease.keep_lease(begun.ledger.address, begun.granted, NEVER):
             raise ZeroDivisionError
 
 
@@ -127,7 +127,7 @@ async def test_who_is_cancelled_from_outside_stays_cancelled(begun: Begun, lost:
     inside = asyncio.Event()
 
     async def work() -> None:
-        async with lease.kept(begun.ledger.address, begun.granted, SOON):
+        async with lease.keep_lease(begun.ledger.address, begun.granted, SOON):
             inside.set()
             try:
                 await asyncio.Event().wait()

@@ -45,7 +45,7 @@ async def test_a_program_is_told_its_servers_with_their_secrets(
 ) -> None:
     monkeypatch.setenv("FILES_TOKEN", "t0ken")
     monkeypatch.setenv("HOME", "/home/ana")
-    made = await mcp_config.made(await mcp_config.find(["files", "search"], Kept()), ACTOR)
+    made = await mcp_config.build(await mcp_config.find(["files", "search"], Kept()), ACTOR)
     assert made.config == {
         "mcpServers": {
             "files": {
@@ -75,7 +75,7 @@ async def test_daybook_is_a_server_that_works_for_the_actor_with_the_same_ledger
     monkeypatch.setenv("DAYBOOK_WEBHOOK_SECRET", "whsec_x")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
-    made = await mcp_config.made(await mcp_config.find(["daybook"], Kept()), ACTOR)
+    made = await mcp_config.build(await mcp_config.find(["daybook"], Kept()), ACTOR)
     (entry,) = made.config["mcpServers"].values()
     whose = ["--owner", "agent:brief", "--user-id=ana"]
     assert entry["command"] == sys.executable
@@ -96,7 +96,7 @@ async def test_a_program_does_not_get_the_credential_of_the_server_of_up(
     """Daybook's own server, which the program starts, reads it from the home."""
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", Home(tmp_path).ensure_credential())
-    made = await mcp_config.made(await mcp_config.find(["daybook"], Kept()), ACTOR)
+    made = await mcp_config.build(await mcp_config.find(["daybook"], Kept()), ACTOR)
     assert "PREFECT_API_AUTH_STRING" not in str(made.config)
     assert "PREFECT_API_AUTH_STRING" not in made.variables
 
@@ -104,7 +104,7 @@ async def test_a_program_does_not_get_the_credential_of_the_server_of_up(
 async def test_a_secret_goes_to_no_other_host() -> None:
     found = await mcp_config.find(["search"], Kept("other.example.org"))
     with pytest.raises(InvalidInput, match="key"):
-        await mcp_config.made(found, ACTOR)
+        await mcp_config.build(found, ACTOR)
 
 
 async def test_a_server_that_nobody_knows_is_refused_by_its_name() -> None:

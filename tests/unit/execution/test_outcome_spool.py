@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerUnreachable
 from daybook.execution import outcome_spool
-from daybook.execution.outcome_spool import Drained, Spooled
+from daybook.execution.outcome_spool import DrainResult, SpooledOutcome
 from daybook.ledger.states import Outcome, Status
 from tests.unit.execution.conftest import Begun
 
@@ -30,15 +30,17 @@ DONE = Outcome(
 )
 
 
-def known(begun: Begun, outcome: Outcome = DONE, **changes: Any) -> Spooled:
+def known(begun: Begun, outcome: Outcome = DONE, **changes: Any) -> SpooledOutcome:
     granted = begun.granted
-    return replace(Spooled(begun.ledger.id, granted.run_id, granted.fence, outcome), **changes)
+    return replace(
+        SpooledOutcome(begun.ledger.id, granted.run_id, granted.fence, outcome), **changes
+    )
 
 
 async def test_an_outcome_is_written_as_it_was_known_and_the_file_goes(begun: Begun) -> None:
     outcome_spool.put(known(begun))
 
-    assert await outcome_spool.drain(begun.ledger) == Drained(written=1)
+    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
 
     row = await begun.row()
     assert (row.status, row.output, row.result) == ("succeeded", DONE.output, DONE.result)
@@ -47,7 +49,7 @@ async def test_an_outcome_is_written_as_it_was_known_and_the_file_goes(begun: Be
 
 
 async def test_the_end_of_an_attempt_leads_to_the_next_one(begun: Begun) -> None:
-    until = SYSTEM.now() + timedelta(hours=1)
+    until = SYSTEM_CLOCK.now() + timedelta(hours=1)
     failed = Outcome(Status.FAILED, error="429")
     outcome_spool.put(known(begun, failed, until=until))
 
@@ -93,14 +95,14 @@ async def test_who_dies_before_the_file_goes_has_written_once(
     begun: Begun, until: timedelta | None
 ) -> None:
     failed = Outcome(Status.FAILED, error="no")
-    at = None if until is None else SYSTEM.now() + until
+    at = None if until is None else SYSTEM_CLOCK.now() + until
     file = outcome_spool.put(known(begun, failed, until=at))
     text = file.read_text()
     await outcome_spool.drain(begun.ledger)
     before = await begun.row()
 
     file.write_text(text)
-    assert await outcome_spool.drain(begun.ledger) == Drained(written=1)
+    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
 
     assert await begun.row() == before
     assert before.evidence == []
@@ -112,18 +114,18 @@ async def test_the_ledger_that_is_away_loses_no_file(begun: Begun) -> None:
         await outcome_spool.drain(begun.ledger)
 
     assert file.exists()
-    assert await outcome_spool.drain(begun.ledger) == Drained(written=1)
+    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1)
 
 
 async def test_what_was_decided_otherwise_is_kept_as_evidence(begun: Begun) -> None:
     outcome_spool.put(known(begun))
     begun.take_over()
 
-    assert await outcome_spool.drain(begun.ledger) == Drained(refused=1)
+    assert await outcome_spool.drain(begun.ledger) == DrainResult(refused=1)
 
     row = await begun.row()
     assert (row.status, [each["status"] for each in row.evidence]) == ("running", ["succeeded"])
-    assert outcome_spool.waiting() == []
+    assert outcome_spool.pending_files() == []
 
 
 async def test_an_unknown_run_is_corrected(begun: Begun) -> None:
@@ -163,16 +165,16 @@ async def test_what_cannot_be_read_is_set_aside_and_holds_up_nobody(
     bad.write_text(spoil(bad.read_text()))
     outcome_spool.put(known(begun))
 
-    assert await outcome_spool.drain(begun.ledger) == Drained(written=1, aside=1)
+    assert await outcome_spool.drain(begun.ledger) == DrainResult(written=1, aside=1)
 
-    assert outcome_spool.aside() == [bad.with_suffix(".aside")]
-    assert await outcome_spool.drain(begun.ledger) == Drained()
+    assert outcome_spool.set_aside_files() == [bad.with_suffix(".aside")]
+    assert await outcome_spool.drain(begun.ledger) == DrainResult()
 
 
 async def test_outcomes_of_another_ledger_wait_for_it(begun: Begun) -> None:
     file = outcome_spool.put(known(begun, ledger_id="another"))
 
-    assert await outcome_spool.drain(begun.ledger) == Drained(left=1)
+    assert await outcome_spool.drain(begun.ledger) == DrainResult(left=1)
 
     assert file.exists()
     assert (await begun.row()).status == "running"
@@ -182,21 +184,21 @@ async def test_only_one_runs_outcome_is_asked_for(begun: Begun) -> None:
     other = outcome_spool.put(known(begun, run_id="0" * 32))
     outcome_spool.put(known(begun))
 
-    assert await outcome_spool.drain(begun.ledger, begun.granted.run_id) == Drained(written=1)
+    assert await outcome_spool.drain(begun.ledger, begun.granted.run_id) == DrainResult(written=1)
 
-    assert outcome_spool.waiting() == [other]
+    assert outcome_spool.pending_files() == [other]
 
 
 async def test_a_second_outcome_of_one_claim_has_a_file_of_its_own(begun: Begun) -> None:
     first = outcome_spool.put(known(begun))
     names = [outcome_spool.put(known(begun)).name for _ in range(10)]
 
-    assert outcome_spool.waiting() == [first, *(first.parent / name for name in names)]
+    assert outcome_spool.pending_files() == [first, *(first.parent / name for name in names)]
     assert names[-1] == f"{begun.granted.run_id}-1-11.json"
 
 
 def _aged(file: Path, seconds: float) -> None:
-    then = SYSTEM.now().timestamp() - seconds
+    then = SYSTEM_CLOCK.now().timestamp() - seconds
     os.utime(file, (then, then))
 
 
@@ -207,13 +209,13 @@ async def test_what_was_never_finished_is_left_to_its_writer_and_goes_in_the_end
     draft = file.with_suffix(".4711.new")
     file.rename(draft)
 
-    assert await outcome_spool.drain(begun.ledger) == Drained()
+    assert await outcome_spool.drain(begun.ledger) == DrainResult()
     assert draft.exists()
-    _aged(draft, outcome_spool.ABANDONED + 1)
-    assert await outcome_spool.drain(begun.ledger) == Drained()
+    _aged(draft, outcome_spool.MAX_DRAFT_AGE_SECONDS + 1)
+    assert await outcome_spool.drain(begun.ledger) == DrainResult()
     assert not draft.exists()
 
 
 async def test_a_home_without_a_spool_has_nothing_to_drain(begun: Begun) -> None:
-    assert await outcome_spool.drain(begun.ledger) == Drained()
+    assert await outcome_spool.drain(begun.ledger) == DrainResult()
     assert not outcome_spool.folder().exists()

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.http.httpx2_transport import Httpx2Transport
 from daybook.http.httpx_transport import HttpxTransport
 
@@ -31,7 +31,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate of public.example, and that with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "public.example")])
-    now = SYSTEM.now()
+    now = SYSTEM_CLOCK.now()
     made = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -9,7 +9,7 @@ import pytest
 
 from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.http import addresses
-from daybook.http.guard import Allowed, Guard, Rule, system_resolver
+from daybook.http.guard import AllowedHosts, Guard, Rule, system_resolver
 from daybook.jobs.limits import Limits
 from tests.unit.http.tricks import (
     PRIVATE,
@@ -43,7 +43,7 @@ async def test_an_agent_reaches_the_hosts_of_its_limits_and_no_redirect_leads_ar
 
 
 def _guard(rule: Rule, trick: Trick | None = None, allowed: str = "") -> Guard:
-    return Guard(rule, Allowed.of(allowed), Dns.of(trick) if trick else Dns({}))
+    return Guard(rule, AllowedHosts.of(allowed), Dns.of(trick) if trick else Dns({}))
 
 
 def test_the_table_is_long_enough_and_each_trick_has_its_name() -> None:
@@ -144,7 +144,7 @@ async def test_a_refused_name_is_told_with_what_it_means() -> None:
 async def test_the_operator_allows_more(allowed: str, url: str, reached: bool) -> None:
     names = ("intranet.example", "other.example", "localhost")
     dns = Dns({name: ((PRIVATE,),) for name in names})
-    guard = Guard(Rule.AGENT, Allowed.of(allowed), dns)
+    guard = Guard(Rule.AGENT, AllowedHosts.of(allowed), dns)
     if reached:
         target = await guard.target(url)
         assert bool(target.excepted) is not target.exposed
@@ -156,7 +156,7 @@ async def test_the_operator_allows_more(allowed: str, url: str, reached: bool) -
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize("allowed", ["169.254.0.0/16", "0.0.0.0/0", "meta.example", "169.254.1.1"])
 async def test_metadata_is_not_meant_by_a_network_or_a_name(allowed: str, rule: Rule) -> None:
-    guard = Guard(rule, Allowed.of(allowed), Dns({"meta.example": (("169.254.169.254",),)}))
+    guard = Guard(rule, AllowedHosts.of(allowed), Dns({"meta.example": (("169.254.169.254",),)}))
     for url in ("http://169.254.169.254/", "http://meta.example/"):
         with pytest.raises(OutgoingRefused, match="metadata"):
             await guard.target(url)
@@ -164,7 +164,9 @@ async def test_metadata_is_not_meant_by_a_network_or_a_name(allowed: str, rule: 
 
 @pytest.mark.parametrize("rule", Rule)
 async def test_metadata_is_meant_by_its_very_address(rule: Rule) -> None:
-    guard = Guard(rule, Allowed.of("100.100.100.200, metadata"), Dns({"metadata": ((PUBLIC,),)}))
+    guard = Guard(
+        rule, AllowedHosts.of("100.100.100.200, metadata"), Dns({"metadata": ((PUBLIC,),)})
+    )
     assert (await guard.target("http://100.100.100.200/")).excepted
     with pytest.raises(OutgoingRefused):
         await guard.target("http://169.254.169.254/")
@@ -173,7 +175,7 @@ async def test_metadata_is_meant_by_its_very_address(rule: Rule) -> None:
 
 async def test_nothing_leads_from_public_to_private() -> None:
     dns = Dns({"public.example": ((PUBLIC,),), "intranet.example": ((PRIVATE,),)})
-    guard = Guard(Rule.OPERATOR, Allowed.of("intranet.example"), dns)
+    guard = Guard(Rule.OPERATOR, AllowedHosts.of("intranet.example"), dns)
     for url in ("http://intranet.example/", "http://127.0.0.1/", "http://[fd00::1]/"):
         with pytest.raises(OutgoingRefused, match="from public to private"):
             await guard.target(url, PUBLIC)
@@ -183,9 +185,9 @@ async def test_nothing_leads_from_public_to_private() -> None:
 
 def test_what_is_public_is_told_as_ianas_registry_tells_it() -> None:
     for text in ("1.1.1.1", "192.31.196.1", "2620:4f:8000::1", "2001:200::1", "3ffe::1"):
-        assert addresses.not_public(ip_address(text)) == "", text
+        assert addresses.non_public_reason(ip_address(text)) == "", text
     for text in ("100.127.255.255", "2001:1ff::1", "4000::1", "1::1", "64:ff9b::c0a8:1"):
-        assert addresses.not_public(ip_address(text)), text
+        assert addresses.non_public_reason(ip_address(text)), text
 
 
 def test_an_address_that_was_parsed_is_judged_as_well() -> None:

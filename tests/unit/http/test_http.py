@@ -11,12 +11,12 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.http import bodies, request
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
-from daybook.http.request import LIMIT, Answer, NoAnswer
+from daybook.http.request import MAX_BODY_BYTES, NoResponse, Response
 from tests.receiver import (
     MEBIBYTE,
     Flood,
@@ -45,7 +45,7 @@ async def server() -> AsyncIterator[Receiver]:
         yield here
 
 
-async def _ask(server: Receiver, step: Handler, timeout: float = 20, **given: object) -> Answer:
+async def _ask(server: Receiver, step: Handler, timeout: float = 20, **given: object) -> Response:
     server.steps = [step]
     headers = given.get("headers", {})
     assert isinstance(headers, Mapping)
@@ -105,7 +105,9 @@ async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
 
 
 async def test_no_more_headers_are_sent_than_servers_take() -> None:
-    request.check("GET", {f"X-{number}": "a" * request.LONGEST_VALUE for number in range(100)})
+    request.check(
+        "GET", {f"X-{number}": "a" * request.MAX_HEADER_VALUE_LENGTH for number in range(100)}
+    )
     with pytest.raises(InvalidInput, match=r"headers: are 101 .*at most 100"):
         request.check("GET", {f"X-{number}": "a" for number in range(101)})
 
@@ -123,16 +125,19 @@ async def test_our_headers_are_few_and_a_job_may_set_its_own(server: Receiver) -
 
 
 async def test_a_body_of_just_the_limit_is_whole_and_one_byte_more_is_cut(server: Receiver) -> None:
-    whole = await _ask(server, answer(200, b"x" * LIMIT))
-    assert (len(whole.body), whole.cut) == (LIMIT, "")
-    more = await _ask(server, answer(200, b"x" * (LIMIT + 1)))
-    assert (len(more.body), more.cut) == (LIMIT, "longer than the 1,048,576 bytes that are kept")
+    whole = await _ask(server, answer(200, b"x" * MAX_BODY_BYTES))
+    assert (len(whole.body), whole.cut) == (MAX_BODY_BYTES, "")
+    more = await _ask(server, answer(200, b"x" * (MAX_BODY_BYTES + 1)))
+    assert (len(more.body), more.cut) == (
+        MAX_BODY_BYTES,
+        "longer than the 1,048,576 bytes that are kept",
+    )
 
 
 async def test_of_a_gibibyte_little_is_read(server: Receiver) -> None:
     flood = Flood(GIBIBYTE)
     given = await _ask(server, flood)
-    assert (given.status, len(given.body)) == (200, LIMIT)
+    assert (given.status, len(given.body)) == (200, MAX_BODY_BYTES)
     assert given.cut
     assert flood.sent < 64 * MEBIBYTE  # what the system's buffers hold
 
@@ -159,7 +164,10 @@ async def test_a_bomb_costs_what_is_kept_of_it(server: Receiver) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (len(given.body), given.cut) == (LIMIT, "longer than the 1,048,576 bytes that are kept")
+    assert (len(given.body), given.cut) == (
+        MAX_BODY_BYTES,
+        "longer than the 1,048,576 bytes that are kept",
+    )
     assert peak < 16 * MEBIBYTE
 
 
@@ -206,11 +214,11 @@ async def test_what_cannot_be_decompressed_is_told(
     ],
 )
 def test_a_body_is_read_in_its_charset(content_type: str, body: bytes, text: str) -> None:
-    assert bodies.text(body, httpx.Headers({"Content-Type": content_type})) == text
+    assert bodies.decode_text(body, httpx.Headers({"Content-Type": content_type})) == text
 
 
-async def _no_answer(server: Receiver, step: Handler, timeout: float = 20) -> NoAnswer:
-    with pytest.raises(NoAnswer) as failed:
+async def _no_answer(server: Receiver, step: Handler, timeout: float = 20) -> NoResponse:
+    with pytest.raises(NoResponse) as failed:
         await _ask(server, step, timeout)
     assert "127.0.0.1" in str(failed.value)
     return failed.value
@@ -234,10 +242,10 @@ async def test_an_answer_that_never_comes(server: Receiver) -> None:
     "first", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX-Slow: "], ids=["a", "b", "c"]
 )
 async def test_a_head_that_comes_a_byte_at_a_time(server: Receiver, first: bytes) -> None:
-    began = SYSTEM.now()
+    began = SYSTEM_CLOCK.now()
     failed = await _no_answer(server, drip(first), timeout=2)
     assert failed.sent
-    assert SYSTEM.now() - began < timedelta(seconds=10)
+    assert SYSTEM_CLOCK.now() - began < timedelta(seconds=10)
     assert failed.part is None
 
 
@@ -280,7 +288,7 @@ async def test_what_was_had_before_a_redirect_to_nobody(
     async with serving() as gone:
         pass
     server.steps = [redirect(gone.address, status)]
-    with pytest.raises(NoAnswer) as failed:
+    with pytest.raises(NoResponse) as failed:
         await request.request(
             HttpxTransport(Guard(Rule.OPERATOR)), method, server.address, headers={}, timeout=20
         )

@@ -13,7 +13,7 @@ from daybook.http import request as http
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx2_transport import Httpx2Transport
 from daybook.http.httpx_transport import HttpxTransport
-from daybook.http.request import Answer
+from daybook.http.request import Response
 from daybook.http.transport import GuardedTransport
 from tests.receiver import Receiver, Wires
 from tests.unit.http.conftest import Kind
@@ -88,7 +88,7 @@ async def keeping(
         await transport.aclose()
 
 
-async def _post(transport: GuardedTransport, url: str, *, secret: bool = False) -> Answer:
+async def _post(transport: GuardedTransport, url: str, *, secret: bool = False) -> Response:
     headers = {"Authorization": "Bearer s3cr3t"} if secret else {}
     hidden = {"authorization"} if secret else ()
     return await http.request(

@@ -13,7 +13,7 @@ import pytest
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.http import secrets
-from daybook.http.secrets import Destination, Filled, Secret
+from daybook.http.secrets import FilledSecrets, Secret, SecretDestination
 from daybook.resources import secrets as secret_blocks
 
 pytestmark = pytest.mark.anyio
@@ -33,12 +33,12 @@ class Kept:
         return Secret(name, VALUE if name == "key" else f"value of {name}", self.kept[name])
 
 
-def _to(url: str) -> Destination:
-    return Destination.of_url(httpx.URL(url))
+def _to(url: str) -> SecretDestination:
+    return SecretDestination.of_url(httpx.URL(url))
 
 
 async def _filled(text: str, url: str, *hosts: str) -> str:
-    return await secrets.fill("headers", text, _to(url), Kept({"key": hosts}), Filled())
+    return await secrets.fill("headers", text, _to(url), Kept({"key": hosts}), FilledSecrets())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_and_to_no_other(hosts: tuple[str, ...], url: str) -> None:
 
 async def test_texts_hold_several_and_keep_the_rest() -> None:
     kept = Kept({"key": ("a.example",), "user-2": ("a.example",)})
-    filled = Filled()
+    filled = FilledSecrets()
     text = "{{ secret:user-2 }}:{{secret:key}} {{date}} {secret:key}"
     told = await secrets.fill("headers", text, _to("https://a.example/"), kept, filled)
     assert told == f"value of user-2:{VALUE} {{{{date}}}} {{secret:key}}"
@@ -95,7 +95,9 @@ async def test_a_value_that_looks_like_a_reference_is_not_followed() -> None:
         async def read(self, name: str) -> Secret:
             return Secret(name, "{{secret:other}}\\1", ("a.example",))
 
-    told = await secrets.fill("", "{{secret:key}}", _to("https://a.example/"), Nested(), Filled())
+    told = await secrets.fill(
+        "", "{{secret:key}}", _to("https://a.example/"), Nested(), FilledSecrets()
+    )
     assert told == "{{secret:other}}\\1"
 
 
@@ -112,18 +114,22 @@ def test_a_misspelt_reference_is_refused(text: str) -> None:
 async def test_a_secret_that_is_not_there() -> None:
     with pytest.raises(UnknownName, match="known: key"):
         await secrets.fill(
-            "headers", "{{secret:nosuch}}", _to("https://a.example/"), Kept({"key": ()}), Filled()
+            "headers",
+            "{{secret:nosuch}}",
+            _to("https://a.example/"),
+            Kept({"key": ()}),
+            FilledSecrets(),
         )
 
 
 async def test_parameters_are_filled_wherever_they_hold_a_text() -> None:
     kept = Kept({"key": ("tool:search.reindex",)})
     params = {"a": ["{{secret:key}}", 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
-    there = Destination.of_tool("Search.Reindex")
-    told = await secrets.fill_params(params, there, kept, Filled())
+    there = SecretDestination.of_tool("Search.Reindex")
+    told = await secrets.fill_params(params, there, kept, FilledSecrets())
     assert told == {"a": [VALUE, 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
     with pytest.raises(InvalidInput, match="does not go to tool:other"):
-        await secrets.fill_params(params, Destination.of_tool("other"), kept, Filled())
+        await secrets.fill_params(params, SecretDestination.of_tool("other"), kept, FilledSecrets())
 
 
 @pytest.mark.parametrize(
@@ -211,7 +217,7 @@ def test_other_parameters_pass(params: Any) -> None:
 
 
 def test_what_was_filled_in_is_hidden_where_it_is_said_back() -> None:
-    filled = Filled({'a"quoted', VALUE, f"{VALUE}-longer", "abc"})
+    filled = FilledSecrets({'a"quoted', VALUE, f"{VALUE}-longer", "abc"})
     said = f'{{"got": "{VALUE}-longer", "and": "a\\"quoted", "it": "{VALUE}", "short": "abc"}}'
     assert filled.hide(said) == (
         '{"got": "********", "and": "********", "it": "********", "short": "abc"}'
@@ -227,7 +233,7 @@ def test_what_was_filled_in_is_hidden_where_it_is_said_back() -> None:
     ids=["in an error of Python", "in JSON", "in JSON of UTF-8", "in an error, and quoted"],
 )
 def test_it_is_hidden_however_it_is_written(value: str, says: Callable[[str], str]) -> None:
-    said = Filled({value}).hide(f"{says(value)} is no number")
+    said = FilledSecrets({value}).hide(f"{says(value)} is no number")
     assert re.sub("[\"']", "", said) == "******** is no number"
 
 

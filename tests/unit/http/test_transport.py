@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.http import request
-from daybook.http.guard import Allowed, Guard, Rule
+from daybook.http.guard import AllowedHosts, Guard, Rule
 from daybook.http.httpx2_transport import Httpx2Transport
 from daybook.http.httpx_transport import HttpxTransport
-from daybook.http.request import Answer, NoAnswer
+from daybook.http.request import NoResponse, Response
 from daybook.http.transport import GuardedTransport
 from tests.receiver import Handler, Receiver, Wires, answer, redirect, serving
 from tests.unit.http.conftest import Kind
@@ -47,10 +47,10 @@ def _transport(
     kind: Kind, wires: Wires, rule: Rule = Rule.AGENT, dns: Dns | None = None, allowed: str = ""
 ) -> HttpxTransport | Httpx2Transport:
     wires.core = kind.library.core
-    return kind(Guard(rule, Allowed.of(allowed), dns or Dns(NAMES)), backend=wires)
+    return kind(Guard(rule, AllowedHosts.of(allowed), dns or Dns(NAMES)), backend=wires)
 
 
-async def _ask(transport: GuardedTransport, url: str, method: str = "GET", **more: str) -> Answer:
+async def _ask(transport: GuardedTransport, url: str, method: str = "GET", **more: str) -> Response:
     headers = {name.replace("_", "-"): value for name, value in more.items()}
     body = b"a body" if method == "POST" else b""
     return await request.request(transport, method, url, headers=headers, body=body, timeout=20)
@@ -120,7 +120,7 @@ async def test_an_operators_job_reaches_this_machine_by_its_real_network(kind: K
 
 async def test_an_agents_job_reaches_what_the_operator_allowed(kind: Kind) -> None:
     async with serving() as server:
-        transport = kind(Guard(Rule.AGENT, Allowed.of("127.0.0.1")))
+        transport = kind(Guard(Rule.AGENT, AllowedHosts.of("127.0.0.1")))
         assert (await _ask(transport, server.address)).status == 200
         with pytest.raises(OutgoingRefused):
             await _ask(transport, f"http://127.0.0.2:{server.port}/")
@@ -247,7 +247,7 @@ async def test_a_secret_does_not_go_over_plain_http_to_the_public(kind: Kind) ->
         wires = Wires({(PUBLIC, 80): server, (PRIVATE, 80): server})
         header = {"X-Team": "hush"}
 
-        async def ask(url: str, allowed: str = "") -> Answer:
+        async def ask(url: str, allowed: str = "") -> Response:
             transport = _transport(kind, wires, Rule.OPERATOR, allowed=allowed)
             return await request.request(transport, "GET", url, headers=header, secret=["x-team"])
 
@@ -280,7 +280,7 @@ class Deaf(Wires):
 async def test_a_connection_that_never_comes_leaves_time_for_the_next(kind: Kind) -> None:
     wires = Deaf()
     dns = Dns({"public.example": ((PUBLIC, ELSEWHERE),)})
-    with pytest.raises(NoAnswer) as failed:
+    with pytest.raises(NoResponse) as failed:
         await request.request(
             _transport(kind, wires, dns=dns), "GET", "http://public.example/", headers={}, timeout=8
         )
@@ -294,15 +294,15 @@ async def test_a_look_up_that_never_ends_is_bounded_too(kind: Kind) -> None:
         return []
 
     transport = kind(Guard(Rule.AGENT, resolver=never))
-    began = SYSTEM.now()
-    with pytest.raises(NoAnswer) as failed:
+    began = SYSTEM_CLOCK.now()
+    with pytest.raises(NoResponse) as failed:
         await request.request(transport, "GET", "http://public.example/", headers={}, timeout=0.2)
-    assert SYSTEM.now() - began < timedelta(seconds=10)
+    assert SYSTEM_CLOCK.now() - began < timedelta(seconds=10)
     assert (failed.value.sent, failed.value.timed_out) == (False, True)
 
 
 async def test_a_name_without_an_address_was_not_asked(kind: Kind) -> None:
-    with pytest.raises(NoAnswer, match=r"nowhere\.example") as failed:
+    with pytest.raises(NoResponse, match=r"nowhere\.example") as failed:
         await _ask(_transport(kind, Wires({})), "http://nowhere.example/")
     assert (failed.value.sent, failed.value.misconfigured) == (False, False)
 
@@ -381,7 +381,7 @@ async def test_a_streamed_body_is_not_sent_twice(kind: Kind) -> None:
     assert [seen.body for seen in server.requests] == [b"once"]
 
 
-async def _tls(kind: Kind, server: Receiver, authority: Path, url: str) -> Answer:
+async def _tls(kind: Kind, server: Receiver, authority: Path, url: str) -> Response:
     trusted = ssl.create_default_context(cafile=str(authority))
     wires = Wires({(PUBLIC, 443): server, (ELSEWHERE, 443): server}, kind.library.core)
     guard = Guard(Rule.AGENT, resolver=Dns(NAMES))
@@ -396,7 +396,7 @@ async def test_the_certificate_and_the_names_are_the_hosts(
     context, authority = certified
     async with serving(context) as server:
         assert (await _tls(kind, server, authority, "https://public.example./")).status == 200
-        with pytest.raises(NoAnswer, match="certificate") as failed:
+        with pytest.raises(NoResponse, match="certificate") as failed:
             await _tls(kind, server, authority, "https://other.example/")
     assert (failed.value.misconfigured, failed.value.sent) == (True, False)
     assert server.names == ["public.example", "other.example"]
@@ -420,6 +420,6 @@ async def test_a_certificate_of_an_unknown_authority_is_not_trusted(
 ) -> None:
     async with serving(certified[0]) as server:
         wires = Wires({(PUBLIC, 443): server})
-        with pytest.raises(NoAnswer, match="not trusted") as failed:
+        with pytest.raises(NoResponse, match="not trusted") as failed:
             await _ask(_transport(kind, wires), "https://public.example/")
     assert failed.value.misconfigured

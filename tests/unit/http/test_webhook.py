@@ -13,7 +13,7 @@ import pytest
 
 from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.execution import webhook
-from daybook.execution.webhook import Sent
+from daybook.execution.webhook import WebhookResult
 from daybook.http import request
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
@@ -68,7 +68,7 @@ async def _send(
     timeout: float = 20,
     idempotent: bool = False,
     wires: Wires | None = None,
-) -> Sent:
+) -> WebhookResult:
     guard = Guard(rule, resolver=Dns({}, ((PUBLIC,),)))
     prepared = await webhook.prepare(hook, occurrence, guard, OneSecret())
     assert VALUE not in repr(prepared)

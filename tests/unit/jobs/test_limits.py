@@ -9,7 +9,7 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.jobs import limits
-from daybook.jobs.limits import Limits, Rules
+from daybook.jobs.limits import AgentLimits, Limits
 from daybook.jobs.model import Job, new_job
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)  # four weeks before the clocks of Europe change
@@ -152,7 +152,7 @@ def test_where_the_clock_and_the_calendar_begin_anew() -> None:
 
 
 def test_nothing_limits_the_operator() -> None:
-    rules = Rules.of({"jobs": 0, "tools": []})
+    rules = AgentLimits.of({"jobs": 0, "tools": []})
     assert rules.for_owner("user") is None
     assert rules.for_owner("plugin") is None
     assert rules.for_owner("prefect") is None
@@ -160,7 +160,7 @@ def test_nothing_limits_the_operator() -> None:
 
 
 def test_an_agents_own_table_says_what_differs() -> None:
-    rules = Rules.of({"jobs": 5, "tools": ["a"], "for": {"scout": {"jobs": 9}}})
+    rules = AgentLimits.of({"jobs": 5, "tools": ["a"], "for": {"scout": {"jobs": 9}}})
     its, others = rules.for_owner("agent:scout"), rules.for_owner("agent:x")
     assert its is not None and others is not None
     assert (its.jobs, its.tools) == (9, ("a",))
@@ -181,5 +181,5 @@ def test_an_agents_own_table_says_what_differs() -> None:
 )
 def test_what_is_wrong_is_named(table: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        Rules.of(table)
+        AgentLimits.of(table)
     assert refused.value.field == field

@@ -12,12 +12,12 @@ from daybook.errors import InvalidInput
 from daybook.jobs import policy as policies
 from daybook.jobs.model import new_job
 from daybook.jobs.policy import Policy
-from daybook.validation import translated
+from daybook.validation import raising_invalid_input
 from tests.policies import DEFAULT
 
 
 def build(**fields: object) -> Policy:
-    with translated(Policy.model_fields):
+    with raising_invalid_input(Policy.model_fields):
         return Policy.model_validate(fields)
 
 
@@ -54,10 +54,10 @@ def test_what_is_lost_is_run_again_only_where_the_job_says_so(
 
 
 def test_the_policy_of_a_run_can_always_be_read() -> None:
-    assert policies.of_run({"prompt": "x"}) == Policy()
-    assert policies.of_run({"policy": {"deadline": "2h"}}) == build(deadline="2h")
-    assert policies.of_run({"policy": {"timeout": "soon"}}) == Policy()
-    assert policies.of_run({"policy": "short"}) == Policy()
+    assert policies.policy_from_parameters({"prompt": "x"}) == Policy()
+    assert policies.policy_from_parameters({"policy": {"deadline": "2h"}}) == build(deadline="2h")
+    assert policies.policy_from_parameters({"policy": {"timeout": "soon"}}) == Policy()
+    assert policies.policy_from_parameters({"policy": "short"}) == Policy()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_delay_doubles_up_to_its_cap_and_is_never_shorter(
 ) -> None:
     drawn = [build().delay(attempt, timedelta(seconds=asked)) for _ in range(50)]
     assert min(drawn) >= timedelta(seconds=least)
-    assert max(drawn) <= timedelta(seconds=least) * (1 + policies.JITTER)
+    assert max(drawn) <= timedelta(seconds=least) * (1 + policies.JITTER_FRACTION)
     assert len(set(drawn)) > 1 or asked > least - 1
 
 

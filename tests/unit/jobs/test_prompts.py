@@ -78,5 +78,5 @@ def test_a_variable_without_a_value_is_empty() -> None:
 
 
 def test_whether_a_prompt_names_a_variable() -> None:
-    assert prompts.names("Was: {{ last_output }}", "last_output")
-    assert not prompts.names("Was: {last_output} {{due}}", "last_output")
+    assert prompts.uses_variable("Was: {{ last_output }}", "last_output")
+    assert not prompts.uses_variable("Was: {last_output} {{due}}", "last_output")

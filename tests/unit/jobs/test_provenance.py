@@ -16,7 +16,7 @@ def changed(
     job: Job, by: dict[str, str], writer: str, **changes: Any
 ) -> tuple[Job, dict[str, str]]:
     new = edit(job, changes, now=NOW)
-    return new, provenance.written(job, new, by, writer)
+    return new, provenance.update_authors(job, new, by, writer)
 
 
 def hook(**fields: Any) -> Job:
@@ -25,36 +25,36 @@ def hook(**fields: Any) -> Job:
 
 def test_what_is_written_is_its_writers_and_the_rest_stays() -> None:
     job, by = changed(hook(on_fail="https://b.org"), {}, "mcp", url="https://10.0.0.1/x")
-    assert provenance.writer(by, "cli", provenance.ACTION) == "mcp"
-    assert provenance.writer(by, "cli", ("on_fail",)) == "cli"
+    assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "mcp"
+    assert provenance.author_of(by, "cli", ("on_fail",)) == "cli"
     # The same words again are nobody's writing.
     job, same = changed(job, by, "cli", url="https://10.0.0.1/x", every="2h")
     assert same == by
     # Another part does not make the address the operator's; the address does.
     job, by = changed(job, by, "cli", on_fail="https://c.org")
-    assert provenance.writer(by, "cli", provenance.ACTION) == "mcp"
+    assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "mcp"
     job, by = changed(job, by, "cli", url="https://10.0.0.2/x")
-    assert provenance.writer(by, "cli", provenance.ACTION) == "cli"
+    assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "cli"
 
 
 def test_what_is_empty_was_written_by_nobody() -> None:
     """A webhook that was made through MCP has no tool, and no check."""
     _, by = changed(hook(), {}, "cli", url="https://10.0.0.1/x")
-    assert provenance.writer(by, "mcp", provenance.ACTION) == "cli"
-    assert provenance.writer({}, "mcp", provenance.ACTION) == "mcp"
+    assert provenance.author_of(by, "mcp", provenance.ACTION_PARTS) == "cli"
+    assert provenance.author_of({}, "mcp", provenance.ACTION_PARTS) == "mcp"
 
 
 def test_each_part_counts() -> None:
     tool = new_job(now=NOW, tool="t", params={"url": "https://a.org"}, every="1h")
     _, by = changed(tool, {}, "cli", tool="u")
     assert (
-        provenance.writer(by, "mcp", provenance.ACTION) == "mcp"
+        provenance.author_of(by, "mcp", provenance.ACTION_PARTS) == "mcp"
     )  # the parameters are still a model's
     _, by = changed(tool, {}, "run", params={"url": "https://b.org"})
-    assert provenance.writer(by, "cli", provenance.ACTION) == "run"
+    assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "run"
     _, by = changed(tool, {}, "mcp", check={"tool": "https://10.0.0.1/#t"})
-    assert provenance.writer(by, "cli", provenance.CHECK) == "mcp"
-    assert provenance.writer(by, "cli", provenance.ACTION) == "cli"
+    assert provenance.author_of(by, "cli", provenance.CHECK_PARTS) == "mcp"
+    assert provenance.author_of(by, "cli", provenance.ACTION_PARTS) == "cli"
 
 
 def test_an_agent_is_the_writer_by_whatever_way() -> None:

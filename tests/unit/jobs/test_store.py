@@ -91,7 +91,7 @@ async def test_a_removed_job_is_not_found_and_its_name_is_free(world: World) -> 
     assert (await _find(world, "brief")).id == new.id
     assert not (await world.job(old.id)).job.enabled
     async with world.ledger.read() as session:
-        assert [each.id for each in await store.every(session)] == [new.id]
+        assert [each.id for each in await store.all_jobs(session)] == [new.id]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ async def test_a_new_schedule_lets_a_fired_job_fire_again(
 
     edited = edit(stored.job, changes, now=world.clock.now())
 
-    assert store.with_new_time(stored, edited) == edited.model_copy(update={"enabled": on})
+    assert store.enable_again(stored, edited) == edited.model_copy(update={"enabled": on})
 
 
 async def test_of_the_removed_jobs_of_a_name_the_last_one_is_found_while_there_is_no_live_one(
@@ -149,7 +149,7 @@ async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> No
 
     assert (await world.job(two.id)).job == two.job
     async with world.ledger.read() as session:
-        assert await store.names(session, "user") == {"one", "two"}
+        assert await store.taken_names(session, "user") == {"one", "two"}
 
 
 async def test_a_job_is_stored_without_loss(world: World) -> None:
@@ -167,11 +167,11 @@ async def test_a_job_is_stored_without_loss(world: World) -> None:
 async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(world: World) -> None:
     async def job_of() -> str | None:
         async with world.ledger.read() as session:
-            return await links.job_of(session, "d")
+            return await links.job_of_deployment(session, "d")
 
     async def agree(job_id: str, deployment: str | None) -> None:
         async with world.ledger.write() as session:
-            await links.agreed(session, job_id, deployment, None, world.clock.now())
+            await links.record_agreement(session, job_id, deployment, None, world.clock.now())
 
     assert await job_of() is None
     old = await world.add("brief")
@@ -191,11 +191,11 @@ async def test_what_changed_meanwhile_stays_pending(world: World) -> None:
     projected = stored.row.updated_at
     edited = await world.edit(stored.id, prompt="New")  # in the same microsecond
     async with world.ledger.write() as session:
-        await links.agreed(session, stored.id, "d", {}, projected)
+        await links.record_agreement(session, stored.id, "d", {}, projected)
     assert (await world.job_row(stored.id)).sync_pending
 
     async with world.ledger.write() as session:
-        await links.agreed(session, stored.id, "d", {}, edited.row.updated_at)
+        await links.record_agreement(session, stored.id, "d", {}, edited.row.updated_at)
     assert not (await world.job_row(stored.id)).sync_pending
 
 
@@ -215,7 +215,7 @@ async def test_naive_instants_are_refused_and_nothing_is_stored(world: World) ->
             session.add(row)
 
     async with world.ledger.read() as session:
-        assert await store.names(session, "user") == set()
+        assert await store.taken_names(session, "user") == set()
 
 
 async def test_instants_come_back_in_utc_to_the_microsecond(world: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.jobs.actions import DEEPEST, LONGEST_BODY, LONGEST_TOOL, ToolCall
+from daybook.jobs.actions import MAX_BODY_LENGTH, MAX_DEPTH, MAX_TOOL_NAME_LENGTH, ToolCall
 from daybook.jobs.model import Job, edit, new_job, normal_parameters
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -64,7 +64,7 @@ def test_a_name_from_the_tool(tool: str, name: str) -> None:
     assert make(tool=tool).name == name
 
 
-TOO_LONG = f"tool: is too long (legal: at most {LONGEST_TOOL} characters)"
+TOO_LONG = f"tool: is too long (legal: at most {MAX_TOOL_NAME_LENGTH} characters)"
 NO_JSON = " (write texts, numbers, true, null)"
 
 
@@ -78,7 +78,7 @@ NO_JSON = " (write texts, numbers, true, null)"
         ({"tool": "http://x.example/mcp#"}, f"tool: is an address that names no tool{SAID}"),
         ({"tool": "http://[/#tool"}, f"tool: is no web address{SAID}"),
         ({"tool": "https://\u2100.com/mcp#tool"}, f"tool: is no web address{SAID}"),
-        ({"tool": "t" * (LONGEST_TOOL + 1)}, TOO_LONG),
+        ({"tool": "t" * (MAX_TOOL_NAME_LENGTH + 1)}, TOO_LONG),
         ({"tool": 5}, "tool: input should be a valid string"),
         ({"params": []}, "params: input should be a valid dictionary"),
         ({"params": {"a": float("nan")}}, "params: nan is no JSON (write a number, or null)"),
@@ -98,12 +98,12 @@ NO_JSON = " (write texts, numbers, true, null)"
             'params: "__prefect_kind" is Prefect\'s own word (leave it out)',
         ),
         (
-            {"params": nested(DEEPEST + 1)},
-            f"params: is nested too deeply (legal: at most {DEEPEST} levels)",
+            {"params": nested(MAX_DEPTH + 1)},
+            f"params: is nested too deeply (legal: at most {MAX_DEPTH} levels)",
         ),
         (
-            {"params": {"a": "x" * LONGEST_BODY}},
-            f"params: is too long (legal: at most {LONGEST_BODY:,} characters)",
+            {"params": {"a": "x" * MAX_BODY_LENGTH}},
+            f"params: is too long (legal: at most {MAX_BODY_LENGTH:,} characters)",
         ),
         (
             {"prompt": "x"},
@@ -130,12 +130,12 @@ def test_refused(fields: dict[str, Any], text: str) -> None:
 
 def test_what_is_just_legal() -> None:
     for params in (
-        nested(DEEPEST),
+        nested(MAX_DEPTH),
         {"a": 2**63 - 1, "b": -(2**63)},
-        {"a": "x" * (LONGEST_BODY - 10)},
+        {"a": "x" * (MAX_BODY_LENGTH - 10)},
     ):
         assert make(params=params).parameters()["params"] == params
-    assert make(tool="t" * LONGEST_TOOL).action == ToolCall(tool="t" * LONGEST_TOOL)
+    assert make(tool="t" * MAX_TOOL_NAME_LENGTH).action == ToolCall(tool="t" * MAX_TOOL_NAME_LENGTH)
 
 
 def test_an_edit_changes_only_what_is_given() -> None:

@@ -12,12 +12,12 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import col, select
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.keeper import alerts as alarm
 from daybook.keeper import services
-from daybook.keeper.alerts import Memory
+from daybook.keeper.alerts import AlertState
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -29,7 +29,7 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 ONE = datetime(2026, 1, 15, 13, 0, tzinfo=UTC)
-LATE = ONE + overdue.LATE
+LATE = ONE + overdue.OVERDUE_GRACE
 HALF, MINUTE, HOUR = timedelta(seconds=30), timedelta(minutes=1), timedelta(hours=1)
 
 
@@ -47,10 +47,10 @@ async def subjects(world: World) -> list[str]:
     return [row.subject for row in await told(world)]
 
 
-async def looks(world: World, memory: Memory, until: datetime) -> None:
+async def looks(world: World, memory: AlertState, until: datetime) -> None:
     """A leader looks every half minute, from now until then."""
     while world.clock.now() <= until:
-        await alarm.alarm(world.ledger, memory)
+        await alarm.queue_alerts(world.ledger, memory)
         world.clock.move(HALF)
 
 
@@ -65,7 +65,7 @@ HOURLY = {"cron": "0 * * * *", "catch_up": "none"}
 async def test_the_operator_gets_one_alert_of_all_that_is_overdue(world: World) -> None:
     for name in ("one", "two"):
         await world.add(name, **HOURLY)
-    memory = Memory()
+    memory = AlertState()
     await looks(world, memory, LATE - HALF)
     assert await told(world) == []
 
@@ -83,22 +83,22 @@ async def test_the_operator_gets_one_alert_of_all_that_is_overdue(world: World) 
 
 async def test_what_the_audit_judges_until_the_next_look_is_not_told(world: World) -> None:
     stored = await world.add(**HOURLY)
-    memory = Memory()
+    memory = AlertState()
     for hour in range(1, 4):  # each time a machine that slept over a due time
         world.clock.set(ONE + hour * HOUR - timedelta(minutes=10))
-        await alarm.alarm(world.ledger, memory)
+        await alarm.queue_alerts(world.ledger, memory)
         await judged(world, stored.id)
         world.clock.move(HALF)
-        await alarm.alarm(world.ledger, memory)
+        await alarm.queue_alerts(world.ledger, memory)
 
     assert await told(world) == []
 
 
-async def kept(world: World, job_id: str, until: datetime, memory: Memory) -> None:
+async def kept(world: World, job_id: str, until: datetime, memory: AlertState) -> None:
     """A keeper at work: it audits before each look, every half minute."""
     while world.clock.now() <= until:
         await judged(world, job_id)
-        await alarm.alarm(world.ledger, memory)
+        await alarm.queue_alerts(world.ledger, memory)
         world.clock.move(HALF)
 
 
@@ -109,7 +109,7 @@ async def test_what_nobody_comes_for_is_told_however_soon_it_is_judged(
     world: World, every: str, catch_up: str
 ) -> None:
     stored = await world.add(every=every, catch_up=catch_up)
-    began, memory = world.clock.now(), Memory()
+    began, memory = world.clock.now(), AlertState()
     await kept(world, stored.id, began + timedelta(minutes=70), memory)
 
     alerts = await told(world)
@@ -132,7 +132,7 @@ async def test_what_nobody_comes_for_is_told_however_soon_it_is_judged(
 @pytest.mark.parametrize("catch_up", one_in(2, ["latest", "none"]))
 async def test_a_job_that_is_run_at_its_times_is_no_alarm(world: World, catch_up: str) -> None:
     stored = await world.add(cron="*/5 * * * *", catch_up=catch_up)
-    due, memory = ONE, Memory()
+    due, memory = ONE, AlertState()
     world.clock.set(ONE)
     for _ in range(6):
         await world.settled(world.offer(stored, due=due), Status.SUCCEEDED)
@@ -145,9 +145,9 @@ async def test_a_job_that_is_run_at_its_times_is_no_alarm(world: World, catch_up
 
 async def test_what_was_due_in_a_night_without_a_machine_is_no_alarm(world: World) -> None:
     stored = await world.add(cron="*/20 * * * *", catch_up="none")
-    memory = Memory()
+    memory = AlertState()
     await judged(world, stored.id)
-    await alarm.alarm(world.ledger, memory)
+    await alarm.queue_alerts(world.ledger, memory)
     world.clock.set(ONE + 8 * HOUR + timedelta(minutes=18))
     await kept(world, stored.id, ONE + 8 * HOUR + timedelta(minutes=19), memory)
     due = ONE + 8 * HOUR + timedelta(minutes=20)
@@ -161,7 +161,7 @@ async def test_what_was_due_in_a_night_without_a_machine_is_no_alarm(world: Worl
 @pytest.mark.slow
 async def test_a_job_that_was_switched_off_is_overdue_no_more(world: World) -> None:
     stored = await world.add(cron="*/5 * * * *", catch_up="none")
-    memory = Memory()
+    memory = AlertState()
     await kept(world, stored.id, ONE, memory)
     await world.edit(stored.id, enabled=False)
     await kept(world, stored.id, ONE + 2 * HOUR, memory)
@@ -171,7 +171,7 @@ async def test_a_job_that_was_switched_off_is_overdue_no_more(world: World) -> N
 
 async def test_that_nothing_is_overdue_any_more_is_told_once(world: World) -> None:
     stored = await world.add(**HOURLY)
-    memory = Memory()
+    memory = AlertState()
     world.clock.set(LATE)
     await looks(world, memory, LATE + MINUTE)
     await judged(world, stored.id)
@@ -195,7 +195,7 @@ async def test_it_is_told_again_only_of_what_is_new_and_after_an_hour(world: Wor
     await world.add("first", cron="0 13 * * *")
     await world.add("later", cron="20 13 * * *")
     world.clock.set(LATE)
-    memory = Memory()
+    memory = AlertState()
     await looks(world, memory, ONE + timedelta(hours=5))
 
     first, again = await told(world)
@@ -206,7 +206,7 @@ async def test_it_is_told_again_only_of_what_is_new_and_after_an_hour(world: Wor
 @pytest.mark.slow
 async def test_what_comes_and_goes_is_told_once_an_hour(world: World) -> None:
     stored = await world.add(cron="*/10 * * * *", catch_up="none")
-    memory = Memory()
+    memory = AlertState()
     world.clock.set(ONE)
     while world.clock.now() < ONE + 3 * HOUR:
         await looks(world, memory, world.clock.now() + timedelta(minutes=7))
@@ -226,13 +226,13 @@ async def test_the_next_leader_goes_on_where_the_last_one_was(world: World) -> N
     stored = await world.add(**HOURLY)
     world.clock.set(LATE)
     for _ in range(5):  # each dies after some looks
-        await looks(world, Memory(), world.clock.now() + MINUTE)
+        await looks(world, AlertState(), world.clock.now() + MINUTE)
     assert await subjects(world) == ["overdue: brief"]
 
     await judged(world, stored.id)
     await world.settled(world.offer(stored), Status.SUCCEEDED)
     for _ in range(3):
-        await looks(world, Memory(), world.clock.now() + HALF)
+        await looks(world, AlertState(), world.clock.now() + HALF)
     assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
 
 
@@ -240,9 +240,9 @@ async def test_two_that_lead_at_once_tell_it_once(world: World) -> None:
     await world.add(**HOURLY)
     world.clock.set(LATE)
     async with Ledger(world.ledger.address, world.clock) as other:
-        pair = [(world.ledger, Memory()), (other, Memory())]
+        pair = [(world.ledger, AlertState()), (other, AlertState())]
         for _ in range(3):
-            await asyncio.gather(*(alarm.alarm(ledger, memory) for ledger, memory in pair))
+            await asyncio.gather(*(alarm.queue_alerts(ledger, memory) for ledger, memory in pair))
             world.clock.move(HALF)
 
     assert await subjects(world) == ["overdue: brief"]
@@ -251,7 +251,7 @@ async def test_two_that_lead_at_once_tell_it_once(world: World) -> None:
 async def test_who_waits_its_turn_is_no_alarm(world: World) -> None:
     stored = await world.add()
     world.clock.set(ONE)
-    memory = Memory()
+    memory = AlertState()
     for _ in range(20):
         await world.claim(world.offer(stored, due=ONE, most=0))
         await looks(world, memory, world.clock.now())
@@ -267,10 +267,10 @@ async def test_a_long_list_is_cut(world: World) -> None:
     for number in range(25):
         await world.add(f"job {number:02}", **HOURLY)
     world.clock.set(LATE)
-    await looks(world, Memory(), LATE + MINUTE)
+    await looks(world, AlertState(), LATE + MINUTE)
 
     (row,) = await told(world)
-    assert row.body.count("\n- job ") == alarm.LISTED
+    assert row.body.count("\n- job ") == alarm.MAX_LISTED
     assert "- and 5 more" in row.body
 
 
@@ -280,7 +280,7 @@ async def test_the_operators_own_channel_gets_it(
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "ops")
     await world.add(**HOURLY)
     world.clock.set(LATE)
-    await looks(world, Memory(), LATE + MINUTE)
+    await looks(world, AlertState(), LATE + MINUTE)
 
     (row,) = await told(world)
     assert (row.address, row.status, row.job_id) == ("ops", Delivery.PENDING, None)
@@ -296,7 +296,7 @@ async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(world: World)
     stored = await world.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
     granted = await world.begun(world.offer(stored))
     began = world.clock.now()
-    await looks(world, Memory(), began + timedelta(minutes=35))
+    await looks(world, AlertState(), began + timedelta(minutes=35))
 
     rows = await told(world)
     assert [row.key for row in rows] == [f"progress:{granted.run_id}:{n}" for n in (1, 2, 3)]
@@ -309,7 +309,7 @@ async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(world: World)
     assert (await world.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED
 
     await world.settle(granted, Status.CANCELLED)
-    await looks(world, Memory(), world.clock.now() + HOUR)
+    await looks(world, AlertState(), world.clock.now() + HOUR)
     assert len([row for row in await told(world) if row.event == "progress"]) == 3
 
 
@@ -318,7 +318,7 @@ async def test_after_an_absence_there_is_one_note_of_the_whole_time(world: World
     granted = await world.begun(world.offer(stored))
     world.clock.move(timedelta(minutes=45))
     for _ in range(2):
-        await alarm.alarm(world.ledger, Memory())
+        await alarm.queue_alerts(world.ledger, AlertState())
 
     assert [row.key for row in await told(world)] == [f"progress:{granted.run_id}:4"]
 
@@ -331,7 +331,7 @@ async def test_after_an_absence_there_is_one_note_of_the_whole_time(world: World
 async def test_who_did_not_ask_is_not_told(world: World, notify: dict[str, object]) -> None:
     stored = await world.add(cron="0 * * * *", notify=notify)
     await world.begun(world.offer(stored))
-    await looks(world, Memory(), world.clock.now() + timedelta(minutes=20))
+    await looks(world, AlertState(), world.clock.now() + timedelta(minutes=20))
 
     assert await told(world) == []
 
@@ -344,7 +344,7 @@ async def test_a_run_whose_parameters_cannot_be_read_tells_as_its_job(world: Wor
         assert row is not None
         row.parameters = {**row.parameters, "notify": {"of": "a later version"}}
         session.add(row)
-    await looks(world, Memory(), world.clock.now() + timedelta(minutes=20))
+    await looks(world, AlertState(), world.clock.now() + timedelta(minutes=20))
 
     assert {row.address for row in await told(world)} == {"team"}
 
@@ -356,7 +356,7 @@ async def test_a_run_that_only_waits_is_not_at_work(world: World) -> None:
         row = (await session.execute(select(RunRow))).scalar_one()
         row.until = world.clock.now() + 2 * HOUR
         session.add(row)
-    await looks(world, Memory(), world.clock.now() + timedelta(minutes=20))
+    await looks(world, AlertState(), world.clock.now() + timedelta(minutes=20))
 
     assert await told(world) == []
 
@@ -385,7 +385,7 @@ async def test_the_leading_keeper_looks_also_while_prefect_is_away(
         try:
             async with asyncio.timeout(30):
                 while not (found := await rows_of(ledger)):
-                    await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.05))
+                    await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.05))
         finally:
             keeping.cancel()
             await asyncio.wait({keeping})

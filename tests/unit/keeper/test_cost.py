@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from daybook.keeper.cost import Counted, Metered
+from daybook.keeper.cost import CountingClient, MeteredCoroutine
 
 BUSY = 0.05
 
@@ -35,13 +35,13 @@ async def test_its_own_work_counts_and_that_of_others_does_not() -> None:
         work(10 * BUSY)
         done.set()
 
-    done, metered = asyncio.Event(), Metered(mine())
+    done, metered = asyncio.Event(), MeteredCoroutine(mine())
     answers = await asyncio.gather(asyncio.create_task(other()), _awaited(metered))
     assert answers[1] == "answer"
     assert 2 * BUSY <= metered.seconds < 5 * BUSY
 
 
-async def _awaited(metered: Metered[str]) -> str:
+async def _awaited(metered: MeteredCoroutine[str]) -> str:
     return await metered
 
 
@@ -52,7 +52,7 @@ async def test_what_it_raises_comes_through() -> None:
         await later.wait()
         raise LookupError("it")
 
-    metered = Metered(fails())
+    metered = MeteredCoroutine(fails())
     with pytest.raises(LookupError, match="it"):
         await metered
     assert metered.seconds > 0
@@ -70,7 +70,7 @@ async def test_it_is_cancelled_inside() -> None:
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await Metered(waits())
+            await MeteredCoroutine(waits())
     assert seen == ["cancelled"]
 
 
@@ -87,7 +87,7 @@ class Client:
 
 
 async def test_each_call_is_a_request() -> None:
-    counted = Counted(cast("Any", Client()))
+    counted = CountingClient(cast("Any", Client()))
     client: Any = counted.as_client
     assert client.api_url == Client.api_url
     assert [await client.read("a"), await client.write(name="b")] == ["a", "b"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.keeper.leader import Lead
+from daybook.keeper.leader import Leadership
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_who_gave_it_back_to_rest_leaves_it_to_another(world: World) -> None:
-    one, two = Lead(world.ledger, "one"), Lead(world.ledger, "two")
+    one, two = Leadership(world.ledger, "one"), Leadership(world.ledger, "two")
     leading = []
     await one._turn()
     leading.append((one.fence, two.fence))

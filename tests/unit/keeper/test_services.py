@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.keeper.budget import OWED, Budget
+from daybook.keeper.budget import MAX_WAIT_SECONDS, CpuBudget
 from daybook.keeper.leader import is_write
 
 
@@ -19,7 +19,7 @@ class Time:
 
 def test_a_pass_that_costs_less_than_its_share_waits_for_nothing() -> None:
     time = Time()
-    budget = Budget(0.02, 0.2, time)
+    budget = CpuBudget(0.02, 0.2, time)
     for _ in range(1000):
         time.now += 10.0
         budget.spend(0.19)
@@ -28,7 +28,7 @@ def test_a_pass_that_costs_less_than_its_share_waits_for_nothing() -> None:
 
 def test_a_pass_that_costs_more_is_paid_back_first() -> None:
     time = Time()
-    budget = Budget(0.02, 2.0, time)
+    budget = CpuBudget(0.02, 2.0, time)
     began, spent = time.now, 0.0
     for _ in range(1000):
         budget.spend(1.0)
@@ -41,7 +41,7 @@ def test_a_pass_that_costs_more_is_paid_back_first() -> None:
 
 def test_what_was_saved_is_used_at_once_and_is_not_endless() -> None:
     time = Time()
-    budget = Budget(0.02, 2.0, time)
+    budget = CpuBudget(0.02, 2.0, time)
     time.now += 1e6
     budget.spend(2.0)
     assert budget.wait() == 0.0
@@ -50,9 +50,9 @@ def test_what_was_saved_is_used_at_once_and_is_not_endless() -> None:
 
 
 def test_one_long_pass_does_not_stop_the_keeper_for_hours() -> None:
-    budget = Budget(0.02, 2.0, Time())
+    budget = CpuBudget(0.02, 2.0, Time())
     budget.spend(3600.0)
-    assert budget.wait() == pytest.approx(OWED)
+    assert budget.wait() == pytest.approx(MAX_WAIT_SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,18 @@ from sqlalchemy import event
 from daybook.ledger.engine import Ledger
 from daybook.prefect import unmirrored
 from daybook.runs import claims, leases, prefect_ends
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
 VERBS: dict[str, Callable[..., Coroutine[Any, Any, object]]] = {
     "claim": claims.claim,
-    "died": claims.died,
+    "died": claims.holder_died,
     "cancel": claims.cancel,
-    "take": prefect_ends.take,
+    "take": prefect_ends.apply_end,
     "expire_all": leases.expire_all,
     "renew_all": leases.renew_all,
-    "mirrored": unmirrored.mirrored,
+    "mirrored": unmirrored.clear_marks,
 }
 
 When = Literal["before", "after"]
@@ -35,7 +35,7 @@ def _kill(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _write(address: str, clock: MovedClock, verb: str, given: tuple[Any, ...], when: When) -> None:
+def _write(address: str, clock: ManualClock, verb: str, given: tuple[Any, ...], when: When) -> None:
     async def write() -> None:
         async with Ledger(address, clock) as ledger:
             if when == "before":
@@ -47,7 +47,7 @@ def _write(address: str, clock: MovedClock, verb: str, given: tuple[Any, ...], w
 
 
 def killed(
-    address: str, clock: MovedClock, verb: str, given: tuple[Any, ...], when: When
+    address: str, clock: ManualClock, verb: str, given: tuple[Any, ...], when: When
 ) -> int | None:
     """Let a process of its own do that, up to its end; the exit code."""
     child = CONTEXT.Process(target=_write, args=(address, clock, verb, given, when))

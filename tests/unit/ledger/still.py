@@ -19,7 +19,7 @@ STANDS_STILL = timedelta(seconds=1)
 
 
 def _write(address: str, key: str, told: Connection) -> None:
-    postgresql.STANDS_STILL = STANDS_STILL
+    postgresql.IDLE_TRANSACTION_TIMEOUT = STANDS_STILL
 
     async def write() -> None:
         async with Ledger(address) as ledger:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.database_clock import DatabaseClock
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -41,7 +41,7 @@ def clock(ticks: Ticks) -> DatabaseClock:
 
 def test_before_it_is_told_it_is_the_machine_s() -> None:
     clock = DatabaseClock()
-    assert abs(SYSTEM.now() - clock.now()) < timedelta(seconds=5)
+    assert abs(SYSTEM_CLOCK.now() - clock.now()) < timedelta(seconds=5)
     assert clock.skew() == timedelta(0)
 
 
@@ -91,5 +91,5 @@ def test_set_back_by_an_hour_it_follows(clock: DatabaseClock, ticks: Ticks) -> N
 
 def test_skew_is_to_the_machine_s(ticks: Ticks) -> None:
     clock = DatabaseClock(ticks)
-    clock.told(SYSTEM.now() - timedelta(seconds=30), asked=0, answered=0)
+    clock.told(SYSTEM_CLOCK.now() - timedelta(seconds=30), asked=0, answered=0)
     assert timedelta(seconds=-35) < clock.skew() <= timedelta(seconds=-30)

@@ -102,7 +102,7 @@ async def _again(world: World, verb: str, given: tuple[Any, ...], *, done: bool)
     before = await _told(world)
     if verb == "died" and done:
         with pytest.raises(FenceRefused):
-            await claims.died(world.ledger, *given)
+            await claims.holder_died(world.ledger, *given)
         return
     await VERBS[verb](world.ledger, *given)
     assert (await _told(world) == before) is done

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerUnreachable
 from daybook.jobs import store
 from daybook.ledger import postgresql
@@ -157,9 +157,9 @@ async def test_cut_in_a_transaction_it_is_undone_and_the_next_is_whole(
             session.add(Fact(key="lost too", value="here"))
     with pytest.raises(LedgerUnreachable):
         async with ledger.read() as session:
-            await store.names(session, "user")
+            await store.taken_names(session, "user")
             there.cut_off()
-            await store.names(session, "user")
+            await store.taken_names(session, "user")
     await _writes(ledger, "kept")
     assert await _facts(ledger) == {"kept"}
 
@@ -225,7 +225,7 @@ async def test_an_error_of_the_statement_or_the_caller_is_no_unreachable_ledger(
 async def test_a_server_that_does_not_answer(
     there: Postgresql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "ANSWER", timedelta(seconds=2))
+    monkeypatch.setattr(postgresql, "ANSWER_TIMEOUT", timedelta(seconds=2))
     async with Ledger(there.address, busy=SHORT) as ledger:
         async with asyncio.timeout(20):
             with pytest.raises(LedgerUnreachable, match="no answer in time"):
@@ -345,4 +345,4 @@ async def test_two_ledgers_entered_at_once_in_one_process(
     async with AsyncExitStack() as stack:
         await asyncio.gather(*(stack.enter_async_context(each) for each in ledgers))
         assert len({each.id for each in ledgers}) == 1
-    assert SYSTEM.now() - ledgers[0].now() < timedelta(seconds=5)
+    assert SYSTEM_CLOCK.now() - ledgers[0].now() < timedelta(seconds=5)

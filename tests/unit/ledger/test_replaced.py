@@ -272,7 +272,7 @@ async def test_another_id_at_the_same_place_is_noticed(
 ) -> None:
     async with Ledger(database.address) as ledger:
         database.query("UPDATE facts SET value = 'other' WHERE key = 'id'")
-        monkeypatch.setattr(engine, "VERIFIED_FOR", 0.0)
+        monkeypatch.setattr(engine, "VERIFY_INTERVAL_SECONDS", 0.0)
         with pytest.raises(LedgerReplaced, match=f"it was {ledger.id}, and is other"):
             async with ledger.write():
                 pytest.fail("it was written")
@@ -284,7 +284,7 @@ async def test_another_id_at_the_same_place_is_noticed(
 async def test_a_ledger_without_its_tables_is_noticed(
     database: Database, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "VERIFIED_FOR", 0.0)
+    monkeypatch.setattr(engine, "VERIFY_INTERVAL_SECONDS", 0.0)
     async with Ledger(database.address) as ledger:
         with home_lock.hold(daybook_home) as written:
             written.opened(ledger.identity())
@@ -300,7 +300,7 @@ async def test_a_ledger_without_its_tables_is_noticed(
 async def test_overwritten_in_place_it_is_noticed(
     daybook_home: Home, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "VERIFIED_FOR", 0.0)
+    monkeypatch.setattr(engine, "VERIFY_INTERVAL_SECONDS", 0.0)
     async with Ledger(address(tmp_path / "other.db")):
         pass
     async with Ledger(address(path)) as ledger:

@@ -14,7 +14,7 @@ from daybook.ledger import texts
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claims, history, slots, waiting_runs
 from daybook.runs.claim_requests import flow_key
-from daybook.runs.prefect_ends import EndInPrefect, take
+from daybook.runs.prefect_ends import EndInPrefect, apply_end
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -38,7 +38,7 @@ WHOLE = "an emoji, 😀, and a backslash before: \\u0000 \\ud83d"
 )
 def test_json_is_kept_by_every_database(value: Any, kept: Any) -> None:
     assert json.loads(texts.to_json(value)) == kept
-    assert texts.sound(kept) == kept
+    assert texts.sanitize(kept) == kept
 
 
 async def test_no_outcome_is_lost_for_what_it_says(world: World) -> None:
@@ -54,7 +54,7 @@ async def test_no_outcome_is_lost_for_what_it_says(world: World) -> None:
         usage={BAD: math.inf},
     )
     for _ in range(2):  # the answer to the first commit was lost
-        await claims.settle(world.ledger, granted.run_id, granted.fence, outcome)
+        await claims.finish(world.ledger, granted.run_id, granted.fence, outcome)
 
     row = await world.row(granted.run_id)
     assert (row.status, row.reason, row.model) == ("succeeded", GOOD, GOOD)
@@ -67,7 +67,7 @@ async def test_what_prefect_says_of_an_end_is_kept(world: World) -> None:
     await world.granted(offer)
 
     ended = EndInPrefect(str(offer.flow_run_id), "CRASHED", BAD, BAD, offer)
-    assert await take(world.ledger, ended) is Status.WAITING
+    assert await apply_end(world.ledger, ended) is Status.WAITING
     (row,) = await world.rows()
     assert row.reason == f"its Prefect run ended as {GOOD}: {GOOD}"
 
@@ -81,7 +81,7 @@ async def test_parameters_that_one_run_was_given_cost_no_other_its_turn(world: W
 
     async with world.ledger.read() as session:
         assert await slots.next_up(session, world.clock.now(), 4, {"light": 1}) == []
-        assert await waiting_runs.all_overdue(session, world.clock.now(), 10) == []
+        assert await waiting_runs.ids_past_deadline(session, world.clock.now(), 10) == []
     (row, _) = sorted(await world.rows(), key=lambda row: row.status, reverse=False)
     assert row.parameters == {"prompt": GOOD, "n": None}
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import AsyncAdaptedQueuePool, text
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerUnreachable
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
@@ -100,7 +100,7 @@ async def test_a_torn_database(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:4096] + os.urandom(16 * 4096))
     with pytest.raises(LedgerUnreachable):
         async with Ledger(_address(path)) as ledger, ledger.read() as session:
-            await store.every(session)
+            await store.all_jobs(session)
 
 
 READ_ONLY = """
@@ -151,7 +151,7 @@ async def test_locked_for_longer_than_a_writer_waits(tmp_path: Path) -> None:
             async with ledger.write():
                 pytest.fail("two writers at once")
         async with ledger.write() as session:  # it was nothing lasting
-            assert await store.names(session, "user") == set()
+            assert await store.taken_names(session, "user") == set()
 
 
 async def test_who_only_reads_does_not_wait_for_a_writer(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_who_only_reads_does_not_wait_for_a_writer(tmp_path: Path) -> None
     async with Ledger(_address(path), busy=timedelta(milliseconds=20)) as ledger:
         with locked(path):
             async with ledger.read() as session:
-                assert await store.names(session, "user") == set()
+                assert await store.taken_names(session, "user") == set()
 
 
 async def test_however_many_wait_to_write_each_is_told_in_time_and_reading_goes_on(
@@ -177,13 +177,13 @@ async def test_however_many_wait_to_write_each_is_told_in_time_and_reading_goes_
                 writing = [asyncio.create_task(writes()) for _ in range(many)]
                 async with ledger.read() as session:
                     await session.connection()
-                    assert await store.names(session, "user") == set()
+                    assert await store.taken_names(session, "user") == set()
                 assert not any(each.done() for each in writing)  # it waited for none of them
                 told = await asyncio.gather(*writing, return_exceptions=True)
         assert [type(each) for each in told] == [LedgerUnreachable] * many
         assert any("other writers" in str(each) for each in told)
         async with ledger.write() as session:
-            assert await store.names(session, "user") == set()
+            assert await store.taken_names(session, "user") == set()
 
 
 async def test_all_connections_taken_is_not_to_be_reached(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ async def test_who_waited_here_waits_the_less_at_the_file_and_the_next_as_long_a
         await entered.wait()
         since = time.monotonic()
         waiting = asyncio.create_task(writes())
-        await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=3))
+        await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=3))
         held.set()
         await holding
         with locked(path), pytest.raises(LedgerUnreachable, match="locked"):
@@ -277,7 +277,7 @@ async def test_a_writer_that_is_cancelled_at_its_turn_keeps_nobody_waiting(
         async with other.write():
             waiting = asyncio.create_task(jobs_there(ledger))
             async with ledger.read() as session:  # by now it asks for the lock
-                assert await store.names(session, "user") == set()
+                assert await store.taken_names(session, "user") == set()
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -287,7 +287,7 @@ async def test_a_writer_that_is_cancelled_at_its_turn_keeps_nobody_waiting(
 
 async def jobs_there(ledger: Ledger) -> set[str]:
     async with ledger.write() as session:
-        return await store.names(session, "user")
+        return await store.taken_names(session, "user")
 
 
 async def test_nobody_else_reads_its_files(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.mcp import http
 from daybook.operations import web
-from daybook.operations.host_names import Names
+from daybook.operations.host_names import AllowedNames
 
 HEADERS = {
     "accept": "application/json, text/event-stream",
@@ -60,7 +60,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     ledger = Ledger(settings.load().ledger_address)
     listener = web.listen("127.0.0.1", 0)
-    application = http.application(ledger, Names(names, any_address=any_address))
+    application = http.application(ledger, AllowedNames(names, any_address=any_address))
     server = http.serving(application, **limits)
     running = asyncio.create_task(server.serve([listener]))
     url = web.url(*listener.getsockname())

@@ -74,7 +74,7 @@ async def woken(ledger: Ledger, session_id: str) -> str:
             key=f"wake:{session_id}:{now.isoformat()}",
             purpose=outbox.WAKE,
             event="task.wake",
-            lane=outbox.lane_of_task_session(session_id),
+            lane=outbox.queue_of_task_session(session_id),
             address="",
             next_at=now,
             created_at=now,
@@ -127,7 +127,7 @@ async def test_a_stream_tells_of_its_own_session_alone(
 
         assert await so(gone, BUSY)
     async with ledger.read() as session:
-        assert await session.get(LaneRow, outbox.lane_of_task_session(hers)) is None
+        assert await session.get(LaneRow, outbox.queue_of_task_session(hers)) is None
 
 
 async def test_what_is_read_of_a_session(here: Served, token: str, ledger: Ledger) -> None:
@@ -358,7 +358,7 @@ async def test_who_does_not_take_what_it_is_told_delays_nobody(
 async def test_who_waits_for_a_task_and_goes_gets_none(
     here: Served, token: str, ledger: Ledger, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, ended, until = asyncio.Event(), asyncio.Event(), task_waits.until_claimable
+    began, ended, until = asyncio.Event(), asyncio.Event(), task_waits.wait_until_claimable
 
     async def watched(name: str, seconds: float) -> bool:
         began.set()
@@ -367,7 +367,7 @@ async def test_who_waits_for_a_task_and_goes_gets_none(
         finally:
             ended.set()
 
-    monkeypatch.setattr(task_waits, "until_claimable", watched)
+    monkeypatch.setattr(task_waits, "wait_until_claimable", watched)
     await registered(ledger, "agent:cleo", "hers")
     async with client(here, token) as cleo:
         given = {"session": "hers", "wait_seconds": 25}
@@ -398,7 +398,7 @@ async def test_who_waits_for_a_task_and_goes_gets_none(
 async def test_who_does_not_read_is_let_go(
     token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
-    monkeypatch.setattr(connections.Connection, "unread", 0.5)
+    monkeypatch.setattr(connections.SlowClientProtocol, "unread", 0.5)
     name = "€" * 100  # each is nine letters of the URI
     id_ = await registered(ledger, "agent:cleo", name)
     asked = {

@@ -52,7 +52,7 @@ class Here:
 async def served(**limits: float) -> AsyncIterator[Here]:
     application = Application()
     listener = web.listen("127.0.0.1", 0)
-    config = connections.config(
+    config = connections.server_config(
         application,
         graceful=1,
         lifespan="off",
@@ -109,7 +109,7 @@ async def test_one_request_too_many_is_told_so_and_others_go_on() -> None:
 
 
 async def test_one_address_has_a_share_of_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PEER", 1)
+    monkeypatch.setattr(connections, "MAX_REQUESTS_PER_PEER", 1)
     async with served(most=3) as here, asyncio.TaskGroup() as group:
         held = group.create_task(here.client.get("/held"))
         await asyncio.wait_for(here.application.held.get(), BUSY)
@@ -134,7 +134,7 @@ async def test_a_request_that_takes_long_is_not_cut_off() -> None:
 
 
 def test_places_are_given_back() -> None:
-    places = connections.Places(3, 2)
+    places = connections.RequestSlots(3, 2)
     with places.place("a") as one, places.place("a") as two, places.place("a") as three:
         assert (one, two, three) == (True, True, False)
         with places.place("b") as other, places.place("c") as more:
@@ -153,8 +153,8 @@ def test_places_are_given_back() -> None:
     ],
 )
 def test_a_network_of_one_client_counts_as_one(address: str, counts_as: str) -> None:
-    assert connections.peer((address, 1)) == counts_as
+    assert connections.peer_key((address, 1)) == counts_as
 
 
 def test_no_address_is_one_peer() -> None:
-    assert connections.peer(None) == ""
+    assert connections.peer_key(None) == ""

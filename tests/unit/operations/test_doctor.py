@@ -28,7 +28,7 @@ def of(found: list[dict[str, Any]], check: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def nowhere(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A home with a Prefect configured that does not answer."""
-    monkeypatch.setattr(doctor, "THERE", ())
+    monkeypatch.setattr(doctor, "PREFECT_CHECKS", ())
     # Not the session's server, which an earlier test may have started.
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         yield daybook_home
@@ -78,7 +78,7 @@ async def test_a_check_that_fails_itself_hides_no_other(
     async def sound() -> list[Problem]:
         return []
 
-    monkeypatch.setattr(doctor, "HERE", (("first", broken), ("second", sound)))
+    monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("first", broken), ("second", sound)))
     found = await doctor.doctor()
     assert "ModuleNotFoundError: No module named 'cyclops'" in of(found, "first")[0]["problem"]
     assert not of(found, "first")[0]["ok"]
@@ -91,7 +91,7 @@ async def test_a_harmless_problem_is_told_and_ok(
     def told() -> list[Problem]:
         return [Problem("it rains", "an umbrella", harmless=True), Problem("it burns", "water")]
 
-    monkeypatch.setattr(doctor, "HERE", (("weather", told),))
+    monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("weather", told),))
     rain, fire = of(await doctor.doctor(), "weather")
     assert (rain["ok"], rain["problem"], rain["mend"]) == (True, "it rains", "an umbrella")
     assert (fire["ok"], fire["problem"], fire["mend"]) == (False, "it burns", "water")

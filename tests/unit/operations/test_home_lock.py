@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 UP = """
 import signal, sys
-from daybook.home import here
+from daybook.home import current_home
 from daybook.operations.home_lock import hold
 
 def stop(*_):
@@ -32,7 +32,7 @@ if sys.argv[1] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
     signal.signal(signal.SIGTERM, stop)
-with hold(here()):
+with hold(current_home()):
     print("held", flush=True)
     while True:
         signal.pause()

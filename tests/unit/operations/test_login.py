@@ -61,12 +61,12 @@ class Site:
         self.browser = httpx.AsyncClient(transport=transport, base_url=OWN)
 
     async def token(self) -> str:
-        made = await self.browser.post(login.LINKS, headers={"Authorization": BASIC})
+        made = await self.browser.post(login.LINKS_PATH, headers={"Authorization": BASIC})
         assert made.status_code == 201
         return str(made.json()["token"])
 
     async def open(self, token: str) -> httpx.Response:
-        return await self.browser.get(login.LOGIN, params={"token": token})
+        return await self.browser.get(login.LOGIN_PATH, params={"token": token})
 
     async def logged_in(self) -> Site:
         assert (await self.open(await self.token())).status_code == 200
@@ -116,17 +116,17 @@ async def test_a_link_ends_with_its_time_and_is_stored_as_a_hash() -> None:
     site = Site()
     token = await site.token()
     assert token not in repr(vars(site.login))
-    site.now += login.LINK_SECONDS
+    site.now += login.LINK_LIFETIME_SECONDS
     assert (await site.open(token)).status_code == 403
     assert (await site.open("")).status_code == 403
-    assert (await site.browser.get(login.LOGIN)).status_code == 403
+    assert (await site.browser.get(login.LOGIN_PATH)).status_code == 403
 
 
 async def test_links_are_made_for_who_holds_the_credential_and_are_few() -> None:
     site = await Site().logged_in()
     for headers in ({}, {"Authorization": "Basic bm9ib2R5"}, {"Origin": OWN}):
-        assert (await site.browser.post(login.LINKS, headers=headers)).status_code == 401
-    tokens = [await site.token() for _ in range(login.MOST_LINKS + 1)]
+        assert (await site.browser.post(login.LINKS_PATH, headers=headers)).status_code == 401
+    tokens = [await site.token() for _ in range(login.MAX_LINKS + 1)]
     assert (await site.open(tokens[0])).status_code == 403  # the oldest gave way
     assert (await site.open(tokens[-1])).status_code == 200
 
@@ -167,7 +167,7 @@ def test_the_user_of_a_connection_is_found(
 
 
 def test_who_is_not_listed_is_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(peers, "TABLES", tmp_path)
+    monkeypatch.setattr(peers, "SOCKET_TABLES", tmp_path)
     scope = {"client": ("127.0.0.1", 40001), "server": ("127.0.0.1", 4200)}
     assert not peers.is_another_user(scope)  # the system lists nobody
     (tmp_path / "tcp").write_text("  sl  local_address rem_address   st tx_queue\n")
@@ -237,7 +237,7 @@ async def test_a_session_outlives_a_restart_and_ends_with_its_time_key_and_crede
         assert await Site().sent(cookie=f"{name}={forged}") is None
     assert await Site().sent(cookie=f'theirs={{"a": [1]}}; {cookie}') == BASIC  # another port's
     later = Site()
-    later.now += login.SESSION_SECONDS
+    later.now += login.SESSION_LIFETIME_SECONDS
     assert await later.sent(cookie=cookie) is None
 
 
@@ -270,13 +270,13 @@ async def test_a_person_can_type_the_credential() -> None:
 
     async def typed(password: str, **headers: str) -> int:
         form = urlencode({"password": password})
-        answer = await site.browser.post(login.LOGIN, content=form, headers=headers)
+        answer = await site.browser.post(login.LOGIN_PATH, content=form, headers=headers)
         return answer.status_code
 
     assert await typed("wrong", origin=OWN) == 403
     assert await typed(CREDENTIAL) == 403  # from no page of ours
     assert await typed(CREDENTIAL, origin="http://127.0.0.1:9999") == 403
-    assert await typed(CREDENTIAL + " " * login.MOST_BYTES, origin=OWN) == 403
+    assert await typed(CREDENTIAL + " " * login.MAX_PASSWORD_BYTES, origin=OWN) == 403
     assert await site.sent() is None
     assert await typed(CREDENTIAL, origin=OWN) == 200
     assert await site.sent() == BASIC

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from daybook.api import destinations, runs
 from daybook.cli import formatting as words
 from daybook.delivery import history, outbox, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -68,7 +68,7 @@ async def ask(ledger: Ledger, key: str, made: datetime, *, next_at: datetime | N
 
 async def alert(ledger: Ledger, event: str, subject: str) -> None:
     async with ledger.write() as session:
-        await outbox.tell(
+        await outbox.enqueue_message(
             session,
             key=subject,
             purpose=outbox.ALERT,
@@ -84,7 +84,9 @@ async def fail(ledger: Ledger, to: Delivery) -> None:
     """Let what is due be tried, in vain."""
     (row,) = await sending.claim(ledger, "test", most=1)
     again = ledger.now() if to is Delivery.PENDING else None
-    await sending.record(ledger, [Tried(row.id, row.fence, to, again, 0.1, 500, "it was 500")])
+    await sending.record(
+        ledger, [DeliveryResult(row.id, row.fence, to, again, 0.1, 500, "it was 500")]
+    )
 
 
 def about(problems: list[str], *words: str) -> list[str]:
@@ -150,7 +152,7 @@ async def test_a_listener_that_is_away_is_no_problem(ledger: Ledger) -> None:
                 key="told",
                 purpose=outbox.LISTENER,
                 event="failed",
-                lane=outbox.lane_of_listener(name),
+                lane=outbox.queue_of_listener(name),
                 address=name,
                 body="{}",
                 next_at=ledger.now() - LONG,
@@ -165,7 +167,7 @@ async def test_a_listener_that_is_away_is_no_problem(ledger: Ledger) -> None:
 
 async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None:
     await ask(ledger, "due", ledger.now())
-    for _ in range(sending.PAUSE_AFTER):
+    for _ in range(sending.FAILURES_BEFORE_PAUSE):
         await fail(ledger, Delivery.PENDING)
 
     found = await status.status()
@@ -203,7 +205,7 @@ def test_the_next_try_is_told_by_this_machines_clock_and_never_in_the_past(
 ) -> None:
     noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
     paused = {"lane": HOOK, "failures": 5, "error": "it was 500", "paused_until": noon + until}
-    (line,) = told.Told({"paused": [paused]}, "", None, noon).away()
+    (line,) = told.OutboxStatus({"paused": [paused]}, "", None, noon).away()
     assert line == f"{HOOK} took nothing 5 times in a row, {said}"
 
 
@@ -213,7 +215,7 @@ async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger
     row = await claims.request(ledger, stored, "first", "manual")
     quiet = await claims.request(ledger, stored, "second", "manual")
     async with ledger.write() as session:
-        await outbox.tell(
+        await outbox.enqueue_message(
             session,
             key="alert",
             purpose=outbox.ALERT,
@@ -226,8 +228,8 @@ async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger
         )
     found = {each["id"]: each for each in await runs.history("brief")}
     assert (found[row.id]["delivery"], found[row.id]["alert"]) == ("not_requested", "delivered")
-    assert words.delivery(found[row.id]) == "alert delivered"
-    assert words.delivery(found[quiet.id]) == "-"
+    assert words.delivery_summary(found[row.id]) == "alert delivered"
+    assert words.delivery_summary(found[quiet.id]) == "-"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ async def test_the_hint_of_a_destinations_token_keeps_what_the_secret_is_bound_t
     async def every(_: object) -> list[dict[str, Any]]:
         return [] if hosts is None else [{"name": "ops", "hosts": hosts, "problem": None}]
 
-    monkeypatch.setattr(secrets, "every", every)
+    monkeypatch.setattr(secrets, "list_secrets", every)
     made: Any = SimpleNamespace(token="ops", url="https://ops.example.org/hook")
     notes = await destinations._token_notes(cast(Any, None), made)
     assert [note.partition("; ")[2].rpartition("`")[0] + "`" for note in notes] == (

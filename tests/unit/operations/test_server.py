@@ -16,7 +16,7 @@ import pytest
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import server
-from daybook.operations.origin import OwnOrigin, Receive, Scope, Send
+from daybook.operations.origin import Receive, SameOriginGuard, Scope, Send
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +50,7 @@ def test_the_server_says_that_its_port_is_taken(daybook_home: Home) -> None:
             text=True,
             check=False,
         )
-    assert ended.returncode == server.TAKEN
+    assert ended.returncode == server.EXIT_PORT_TAKEN
     assert f"port {port}" in ended.stderr
 
 
@@ -121,22 +121,22 @@ def test_flow_runs_are_kept_as_long_as_the_ledgers(
 
 
 async def test_waiting_for_nobody_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.7)
+    monkeypatch.setattr(server, "PROGRESS_INTERVAL_SECONDS", 0.7)
     address = server.api_url(free_port())
     waits: list[float] = []
     with pytest.raises(PrefectUnreachable) as caught:
-        await server.healthy(address, 1.3, progress=waits.append)
+        await server.wait_until_healthy(address, 1.3, progress=waits.append)
     assert caught.value.address == address
     assert len(waits) == 1
-    assert not isinstance(caught.value, server.NotStarted)
+    assert not isinstance(caught.value, server.ServerNotStarted)
     assert "unset PREFECT_API_URL" in str(caught.value)
 
 
 async def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.4)
+    monkeypatch.setattr(server, "PROGRESS_INTERVAL_SECONDS", 0.4)
     waits: list[float] = []
     with pytest.raises(PrefectUnreachable):
-        await server.healthy(server.api_url(free_port()), 3.0, progress=waits.append)
+        await server.wait_until_healthy(server.api_url(free_port()), 3.0, progress=waits.append)
     assert len(waits) >= 2
     assert all(later - before >= 0.4 for before, later in pairwise(waits))
 
@@ -147,9 +147,9 @@ async def test_waiting_for_a_server_that_died_ends_at_once_with_its_words(
     with listener() as taken:
         port = taken.getsockname()[1]
         child = await server.start(daybook_home, port)
-        with pytest.raises(server.NotStarted, match=f"port {port}") as caught:
-            await server.healthy(server.api_url(free_port()), 60, child=child)
-    assert child.exit_code == server.TAKEN
+        with pytest.raises(server.ServerNotStarted, match=f"port {port}") as caught:
+            await server.wait_until_healthy(server.api_url(free_port()), 60, child=child)
+    assert child.exit_code == server.EXIT_PORT_TAKEN
     assert "PREFECT_API_URL" not in str(caught.value)  # nobody has set it
     assert (caught.value.code, caught.value.exit_code) == ("prefect_unreachable", 4)
 
@@ -189,7 +189,7 @@ async def test_only_its_own_pages_may_speak_to_the_server(
         sent.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await OwnOrigin(application, [allowed])({"type": kind, "headers": raw}, receive, send)
+    await SameOriginGuard(application, [allowed])({"type": kind, "headers": raw}, receive, send)
     assert reached == ([kind] if let_in else [])
     if not let_in:
         assert sent[0].get("status") == (403 if kind == "http" else None)

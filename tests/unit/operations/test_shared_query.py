@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from daybook.operations import shared_query
-from daybook.operations.shared_query import Shared
+from daybook.operations.shared_query import SharedQuery
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ class Question:
 
 async def test_the_second_miss_in_a_row_decides() -> None:
     question = Question()
-    answers = Shared(question, fresh=0.0)
+    answers = SharedQuery(question, fresh=0.0)
     assert await answers.ask(60) == 1
     question.go.clear()
     first = await asyncio.gather(*(answers.ask(AT_ONCE) for _ in range(5)))
@@ -51,7 +51,7 @@ async def test_the_second_miss_in_a_row_decides() -> None:
 async def test_without_an_answer_before_the_first_miss_decides() -> None:
     question = Question()
     question.go.clear()
-    answers = Shared(question, fresh=0.0)
+    answers = SharedQuery(question, fresh=0.0)
     with pytest.raises(TimeoutError):
         await answers.ask(AT_ONCE)
     await answers.stop(AT_ONCE)
@@ -59,7 +59,7 @@ async def test_without_an_answer_before_the_first_miss_decides() -> None:
 
 async def test_after_a_failure_no_older_answer_is_given() -> None:
     question = Question()
-    answers = Shared(question, fresh=0.0)
+    answers = SharedQuery(question, fresh=0.0)
     assert await answers.ask(60) == 1
     question.fails = True
     with pytest.raises(ValueError, match="no"):
@@ -72,10 +72,10 @@ async def test_after_a_failure_no_older_answer_is_given() -> None:
 
 async def test_an_old_answer_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
     question = Question()
-    answers = Shared(question, fresh=0.0)
+    answers = SharedQuery(question, fresh=0.0)
     assert await answers.ask(60) == 1
     question.go.clear()
-    monkeypatch.setattr(shared_query, "OLDEST", -1.0)
+    monkeypatch.setattr(shared_query, "MAX_ANSWER_AGE_SECONDS", -1.0)
     with pytest.raises(TimeoutError):
         await answers.ask(AT_ONCE)
     await answers.stop(AT_ONCE)

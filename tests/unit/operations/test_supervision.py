@@ -41,7 +41,9 @@ async def test_a_child_that_dies_is_begun_again_and_ends_with_the_care(daybook_h
     with home_lock.hold(daybook_home) as mine:
         first = await again()
         mine.began(first)
-        care = asyncio.create_task(supervision.keep(first, again, mine, said.append, pause=0.01))
+        care = asyncio.create_task(
+            supervision.supervise(first, again, mine, said.append, pause=0.01)
+        )
         async with asyncio.timeout(30):
             await enough.wait()
         stays = begun[-1]
@@ -74,7 +76,9 @@ async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home
     with home_lock.hold(daybook_home) as mine:
         first = await begin(daybook_home, "1 / 0")
         mine.began(first)
-        care = asyncio.create_task(supervision.keep(first, again, mine, said.append, pause=0.01))
+        care = asyncio.create_task(
+            supervision.supervise(first, again, mine, said.append, pause=0.01)
+        )
         async with asyncio.timeout(30):
             await enough.wait()
         (stays,) = begun
@@ -106,7 +110,9 @@ async def test_a_record_that_cannot_be_written_ends_no_care(daybook_home: Home) 
         first = await begin(daybook_home, "1 / 0")
         mine.began(first)
         in_the_way.mkdir()  # what is written goes there first
-        care = asyncio.create_task(supervision.keep(first, again, mine, said.append, pause=0.01))
+        care = asyncio.create_task(
+            supervision.supervise(first, again, mine, said.append, pause=0.01)
+        )
         async with asyncio.timeout(30):
             await enough.wait()
         assert not care.done()

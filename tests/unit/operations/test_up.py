@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Talk:
-    """An `up.UpTalk` that keeps what it is told."""
+    """An `up.UpReporter` that keeps what it is told."""
 
     def __init__(self) -> None:
         self.said: asyncio.Queue[str] = asyncio.Queue()
@@ -55,7 +55,7 @@ async def _ended(ledger: Ledger, request: str) -> str:
 async def test_a_ledger_that_is_away_ends_nothing_and_what_ended_meanwhile_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(up, "LOOK", 0.01)
+    monkeypatch.setattr(up, "POLL_INTERVAL_SECONDS", 0.01)
     address, talk = f"sqlite+aiosqlite:///{tmp_path}/ledger.db", Talk()
     async with Ledger(address) as ledger, Ledger(address) as other, AsyncExitStack() as readers:
         pool = ledger._engine.pool
@@ -87,7 +87,7 @@ async def test_a_ledger_that_is_away_ends_nothing_and_what_ended_meanwhile_is_sh
 async def test_the_answer_of_the_example_is_shown_when_it_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    monkeypatch.setattr(up, "LOOK", 0.01)
+    monkeypatch.setattr(up, "POLL_INTERVAL_SECONDS", 0.01)
     talk = Talk()
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:
         since = ledger.now()
@@ -95,12 +95,12 @@ async def test_the_answer_of_the_example_is_shown_when_it_comes(
         async with ledger.write() as session:
             job = new_job(now=since, name="first-light", prompt="Good morning", every="1h")
             stored = await store.add(session, job, "first-light", since)
-        row = await claims.request(ledger, stored, up.EXAMPLE_REQUEST, "manual")
+        row = await claims.request(ledger, stored, up.EXAMPLE_REQUEST_ID, "manual")
         await claims.request(ledger, stored, "another", "manual")
         if when == "before":
             await claims.cancel(ledger, row.id, "enough")
         if when == "never":
-            monkeypatch.setattr(up, "EXAMPLE_SECONDS", 0.05)
+            monkeypatch.setattr(up, "EXAMPLE_TIMEOUT_SECONDS", 0.05)
         found = await up._first_run(ledger, since)
         assert found is not None
         assert (found[0].id, found[1].name) == (row.id, "first-light")

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from daybook.api.overdue import LEAD
+from daybook.api.overdue import LEADERSHIP_NAME
 from daybook.cli.main import main
 from daybook.cli.web import web_
 from daybook.errors import InvalidInput
@@ -56,7 +56,7 @@ async def kept(home: Home, port: int) -> AsyncIterator[Said]:
     """What `up` does with the page, until the block ends."""
     said = Said()
     with home_lock.hold(home) as written:
-        care = asyncio.create_task(web.keep(home, port, written, said))
+        care = asyncio.create_task(web.supervise(home, port, written, said))
         try:
             yield said
         finally:
@@ -137,14 +137,14 @@ async def test_one_that_is_killed_is_begun_again_at_the_same_place(daybook_home:
     async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db") as ledger:
         until = ledger.now() + timedelta(hours=1)
         async with ledger.write() as session:
-            session.add(LeadRow(name=LEAD, holder="here:1:a", until=until, fence=1))
+            session.add(LeadRow(name=LEADERSHIP_NAME, holder="here:1:a", until=until, fence=1))
     async with kept(daybook_home, free_port()) as said:
         await said.line("Health: ")
         url, (child,) = facts(daybook_home)["web_url"], facts(daybook_home)["children"]
-        await server.healthy(url, 60)
+        await server.wait_until_healthy(url, 60)
         os.kill(child["pid"], signal.SIGKILL)
         await said.line("The web ended with code -9")
-        await server.healthy(url, 60)
+        await server.wait_until_healthy(url, 60)
         (again,) = facts(daybook_home)["children"]
         assert again["pid"] != child["pid"]
 

@@ -27,20 +27,20 @@ def up(address):
     here.ensure_credential(f"up:{address}")
     here.up_file.write_text(json.dumps({"api_url": address, "own_server": True}))
 
-here = home.here().make()
+here = home.current_home().make()
 if "IMPORTED" in os.environ:  # by the program, before Daybook was asked for anything
     import prefect
-address.prefect()
+address.use_current_server()
 assert ("prefect" in sys.modules) is ("IMPORTED" in os.environ)
 told()
 lock = here.up_lock.open("w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 for port in (4200, 4201):
     up(f"http://127.0.0.1:{port}/api")
-    address.prefect()
+    address.use_current_server()
     told()
 fcntl.flock(lock, fcntl.LOCK_UN)
-address.prefect()
+address.use_current_server()
 told()
 """
 

@@ -9,14 +9,14 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.prefect import adoption, parameter_schema
-from daybook.prefect.deployments import Listed
-from daybook.prefect.report import Report
+from daybook.prefect.deployments import ListedDeployment
+from daybook.prefect.report import ReconcileReport
 
 pytestmark = pytest.mark.anyio
 
 
-def listed(id_: str, **raw: Any) -> Listed:
-    return Listed({"id": id_, "name": "on-demand", "tags": [], **raw}, id_.encode())
+def listed(id_: str, **raw: Any) -> ListedDeployment:
+    return ListedDeployment({"id": id_, "name": "on-demand", "tags": [], **raw}, id_.encode())
 
 
 async def test_deployments_of_one_name_are_each_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,10 +28,10 @@ async def test_deployments_of_one_name_are_each_named(monkeypatch: pytest.Monkey
         listed(kind, entrypoint=parameter_schema.entrypoint(kind))
         for kind in parameter_schema.PROTOTYPES
     ]
-    without_one = listed("1234567890", entrypoint=None, work_pool_name=parameter_schema.POOL)
+    without_one = listed("1234567890", entrypoint=None, work_pool_name=parameter_schema.WORK_POOL)
     nowhere: Any = cast(Any, SimpleNamespace(id="ledger"))
-    report = Report()
-    await adoption.all_of(nowhere, nowhere, [*of_flows, without_one], {}, report)
+    report = ReconcileReport()
+    await adoption.adopt_deployments(nowhere, nowhere, [*of_flows, without_one], {}, report)
     assert sorted(report.foreign) == sorted(
         [*(f"{kind}/on-demand" for kind in parameter_schema.PROTOTYPES), "on-demand (12345678)"]
     )

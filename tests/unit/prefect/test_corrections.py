@@ -33,7 +33,7 @@ async def test_runs_of_a_schedule_that_somebody_added_in_prefect_are_not_ours(
     async def queued(*_: Any) -> list[FlowRun]:
         return [made_by(ours, 1), made_by(theirs, 2)]
 
-    monkeypatch.setattr(flow_runs, "queued", queued)
+    monkeypatch.setattr(flow_runs, "read_queued", queued)
 
     found = await corrections._queued(cast(Any, None), "d", NOON, {str(theirs)})
 

@@ -1,4 +1,4 @@
-"""The conflict table of `plan`, cell by cell, and every mixture of three values."""
+"""The conflict table of `compare`, cell by cell, and every mixture of three values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.prefect.diff import Plan, differing, plan
+from daybook.prefect.diff import Difference, compare, differing_fields
 from daybook.prefect.projection import Projection
 
 A = Projection(
@@ -31,51 +31,51 @@ FIELDS = list(OTHER)
 
 def test_where_there_is_no_deployment_nothing_is_taken_over_and_all_is_sent() -> None:
     for base in (None, A.as_dict()):
-        assert plan(A, base, None) == Plan()
-    assert differing(A, None) == set(FIELDS)
+        assert compare(A, base, None) == Difference()
+    assert differing_fields(A, None) == set(FIELDS)
 
 
 @pytest.mark.parametrize("base", [None, A.as_dict(), replace(A, tags=["z"]).as_dict()])
 def test_equal_sides_need_nothing_whatever_was_agreed(base: dict[str, Any] | None) -> None:
-    assert plan(A, base, A) == Plan()
-    assert differing(A, A) == set()
+    assert compare(A, base, A) == Difference()
+    assert differing_fields(A, A) == set()
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_one_side_changed(name: str) -> None:
     changed = replace(A, **{name: OTHER[name][0]})
-    assert plan(A, A.as_dict(), changed) == Plan(pull=(name,))
-    assert plan(changed, A.as_dict(), A) == Plan()
-    assert plan(changed, None, A) == Plan(conflicts={name: A.as_dict()[name]})
-    assert differing(changed, A) == {name}
+    assert compare(A, A.as_dict(), changed) == Difference(pull=(name,))
+    assert compare(changed, A.as_dict(), A) == Difference()
+    assert compare(changed, None, A) == Difference(conflicts={name: A.as_dict()[name]})
+    assert differing_fields(changed, A) == {name}
 
 
 @pytest.mark.parametrize("name", [name for name in FIELDS if len(OTHER[name]) > 1])
 def test_both_changed(name: str) -> None:
     ours, theirs = (replace(A, **{name: value}) for value in OTHER[name])
-    expected = Plan(conflicts={name: OTHER[name][1]})
-    assert plan(ours, A.as_dict(), theirs) == expected
-    assert plan(ours, None, theirs) == expected
+    expected = Difference(conflicts={name: OTHER[name][1]})
+    assert compare(ours, A.as_dict(), theirs) == expected
+    assert compare(ours, None, theirs) == expected
 
 
 def test_a_foreign_schedule_is_left_unless_ours_changed_too() -> None:
     theirs = replace(A, schedule=FOREIGN)
     # The job has due times of its own, which Prefect will not queue any more.
-    assert plan(A, A.as_dict(), theirs) == Plan(pull=("schedule",))
-    assert differing(A, theirs) == {"schedule"}
+    assert compare(A, A.as_dict(), theirs) == Difference(pull=("schedule",))
+    assert differing_fields(A, theirs) == {"schedule"}
     ours = replace(A, schedule={})
-    assert plan(ours, ours.as_dict(), theirs) == Plan()
-    assert plan(ours, None, theirs) == Plan()
-    assert plan(ours, A.as_dict(), theirs) == Plan()
-    assert differing(ours, theirs) == set()
+    assert compare(ours, ours.as_dict(), theirs) == Difference()
+    assert compare(ours, None, theirs) == Difference()
+    assert compare(ours, A.as_dict(), theirs) == Difference()
+    assert differing_fields(ours, theirs) == set()
     other = replace(A, schedule=OTHER["schedule"][0])
-    assert plan(other, A.as_dict(), theirs) == Plan(conflicts={"schedule": FOREIGN})
+    assert compare(other, A.as_dict(), theirs) == Difference(conflicts={"schedule": FOREIGN})
 
 
 def test_fields_are_judged_apart() -> None:
     ours = replace(A, tags=["ours"], parameters={"prompt": "ours"})
     theirs = replace(A, enabled=False, parameters={"prompt": "theirs"}, schedule=FOREIGN)
-    assert plan(ours, A.as_dict(), theirs) == Plan(
+    assert compare(ours, A.as_dict(), theirs) == Difference(
         pull=("enabled", "schedule"), conflicts={"parameters": {"prompt": "theirs"}}
     )
 
@@ -84,7 +84,7 @@ def test_no_edit_is_overwritten_untold() -> None:
     values = ["a", "b", "c"]
     for ours, base, theirs in product(values, [*values, None], values):
         mine, held = replace(A, description=ours), replace(A, description=theirs)
-        todo = plan(mine, None if base is None else replace(A, description=base).as_dict(), held)
-        is_sent = bool(differing(mine, held)) and not todo.pull
+        todo = compare(mine, None if base is None else replace(A, description=base).as_dict(), held)
+        is_sent = bool(differing_fields(mine, held)) and not todo.pull
         assert bool(todo.conflicts) == (is_sent and theirs != base)
         assert not (todo.pull and todo.conflicts)

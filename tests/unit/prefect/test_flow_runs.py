@@ -18,7 +18,7 @@ from prefect.client.schemas.responses import (
 from prefect.states import Cancelled, Scheduled
 
 from daybook.prefect import flow_runs
-from daybook.prefect.states import waiting
+from daybook.prefect.states import waiting_state
 
 pytestmark = pytest.mark.anyio
 
@@ -47,14 +47,14 @@ class Prefect:
         return self._run.model_copy(update={"state": self._states[-1]})
 
 
-async def changed(states: Sequence[State[Any]], written: State[Any]) -> flow_runs.Change:
+async def changed(states: Sequence[State[Any]], written: State[Any]) -> flow_runs.StateChange:
     run = FlowRun(id=uuid4(), flow_id=uuid4(), state=states[0])
     client = cast(PrefectClient, Prefect(run, states))
-    return await flow_runs.change(client, run, written)
+    return await flow_runs.change_state(client, run, written)
 
 
 async def test_nothing_came_in_between() -> None:
-    read, ours = at(0, Scheduled()), at(1, waiting(NOW, "a slot"))
+    read, ours = at(0, Scheduled()), at(1, waiting_state(NOW, "a slot"))
 
     change = await changed([read, ours], ours)
 
@@ -64,7 +64,7 @@ async def test_nothing_came_in_between() -> None:
 @pytest.mark.parametrize("cancelled_at", [1, 3])
 async def test_a_cancel_that_was_stored_before_is_a_surprise(cancelled_at: float) -> None:
     # Also if Prefect dated it later than ours: both requests waited for its database.
-    cancelled, ours = at(cancelled_at, Cancelled()), at(2, waiting(NOW, "a slot"))
+    cancelled, ours = at(cancelled_at, Cancelled()), at(2, waiting_state(NOW, "a slot"))
 
     change = await changed([at(0, Scheduled()), cancelled, ours], ours)
 
@@ -73,7 +73,7 @@ async def test_a_cancel_that_was_stored_before_is_a_surprise(cancelled_at: float
 
 @pytest.mark.parametrize("cancelled_at", [3, 4])
 async def test_a_cancel_that_was_stored_afterwards_is_none(cancelled_at: float) -> None:
-    read, ours = at(0, Scheduled()), at(2, waiting(NOW, "a slot"))
+    read, ours = at(0, Scheduled()), at(2, waiting_state(NOW, "a slot"))
 
     change = await changed([read, ours, at(cancelled_at, Cancelled())], ours)
 

@@ -41,7 +41,7 @@ async def test_two_servers_are_named_with_their_processes(world: World) -> None:
 
 async def test_a_server_that_nobody_uses_any_more_is_no_conflict(world: World) -> None:
     await instances.record(world.ledger, "pool-1", ONE, "here:1:a")
-    world.clock.move(instances.IN_USE_FOR)
+    world.clock.move(instances.IN_USE_AGE)
     assert len(await instances.record(world.ledger, "pool-2", OTHER, "here:1:a")) == 2
 
     world.clock.move(timedelta(microseconds=1))

@@ -68,7 +68,7 @@ def test_a_tool_calls_parameters_fit_its_form() -> None:
 
 
 def test_there_is_one_pool() -> None:
-    assert form.carrier("agent-prompt")["work_pool_name"] == worker.POOL
+    assert form.execution_fields("agent-prompt")["work_pool_name"] == worker.POOL
 
 
 def test_the_parameters_are_those_of_the_snapshot(snapshot: Callable[[str, str], None]) -> None:

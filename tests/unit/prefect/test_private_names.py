@@ -33,7 +33,7 @@ def test_the_time_zones_are_looked_for_once(walks: list[None]) -> None:
     before = len(walks)
     assert before >= 1  # Prefect's own way: where this fails, nothing of ours is needed any more
     for _ in range(2):
-        assert private_names.remember_time_zones()
+        assert private_names.cache_time_zones()
     for name in ("Europe/Berlin", "Asia/Tokyo", "UTC"):
         assert CronSchedule(cron="0 9 * * *", timezone=name).timezone == name
     with pytest.raises(ValidationError, match="Mars/Base"):
@@ -48,5 +48,5 @@ def test_a_prefect_that_has_changed_is_left_as_it_is(
         return {"Europe/Berlin"}
 
     monkeypatch.setattr(_datetime, "available_timezones", other)
-    assert not private_names.remember_time_zones()
+    assert not private_names.cache_time_zones()
     assert vars(_datetime)["available_timezones"] is other

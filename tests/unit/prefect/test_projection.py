@@ -70,7 +70,7 @@ def plain(schedule: Schedule) -> dict[str, Any]:
 
 
 def as_prefect_holds(plain: dict[str, Any]) -> dict[str, Any]:
-    (schedule,) = projection.for_prefect(plain)
+    (schedule,) = projection.to_prefect_schedules(plain)
     again = type(schedule).model_validate(schedule.model_dump(mode="json"))
     return projection.of_deployment(deployment(held(again))).schedule
 
@@ -79,7 +79,7 @@ def prefect_fires(plain: dict[str, Any], after: datetime) -> Iterator[datetime]:
     """The due times by the code of Prefect's own scheduler."""
     from prefect.server.schemas import schedules as server
 
-    (schedule,) = projection.for_prefect(plain)
+    (schedule,) = projection.to_prefect_schedules(plain)
     kind = getattr(server, type(schedule).__name__)
     dates = kind.model_validate(schedule.model_dump(mode="json"))._get_dates_generator(
         n=5, start=after + timedelta(microseconds=1)
@@ -104,7 +104,7 @@ def test_cron_there_and_back(ours: str, theirs: str) -> None:
     there = plain(schedule)
     assert there == {"cron": theirs, "timezone": "Asia/Kolkata"}
     assert as_prefect_holds(there) == there
-    assert projection.schedule_of(there, "UTC", EDITED) == schedule
+    assert projection.to_schedule(there, "UTC", EDITED) == schedule
     expected = list(islice(due_times(schedule, after=NOW), 5))
     assert list(prefect_fires(there, NOW)) == expected
 
@@ -121,7 +121,7 @@ def test_an_interval_has_the_same_due_times_there_and_back(
     schedule = Every(every=timedelta(seconds=seconds), anchor=start, timezone="Europe/Berlin")
     there = plain(schedule)
     assert as_prefect_holds(there) == there
-    back = projection.schedule_of(there, "Asia/Tokyo", at)
+    back = projection.to_schedule(there, "Asia/Tokyo", at)
     assert isinstance(back, Every)
     assert (back.every, back.timezone) == (schedule.every, "Asia/Tokyo")
     assert (back.anchor - schedule.anchor) % schedule.every == timedelta()
@@ -137,17 +137,17 @@ def test_a_one_time_schedule() -> None:
     at = At(at=datetime(2027, 1, 15, 13, 30, tzinfo=UTC), timezone="Europe/Berlin")
     there = plain(at)
     assert as_prefect_holds(there) == there
-    assert projection.schedule_of(there, "Europe/Berlin", EDITED) == at
+    assert projection.to_schedule(there, "Europe/Berlin", EDITED) == at
     assert list(prefect_fires(there, NOW)) == [at.at]
-    (rule,) = projection.for_prefect(there)
+    (rule,) = projection.to_prefect_schedules(there)
     assert rule.rrule.splitlines() == ["DTSTART:20270115T133000Z", "RRULE:FREQ=DAILY;COUNT=1"]
 
 
 def test_on_demand_is_no_schedule() -> None:
     assert plain(OnDemand(timezone="UTC")) == {}
-    assert projection.for_prefect({}) == []
+    assert projection.to_prefect_schedules({}) == []
     assert projection.of_deployment(deployment()).schedule == {}
-    assert projection.schedule_of({}, "Asia/Tokyo", EDITED) == OnDemand(timezone="Asia/Tokyo")
+    assert projection.to_schedule({}, "Asia/Tokyo", EDITED) == OnDemand(timezone="Asia/Tokyo")
 
 
 RULES = [
@@ -170,7 +170,7 @@ def test_a_rule_is_read_as_prefect_itself_reads_it(rule: str, zone: str, at: str
     read = projection.of_deployment(deployment(held(RRuleSchedule(rrule=rule, timezone=zone))))
     assert read.schedule == {"at": at}
     (fires,) = server.RRuleSchedule(rrule=rule, timezone=zone)._get_dates_generator(n=3, start=NOW)
-    schedule = projection.schedule_of(read.schedule, "UTC", EDITED)
+    schedule = projection.to_schedule(read.schedule, "UTC", EDITED)
     assert isinstance(schedule, At)
     assert fires == schedule.at
 
@@ -192,9 +192,9 @@ def test_what_no_job_can_say_is_foreign_and_told(schedule: Any) -> None:
     found = deployment(held(schedule))
     read = projection.of_deployment(found).schedule
     assert list(read) == ["foreign"]
-    assert projection.foreign(found) == [read["foreign"]]
+    assert projection.describe_unmanaged(found) == [read["foreign"]]
     with pytest.raises(InvalidInput, match="schedule"):
-        projection.schedule_of(read, "UTC", EDITED)
+        projection.to_schedule(read, "UTC", EDITED)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_what_no_job_can_say_is_foreign_and_told(schedule: Any) -> None:
 )
 def test_what_prefect_may_hold_and_a_job_refuses(plain: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
-        projection.schedule_of(plain, "UTC", EDITED)
+        projection.to_schedule(plain, "UTC", EDITED)
 
 
 ZONED = [
@@ -227,7 +227,7 @@ def test_a_zoned_interval_of_a_day_or_more_differs_from_what_we_write(
     anchor = datetime(2026, 1, 1, 8, 0, 0, 700_000, tzinfo=UTC)
     theirs = IntervalSchedule(interval=interval, anchor_date=anchor, timezone=zone)
     read = projection.of_deployment(deployment(held(theirs))).schedule
-    back = projection.schedule_of(read, "UTC", EDITED)
+    back = projection.to_schedule(read, "UTC", EDITED)
     assert isinstance(back, Every)
     assert (back.anchor - anchor.replace(microsecond=0)) % interval == timedelta()
     assert (plain(back) != read) == rewritten
@@ -247,15 +247,15 @@ def test_which_of_several_schedules_is_ours() -> None:
     new = held(CronSchedule(cron="0 2 * * *", timezone="UTC"), minutes=2, active=False)
     ours = held(CronSchedule(cron="0 3 * * *", timezone="UTC"), minutes=3, slug="daybook")
     for order in ([old, new, ours], [ours, new, old], [new, ours, old]):
-        assert projection.our_schedule(deployment(*order)) is order[order.index(ours)]
-        told = projection.foreign(deployment(*order))
+        assert projection.own_schedule(deployment(*order)) is order[order.index(ours)]
+        told = projection.describe_unmanaged(deployment(*order))
         assert sorted(told) == [
             "a second schedule, cron 0 1 * * *, timezone UTC",
             "a second schedule, cron 0 2 * * *, timezone UTC",
         ]
     assert projection.of_deployment(deployment(new, old)).schedule["cron"] == "0 1 * * *"
     assert projection.of_deployment(deployment(new, old)).enabled
-    assert projection.our_schedule(deployment()) is None
+    assert projection.own_schedule(deployment()) is None
 
 
 WORDS = ["", "Plain", "Two\n\nparts", "**Bold** first\n\nand more", "  spaces  "]

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Running, Scheduled
 
 from daybook.prefect import state_history
-from daybook.prefect.states import waiting
+from daybook.prefect.states import waiting_state
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -39,7 +39,7 @@ def test_the_current_state_is_the_last_one_whatever_its_timestamp(
     ordered = state_history.in_order(states, ended)
 
     assert [each.name for each in ordered] == ["Scheduled", "Late", end.name]
-    assert state_history.retries(ordered) == ()
+    assert state_history.retry_starts(ordered) == ()
 
 
 def test_a_current_state_that_was_not_read_with_the_others_is_the_last_one() -> None:
@@ -48,16 +48,18 @@ def test_a_current_state_that_was_not_read_with_the_others_is_the_last_one() -> 
     ordered = state_history.in_order(states, at(0.5, Scheduled(name="AwaitingRetry")))
 
     assert [each.name for each in ordered] == ["Scheduled", "Completed", "AwaitingRetry"]
-    assert state_history.retries(ordered) == (0,)
+    assert state_history.retry_starts(ordered) == (0,)
 
 
 @pytest.mark.parametrize("end", [Completed(name="Skipped"), Cancelled()], ids=lambda s: s.name)
 @pytest.mark.parametrize(
-    "after", [Scheduled(name="Late"), waiting(NOW, "its turn comes later")], ids=lambda s: s.name
+    "after",
+    [Scheduled(name="Late"), waiting_state(NOW, "its turn comes later")],
+    ids=lambda s: s.name,
 )
 def test_an_end_that_a_machine_wrote_over_is_no_retry(end: State[Any], after: State[Any]) -> None:
-    assert state_history.retries([Scheduled(), end, after]) == ()
-    assert state_history.retries([Scheduled(), end, after, end]) == ()
+    assert state_history.retry_starts([Scheduled(), end, after]) == ()
+    assert state_history.retry_starts([Scheduled(), end, after, end]) == ()
 
 
 def test_a_retry_that_was_marked_late_is_a_retry() -> None:
@@ -69,4 +71,4 @@ def test_a_retry_that_was_marked_late_is_a_retry() -> None:
         Scheduled(name="Late"),
     ]
 
-    assert state_history.retries(asked) == (1,)
+    assert state_history.retry_starts(asked) == (1,)

@@ -13,7 +13,7 @@ from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import links, unmirrored
 from daybook.runs import audit, claim_requests, claims, leases
-from daybook.runs.claim_requests import Ended, Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -23,7 +23,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 async def _marked(world: World, before: datetime | None = None, limit: int = 100) -> list[RunRow]:
     async with world.ledger.read() as session:
-        return await unmirrored.unmirrored(session, before or world.clock.now(), limit)
+        return await unmirrored.unmirrored_rows(session, before or world.clock.now(), limit)
 
 
 async def _ended(world: World, status: Status) -> RunRow:
@@ -40,10 +40,10 @@ async def _ended(world: World, status: Status) -> RunRow:
             answer = await world.claim(offer)
         case Status.UNKNOWN:
             answer = await world.begun(offer)
-            await claims.died(world.ledger, answer.run_id, answer.fence, "killed")
+            await claims.holder_died(world.ledger, answer.run_id, answer.fence, "killed")
         case _:
             answer = await world.settled(offer, status)
-    assert isinstance(answer, Granted | Ended)
+    assert isinstance(answer, Granted | Finished)
     return await world.row(str(answer.run_id))
 
 
@@ -56,7 +56,7 @@ async def test_every_outcome_of_a_carried_run_is_marked(world: World, status: St
 
 
 async def test_a_run_that_prefect_does_not_know_is_not_marked(world: World) -> None:
-    offer = Offer(
+    offer = ClaimRequest(
         claim_requests.flow_key("f"),
         "agent-prompt",
         "direct",
@@ -102,7 +102,7 @@ async def test_what_was_told_is_not_told_again(world: World) -> None:
     world.clock.move(timedelta(seconds=5))
     before = world.clock.now()
 
-    await unmirrored.mirrored(world.ledger, [rows[0].id, "nobody"], before)
+    await unmirrored.clear_marks(world.ledger, [rows[0].id, "nobody"], before)
 
     assert await _marked(world) == []
     assert (await world.row(rows[0].id)).unmirrored is False
@@ -112,23 +112,23 @@ async def test_an_outcome_that_came_meanwhile_is_still_to_be_told(world: World) 
     # Prefect is told `unknown` while the late outcome is being written.
     offer = world.offer(await world.add())
     granted = await world.begun(offer)
-    await claims.died(world.ledger, granted.run_id, granted.fence, "killed")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
     world.clock.move(timedelta(seconds=5))
     before = world.clock.now()
     assert [each.status for each in await _marked(world, before)] == ["unknown"]
     world.clock.move(MICROSECOND)
     await world.settle(granted, Status.SUCCEEDED)
 
-    await unmirrored.mirrored(world.ledger, [granted.run_id], before)
+    await unmirrored.clear_marks(world.ledger, [granted.run_id], before)
 
     assert [each.status for each in await _marked(world)] == ["succeeded"]
-    await unmirrored.mirrored(world.ledger, [granted.run_id])
+    await unmirrored.clear_marks(world.ledger, [granted.run_id])
     assert await _marked(world) == []
 
 
 async def test_a_late_outcome_is_told_although_unknown_was(world: World) -> None:
     row = await _ended(world, Status.UNKNOWN)
-    await unmirrored.mirrored(world.ledger, [row.id])
+    await unmirrored.clear_marks(world.ledger, [row.id])
     world.clock.move(timedelta(minutes=5))
 
     await world.settle(_as_granted(row), Status.FAILED)
@@ -139,7 +139,7 @@ async def test_a_late_outcome_is_told_although_unknown_was(world: World) -> None
 async def test_a_run_that_was_started_again_is_the_retrys_to_tell(world: World) -> None:
     offer = world.offer(await world.add())
     first = await world.begun(offer)
-    await claims.died(world.ledger, first.run_id, first.fence, "killed")
+    await claims.holder_died(world.ledger, first.run_id, first.fence, "killed")
     retried = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
     assert isinstance(retried, Granted)
     # Else Prefect's run, which is going again, would be ended as the first one's outcome says.
@@ -163,8 +163,10 @@ async def test_where_the_deployment_was_deleted_the_mark_is_to_go(world: World) 
     assert await _marked(world) == []  # it may get its deployment yet
 
     async with world.ledger.write() as session:
-        await links.agreed(session, stored.id, "d", None, world.clock.now())
-        await links.lost(session, stored.id, "d", world.clock.now(), "deleted in Prefect")
+        await links.record_agreement(session, stored.id, "d", None, world.clock.now())
+        await links.record_lost_deployment(
+            session, stored.id, "d", world.clock.now(), "deleted in Prefect"
+        )
 
     assert await _marked(world) == [missed]
 
@@ -210,7 +212,7 @@ async def test_a_look_at_what_is_marked_reads_no_history(world: World) -> None:
 
 async def test_nothing_to_write_down_asks_for_no_lock(world: World) -> None:
     async with world.ledger.write():
-        await unmirrored.mirrored(world.ledger, [])
+        await unmirrored.clear_marks(world.ledger, [])
 
 
 def _as_granted(row: RunRow) -> Granted:

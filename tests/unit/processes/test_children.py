@@ -64,7 +64,7 @@ async def test_all_that_it_began_ends_with_it(daybook_home: Home, ignored: str, 
     pids = [int(line) for line in await lines(child, 3)]
     family = [proc.find(pid) for pid in [child.pid, *pids]]
     assert None not in family
-    assert {p.pid for p in proc.family(child.process)} == {child.pid, *pids}
+    assert {p.pid for p in proc.process_tree(child.process)} == {child.pid, *pids}
     assert await child.terminate(grace=0.3, last=0.3) == code
     assert [proc.find(p.pid, p.started) for p in family if p is not None] == [None] * 4
 
@@ -109,15 +109,15 @@ def test_a_long_log_keeps_its_newest_whole_lines(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     written = [f"line {n}" for n in range(1000)]
     log.write_text("\n".join(written) + "\n")
-    children.trim(log, limit=5_000, kept=100)
+    children.trim_log(log, limit=5_000, kept=100)
     kept = log.read_text().splitlines()
     assert 0 < len(kept) < 1000
     assert kept == written[-len(kept) :]
     assert len(log.read_bytes()) <= 100
     assert log.stat().st_mode & 0o777 == 0o600
-    children.trim(log, limit=5_000, kept=10)
+    children.trim_log(log, limit=5_000, kept=10)
     assert log.read_text().splitlines() == kept  # short enough: untouched
-    children.trim(tmp_path / "none.log")
+    children.trim_log(tmp_path / "none.log")
 
 
 def test_a_log_that_a_process_appends_to_is_cut(tmp_path: Path) -> None:
@@ -125,10 +125,10 @@ def test_a_log_that_a_process_appends_to_is_cut(tmp_path: Path) -> None:
     lines = [f"line {number}\n" for number in range(1_000)]
     with log.open("a", buffering=1) as writing:
         writing.writelines(lines)
-        children.cut(tmp_path, limit=20_000, kept=100)
+        children.truncate_logs(tmp_path, limit=20_000, kept=100)
         assert log.read_text() == "".join(lines)  # not long enough
         begins = log.stat().st_size
-        children.cut(tmp_path, limit=5_000, kept=100)
+        children.truncate_logs(tmp_path, limit=5_000, kept=100)
         writing.write("later\n")
     assert log.read_text() == "later\n"
     older = tmp_path / "up.log.old"

@@ -42,13 +42,13 @@ def test_an_error_hides_every_value_that_the_operator_added() -> None:
         "SHORT": "ab",
     }
     text = "ab /usr/local/bin pg://user:pw@host/longer pg://user:pw@host"
-    hidden = environment.without_values(text, variables)
+    hidden = environment.redact_values(text, variables)
     assert hidden == "ab /usr/local/bin [API_KEY] [DATABASE]"
 
 
 def test_an_answer_hides_only_what_is_named_a_secret() -> None:
     variables = {"AUTHOR": "Ada Lovelace", "API_KEY": "0123456789"}
-    hidden = environment.without_secrets("Ada Lovelace has 0123456789", variables)
+    hidden = environment.redact_secrets("Ada Lovelace has 0123456789", variables)
     assert hidden == "Ada Lovelace has [API_KEY]"
 
 

@@ -17,7 +17,7 @@ from daybook.processes import locations
 MAKER = """
 import signal, sys
 from daybook.processes import locations
-with locations.fresh("daybook-mcp-") as there:
+with locations.temporary_folder("daybook-mcp-") as there:
     open(there + "/mcp.json", "w").write("a secret")
     print(there, flush=True)
     signal.pause()
@@ -47,11 +47,11 @@ def test_a_folder_is_swept_once_its_maker_was_killed_and_not_before(
     there = Path(maker.stdout.readline().strip())
     assert there.parent == here
     assert there.stat().st_mode & 0o777 == 0o700
-    assert locations.sweep() == 0
+    assert locations.remove_abandoned() == 0
     assert (there / "mcp.json").exists()
     maker.send_signal(signal.SIGKILL)
     maker.wait()
-    assert locations.sweep() == 1
+    assert locations.remove_abandoned() == 1
     assert list(here.iterdir()) == []
 
 
@@ -60,8 +60,8 @@ def test_a_sweep_leaves_what_this_process_holds_and_what_is_not_ours(here: Path)
     (here / "other.held").mkdir()
     (here / "elsewhere").mkdir()
     (here / "daybook-link.held").symlink_to(here / "elsewhere")
-    with locations.folder("", "daybook-agent-") as there:
-        assert locations.sweep() == 0
+    with locations.run_folder("", "daybook-agent-") as there:
+        assert locations.remove_abandoned() == 0
         assert os.path.basename(there).startswith("daybook-agent-")
     left = {"daybook-tool-kept", "other.held", "elsewhere", "daybook-link.held"}
     assert {each.name for each in here.iterdir()} == left
@@ -72,12 +72,12 @@ def test_a_folder_of_another_user_is_left(here: Path) -> None:
         pytest.skip("only root can make one")
     (here / "daybook-agent-x.held").mkdir()
     os.chown(here / "daybook-agent-x.held", 65_534, 65_534)
-    assert locations.sweep() == 0
+    assert locations.remove_abandoned() == 0
     assert (here / "daybook-agent-x.held").exists()
 
 
 def test_a_folder_goes_also_where_a_program_closed_a_part_of_it(here: Path) -> None:
-    with locations.fresh("daybook-agent-") as there:
+    with locations.temporary_folder("daybook-agent-") as there:
         (Path(there) / "closed").mkdir()
         (Path(there) / "closed" / "file").touch()
         (Path(there) / "closed").chmod(0o500)
@@ -106,7 +106,7 @@ def test_a_program_is_kept_with_its_path(tmp_path: Path, monkeypatch: pytest.Mon
         ([script], "", [script]),
         (["./here"], "~/work", ["./here"]),
     ):
-        assert locations.resolved(command, work_dir) == (expected, "")
+        assert locations.resolve_command(command, work_dir) == (expected, "")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,6 @@ def test_a_program_that_is_not_there_is_kept_as_it_is_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, work_dir: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command, warning = locations.resolved([name, "-x"], work_dir)
+    command, warning = locations.resolve_command([name, "-x"], work_dir)
     assert command == [name, "-x"]
     assert warning.startswith("there is no program ")

@@ -33,8 +33,8 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 async def test_cancelled_at_any_turn_of_the_loop_nothing_stays_open(
     child: subprocess.Popen[bytes], turns: int
 ) -> None:
-    output, errors, feed = pipes.Head(10), pipes.Tail(10), pipes.Feed()
-    joining = asyncio.create_task(pipes.join(child, output, errors, feed))
+    output, errors, feed = pipes.HeadPipe(10), pipes.TailPipe(10), pipes.InputPipe()
+    joining = asyncio.create_task(pipes.attach(child, output, errors, feed))
     for _ in range(turns):
         await checkpoint()
     joining.cancel()

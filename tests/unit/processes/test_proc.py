@@ -18,7 +18,7 @@ def test_a_process_is_known_by_its_pid_and_its_start() -> None:
     assert me.parent == os.getppid()
     assert proc.find(os.getpid(), me.started) == me
     assert proc.find(os.getpid(), "another life") is None
-    assert proc.living()[os.getpid()] == me
+    assert proc.living_processes()[os.getpid()] == me
 
 
 def test_one_that_has_ended_is_not_found_even_before_it_is_reaped() -> None:
@@ -27,16 +27,16 @@ def test_one_that_has_ended_is_not_found_even_before_it_is_reaped() -> None:
         other.stdout.read()  # returns when it has closed its output: it is ending
         os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # ended, and not reaped
         assert proc.find(other.pid) is None
-        assert other.pid not in proc.living()
+        assert other.pid not in proc.living_processes()
 
 
 def test_no_signal_reaches_a_process_that_started_at_another_time() -> None:
     with subprocess.Popen(FOREVER) as other:
         real = proc.find(other.pid)
         assert real is not None
-        proc.tell([proc.Process(other.pid, "another life")], signal.SIGKILL)
+        proc.send_signal([proc.Process(other.pid, "another life")], signal.SIGKILL)
         assert proc.find(other.pid) == real
-        proc.tell([real], signal.SIGTERM)
+        proc.send_signal([real], signal.SIGTERM)
         assert other.wait() == -signal.SIGTERM
 
 
@@ -65,7 +65,7 @@ os.setgid(65534)
 os.setuid(65534)
 own = begun()
 try:
-    proc.tell([theirs, own], signal.SIGCONT)
+    proc.send_signal([theirs, own], signal.SIGCONT)
     asyncio.run(proc.kill([theirs, own], within=2.0))
     print(proc.find(theirs.pid) == theirs, proc.find(own.pid), flush=True)
 finally:
@@ -87,7 +87,7 @@ def test_what_runs_as_another_user_keeps_nothing_from_being_told() -> None:
 
 
 def test_a_family_of_somebody_gone_is_empty() -> None:
-    assert proc.family(proc.Process(os.getpid(), "another life")) == []
+    assert proc.process_tree(proc.Process(os.getpid(), "another life")) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="compares ps with /proc")

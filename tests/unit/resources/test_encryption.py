@@ -53,11 +53,11 @@ def test_another_key_does_not_open_it() -> None:
 
 def test_the_key_is_made_once_and_readable_by_its_owner_only(daybook_home: Home) -> None:
     file = daybook_home.ledger_key
-    assert encryption.read(file) is None
-    made = encryption.read_or_make(file)
+    assert encryption.read_key(file) is None
+    made = encryption.read_or_create_key(file)
     text = file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert encryption.read_or_make(file).id == made.id
+    assert encryption.read_or_create_key(file).id == made.id
     assert file.read_text() == text
     assert made.id not in text
     # No draft is left beside it.
@@ -66,7 +66,7 @@ def test_the_key_is_made_once_and_readable_by_its_owner_only(daybook_home: Home)
 
 def test_two_homes_have_two_keys(daybook_home: Home) -> None:
     other = Home(daybook_home.path.parent / "other").make()
-    made = {encryption.read_or_make(each.ledger_key).id for each in (daybook_home, other)}
+    made = {encryption.read_or_create_key(each.ledger_key).id for each in (daybook_home, other)}
     assert len(made) == 2
 
 
@@ -80,7 +80,7 @@ def test_a_file_without_a_key_is_told_not_replaced_and_not_repeated(
 ) -> None:
     file = daybook_home.ledger_key
     file.write_text(text)
-    for ask in (encryption.read, encryption.read_or_make):
+    for ask in (encryption.read_key, encryption.read_or_create_key):
         with pytest.raises(LedgerKeyMissing) as caught:
             ask(file)
         assert caught.value.why == f"{file} holds no key"

@@ -26,8 +26,8 @@ from daybook.ledger.engine import Ledger
 from daybook.resources import copies as block_copies
 from daybook.resources import documents as block_documents
 from daybook.resources import encryption, mirror, secrets
-from daybook.resources.mirror import Memory, Report
-from daybook.testing import MovedClock
+from daybook.resources.mirror import ComparisonCache, MirrorReport
+from daybook.testing import ManualClock
 from tests import databases
 from tests.databases import Database
 from tests.unit.resources.prefect_blocks import FakePrefect, Killed, Steps
@@ -62,20 +62,20 @@ class Both:
     ledger: Ledger
     steps: Steps
     there: Database
-    memory: Memory
+    memory: ComparisonCache
 
     @property
     def client(self) -> PrefectClient:
         return cast("PrefectClient", self.prefect)
 
-    async def agree(self) -> Report:
-        return await blocks.blocks(self.ledger, self.client, self.memory)
+    async def agree(self) -> MirrorReport:
+        return await blocks.reconcile_blocks(self.ledger, self.client, self.memory)
 
     async def keep(self, data: dict[str, Any] = DATA, *, replace: bool = False) -> None:
-        await block_documents.keep(self.client, SECRET, "ops", data, replace=replace)
+        await block_documents.save(self.client, SECRET, "ops", data, replace=replace)
 
     async def forget(self) -> None:
-        await block_documents.forget(self.client, SECRET, "ops")
+        await block_documents.remove(self.client, SECRET, "ops")
 
     def rows(self) -> list[tuple[Any, ...]]:
         return self.there.query("SELECT slug, name, type_id, sealed FROM block_copies ORDER BY 1")
@@ -84,8 +84,8 @@ class Both:
         """What the copies hold, decrypted."""
         async with self.ledger.read() as session:
             key = await block_copies.key(session, home_now())
-            rows = await block_copies.every(session)
-        return {(r.slug, r.name): block_copies.data(r, key) for r in rows if key is not None}
+            rows = await block_copies.list_copies(session)
+        return {(r.slug, r.name): block_copies.decrypt(r, key) for r in rows if key is not None}
 
     async def same(self) -> bool:
         """Whether the ledger holds what Prefect holds, below the types that Prefect has."""
@@ -95,9 +95,9 @@ class Both:
 
 
 def home_now() -> Home:
-    from daybook.home import here
+    from daybook.home import current_home
 
-    return here()
+    return current_home()
 
 
 @pytest.fixture(params=databases.KINDS)
@@ -111,19 +111,19 @@ async def both(
     path = tmp_path / "ledger.db"
     there = databases.of_kind(request.param, path, databases.server_of(request), prepared=True)
     steps = Steps()
-    prefect = FakePrefect(blocks.TYPES, steps)
+    prefect = FakePrefect(blocks.BLOCK_TYPES, steps)
     prefect.register()
 
     async def register(client: FakePrefect) -> None:
         client.register()
 
     door = SimpleNamespace(register=register)
-    monkeypatch.setattr(repository, "load_door", lambda _: door)
+    monkeypatch.setattr(repository, "load_entry_point", lambda _: door)
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", there.address)
     monkeypatch.setattr(Counted, "steps", steps)
     monkeypatch.setattr(block_documents, "Ledger", Counted)
-    async with Counted(there.address, MovedClock()) as ledger:
-        yield Both(prefect, ledger, steps, there, Memory())
+    async with Counted(there.address, ManualClock()) as ledger:
+        yield Both(prefect, ledger, steps, there, ComparisonCache())
 
 
 # --- from Prefect to the ledger
@@ -156,10 +156,10 @@ async def test_what_was_made_or_edited_in_the_ui_is_copied_and_then_left_alone(b
     both.prefect.ui(*REF, **DATA)
     assert (await both.agree()).copied == ["secret ops"]
     before, asked = both.rows(), both.prefect.asked_for_secrets
-    assert await both.agree() == Report()
+    assert await both.agree() == MirrorReport()
     # A keeper that begins compares once, and writes nothing.
-    both.memory = Memory()
-    assert await both.agree() == Report()
+    both.memory = ComparisonCache()
+    assert await both.agree() == MirrorReport()
     assert (both.rows(), both.prefect.asked_for_secrets) == (before, asked + 1)
     both.prefect.ui(*REF, **OTHER)
     assert (await both.agree()).copied == ["secret ops"]
@@ -172,10 +172,10 @@ async def test_more_documents_than_a_page_has(both: Both, monkeypatch: pytest.Mo
     for number in range(25):
         both.prefect.ui(SECRET.slug, f"ops-{number}", **DATA)
     assert len((await both.agree()).copied) == 25
-    assert await both.agree() == Report()
+    assert await both.agree() == MirrorReport()
     both.prefect.lose()
     assert len((await both.agree()).restored) == 25
-    assert await both.agree() == Report()
+    assert await both.agree() == MirrorReport()
     assert await both.same()
 
 
@@ -183,7 +183,7 @@ async def test_more_documents_than_a_page_has(both: Both, monkeypatch: pytest.Mo
 
 
 async def test_a_prefect_that_lost_its_database_gets_all_back(both: Both) -> None:
-    for of in blocks.TYPES:
+    for of in blocks.BLOCK_TYPES:
         both.prefect.ui(of.slug, "one", value=f"{VALUE} of {of.slug}")
     await both.agree()
     before = both.prefect.holds()
@@ -191,7 +191,7 @@ async def test_a_prefect_that_lost_its_database_gets_all_back(both: Both) -> Non
     both.prefect.lose()
     report = await both.agree()
     assert report.registered
-    assert sorted(report.restored) == sorted(f"{of.noun} one" for of in blocks.TYPES)
+    assert sorted(report.restored) == sorted(f"{of.noun} one" for of in blocks.BLOCK_TYPES)
     assert both.prefect.holds() == before
     assert (await both.agree()).restored == []
     assert await both.same()
@@ -268,7 +268,7 @@ async def test_one_that_is_removed_while_it_is_restored_does_not_come_back(both:
 async def test_one_that_a_listing_left_out_is_not_taken_for_deleted(both: Both) -> None:
     await both.keep()
     both.prefect.unlisted = {"ops"}
-    assert await both.agree() == Report()
+    assert await both.agree() == MirrorReport()
     assert await both.same()
 
 
@@ -362,11 +362,11 @@ async def test_whoever_dies_at_any_write_leaves_what_the_next_pass_puts_right(
             await act(both)
         except Killed:
             died = True
-        both.steps.dies_at, both.memory = 0, Memory()
+        both.steps.dies_at, both.memory = 0, ComparisonCache()
         await both.agree()
         assert await both.same(), dies_at
         assert both.prefect.holds() in (after if died else after[-1:]), dies_at
-        assert await both.agree() == Report()
+        assert await both.agree() == MirrorReport()
         if not died:
             assert dies_at > 2
             return
@@ -377,7 +377,7 @@ async def _cleared(both: Both) -> None:
     both.prefect.documents.clear()
     both.prefect.register()
     async with both.ledger.write() as session:
-        await block_copies.forget_key(session)
+        await block_copies.remove_key(session)
 
 
 # --- a home without the key
@@ -388,7 +388,7 @@ def elsewhere(both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     """Moves this process to another home, at the same ledger."""
 
     def moved() -> Home:
-        both.memory = Memory()
+        both.memory = ComparisonCache()
         monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "elsewhere"))
         return Home(tmp_path / "elsewhere").make()
 
@@ -405,7 +405,7 @@ async def test_without_the_key_nothing_is_restored_changed_or_destroyed(
     rows, facts = both.rows(), both.there.query("SELECT * FROM facts ORDER BY 1")
     there = elsewhere()
     if key == "another":
-        encryption.read_or_make(there.ledger_key)
+        encryption.read_or_create_key(there.ledger_key)
     elif key == "damaged":
         there.ledger_key.write_text("nothing of ours")
     before = there.ledger_key.read_text() if key else None
@@ -417,7 +417,7 @@ async def test_without_the_key_nothing_is_restored_changed_or_destroyed(
     assert caplog.text.count("not copied to the ledger") == 1
     # What is made in Prefect works there, and stays.
     both.prefect.ui(SECRET.slug, "new", **OTHER)
-    await block_documents.keep(both.client, SECRET, "newer", OTHER)
+    await block_documents.save(both.client, SECRET, "newer", OTHER)
     await both.agree()
     assert set(both.prefect.holds()) == {(SECRET.slug, "new"), (SECRET.slug, "newer")}
     assert (both.rows(), both.there.query("SELECT * FROM facts ORDER BY 1")) == (rows, facts)
@@ -445,7 +445,7 @@ async def test_without_the_key_no_other_agent_default_takes_its_place(
     with pytest.raises(LedgerKeyMissing):
         await documents.ensure_default(both.client)
     with pytest.raises(AgentMisconfigured, match="ledger-key does not exist"):
-        await agent_lookup.agent(both.client, "default")
+        await agent_lookup.find_agent(both.client, "default")
     assert (both.prefect.holds(), both.rows()) == ({}, rows)
 
 
@@ -464,9 +464,9 @@ async def test_what_is_lost_can_be_told(both: Both) -> None:
     both.prefect.ui(SECRET.slug, "gone", **OTHER)
     await both.agree()
     both.prefect.ui_deletes(SECRET.slug, "gone")
-    assert await mirror.lost(both.ledger, both.client, blocks.TYPES) == []
+    assert await mirror.list_lost(both.ledger, both.client, blocks.BLOCK_TYPES) == []
     both.prefect.lose()
-    told = await mirror.lost(both.ledger, both.client, blocks.TYPES)
+    told = await mirror.list_lost(both.ledger, both.client, blocks.BLOCK_TYPES)
     assert sorted(told) == ["secret gone", "secret ops"]
 
 

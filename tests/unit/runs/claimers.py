@@ -18,8 +18,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims
-from daybook.runs.claim_requests import Answer, Granted, Offer
-from daybook.testing import MovedClock
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
+from daybook.testing import ManualClock
 from tests import side_by_side
 from tests.side_by_side import CONTEXT
 
@@ -29,26 +29,30 @@ class Told:
     """What one process was answered, and which it is."""
 
     pid: int
-    answer: Answer
+    answer: ClaimResult
 
 
-async def _carry(address: str, offer: Offer, clock: MovedClock, barrier: Any) -> Told:
+async def _carry(address: str, offer: ClaimRequest, clock: ManualClock, barrier: Any) -> Told:
     async with Ledger(address, clock) as ledger:
         barrier.wait(60)  # all at once
         answer = await claims.claim(ledger, offer)
         if isinstance(answer, Granted):
             await claims.begin(ledger, answer.run_id, answer.fence)
-            await claims.settle(ledger, answer.run_id, answer.fence, Outcome(Status.SUCCEEDED))
+            await claims.finish(ledger, answer.run_id, answer.fence, Outcome(Status.SUCCEEDED))
         return Told(os.getpid(), answer)
 
 
-def at_once(address: str, offers: list[Offer], clock: MovedClock) -> list[Told]:
+def at_once(address: str, offers: list[ClaimRequest], clock: ManualClock) -> list[Told]:
     """One process for each offer, each with a ledger of its own; what each was answered."""
     return side_by_side.at_once(_carry, [(address, offer, clock) for offer in offers])
 
 
 def _walker(
-    address: str, offer: Offer, clock: MovedClock, stop: str, pipes: tuple[Connection, Connection]
+    address: str,
+    offer: ClaimRequest,
+    clock: ManualClock,
+    stop: str,
+    pipes: tuple[Connection, Connection],
 ) -> None:
     """Carry the run up to ``stop``, say so, and stand there for good."""
     here, on = pipes
@@ -76,7 +80,9 @@ def _walker(
 
 
 @contextmanager
-def walked(address: str, offer: Offer, clock: MovedClock, stop: str) -> Iterator[tuple[Any, str]]:
+def walked(
+    address: str, offer: ClaimRequest, clock: ManualClock, stop: str
+) -> Iterator[tuple[Any, str]]:
     """A process that has come as far as ``stop``, and the id of its run."""
     here, telling = CONTEXT.Pipe(duplex=False)
     waiting, on = CONTEXT.Pipe(duplex=False)

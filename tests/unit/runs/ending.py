@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from daybook.ledger.states import Status
 from daybook.runs import prefect_ends
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.prefect_ends import EndInPrefect
 from tests.world import World
 
@@ -17,12 +17,12 @@ SAID = "it broke"
 BY_HAND = "set to Completed by hand in Prefect"
 
 
-def end(offer: Offer, state: prefect_ends.Kind, **changes: Any) -> EndInPrefect:
+def end(offer: ClaimRequest, state: prefect_ends.EndKind, **changes: Any) -> EndInPrefect:
     """The end of the offer's own Prefect run, as a pass over Prefect sees it."""
     made = EndInPrefect(str(offer.flow_run_id), state, state.title(), SAID, offer)
     return replace(made, **changes)
 
 
-async def take(world: World, offer: Offer, state: Type) -> Status | None:
+async def take(world: World, offer: ClaimRequest, state: Type) -> Status | None:
     """Bring that end to the ledger."""
-    return await prefect_ends.take(world.ledger, end(offer, state))
+    return await prefect_ends.apply_end(world.ledger, end(offer, state))

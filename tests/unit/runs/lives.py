@@ -20,8 +20,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import audit, claim_requests, claims, leases, outcomes
-from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
-from daybook.testing import MovedClock
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
+from daybook.testing import ManualClock
 from daybook.timing import TIMING
 
 SECOND = timedelta(seconds=1)
@@ -83,7 +83,7 @@ class Life:
     """One case, seen through from ``began`` on. ``rows`` has the row of each due time."""
 
     ledger: Ledger
-    clock: MovedClock
+    clock: ManualClock
     case: Case
     began: datetime
     runs: list[Run] = field(default_factory=list)
@@ -116,7 +116,7 @@ class Life:
         for due in dues:
             (self.rows[due],) = [row for row in rows if row.due <= due <= (row.due_to or row.due)]
         async with self.ledger.write() as session:
-            await outcomes.archive(session, stored, self.clock.now())
+            await outcomes.archive_job(session, stored, self.clock.now())
 
     # --- what really happened
 
@@ -128,8 +128,8 @@ class Life:
 
     def could_be_claimed(self, due: datetime) -> bool:
         """Whether a worker was there for two polls while ``due`` was not too late."""
-        window = min(max(self.case.every / 2, lateness.SHORTEST), lateness.LONGEST)
-        end = due + max(lateness.ON_TIME, min(window, self.case.every))
+        window = min(max(self.case.every / 2, lateness.MIN_WINDOW), lateness.MAX_WINDOW)
+        end = due + max(lateness.ON_TIME_GRACE, min(window, self.case.every))
         return any(min(until, end) - max(since, due) > 2 * TICK for since, until in self.up)
 
     # --- one step
@@ -198,7 +198,7 @@ class Life:
             if run.killed:
                 if run.holder == self._holder(worker) and not self._away(worker):
                     run.killed = False  # its worker lives, and tells of it
-                    await claims.died(*given, "its process was killed")
+                    await claims.holder_died(*given, "its process was killed")
             elif not run.lives:
                 pass
             elif run.began is None and now >= run.since + self.case.prepares:
@@ -206,7 +206,7 @@ class Life:
                 run.began = run.renewed = now
             elif run.began is not None and now >= run.began + self.case.takes:
                 run.until = now
-                await claims.settle(*given, Outcome(Status.SUCCEEDED))
+                await claims.finish(*given, Outcome(Status.SUCCEEDED))
             elif now >= run.renewed + TIMING.run_lease_renewal:
                 run.renewed = now
                 if not await leases.renew(*given):
@@ -225,7 +225,7 @@ class Life:
 
     async def _claim(self, stored: StoredJob, due: datetime, worker: str) -> None:
         key = claim_requests.due_key(stored.id, due)
-        offer = Offer(
+        offer = ClaimRequest(
             key,
             "agent-prompt",
             "schedule",
@@ -246,7 +246,7 @@ class Life:
                 self.runs.append(Run(due, answer, offer.holder, now, now))
             case Waiting(until=until):
                 self._offered[due] = until
-            case Ended():
+            case Finished():
                 del self._offered[due]
             case _:
                 raise AssertionError(answer)

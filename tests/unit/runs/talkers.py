@@ -17,12 +17,12 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims, sessions
-from daybook.runs.claim_requests import Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.side_by_side import CONTEXT
 
 SOON = timedelta(milliseconds=50)
@@ -37,13 +37,13 @@ class Took:
     alone: bool
 
 
-async def _take_turn(address: str, offer: Offer, place: Path, told: Connection) -> Took:
+async def _take_turn(address: str, offer: ClaimRequest, place: Path, told: Connection) -> Took:
     async with Ledger(address) as ledger:
         answer = await claims.claim(ledger, offer)
         assert isinstance(answer, Waiting), answer
         told.send(answer)
         while isinstance(answer, Waiting):
-            await SYSTEM.wait_until(answer.until)
+            await SYSTEM_CLOCK.wait_until(answer.until)
             answer = await claims.claim(ledger, offer)
         assert isinstance(answer, Granted), answer
         await claims.begin(ledger, answer.run_id, answer.fence)
@@ -56,18 +56,18 @@ async def _take_turn(address: str, offer: Offer, place: Path, told: Connection) 
         outcome = Outcome(Status.SUCCEEDED, output=f"answer to {prompt}", prompt=prompt)
         if alone:
             os.unlink(place)
-        await claims.settle(ledger, answer.run_id, answer.fence, outcome)
+        await claims.finish(ledger, answer.run_id, answer.fence, outcome)
     return Took(answer.run_id, tuple(each.content for each in answer.history), alone)
 
 
-def _talker(address: str, offer: Offer, place: Path, told: Connection) -> None:
-    sessions.LOOK_AGAIN = SOON
-    sessions.BELIEVED = timedelta(minutes=2)  # the machine may be busy
+def _talker(address: str, offer: ClaimRequest, place: Path, told: Connection) -> None:
+    sessions.RETRY_INTERVAL = SOON
+    sessions.WAITER_GRACE = timedelta(minutes=2)  # the machine may be busy
     told.send(asyncio.run(_take_turn(address, offer, place, told)))
 
 
 @contextmanager
-def waiting(address: str, offers: list[Offer], place: Path) -> Iterator[list[Connection]]:
+def waiting(address: str, offers: list[ClaimRequest], place: Path) -> Iterator[list[Connection]]:
     """One process for each offer, all of which wait; then each sends the turn that it `Took`.
 
     ``place`` is a file that is there while one is in.
@@ -109,7 +109,7 @@ def _last_words(address: str, granted: Granted, told: Connection, on: Connection
     async def settle() -> None:
         async with Ledger(address) as ledger:
             outcome = Outcome(Status.SUCCEEDED, output="lost", prompt="What is new?")
-            await claims.settle(ledger, granted.run_id, granted.fence, outcome)
+            await claims.finish(ledger, granted.run_id, granted.fence, outcome)
 
     asyncio.run(settle())
 

@@ -24,8 +24,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims, leases
-from daybook.runs.claim_requests import Granted, Offer, Waiting
-from daybook.testing import MovedClock
+from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
+from daybook.testing import ManualClock
 
 OVERLAPS = ("skip", "queue_one", "queue_all", "cancel_running", "allow")
 CATCH_UPS = ("none", "latest", "all")
@@ -71,7 +71,7 @@ CASES = tuple(Case(*each) for each in product(OVERLAPS, CATCH_UPS, (False, True)
 
 async def all_of_them(address: str, cases: Sequence[Case] = CASES) -> dict[Case, list[Became]]:
     """Each case on a day of its own, in one ledger at ``address``."""
-    clock = MovedClock(NOON)
+    clock = ManualClock(NOON)
     found = {}
     async with Ledger(address, clock) as ledger:
         for number, case in enumerate(cases):
@@ -82,7 +82,7 @@ async def all_of_them(address: str, cases: Sequence[Case] = CASES) -> dict[Case,
 class _Day:
     """One case, seen through from noon on."""
 
-    def __init__(self, ledger: Ledger, clock: MovedClock, noon: datetime, case: Case) -> None:
+    def __init__(self, ledger: Ledger, clock: ManualClock, noon: datetime, case: Case) -> None:
         self._ledger, self._clock, self._noon, self._case = ledger, clock, noon, case
         self._work: dict[str, tuple[Granted, datetime]] = {}
 
@@ -109,7 +109,7 @@ class _Day:
                     left = [each for each in left if each not in done]
         return [await self._became(stored, each) for each in self._due()]
 
-    def _next(self, left: list[Offer]) -> datetime:
+    def _next(self, left: list[ClaimRequest]) -> datetime:
         """When something happens: a due time, an end, and that the workers are back."""
         ends = [end for _, end in self._work.values()]
         instants = [*ends, *(each.due for each in left), self._noon + AWAY[1]]
@@ -131,8 +131,8 @@ class _Day:
         async with self._ledger.write() as session:
             return await store.add(session, job, job.name, self._noon)
 
-    def _offer(self, stored: StoredJob, due: datetime, occurrence: str) -> Offer:
-        return Offer(
+    def _offer(self, stored: StoredJob, due: datetime, occurrence: str) -> ClaimRequest:
+        return ClaimRequest(
             occurrence,
             "agent-prompt",
             "schedule",
@@ -145,7 +145,7 @@ class _Day:
             classes={CLASS: 1} if self._case.full else {},
         )
 
-    async def _take(self, offer: Offer, takes: timedelta) -> bool:
+    async def _take(self, offer: ClaimRequest, takes: timedelta) -> bool:
         """Offer it if it is due; whether a worker has nothing more to do with it."""
         if offer.due > self._clock.now():
             return False
@@ -168,7 +168,7 @@ class _Day:
 
     async def _settle(self, flow_run_id: str, status: Status) -> None:
         granted, _ = self._work.pop(flow_run_id)
-        await claims.settle(self._ledger, granted.run_id, granted.fence, Outcome(status))
+        await claims.finish(self._ledger, granted.run_id, granted.fence, Outcome(status))
 
     async def _became(self, stored: StoredJob, due: datetime) -> Became:
         async with self._ledger.read() as session:

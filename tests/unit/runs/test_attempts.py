@@ -11,7 +11,7 @@ from daybook.errors import FenceRefused, IllegalTransition
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims, outcomes, usage
-from daybook.runs.claim_requests import Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Granted
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -120,7 +120,7 @@ async def test_of_a_lost_attempt_that_is_to_be_run_again_the_end_stays_unknown(
     world: World,
 ) -> None:
     granted = await world.begun(world.offer(await world.add(every="1h", on_lost="rerun")))
-    await claims.died(world.ledger, granted.run_id, granted.fence, "killed")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
     before = await world.attempts(granted.run_id)
 
     cancelled = await claims.cancel(world.ledger, granted.run_id)
@@ -154,7 +154,7 @@ async def test_what_is_only_said_twice_is_kept_once(world: World) -> None:
 # --- another attempt is to follow
 
 
-async def _begun(world: World) -> tuple[Offer, Granted]:
+async def _begun(world: World) -> tuple[ClaimRequest, Granted]:
     offer = world.offer(await world.add())
     return offer, await world.begun(offer)
 

@@ -15,8 +15,8 @@ from daybook.keeper import auditor as keeper
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import audit, claims, prefect_ends
-from daybook.runs.audit import Audited
-from daybook.runs.claim_requests import Compare, Ended, Granted, Waiting
+from daybook.runs.audit import AuditResult
+from daybook.runs.claim_requests import Finished, Granted, NeedsReconcile, Waiting
 from daybook.runs.prefect_ends import EndInPrefect
 from tests.unit.schedules import oracle
 from tests.world import World
@@ -27,7 +27,7 @@ SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hou
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 
-async def advance(world: World, stored: StoredJob, up_to: datetime | None = None) -> Audited:
+async def advance(world: World, stored: StoredJob, up_to: datetime | None = None) -> AuditResult:
     done = await audit.advance(world.ledger, stored.id, up_to or world.clock.now())
     assert done is not None
     return done
@@ -160,7 +160,7 @@ async def test_a_weekend_of_a_job_of_every_five_seconds(world: World, catch_up: 
         expected[due] = "waiting" if late <= MINUTE or day else "missed"
     assert dict(outcomes(rows, 5 * SECOND)) == expected
     assert sum(row.count for row in rows) == len(expected)
-    assert steps == len(expected) // audit.MOST
+    assert steps == len(expected) // audit.MAX_DUE_TIMES
     assert len([row for row in rows if row.status == "missed"]) == 1
 
 
@@ -355,7 +355,7 @@ async def test_a_one_time_job_has_a_day_and_then_is_missed_and_off(world: World)
 
 async def test_staggered_ones_count_from_when_they_would_begin(world: World) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none", stagger="30m")
-    later = upcoming.offset(stored.id, timedelta(minutes=30))
+    later = upcoming.stagger_offset(stored.id, timedelta(minutes=30))
     world.clock.set(NOON + HOUR + MINUTE)
 
     assert (await advance(world, stored)).waiting == 1
@@ -388,7 +388,7 @@ async def test_behind_the_watermark_the_claim_makes_no_row(world: World) -> None
 
     answers = [await world.claim(each) for each in (first, second, other)]
 
-    reasons = [(each.status, each.reason) for each in answers if isinstance(each, Ended)]
+    reasons = [(each.status, each.reason) for each in answers if isinstance(each, Finished)]
     missed = "nothing ran it in time, and the job catches up on none"
     assert reasons == [
         (Status.MISSED, missed),
@@ -397,7 +397,7 @@ async def test_behind_the_watermark_the_claim_makes_no_row(world: World) -> None
     ]
     assert len(await world.rows()) == 1
     late = EndInPrefect("another", "CRASHED", "Crashed", "", replace(second, flow_run_id="another"))
-    assert await prefect_ends.take(world.ledger, late) is None
+    assert await prefect_ends.apply_end(world.ledger, late) is None
     assert len(await world.rows()) == 1
 
 
@@ -420,7 +420,7 @@ async def test_after_the_watermark_an_unknown_instant_is_compared_still(world: W
 
     answer = await world.claim(world.offer(stored, due=NOON + 14 * MINUTE + 30 * SECOND))
 
-    assert answer == Compare(stored.id)
+    assert answer == NeedsReconcile(stored.id)
 
 
 async def test_an_edit_of_before_the_watermark_counts_from_there_on(world: World) -> None:
@@ -471,9 +471,9 @@ async def test_only_what_was_observed_is_audited_and_up_to_then(world: World) ->
 
 async def test_where_nothing_is_due_no_job_is_looked_at(world: World) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
-    memory = keeper.Memory()
+    memory = keeper.AuditorState()
 
-    async def passes(minutes: float) -> keeper.Audit:
+    async def passes(minutes: float) -> keeper.AuditReport:
         world.clock.set(NOON + minutes * MINUTE)
         observed = {stored.id: world.clock.now()}
         return await keeper.audit(world.ledger, observed, memory=memory)

@@ -10,7 +10,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import backfill, claims, leases, waiting_runs
-from daybook.runs.claim_requests import Ended, Granted, Waiting
+from daybook.runs.claim_requests import Finished, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ def _past(world: World, count: int) -> list[datetime]:
 
 async def _asked(world: World, count: int, **fields: object) -> tuple[StoredJob, list[RunRow]]:
     stored = await world.add(**({"cron": "0 * * * *"} | fields))  # type: ignore[arg-type]
-    assert await backfill.ask(world.ledger, stored, _past(world, count)) == count
+    assert await backfill.request_runs(world.ledger, stored, _past(world, count)) == count
     return stored, await world.rows()
 
 
@@ -43,10 +43,10 @@ async def test_each_is_a_waiting_run_of_its_due_time(world: World) -> None:
 
 async def test_the_same_again_asks_for_nothing_twice(world: World) -> None:
     stored, rows = await _asked(world, 3)
-    assert await backfill.ask(world.ledger, stored, _past(world, 4)) == 1
+    assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 1
     await world.settled(world.offer_of(rows[0]), Status.FAILED)
 
-    assert await backfill.ask(world.ledger, stored, _past(world, 4)) == 0
+    assert await backfill.request_runs(world.ledger, stored, _past(world, 4)) == 0
     assert len(await world.rows()) == 4
 
 
@@ -59,9 +59,9 @@ async def test_what_succeeded_by_schedule_is_left_out(world: World) -> None:
     world.clock.move(HOUR)
 
     async with world.ledger.read() as session:
-        known = await backfill.known(session, stored.id, [done.due, failed.due])
+        known = await backfill.known_statuses(session, stored.id, [done.due, failed.due])
     assert known == {done.due: Status.SUCCEEDED, failed.due: Status.FAILED}
-    assert await backfill.ask(world.ledger, stored, [done.due, failed.due]) == 1
+    assert await backfill.request_runs(world.ledger, stored, [done.due, failed.due]) == 1
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one", "cancel_running"])
@@ -120,7 +120,7 @@ async def test_a_scheduled_run_has_its_prefect_run_before_them(world: World) -> 
     row = await claims.request(world.ledger, stored, "now", "manual")
 
     async with world.ledger.read() as session:
-        first = await waiting_runs.to_ensure(session, world.clock.now())
+        first = await waiting_runs.needing_prefect_run(session, world.clock.now())
 
     assert len(first) == 10
     assert first[0].id == row.id
@@ -131,7 +131,7 @@ async def test_its_deadline_counts_from_its_turn(world: World) -> None:
     _, rows = await _asked(world, 1, deadline="1h")
     world.clock.move(48 * HOUR)
     async with world.ledger.read() as session:
-        assert await waiting_runs.all_overdue(session, world.clock.now(), 10) == []
+        assert await waiting_runs.ids_past_deadline(session, world.clock.now(), 10) == []
 
     granted = await world.claim(world.offer_of(rows[0]))
 
@@ -145,7 +145,7 @@ async def test_a_job_that_is_switched_off_runs_no_more_of_them(world: World) -> 
 
     answer = await world.claim(world.offer_of(rows[0]))
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is off: disabled")
 
 

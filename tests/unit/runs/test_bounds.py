@@ -12,7 +12,7 @@ from daybook.jobs import store
 from daybook.jobs.upcoming import between
 from daybook.ledger.states import Status
 from daybook.runs import claims
-from daybook.runs.claim_requests import Compare, Ended, Granted, Waiting
+from daybook.runs.claim_requests import Finished, Granted, NeedsReconcile, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ async def test_two_days_of_an_hourly_job_hold_what_next_had_shown(world: World) 
             await claims.begin(world.ledger, answer.run_id, answer.fence)
             await world.settle(answer, Status.SUCCEEDED)
         else:
-            assert isinstance(answer, Ended)
+            assert isinstance(answer, Finished)
             assert (answer.status, answer.run_id) == (Status.SKIPPED, None)
             assert answer.reason.startswith("not due: ")
 
@@ -58,9 +58,9 @@ async def test_what_was_edited_in_prefect_is_looked_at_before_it_is_left_out(wor
     edited = replace(offer, parameters=stored.job.parameters() | {"policy": policy})
     world.clock.set(offer.due)
 
-    assert await world.claim(edited) == Compare(stored.id)
+    assert await world.claim(edited) == NeedsReconcile(stored.id)
     answer = await world.claim(replace(edited, compared=True))
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.reason == "not due: 13:00 is not within the active hours"
 
 
@@ -87,8 +87,8 @@ async def test_after_its_last_run_a_job_is_off_and_says_why(world: World) -> Non
     )
     more = await world.edit(stored.id, max_runs=3)
     assert not more.job.enabled  # that is the service's to decide:
-    assert store.with_new_time(after, more.job).enabled
-    assert not store.with_new_time(after, after.job).enabled
+    assert store.enable_again(after, more.job).enabled
+    assert not store.enable_again(after, after.job).enabled
 
 
 async def test_at_once_no_more_than_its_runs_are_at_work(world: World) -> None:
@@ -99,9 +99,9 @@ async def test_at_once_no_more_than_its_runs_are_at_work(world: World) -> None:
         world.clock.set(offer.due)
         answers.append(await world.claim(offer))
 
-    assert [type(each) for each in answers] == [Granted] * 3 + [Ended] * 2
+    assert [type(each) for each in answers] == [Granted] * 3 + [Finished] * 2
     told = answers[-1]
-    assert isinstance(told, Ended)
+    assert isinstance(told, Finished)
     assert told.reason == "max runs: 3 are done or at work"
     assert [row.status for row in await world.rows()] == ["claimed"] * 3 + ["skipped"] * 2
 
@@ -120,7 +120,7 @@ async def test_one_that_queued_is_skipped_when_the_last_run_was_had(world: World
 
     told = await world.claim(queued[1])
 
-    assert isinstance(told, Ended)
+    assert isinstance(told, Finished)
     assert told.reason == "the job is off: max runs: it has had its 2"
 
 

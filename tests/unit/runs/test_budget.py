@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from daybook.jobs.limits import Rules
+from daybook.jobs.limits import AgentLimits
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import budget, claims
-from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted, Waiting
 from daybook.runs.usage import tokens, total
 from tests.unit.runs.test_limits_at_claim import owned
 from tests.world import World
@@ -25,11 +25,11 @@ def took(count: int) -> dict[str, Any]:
     return {"input_tokens": count - out, "output_tokens": out, "cost_usd": 99.0, "requests": 7}
 
 
-async def spend(world: World, offer: Offer, count: int) -> Granted:
+async def spend(world: World, offer: ClaimRequest, count: int) -> Granted:
     return await world.settled(offer, Status.SUCCEEDED, usage=took(count))
 
 
-async def at(world: World, offer: Offer) -> Answer:
+async def at(world: World, offer: ClaimRequest) -> ClaimResult:
     world.clock.set(max(world.clock.now(), offer.due))
     return await world.claim(offer)
 
@@ -44,7 +44,7 @@ async def test_a_run_is_granted_its_tokens(world: World) -> None:
     granted = await world.granted(world.offer(stored))
     assert granted.tokens == 800
     # Who takes the claim over from the worker is told the same.
-    again = await claims.granted(world.ledger, granted.run_id, granted.fence)
+    again = await claims.read_grant(world.ledger, granted.run_id, granted.fence)
     assert again.tokens == 800
 
 
@@ -55,11 +55,11 @@ async def test_an_agents_run_has_the_least_of_both(
     world: World, policy: int, limit: int, least: int
 ) -> None:
     stored = await owned(world, tokens_per_run=policy, cron="0 * * * *")
-    rules = Rules.of({"tokens_per_run": limit, "tokens_per_day": 0})
+    rules = AgentLimits.of({"tokens_per_run": limit, "tokens_per_day": 0})
     assert (await world.granted(world.offer(stored, rules=rules))).tokens == least
 
 
-async def tried(world: World, offer: Offer, count: int) -> Answer:
+async def tried(world: World, offer: ClaimRequest, count: int) -> ClaimResult:
     """One attempt that took so many and failed for now; what the next one is answered."""
     granted = await world.begun(offer)
     failed = Outcome(Status.FAILED, error="busy", usage=took(count))
@@ -79,7 +79,7 @@ async def test_a_further_attempt_has_what_is_left(world: World) -> None:
 async def test_nothing_left_fails_the_run(world: World) -> None:
     stored = await world.add(tokens_per_run=800, cron="0 * * * *")
     answer = await tried(world, world.offer(stored), 812)
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     row = await world.row(str(answer.run_id))
     assert (row.status, row.error) == ("failed", "tokens: 812 of 800 per run are used")
     assert (await world.job_row(stored.id)).last_error == row.error
@@ -93,7 +93,7 @@ async def test_the_days_limit_refuses_the_next_run(world: World) -> None:
     granted = await spend(world, world.offer(stored), 8_345)
     assert granted.tokens == 6_000
     answer = await at(world, world.offer(stored))
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     told = "tokens: 12,345 of 10,000 per day are used, until 2026-01-16 00:00 Asia/Dhaka"
     assert (answer.status, answer.reason) == (Status.SKIPPED, told)
     assert (await world.row(str(answer.run_id))).attempts == 0
@@ -154,14 +154,14 @@ async def test_runs_at_work_hold_what_they_were_granted(world: World) -> None:
 
 async def test_an_agents_day_is_that_of_all_its_jobs(world: World) -> None:
     """Removing a job and adding another begins no new day, nor does another zone."""
-    rules = Rules.of({"tokens_per_day": 1_000}, timezone="UTC")
+    rules = AgentLimits.of({"tokens_per_day": 1_000}, timezone="UTC")
     first = await owned(world, name="first", every="1h")
     await spend(world, world.offer(first, rules=rules), 1_000)
     await world.archive(first.id)
     for number, zone in enumerate(("UTC", "Asia/Tokyo", "Pacific/Kiritimati")):
         other = await owned(world, name=f"job {number}", cron="30 * * * *", timezone=zone)
         answer = await at(world, world.offer(other, rules=rules))
-        assert isinstance(answer, Ended)
+        assert isinstance(answer, Finished)
         assert answer.reason.startswith(
             "tokens: 1,000 of 1,000 per day of agent:scout are used, until 2026-01-16 00:00 UTC"
         )
@@ -178,25 +178,25 @@ async def test_an_agent_gets_nothing_back_by_cancelling(
     given: dict[str, Any] = {"cron": "0 * * * *", "tokens_per_run": 400}
     if of_agent:
         stored = await owned(world, **given)
-        rules = Rules.of({"tokens_per_run": 0, "tokens_per_day": 1000})
+        rules = AgentLimits.of({"tokens_per_run": 0, "tokens_per_day": 1000})
     else:
-        stored, rules = await world.add(**given, tokens_per_day=1000), Rules()
+        stored, rules = await world.add(**given, tokens_per_day=1000), AgentLimits()
     granted = await world.begun(world.offer(stored, rules=rules))
     assert granted.tokens == 400
     ended = Outcome(Status.CANCELLED, "cancelled", usage=told)
-    await claims.settle(world.ledger, granted.run_id, granted.fence, ended)
+    await claims.finish(world.ledger, granted.run_id, granted.fence, ended)
 
     world.clock.move(timedelta(minutes=1))
     async with world.ledger.read() as session:
         row = await world.row(granted.run_id)
         policy = row.parameters["policy"] | {"tokens_per_run": 0}
         row.parameters, row.usage = row.parameters | {"policy": policy}, None  # as of another run
-        budget_of = await budget.of(session, row, stored, rules, world.clock.now())
+        budget_of = await budget.for_run(session, row, stored, rules, world.clock.now())
     assert budget_of.tokens == left
 
 
 async def test_what_asks_no_agent_needs_no_tokens(world: World) -> None:
-    rules = Rules.of({"tokens_per_day": 1_000})
+    rules = AgentLimits.of({"tokens_per_day": 1_000})
     first = await owned(world, name="first", every="1h")
     await spend(world, world.offer(first, rules=rules), 1_000)
     hook = await owned(world, name="hook", url="https://a.example.org", every="1h", prompt=None)
@@ -209,7 +209,7 @@ async def test_what_asks_no_agent_needs_no_tokens(world: World) -> None:
     }
     asking = await owned(world, name="asking", every="1h", **gated)
     answer = await at(world, world.offer(asking, kind="webhook", rules=rules))
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.reason.startswith("tokens: ")
 
 
@@ -218,13 +218,13 @@ async def test_a_run_by_hand_is_no_way_round(world: World) -> None:
     await spend(world, world.offer(stored), 100)
     asked = await claims.request(world.ledger, stored, "now", "manual")
     answer = await world.claim(world.offer_of(asked))
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.reason.startswith("tokens: 100 of 100")
 
 
 async def test_an_agents_run_with_parameters_of_its_own_is_no_way_round(world: World) -> None:
     stored = await owned(world, tokens_per_run=10, cron="0 * * * *")
-    rules = Rules.of({"tokens_per_run": 50, "tokens_per_day": 70})
+    rules = AgentLimits.of({"tokens_per_run": 50, "tokens_per_day": 70})
     policy = {**stored.job.policy.model_dump(mode="json"), "tokens_per_run": 5_000}
     parameters = {**stored.job.parameters(), "policy": policy}
     offer = replace(

@@ -9,8 +9,8 @@ import pytest
 
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import audit, claims
-from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
-from daybook.runs.prefect_ends import EndInPrefect, take
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
+from daybook.runs.prefect_ends import EndInPrefect, apply_end
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +19,7 @@ HOUR = timedelta(hours=1)
 DOWN = timedelta(hours=4, minutes=10)
 
 
-async def _away(world: World, down: timedelta = DOWN, **fields: Any) -> list[Offer]:
+async def _away(world: World, down: timedelta = DOWN, **fields: Any) -> list[ClaimRequest]:
     """An hourly job, and what Prefect offers, oldest first, after ``down`` without a worker."""
     stored = await world.add(cron="0 * * * *", **fields)
     first = world.offer(stored)
@@ -30,7 +30,7 @@ async def _away(world: World, down: timedelta = DOWN, **fields: Any) -> list[Off
     return offers
 
 
-async def _seen_through(world: World, offers: list[Offer]) -> None:
+async def _seen_through(world: World, offers: list[ClaimRequest]) -> None:
     """Offer all of them, again and again, and carry out what is granted, until none is left."""
     left = list(offers)
     while left:
@@ -129,7 +129,7 @@ async def test_a_one_time_job_that_catches_up_on_none_is_missed_and_off(world: W
 
     answer = await world.claim(world.offer(stored, due=at))
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.MISSED
     assert (await world.job_row(stored.id)).disabled_reason == "fired, missed"
 
@@ -143,7 +143,9 @@ async def test_a_crash_before_the_claim_is_judged_by_the_same_function(
     offer = world.offer(await world.add(cron="0 * * * *", catch_up=catch_up))
     world.clock.set(offer.due + timedelta(minutes=20))
 
-    await take(world.ledger, EndInPrefect(str(offer.flow_run_id), "CRASHED", "Crashed", "", offer))
+    await apply_end(
+        world.ledger, EndInPrefect(str(offer.flow_run_id), "CRASHED", "Crashed", "", offer)
+    )
 
     assert [row.status for row in await world.rows()] == [status]
 

@@ -9,8 +9,8 @@ import pytest
 
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claim_requests, claims, leases
-from daybook.runs.claim_requests import Compare, Ended, Granted, Taken, Waiting
-from daybook.testing import MovedClock
+from daybook.runs.claim_requests import Finished, Granted, HeldElsewhere, NeedsReconcile, Waiting
+from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -49,7 +49,7 @@ async def test_taken_while_another_holds_it(world: World) -> None:
 
     other = await world.claim(replace(offer, holder="there:2", flow_run_id="another"))
 
-    assert other == Taken(granted.run_id, "here:1", offer.flow_run_id)
+    assert other == HeldElsewhere(granted.run_id, "here:1", offer.flow_run_id)
 
 
 async def test_ended_once_it_has_its_outcome(world: World) -> None:
@@ -58,7 +58,7 @@ async def test_ended_once_it_has_its_outcome(world: World) -> None:
 
     other = await world.claim(replace(offer, flow_run_id="another"))
 
-    assert other == Ended(Status.FAILED, "no", granted.run_id, offer.flow_run_id)
+    assert other == Finished(Status.FAILED, "no", granted.run_id, offer.flow_run_id)
     assert len(await world.rows()) == 1
 
 
@@ -73,10 +73,10 @@ async def test_what_is_not_due_is_compared_and_then_ended_without_a_row(
         world.clock.set(wrong)
     offer = world.offer(stored, due=wrong)
 
-    assert await world.claim(offer) == Compare(stored.id)
+    assert await world.claim(offer) == NeedsReconcile(stored.id)
     ended = await world.claim(replace(offer, compared=True))
 
-    assert ended == Ended(Status.SKIPPED, "not due")
+    assert ended == Finished(Status.SKIPPED, "not due")
     assert await world.rows() == []
 
 
@@ -85,7 +85,7 @@ async def test_other_parameters_are_compared_and_then_the_revision_decides(world
     offer = world.offer(stored, parameters=stored.job.parameters() | {"prompt": "Theirs"})
     world.clock.set(offer.due)
 
-    assert await world.claim(offer) == Compare(stored.id)
+    assert await world.claim(offer) == NeedsReconcile(stored.id)
     assert await world.rows() == []
     answer = await world.claim(replace(offer, compared=True))
 
@@ -119,7 +119,7 @@ async def test_a_schedule_changed_at_the_due_time_is_the_new_one(world: World) -
     world.clock.set(offer.due)
     await world.edit(stored.id, cron="30 * * * *")
 
-    assert await world.claim(offer) == Ended(Status.SKIPPED, "not due")
+    assert await world.claim(offer) == Finished(Status.SKIPPED, "not due")
 
 
 async def test_two_edits_in_one_microsecond_both_stay(world: World) -> None:
@@ -162,7 +162,7 @@ async def test_off_at_its_claim(world: World) -> None:
 
     answer = await world.claim(offer)
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is off: disabled")
 
 
@@ -173,7 +173,7 @@ async def test_off_at_its_due_time_is_not_due(world: World) -> None:
     world.clock.set(offer.due + SECOND)
     await world.edit(stored.id, enabled=True)
 
-    assert await world.claim(offer) == Ended(Status.SKIPPED, "not due")
+    assert await world.claim(offer) == Finished(Status.SKIPPED, "not due")
 
 
 async def test_removed_before_its_claim(world: World) -> None:
@@ -184,7 +184,7 @@ async def test_removed_before_its_claim(world: World) -> None:
 
     answer = await world.claim(offer)
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is off: removed")
 
 
@@ -195,7 +195,7 @@ async def test_a_run_asked_for_does_not_outlive_its_job(world: World) -> None:
 
     answer = await world.claim(world.offer_of(row))
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job was removed")
 
 
@@ -239,7 +239,7 @@ async def test_missed_when_a_later_due_time_has_passed(world: World) -> None:
 
     answer = await world.claim(offer)
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.MISSED
     assert "a later due time has passed" in answer.reason
 
@@ -268,7 +268,7 @@ async def test_overlap_is_skipped_and_says_with_what(world: World, begun: bool) 
 
     answer = await world.claim(second)
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
     assert answer.reason.startswith(f"overlap: run {running.run_id[:8]} of {first.due:%F %T} UTC")
 
@@ -307,7 +307,7 @@ async def test_a_one_time_job_is_off_after_its_time(world: World) -> None:
     assert after.row.last_error == "no such program"
     assert after.row.sync_pending
     again = await world.claim(replace(offer, flow_run_id="another"))
-    assert isinstance(again, Ended)
+    assert isinstance(again, Finished)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ async def test_a_one_time_job_may_be_a_day_late(
         assert isinstance(answer, Granted)
         assert after.job.enabled
     else:
-        assert isinstance(answer, Ended)
+        assert isinstance(answer, Finished)
         assert answer.status == status
         assert not after.job.enabled
 
@@ -394,21 +394,21 @@ async def test_a_request_acts_with_the_parameters_it_was_made_with(world: World)
 
 async def test_a_request_ended_is_not_run_again_by_a_second_prefect_run(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
-    await claims.carried_by(world.ledger, row, "first")
+    await claims.link_prefect_run(world.ledger, row, "first")
     await world.settled(world.offer_of(row, flow_run_id="first"), Status.SUCCEEDED)
 
     answer = await world.claim(world.offer_of(row, flow_run_id="second"))
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.SUCCEEDED
 
 
 async def test_carried_by_counts_the_prefect_runs_of_a_waiting_row_only(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
-    assert await claims.carried_by(world.ledger, row, "first")
-    assert await claims.carried_by(world.ledger, await world.row(row.id), "second")
+    assert await claims.link_prefect_run(world.ledger, row, "first")
+    assert await claims.link_prefect_run(world.ledger, await world.row(row.id), "second")
     await world.granted(world.offer_of(row, flow_run_id="second"))
-    assert not await claims.carried_by(world.ledger, await world.row(row.id), "third")
+    assert not await claims.link_prefect_run(world.ledger, await world.row(row.id), "third")
 
     found = await world.row(row.id)
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
@@ -416,19 +416,19 @@ async def test_carried_by_counts_the_prefect_runs_of_a_waiting_row_only(world: W
 
 async def test_a_prefect_run_that_two_have_made_at_once_counts_once(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
-    assert await claims.carried_by(world.ledger, row, "first")
-    assert not await claims.carried_by(world.ledger, row, "first")
+    assert await claims.link_prefect_run(world.ledger, row, "first")
+    assert not await claims.link_prefect_run(world.ledger, row, "first")
     assert (await world.row(row.id)).prefect_runs == 1
 
     # Who is late does not put it in the place of the one that came after it.
-    assert await claims.carried_by(world.ledger, await world.row(row.id), "second")
-    assert not await claims.carried_by(world.ledger, row, "first")
+    assert await claims.link_prefect_run(world.ledger, await world.row(row.id), "second")
+    assert not await claims.link_prefect_run(world.ledger, row, "first")
     found = await world.row(row.id)
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
 
 
-async def test_a_run_without_a_job_needs_none(world: World, clock: MovedClock) -> None:
-    offer = claim_requests.Offer(
+async def test_a_run_without_a_job_needs_none(world: World, clock: ManualClock) -> None:
+    offer = claim_requests.ClaimRequest(
         claim_requests.flow_key("f"),
         "agent-prompt",
         "direct",
@@ -443,9 +443,9 @@ async def test_a_run_without_a_job_needs_none(world: World, clock: MovedClock) -
     assert (await world.row(granted.run_id)).job_id is None
 
 
-async def test_a_foreign_schedule_is_not_judged(world: World, clock: MovedClock) -> None:
+async def test_a_foreign_schedule_is_not_judged(world: World, clock: ManualClock) -> None:
     # What Prefect schedules of a deployment that is no job of ours has a `flow:` key.
-    offer = claim_requests.Offer(
+    offer = claim_requests.ClaimRequest(
         claim_requests.flow_key("f"),
         "agent-prompt",
         "schedule",
@@ -488,7 +488,7 @@ async def test_between_two_attempts_a_run_is_still_at_work(world: World) -> None
     world.clock.set(skipped.until)
     skipped = await world.claim(world.offer(stored, due=world.clock.now()))
 
-    assert isinstance(skipped, Ended)
+    assert isinstance(skipped, Finished)
     assert skipped.reason.startswith(f"overlap: run {running.run_id[:8]}")
     world.clock.set(until)
     again = await world.claim(first)

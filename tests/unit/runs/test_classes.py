@@ -14,7 +14,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.runs import claim_requests, claims
-from daybook.runs.claim_requests import Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -32,11 +32,11 @@ async def _jobs(world: World, kinds: str) -> list[StoredJob]:
     ]
 
 
-def _offers(world: World, jobs: list[StoredJob], most: int) -> list[Offer]:
+def _offers(world: World, jobs: list[StoredJob], most: int) -> list[ClaimRequest]:
     """Of each job one run, whose due times rise by a second and have all passed."""
     due = world.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
     return [
-        Offer(
+        ClaimRequest(
             claim_requests.flow_key(job.row.name),
             "agent-prompt",
             "manual",
@@ -132,7 +132,7 @@ async def test_without_limits_of_their_own_only_that_of_all_binds(world: World) 
 async def test_a_run_without_a_class_is_medium(world: World) -> None:
     """A direct call, or one that a version before this one wrote down."""
     limits = {"medium": 1}
-    direct = Offer(
+    direct = ClaimRequest(
         claim_requests.flow_key("d"),
         "agent-prompt",
         "direct",

@@ -12,7 +12,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import audit, claims, corrections, leases, prefect_ends
-from daybook.runs.claim_requests import Ended, Granted, Waiting
+from daybook.runs.claim_requests import Finished, Granted, Waiting
 from daybook.runs.prefect_ends import EndInPrefect
 from tests.world import World
 
@@ -22,7 +22,7 @@ SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hou
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 
-async def advance(world: World, stored: StoredJob) -> audit.Audited:
+async def advance(world: World, stored: StoredJob) -> audit.AuditResult:
     done = await audit.advance(world.ledger, stored.id, world.clock.now())
     assert done is not None
     return done
@@ -31,8 +31,18 @@ async def advance(world: World, stored: StoredJob) -> audit.Audited:
 async def test_a_corrected_due_time_waits_for_its_time_and_is_judged_then(world: World) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
     dues = [NOON + HOUR, NOON + 2 * HOUR]
-    assert await corrections.ask(world.ledger, stored.id, 1, dues, "a change of the clocks") == 2
-    assert await corrections.ask(world.ledger, stored.id, 1, dues, "a change of the clocks") == 0
+    assert (
+        await corrections.add_waiting_runs(
+            world.ledger, stored.id, 1, dues, "a change of the clocks"
+        )
+        == 2
+    )
+    assert (
+        await corrections.add_waiting_runs(
+            world.ledger, stored.id, 1, dues, "a change of the clocks"
+        )
+        == 0
+    )
     first, second = await world.rows()
 
     assert isinstance(await world.claim(world.offer_of(first)), Waiting)
@@ -41,7 +51,7 @@ async def test_a_corrected_due_time_waits_for_its_time_and_is_judged_then(world:
 
     world.clock.set(dues[1] + 2 * MINUTE)
     late = await world.claim(world.offer_of(second))
-    assert isinstance(late, Ended)
+    assert isinstance(late, Finished)
     assert late.status is Status.MISSED
 
 
@@ -49,7 +59,9 @@ async def test_one_for_which_nobody_came_is_judged_by_the_audit(world: World) ->
     none = await world.add("none", cron="0 * * * *", catch_up="none")
     latest = await world.add("latest", cron="0 * * * *", catch_up="latest")
     for stored in (none, latest):
-        await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+        await corrections.add_waiting_runs(
+            world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
+        )
     world.clock.set(NOON + HOUR + 2 * MINUTE)
 
     assert (await advance(world, none)).missed == 1
@@ -61,15 +73,22 @@ async def test_one_for_which_nobody_came_is_judged_by_the_audit(world: World) ->
 
 async def test_one_that_is_not_due_any_more_is_skipped(world: World) -> None:
     stored = await world.add(cron="0 * * * *")
-    await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+    await corrections.add_waiting_runs(
+        world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
+    )
     (row,) = await world.rows()
     await world.edit(stored.id, cron="30 * * * *")
-    assert await corrections.ask(world.ledger, stored.id, 1, [NOON + 2 * HOUR], "by the old") == 0
+    assert (
+        await corrections.add_waiting_runs(
+            world.ledger, stored.id, 1, [NOON + 2 * HOUR], "by the old"
+        )
+        == 0
+    )
     world.clock.set(NOON + HOUR)
 
     answer = await world.claim(world.offer_of(row))
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "not due any more")
 
 
@@ -78,9 +97,11 @@ async def _corrected(world: World, how: str, **fields: str) -> tuple[StoredJob, 
     stored = await world.add(cron="0 * * * *", prompt="The old", deadline="30s", **fields)
     if how == "crashed":
         crashed = EndInPrefect("f", "CRASHED", "Crashed", "", world.offer(stored, flow_run_id="f"))
-        assert await prefect_ends.take(world.ledger, crashed) is Status.WAITING
+        assert await prefect_ends.apply_end(world.ledger, crashed) is Status.WAITING
     else:
-        await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+        await corrections.add_waiting_runs(
+            world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
+        )
     world.clock.move(MINUTE)
     edited = await world.edit(stored.id, prompt="The new", agent="other", deadline="")
     (row,) = await world.rows()
@@ -124,9 +145,11 @@ async def test_the_audit_judges_one_by_the_revision_in_force_at_its_due_time(
 async def test_one_is_staggered_by_the_revision_in_force_at_its_due_time(world: World) -> None:
     for name in ("a", "b", "c", "d", "e", "f"):
         stored = await world.add(name, cron="0 * * * *", stagger="30m", catch_up="none")
-        if upcoming.offset(stored.id, timedelta(minutes=30)) > 2 * MINUTE:
+        if upcoming.stagger_offset(stored.id, timedelta(minutes=30)) > 2 * MINUTE:
             break
-    await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+    await corrections.add_waiting_runs(
+        world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks"
+    )
     (row,) = await world.rows()
     world.clock.move(MINUTE)
     await world.edit(stored.id, stagger="")

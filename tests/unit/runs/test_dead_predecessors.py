@@ -11,7 +11,7 @@ from daybook.jobs import upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Outcome, Status
 from daybook.runs import audit, claims, leases
-from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -36,7 +36,9 @@ async def _dead(world: World, stored: StoredJob, *, began: bool = True) -> Grant
     return granted
 
 
-async def _claimed(world: World, stored: StoredJob, at: timedelta) -> tuple[Offer, Answer]:
+async def _claimed(
+    world: World, stored: StoredJob, at: timedelta
+) -> tuple[ClaimRequest, ClaimResult]:
     """Claim the job's next due time, so long after it."""
     offer = world.offer(stored, holder=NEW)
     world.clock.set(offer.due + at)
@@ -110,7 +112,7 @@ async def test_a_holder_that_renews_is_at_work_and_what_waited_is_skipped(world:
     await leases.renew(world.ledger, running.run_id, running.fence)
     told = await world.claim(offer)
 
-    assert isinstance(told, Ended)
+    assert isinstance(told, Finished)
     assert told.status is Status.SKIPPED
     assert told.reason.startswith(f"overlap: run {running.run_id[:8]} of ")
     assert await world.settle(running, Status.SUCCEEDED) is Status.SUCCEEDED
@@ -173,7 +175,7 @@ async def test_a_holder_that_was_heard_of_since_the_due_time_is_at_work(world: W
     assert await leases.renew(world.ledger, running.run_id, running.fence)
     world.clock.move(30 * SECOND)
 
-    assert isinstance(await world.claim(offer), Ended)
+    assert isinstance(await world.claim(offer), Finished)
 
 
 async def test_the_process_that_claims_knows_that_its_own_run_is_at_work(world: World) -> None:
@@ -184,7 +186,7 @@ async def test_the_process_that_claims_knows_that_its_own_run_is_at_work(world: 
 
     assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Waiting)
     second = world.offer(stored, due=world.clock.now())
-    assert isinstance(await world.claim(second), Ended)
+    assert isinstance(await world.claim(second), Finished)
 
 
 async def test_it_is_not_missed_when_its_window_ends_while_it_waits(world: World) -> None:
@@ -207,7 +209,7 @@ async def test_left_undecided_by_a_second_standstill_it_is_judged_anew(
     assert isinstance(answer, Waiting)
     world.clock.set(offer.due + again)
     answer = await world.claim(offer)
-    assert isinstance(answer, Granted if expected == "claimed" else Ended)
+    assert isinstance(answer, Granted if expected == "claimed" else Finished)
 
     assert (await world.rows())[-1].status == expected
 
@@ -221,7 +223,7 @@ async def test_of_several_that_wait_the_latest_stays(world: World) -> None:
     assert [row.status for row in rows] == ["running", "skipped", "waiting"]
     assert rows[1].reason == f"overlap: the run of {offers[1].due:%F %T} UTC took its place"
     earlier = world.offer(stored, due=offers[0].due, holder=NEW)
-    assert isinstance(await world.claim(earlier), Ended)
+    assert isinstance(await world.claim(earlier), Finished)
     await _judged(world)
     assert isinstance(await world.claim(offers[1]), Granted)
 
@@ -283,9 +285,9 @@ async def test_a_run_that_is_run_again_comes_after_the_due_time_that_waited(
     assert await _became(world) == [("claimed", "schedule", 1), ("succeeded", "catch_up", 1)]
 
 
-async def _granted_as(world: World, offer: Offer) -> Granted:
+async def _granted_as(world: World, offer: ClaimRequest) -> Granted:
     (row,) = [each for each in await world.rows() if each.occurrence == offer.occurrence]
-    return await claims.granted(world.ledger, row.id, row.fence)
+    return await claims.read_grant(world.ledger, row.id, row.fence)
 
 
 async def test_a_due_time_that_comes_after_the_judgement_is_skipped_for_the_rerun(
@@ -297,7 +299,7 @@ async def test_a_due_time_that_comes_after_the_judgement_is_skipped_for_the_reru
     await _judged(world)
     assert (await world.row(dead.run_id)).status == "waiting"
 
-    assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Ended)
+    assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Finished)
 
 
 async def test_one_between_two_attempts_is_alive(world: World) -> None:
@@ -307,7 +309,7 @@ async def test_one_between_two_attempts_is_alive(world: World) -> None:
     failed = Outcome(Status.FAILED, error="429")
     await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
 
-    assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Ended)
+    assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Finished)
 
 
 @pytest.mark.parametrize("alive", [False, True])
@@ -329,7 +331,7 @@ async def test_queue_one_is_decided_when_the_holder_is_judged(world: World, aliv
     if alive:
         await leases.renew(world.ledger, running.run_id, running.fence)
         answer = await world.claim(last)
-        assert isinstance(answer, Ended)
+        assert isinstance(answer, Finished)
         assert answer.reason.endswith("was still at work, and another one waited already")
         return
     await _judged(world)
@@ -352,7 +354,7 @@ async def test_a_run_in_doubt_is_not_yet_the_last_of_max_runs(world: World, over
     granted = await world.begun(offer)
     await world.settle(granted, Status.SUCCEEDED)
 
-    assert isinstance(await world.claim(first), Ended)
+    assert isinstance(await world.claim(first), Finished)
     assert [row.status for row in await world.rows()] == ["skipped", "succeeded"]
 
 
@@ -362,7 +364,7 @@ async def test_a_run_in_doubt_that_has_begun_is_the_last_of_max_runs(world: Worl
 
     _, answer = await _claimed(world, stored, at=10 * MINUTE)
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.reason == "max runs: 1 are done or at work"
 
 
@@ -383,7 +385,7 @@ async def test_the_audit_leaves_what_hangs_on_a_run_in_doubt_to_the_claim(world:
 
 async def test_a_staggered_due_time_asks_for_a_word_since_its_own_beginning(world: World) -> None:
     stored = await _job(world, stagger="30m")
-    later = upcoming.offset(stored.id, stored.job.policy.stagger)
+    later = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
     first = world.offer(stored)
     world.clock.set(first.due + later)
     dead = await world.begun(first)

@@ -11,7 +11,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims, leases
-from daybook.runs.claim_requests import Ended, Granted, Waiting
+from daybook.runs.claim_requests import Finished, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +44,7 @@ async def test_at_its_deadline_the_claim_ends_it(world: World) -> None:
     offer = world.offer_of(row)
     answer = await world.claim(offer)
 
-    assert answer == Ended(Status.TIMED_OUT, WHY, row.id, offer.flow_run_id)
+    assert answer == Finished(Status.TIMED_OUT, WHY, row.id, offer.flow_run_id)
     found = await world.row(row.id)
     assert (found.status, found.finished_at, found.attempts) == ("timed_out", world.clock.now(), 0)
     assert found.unmirrored
@@ -61,7 +61,7 @@ async def test_the_deadline_goes_before_what_it_waits_for(world: World) -> None:
     assert isinstance(await world.claim(world.offer_of(row)), Waiting)
     world.clock.move(timedelta(hours=2))
 
-    assert isinstance(await world.claim(world.offer_of(row)), Ended)
+    assert isinstance(await world.claim(world.offer_of(row)), Finished)
 
     # How the attempt had ended is not written over.
     (attempt,) = await world.attempts(row.id)
@@ -137,5 +137,5 @@ async def test_an_ended_run_is_left_as_it_is(world: World) -> None:
     assert await leases.expire_all(world.ledger) == []
 
     answer = await world.claim(world.offer_of(row))
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.SUCCEEDED

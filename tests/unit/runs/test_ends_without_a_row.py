@@ -10,7 +10,7 @@ import pytest
 
 from daybook.ledger.states import Status
 from daybook.runs import claim_requests, prefect_ends
-from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from tests.unit.runs.ending import BY_HAND, SAID, TYPES, Type, end, take
 from tests.world import World
 
@@ -44,7 +44,7 @@ async def test_a_due_time_that_ended_there_has_its_outcome(
     assert await take(world, edited, state) is None
     world.clock.set(offer.due)
     answer = await world.claim(offer)
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.run_id == row.id
 
 
@@ -125,12 +125,12 @@ async def test_of_what_nothing_is_known_no_row_is_made(
     else:
         made = replace(made, **changes)
 
-    assert await prefect_ends.take(world.ledger, made) is None
+    assert await prefect_ends.apply_end(world.ledger, made) is None
 
     assert await world.rows() == []
 
 
-def _custom(world: World, offer: Offer, **changes: Any) -> Offer:
+def _custom(world: World, offer: ClaimRequest, **changes: Any) -> ClaimRequest:
     custom = replace(
         offer,
         occurrence=claim_requests.flow_key(str(offer.flow_run_id)),

@@ -10,7 +10,7 @@ import pytest
 from daybook.errors import FenceRefused, NotFound
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.runs import claims
-from daybook.runs.claim_requests import Ended, Granted
+from daybook.runs.claim_requests import Finished, Granted
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 async def _same(world: World, granted: Granted) -> bool:
     """Whether it is read as it was granted; of the job, what the run acts with."""
-    again = await claims.granted(world.ledger, granted.run_id, granted.fence)
+    again = await claims.read_grant(world.ledger, granted.run_id, granted.fence)
     assert again.job is not None
     assert granted.job is not None
     assert again.job.revision == granted.job.revision
@@ -31,7 +31,7 @@ async def test_a_grant_can_be_read_again_by_its_fence(world: World) -> None:
     stored = await world.add(prompt="Again: {{last_output}}", every="1h")
     first = await world.begun(world.offer(stored))
     done = Outcome(Status.SUCCEEDED, output="one", prompt="Again: ")
-    await claims.settle(world.ledger, first.run_id, first.fence, done)
+    await claims.finish(world.ledger, first.run_id, first.fence, done)
     offer = world.offer(stored)
     granted = await world.granted(offer)
     assert (granted.last_output, len(granted.history)) == ("one", 2)
@@ -56,7 +56,7 @@ async def test_another_fence_reads_nothing(world: World, fence: int) -> None:
     granted = await world.granted(world.offer(await world.add()))
 
     with pytest.raises(FenceRefused):
-        await claims.granted(world.ledger, granted.run_id, fence)
+        await claims.read_grant(world.ledger, granted.run_id, fence)
 
 
 async def test_what_has_begun_or_ended_or_was_lost_is_not_handed_over(world: World) -> None:
@@ -64,15 +64,15 @@ async def test_what_has_begun_or_ended_or_was_lost_is_not_handed_over(world: Wor
     granted = await world.granted(offer)
     await claims.postpone(world.ledger, granted.run_id, 1, world.clock.now(), "later")
     with pytest.raises(FenceRefused):
-        await claims.granted(world.ledger, granted.run_id, 1)
+        await claims.read_grant(world.ledger, granted.run_id, 1)
     granted = await world.begun(offer)
     with pytest.raises(FenceRefused):
-        await claims.granted(world.ledger, granted.run_id, granted.fence)
+        await claims.read_grant(world.ledger, granted.run_id, granted.fence)
     await world.settle(granted, Status.SUCCEEDED)
     with pytest.raises(FenceRefused):
-        await claims.granted(world.ledger, granted.run_id, granted.fence)
+        await claims.read_grant(world.ledger, granted.run_id, granted.fence)
     with pytest.raises(NotFound):
-        await claims.granted(world.ledger, "nobody", 1)
+        await claims.read_grant(world.ledger, "nobody", 1)
 
 
 # --- cancel
@@ -90,7 +90,7 @@ async def test_what_waits_is_cancelled_with_its_reason(world: World) -> None:
     assert (await world.job_row(stored.id)).last_status == "cancelled"
     assert (await world.job_row(stored.id)).run_count == 0
     answer = await world.claim(world.offer_of(row))
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.CANCELLED
 
 

@@ -11,7 +11,7 @@ import pytest
 from daybook.jobs import store
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claims
-from daybook.runs.claim_requests import Ended, Granted
+from daybook.runs.claim_requests import Finished, Granted
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +34,7 @@ async def test_after_ten_failures_in_a_row_it_is_off_and_says_why(world: World) 
     offer = world.offer(stored)
     world.clock.set(offer.due)
     ended = await world.claim(replace(offer, compared=True))
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, Finished)
     assert ended.reason == "not due"
 
 
@@ -74,7 +74,7 @@ async def test_an_unknown_counts_until_it_is_withdrawn(world: World) -> None:
     stored = await world.add(every="10m", pause_after_failures=3)
     await world.settled(world.offer(stored), Status.FAILED)
     lost = await world.begun(world.offer(stored))
-    await claims.died(world.ledger, lost.run_id, lost.fence, "killed")
+    await claims.holder_died(world.ledger, lost.run_id, lost.fence, "killed")
     assert (await world.job_row(stored.id)).consecutive_failures == 2
     await world.edit(stored.id, enabled=False)
     world.clock.move(timedelta(seconds=1))
@@ -114,9 +114,9 @@ async def test_a_one_time_job_is_removed_when_its_run_has_succeeded(world: World
     assert (after.row.archived_at, after.row.sync_pending) == (world.clock.now(), True)
     assert (await world.row(granted.run_id)).output == "done"
     async with world.ledger.read() as session:
-        assert "once" not in await store.names(session, "user")
+        assert "once" not in await store.taken_names(session, "user")
     told = await world.claim(replace(offer, flow_run_id="another"))
-    assert isinstance(told, Ended)
+    assert isinstance(told, Finished)
     assert told.status is Status.SUCCEEDED
 
 
@@ -147,10 +147,10 @@ async def test_a_late_success_removes_it_too(world: World) -> None:
     granted = await world.granted(world.offer(await world.job(job_id)))
     assert isinstance(granted, Granted)
     await claims.begin(world.ledger, granted.run_id, granted.fence)
-    await claims.died(world.ledger, granted.run_id, granted.fence, "killed")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
     assert (await world.job_row(job_id)).disabled_reason == "fired, unknown"
 
     done = Outcome(Status.SUCCEEDED)
-    await claims.settle(world.ledger, granted.run_id, granted.fence, done)
+    await claims.finish(world.ledger, granted.run_id, granted.fence, done)
 
     assert (await world.job_row(job_id)).archived_at is not None

@@ -10,7 +10,7 @@ import pytest
 from daybook.errors import FenceRefused, IllegalTransition
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claims, leases
-from daybook.runs.claim_requests import Ended, Granted, Waiting
+from daybook.runs.claim_requests import Finished, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -39,10 +39,10 @@ async def test_a_lease_is_judged_one_lease_after_it_was_found_to_have_run_out(wo
     await world.suspect()
     world.clock.move(TIMING.run_lease - MICROSECOND)
     async with world.ledger.write() as session:
-        assert await leases.expire(session, stored.id, world.clock.now()) == 0
+        assert await leases.expire_job(session, stored.id, world.clock.now()) == 0
     world.clock.move(MICROSECOND)
     async with world.ledger.write() as session:
-        assert await leases.expire(session, stored.id, world.clock.now()) == 1
+        assert await leases.expire_job(session, stored.id, world.clock.now()) == 1
     assert (await world.row(granted.run_id)).status == "unknown"
 
 
@@ -59,11 +59,11 @@ async def test_a_machine_that_slept_loses_no_run(world: World) -> None:
     assert answer.why.startswith("overlap: it is not known yet")
     assert await leases.renew(world.ledger, granted.run_id, granted.fence)
     answer = await world.claim(offer)
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.reason.startswith("overlap: ")
     world.clock.move(TIMING.run_lease - MICROSECOND)
     async with world.ledger.write() as session:
-        assert await leases.expire(session, stored.id, world.clock.now()) == 0
+        assert await leases.expire_job(session, stored.id, world.clock.now()) == 0
     assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
@@ -91,7 +91,7 @@ async def test_lost_before_the_effect_it_waits_under_a_higher_fence(world: World
     await world.lose()
 
     async with world.ledger.write() as session:
-        assert await leases.expire(session, stored.id, world.clock.now()) == 1
+        assert await leases.expire_job(session, stored.id, world.clock.now()) == 1
 
     row = await world.row(granted.run_id)
     assert (row.status, row.fence, row.holder, row.lease_until) == ("waiting", 2, "", None)
@@ -110,7 +110,7 @@ async def test_lost_after_begin_it_is_unknown_and_never_repeated(world: World) -
 
     answer = await world.claim(replace(offer, flow_run_id="another", holder="there:2"))
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.UNKNOWN
     row = await world.row(granted.run_id)
     assert (row.status, row.fence, row.finished_at) == ("unknown", 1, world.clock.now())
@@ -160,7 +160,7 @@ async def test_a_fence_from_the_future_is_refused_as_well(world: World) -> None:
     granted = await world.begun(world.offer(await world.add()))
 
     with pytest.raises(FenceRefused):
-        await claims.settle(
+        await claims.finish(
             world.ledger, granted.run_id, granted.fence + 1, Outcome(Status.SUCCEEDED)
         )
 
@@ -229,6 +229,6 @@ async def test_only_the_leases_of_one_job_are_judged(world: World) -> None:
     await world.lose()
 
     async with world.ledger.write() as session:
-        assert await leases.expire(session, one.id, world.clock.now()) == 1
+        assert await leases.expire_job(session, one.id, world.clock.now()) == 1
 
     assert (await world.row(other.run_id)).status == "running"

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from daybook.jobs.limits import Rules
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claim_requests, claims
-from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
 AGENT = "agent:scout"
-RULES = Rules.of({"min_interval": "10m", "tools": ["look"], "hosts": ["*.example.org"]})
+RULES = AgentLimits.of({"min_interval": "10m", "tools": ["look"], "hosts": ["*.example.org"]})
 
 
 async def owned(world: World, owner: str = AGENT, name: str = "brief", **fields: Any) -> StoredJob:
@@ -31,15 +31,15 @@ async def owned(world: World, owner: str = AGENT, name: str = "brief", **fields:
     return await world.job(stored.id)
 
 
-def ruled(offer: Offer, rules: Rules = RULES) -> Offer:
+def ruled(offer: ClaimRequest, rules: AgentLimits = RULES) -> ClaimRequest:
     return replace(offer, rules=rules)
 
 
-async def refused(world: World, offer: Offer) -> str:
+async def refused(world: World, offer: ClaimRequest) -> str:
     """Why, of one that leaves a row behind, and nothing more."""
     world.clock.set(max(world.clock.now(), offer.due))
     answer = await world.claim(offer)
-    assert isinstance(answer, Ended), answer
+    assert isinstance(answer, Finished), answer
     assert answer.status is Status.SKIPPED
     row = await world.row(str(answer.run_id))
     assert (row.status, row.reason, row.attempts) == ("skipped", answer.reason, 0)
@@ -91,7 +91,7 @@ async def test_the_same_of_the_operators_runs(world: World) -> None:
     await world.granted(ruled(world.offer(stored)))
 
 
-def by_hand(world: World, stored: StoredJob, flow_run: str, **parameters: Any) -> Offer:
+def by_hand(world: World, stored: StoredJob, flow_run: str, **parameters: Any) -> ClaimRequest:
     """A quick or custom run, as Prefect's UI and its API make it."""
     return ruled(
         world.offer(
@@ -190,7 +190,7 @@ async def test_a_retry_in_prefects_ui_is_judged_again(world: World) -> None:
     await world.settled(due, Status.FAILED)
     world.clock.move(timedelta(minutes=20))
     again = replace(due, flow_starts=2, retries=(1,))
-    edited = Rules.of({"agents": []})
+    edited = AgentLimits.of({"agents": []})
     why = await refused(world, replace(again, rules=edited))
     assert why.startswith('limits: agent: "default"')
 
@@ -198,7 +198,7 @@ async def test_a_retry_in_prefects_ui_is_judged_again(world: World) -> None:
 async def test_a_further_attempt_is_judged_too(world: World) -> None:
     """The operator took the model away between two attempts: the run fails, and is not retried."""
     stored = await owned(world, AGENT, model="small", every="1h")
-    allowed = Rules.of({"models": ["small"]})
+    allowed = AgentLimits.of({"models": ["small"]})
     granted = await world.begun(ruled(world.offer(stored), allowed))
     row = await world.row(granted.run_id)
     failed = Outcome(Status.FAILED, error="busy")
@@ -206,7 +206,7 @@ async def test_a_further_attempt_is_judged_too(world: World) -> None:
     await claims.retry(world.ledger, row.id, granted.fence, failed, until)
     world.clock.set(until)
     answer = await world.claim(ruled(replace(world.offer_of(row), flow_run_id=row.flow_run_id)))
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     row = await world.row(row.id)
     assert (row.status, row.attempts) == ("failed", 1)
     assert str(row.error).startswith('limits: model: "small" is not allowed')
@@ -217,7 +217,7 @@ async def test_a_further_attempt_is_judged_too(world: World) -> None:
     [("user", False), (AGENT, False), ("file", False), ("prefect", False), ("plugin", True)],
 )
 async def test_user_jobs_switched_off(world: World, owner: str, runs: bool) -> None:
-    off = Rules.of({}, user_jobs=False)
+    off = AgentLimits.of({}, user_jobs=False)
     stored = await owned(world, owner)
     due = ruled(world.offer(stored), off)
     if runs:
@@ -233,7 +233,9 @@ async def test_user_jobs_switched_off(world: World, owner: str, runs: bool) -> N
 
 async def test_a_heartbeat_beats_on(world: World) -> None:
     stored = await world.add("beat", kind="heartbeat", every="10m", prompt=None)
-    await world.granted(ruled(world.offer(stored, kind="heartbeat"), Rules.of({}, user_jobs=False)))
+    await world.granted(
+        ruled(world.offer(stored, kind="heartbeat"), AgentLimits.of({}, user_jobs=False))
+    )
 
 
 async def test_what_nothing_limits_costs_no_query(world: World) -> None:
@@ -245,7 +247,7 @@ async def test_what_nothing_limits_costs_no_query(world: World) -> None:
         said.append(statement)
 
     counts = []
-    for name, rules in (("warm", Rules()), ("one", Rules()), ("two", RULES)):
+    for name, rules in (("warm", AgentLimits()), ("one", AgentLimits()), ("two", RULES)):
         stored = await world.add(name)
         offer = ruled(world.offer(stored), rules)
         world.clock.set(max(world.clock.now(), offer.due))

@@ -7,11 +7,11 @@ from datetime import timedelta
 import pytest
 
 from daybook.errors import FenceRefused, NotFound
-from daybook.jobs.policy import JITTER
+from daybook.jobs.policy import JITTER_FRACTION
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RevisionRow
 from daybook.runs import claims, leases
-from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -24,10 +24,10 @@ RERUN = {"every": "1h", "on_lost": "rerun", "retry_delay": "10s"}
 
 
 async def _died(world: World, granted: Granted) -> Status:
-    return await claims.died(world.ledger, granted.run_id, granted.fence, WHY, error=TAIL)
+    return await claims.holder_died(world.ledger, granted.run_id, granted.fence, WHY, error=TAIL)
 
 
-async def _again(world: World, offer: Offer, run_id: str) -> Granted:
+async def _again(world: World, offer: ClaimRequest, run_id: str) -> Granted:
     """The next attempt, when the row lets it begin."""
     until = (await world.row(run_id)).until
     assert until is not None
@@ -89,7 +89,7 @@ async def test_dead_after_it_settled_changes_nothing(world: World) -> None:
     world.clock.move(timedelta(seconds=1))
 
     assert await _died(world, granted) is Status.SUCCEEDED
-    assert await claims.died(world.ledger, granted.run_id, 7, WHY) is Status.SUCCEEDED
+    assert await claims.holder_died(world.ledger, granted.run_id, 7, WHY) is Status.SUCCEEDED
 
     assert await world.row(granted.run_id) == before
 
@@ -124,7 +124,7 @@ async def test_one_that_was_given_back_has_no_holder_to_die(world: World) -> Non
 
 async def test_a_run_that_is_nowhere_is_not_found(world: World) -> None:
     with pytest.raises(NotFound):
-        await claims.died(world.ledger, "nobody", 1, WHY)
+        await claims.holder_died(world.ledger, "nobody", 1, WHY)
 
 
 # --- on_lost: rerun
@@ -142,7 +142,7 @@ async def test_where_the_job_says_so_it_is_run_again(world: World) -> None:
     assert row.fence == granted.fence + 1
     assert row.until is not None
     wait = (row.until - world.clock.now()).total_seconds()
-    assert 10 <= wait <= 10 * (1 + JITTER)
+    assert 10 <= wait <= 10 * (1 + JITTER_FRACTION)
     (attempt,) = await world.attempts(granted.run_id)
     assert (attempt.status, attempt.error) == ("unknown", TAIL)
     assert (await world.job_row(stored.id)).run_count == 0  # nothing has ended yet
@@ -170,7 +170,7 @@ async def test_it_is_run_again_as_often_as_there_are_retries_and_at_least_once(
     assert await _died(world, granted) is Status.UNKNOWN
 
     assert [each.status for each in await world.attempts(granted.run_id)] == ["unknown"] * attempts
-    assert isinstance(await world.claim(offer), Ended)
+    assert isinstance(await world.claim(offer), Finished)
 
 
 async def test_a_lost_lease_is_run_again_as_well(world: World) -> None:

@@ -14,8 +14,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claim_requests as offers
 from daybook.runs import claims
-from daybook.runs.claim_requests import Compare, Ended, Granted, Taken
-from daybook.testing import MovedClock
+from daybook.runs.claim_requests import Finished, Granted, HeldElsewhere, NeedsReconcile
+from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests import side_by_side
 from tests.databases import Database
@@ -40,11 +40,11 @@ def fork_server() -> Iterator[None]:
 
 
 def _run_id(told: claimers.Told) -> str | None:
-    assert not isinstance(told.answer, Compare)
+    assert not isinstance(told.answer, NeedsReconcile)
     return told.answer.run_id
 
 
-async def _offer(world: World, name: str = "brief") -> offers.Offer:
+async def _offer(world: World, name: str = "brief") -> offers.ClaimRequest:
     stored = await world.add(name)
     return world.offer(stored)
 
@@ -61,9 +61,9 @@ async def test_many_processes_and_one_occurrence(world: World, many: int) -> Non
     assert len({each.pid for each in told}) == many
     kinds = Counter(type(each.answer) for each in told)
     assert kinds[Granted] == 1
-    assert kinds[Taken] + kinds[Ended] == many - 1
+    assert kinds[HeldElsewhere] + kinds[Finished] == many - 1
     (granted,) = (each.answer for each in told if isinstance(each.answer, Granted))
-    ended = [each.answer for each in told if isinstance(each.answer, Ended)]
+    ended = [each.answer for each in told if isinstance(each.answer, Finished)]
     assert {each.status for each in ended} <= {Status.SUCCEEDED}
     assert {_run_id(each) for each in told} == {granted.run_id}
     (row,) = await world.rows()
@@ -91,10 +91,10 @@ async def test_many_processes_and_ten_jobs(world: World, many: int) -> None:
 
 @crowds
 async def test_many_processes_make_one_ledger(
-    database: Database, clock: MovedClock, many: int
+    database: Database, clock: ManualClock, many: int
 ) -> None:
     """They all find no file, or no table: one makes the schema, and all mean the same ledger."""
-    offer = offers.Offer(
+    offer = offers.ClaimRequest(
         offers.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", flow_run_id="f"
     )
 
@@ -118,7 +118,7 @@ async def test_killed_between_claim_and_begin_it_waits_and_runs(world: World) ->
     other = replace(offer, flow_run_id="another")
     await world.suspect()
     world.clock.move(TIMING.run_lease - timedelta(microseconds=1))
-    assert isinstance(await world.claim(other), Taken)
+    assert isinstance(await world.claim(other), HeldElsewhere)
     world.clock.move(timedelta(microseconds=1))
     granted = await world.claim(other)
 
@@ -138,7 +138,7 @@ async def test_killed_between_begin_and_settle_it_is_unknown_and_not_repeated(wo
     await world.lose()
     answer = await world.claim(replace(offer, flow_run_id="another"))
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.UNKNOWN
     (row,) = await world.rows()
     assert (row.status, row.attempts) == ("unknown", 1)
@@ -154,5 +154,5 @@ async def test_killed_in_the_middle_of_settling_nothing_of_it_is_written(world: 
 
     row = await world.row(run_id)
     assert (row.status, row.fence) == ("running", 1)
-    settled = await claims.settle(world.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
+    settled = await claims.finish(world.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
     assert settled is Status.SUCCEEDED

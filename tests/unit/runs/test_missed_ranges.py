@@ -14,7 +14,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.prefect import unmirrored
 from daybook.runs import audit, overdue, prefect_ends
-from daybook.runs.claim_requests import Ended, Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
 from tests.unit.runs.ending import end
 from tests.world import World
 
@@ -25,7 +25,7 @@ DOWN = 8
 """How many due times pass while nothing runs."""
 
 
-async def _away(world: World, catch_up: str = "none") -> tuple[StoredJob, list[Offer]]:
+async def _away(world: World, catch_up: str = "none") -> tuple[StoredJob, list[ClaimRequest]]:
     """A job of every minute, and what Prefect has queued of the time that nothing ran.
 
     All of it is too late: the last due time is two minutes ago.
@@ -41,9 +41,9 @@ async def _ranges(world: World) -> list[tuple[str, datetime, datetime | None, in
     return [(row.status, row.due, row.due_to, row.count) for row in await world.rows()]
 
 
-async def _missed(world: World, offer: Offer) -> Ended:
+async def _missed(world: World, offer: ClaimRequest) -> Finished:
     answer = await world.claim(offer)
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.MISSED
     return answer
 
@@ -133,7 +133,7 @@ async def test_each_of_its_prefect_runs_can_be_retried(world: World, place: int)
     row = await world.row(answer.run_id)
     assert (row.occurrence, row.retry_of) == (f"flow:{offers[place].flow_run_id}:1", missed.id)
     assert (await world.row(missed.id)).count == DOWN
-    assert isinstance(await world.claim(offers[place - 1]), Ended)  # no one's wish
+    assert isinstance(await world.claim(offers[place - 1]), Finished)  # no one's wish
 
 
 async def test_what_is_ended_in_prefect_of_a_judged_due_time_is_no_outcome(world: World) -> None:
@@ -142,7 +142,7 @@ async def test_what_is_ended_in_prefect_of_a_judged_due_time_is_no_outcome(world
         await _missed(world, offer)
 
     for state in ("CANCELLED", "FAILED", "CRASHED", "COMPLETED"):
-        assert await prefect_ends.take(world.ledger, end(offers[2], state)) is None
+        assert await prefect_ends.apply_end(world.ledger, end(offers[2], state)) is None
 
     assert len(await world.rows()) == 1
 
@@ -152,7 +152,7 @@ async def test_what_claims_have_judged_is_not_overdue(world: World) -> None:
 
     async def overdue_since() -> list[datetime]:
         async with world.ledger.read() as session:
-            every = await store.every(session)
+            every = await store.all_jobs(session)
             return [each.due for each in await overdue.find(session, every, [], world.clock.now())]
 
     assert await overdue_since() == [offers[0].due]
@@ -166,7 +166,7 @@ async def test_what_claims_have_judged_is_not_overdue(world: World) -> None:
 
 async def _marked(ledger: Ledger, before: datetime) -> list[str | None]:
     async with ledger.read() as session:
-        return [row.flow_run_id for row in await unmirrored.unmirrored(session, before)]
+        return [row.flow_run_id for row in await unmirrored.unmirrored_rows(session, before)]
 
 
 async def test_what_the_audit_judged_is_to_be_shown_as_soon_as_there_is_a_deployment(
@@ -197,7 +197,7 @@ async def test_the_prefect_run_of_a_due_time_is_that_of_the_audits_row(world: Wo
     (row,) = await world.rows()
     assert (row.flow_run_id, row.unmirrored) == (offers[4].flow_run_id, True)
     # One that the mirror made at the same time does not take its place.
-    kept = await unmirrored.carried_by(world.ledger, row.id, "made")
+    kept = await unmirrored.record_flow_run(world.ledger, row.id, "made")
     assert kept is not None
     assert kept.flow_run_id == offers[4].flow_run_id
 
@@ -209,7 +209,7 @@ async def test_a_range_that_grows_while_prefect_is_told_is_still_to_be_told(worl
     assert first.run_id is not None
     assert second.run_id == first.run_id
 
-    await unmirrored.told(world.ledger, first.run_id)  # of the first due time alone
+    await unmirrored.clear_mark(world.ledger, first.run_id)  # of the first due time alone
 
     assert await _marked(world.ledger, world.clock.now()) == [offers[0].flow_run_id]
 

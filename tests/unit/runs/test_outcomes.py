@@ -13,7 +13,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow
 from daybook.runs import claims
 from daybook.runs.claim_requests import Waiting
-from daybook.runs.outcomes import OUTPUT_LIMIT
+from daybook.runs.outcomes import MAX_OUTPUT_CHARACTERS
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -215,9 +215,17 @@ async def test_all_that_is_known_is_written(world: World) -> None:
 @pytest.mark.parametrize(
     ("length", "kept", "mark"),
     [
-        (OUTPUT_LIMIT, OUTPUT_LIMIT, ""),
-        (OUTPUT_LIMIT + 1, OUTPUT_LIMIT, "\n… (1 more characters, in the run's artifact)"),
-        (OUTPUT_LIMIT + 1500, OUTPUT_LIMIT, "\n… (1,500 more characters, in the run's artifact)"),
+        (MAX_OUTPUT_CHARACTERS, MAX_OUTPUT_CHARACTERS, ""),
+        (
+            MAX_OUTPUT_CHARACTERS + 1,
+            MAX_OUTPUT_CHARACTERS,
+            "\n… (1 more characters, in the run's artifact)",
+        ),
+        (
+            MAX_OUTPUT_CHARACTERS + 1500,
+            MAX_OUTPUT_CHARACTERS,
+            "\n… (1,500 more characters, in the run's artifact)",
+        ),
     ],
 )
 async def test_a_long_answer_is_cut_and_marked(
@@ -232,10 +240,10 @@ async def test_a_long_answer_is_cut_and_marked(
 async def test_evidence_is_cut_as_well(world: World) -> None:
     granted = await world.settled(world.offer(await world.add()), Status.CANCELLED)
     with pytest.raises(IllegalTransition):
-        await world.settle(granted, Status.SUCCEEDED, output="x" * 10 * OUTPUT_LIMIT)
+        await world.settle(granted, Status.SUCCEEDED, output="x" * 10 * MAX_OUTPUT_CHARACTERS)
 
     (known,) = (await world.row(granted.run_id)).evidence
-    assert len(known["output"]) < OUTPUT_LIMIT + 100
+    assert len(known["output"]) < MAX_OUTPUT_CHARACTERS + 100
 
 
 async def test_a_claim_that_was_lost_before_the_effect_is_no_attempt(world: World) -> None:

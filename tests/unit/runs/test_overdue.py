@@ -22,10 +22,10 @@ ONE = datetime(2026, 1, 15, 13, 0, tzinfo=UTC)
 async def found(world: World) -> list[tuple[datetime, bool]]:
     """When each was due, and whether it has a row."""
     async with world.ledger.read() as session:
-        stored, now = await store.every(session), world.clock.now()
+        stored, now = await store.all_jobs(session), world.clock.now()
         rows = [*await history.live(session), *await overdue.unattended(session, now)]
         late = await overdue.find(session, stored, rows, now)
-        watched = await overdue.look(session, overdue.Memory(), world.clock.now())
+        watched = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
     told = [(each.due, each.run is not None) for each in late]
     assert [(each.due, each.run is not None) for each in watched] == told
     return told
@@ -33,10 +33,10 @@ async def found(world: World) -> list[tuple[datetime, bool]]:
 
 async def test_what_nobody_offered_is_told_when_it_is_late(world: World) -> None:
     await world.add()
-    world.clock.set(ONE + overdue.LATE - timedelta(microseconds=1))
+    world.clock.set(ONE + overdue.OVERDUE_GRACE - timedelta(microseconds=1))
     assert await found(world) == []
 
-    world.clock.set(ONE + overdue.LATE)
+    world.clock.set(ONE + overdue.OVERDUE_GRACE)
     assert await found(world) == [(ONE, False)]
     world.clock.set(ONE + timedelta(hours=5))
     assert await found(world) == [(ONE, False)]  # one of them is enough
@@ -79,11 +79,12 @@ async def test_what_was_missed_for_want_of_anybody_is_late_for_a_while(world: Wo
     last = ONE - timedelta(minutes=57)
 
     assert await found(world) == [(last, True)]
-    world.clock.move(overdue.MISSED_FOR)
+    world.clock.move(overdue.MISSED_MAX_AGE)
     async with world.ledger.read() as session:
         assert await overdue.unattended(session, world.clock.now()) == []
         assert (
-            len(await overdue.unattended(session, world.clock.now(), 2 * overdue.MISSED_FOR)) == 1
+            len(await overdue.unattended(session, world.clock.now(), 2 * overdue.MISSED_MAX_AGE))
+            == 1
         )
 
 
@@ -147,7 +148,7 @@ async def test_a_row_is_late_that_waits_for_nothing_of_its_own(
 ) -> None:
     now = world.clock.now()
     await asked(world, **fields)
-    world.clock.move(overdue.LATE + timedelta(seconds=1))
+    world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
 
     assert await found(world) == ([(now, True)] if late else [])
 
@@ -157,30 +158,30 @@ async def test_who_waits_until_a_time_is_late_after_that(world: World) -> None:
     await asked(world, until=now + timedelta(hours=1))
     world.clock.move(timedelta(hours=1))
     assert await found(world) == []
-    world.clock.move(overdue.LATE + timedelta(seconds=1))
+    world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
     assert await found(world) == [(now, True)]
 
 
 async def test_who_waits_for_a_slot_is_late_however_often_it_asks(world: World) -> None:
     now = world.clock.now()
     await asked(world, waits_for=slots.SLOT, until=now + timedelta(hours=1))
-    world.clock.move(overdue.LATE + timedelta(seconds=1))
+    world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
 
     assert await found(world) == [(now, True)]
 
 
-async def seen(world: World, memory: overdue.Memory) -> list[tuple[str, datetime]]:
+async def seen(world: World, memory: overdue.DueTimeCache) -> list[tuple[str, datetime]]:
     async with world.ledger.read() as session:
-        late = await overdue.look(session, memory, world.clock.now())
+        late = await overdue.find_all(session, memory, world.clock.now())
     return [(each.stored.row.name, each.due) for each in late]
 
 
 async def test_a_watch_sees_what_has_changed_since_its_last_look(world: World) -> None:
-    memory = overdue.Memory()
+    memory = overdue.DueTimeCache()
     first = await world.add("first", cron="0 * * * *", catch_up="none")
     assert await seen(world, memory) == []
     second = await world.add("second", cron="30 12 * * *")
-    world.clock.set(ONE - timedelta(minutes=29) + overdue.LATE)
+    world.clock.set(ONE - timedelta(minutes=29) + overdue.OVERDUE_GRACE)
     assert await seen(world, memory) == [("second", ONE - timedelta(minutes=30))]
     await world.edit(second.id, cron="0 18 * * *")
     assert await seen(world, memory) == []
@@ -201,7 +202,7 @@ async def test_a_watch_sees_what_has_changed_since_its_last_look(world: World) -
 @pytest.mark.slow
 async def test_a_watch_asks_a_schedule_only_when_a_due_time_has_passed(world: World) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
-    memory, known = overdue.Memory(), list[object]()
+    memory, known = overdue.DueTimeCache(), list[object]()
     for _ in range(4 * 60):
         world.clock.move(timedelta(minutes=1))
         await audit.advance(world.ledger, stored.id, world.clock.now() - timedelta(minutes=1))
@@ -213,7 +214,7 @@ async def test_a_watch_asks_a_schedule_only_when_a_due_time_has_passed(world: Wo
 
 
 async def test_how_many_jobs_are_due_soon(world: World) -> None:
-    memory = overdue.Memory()
+    memory = overdue.DueTimeCache()
     for minute in (5, 6, 59):
         await world.add(f"at {minute}", cron=f"{minute} * * * *")
     await world.add("off", cron="5 * * * *", enabled=False)
@@ -230,22 +231,24 @@ async def test_who_waits_its_turn_and_asks_again_is_late_and_not_overdue(world: 
     world.clock.set(ONE + timedelta(minutes=2))
     async with world.ledger.write() as session:
         row = (await history.live(session))[0]
-        row.until = world.clock.now() + slots.LOOK_AGAIN
+        row.until = world.clock.now() + slots.MIN_RETRY_INTERVAL
         session.add(row)
 
     async with world.ledger.read() as session:
-        (late,) = await overdue.look(session, overdue.Memory(), world.clock.now())
+        (late,) = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
     assert late.why == "it waits: 0 of 0 runs are at work"
     # Whoever was to come for it has not, by then.
-    assert late.overdue_since == world.clock.now() + slots.LOOK_AGAIN + overdue.LATE
+    assert (
+        late.overdue_since == world.clock.now() + slots.MIN_RETRY_INTERVAL + overdue.OVERDUE_GRACE
+    )
 
 
 async def test_what_nobody_comes_for_is_overdue_as_soon_as_it_is_late(world: World) -> None:
     await world.add()
     world.clock.set(ONE + timedelta(minutes=30))
     async with world.ledger.read() as session:
-        (late,) = await overdue.look(session, overdue.Memory(), world.clock.now())
-    assert late.overdue_since == ONE + overdue.LATE
+        (late,) = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
+    assert late.overdue_since == ONE + overdue.OVERDUE_GRACE
 
 
 async def test_jobs_that_were_overdue_for_long_are_found_by_their_first_due_times(

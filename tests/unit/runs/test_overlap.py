@@ -12,7 +12,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claims, leases
-from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -25,7 +25,9 @@ async def _job(world: World, overlap: str, name: str = "brief") -> StoredJob:
     return await world.add(name, every="10s", session="new", overlap=overlap)
 
 
-async def _next(world: World, stored: StoredJob, **changes: object) -> tuple[Offer, Answer]:
+async def _next(
+    world: World, stored: StoredJob, **changes: object
+) -> tuple[ClaimRequest, ClaimResult]:
     """Let the next due time come, and claim it."""
     offer = world.offer(stored, **changes)
     world.clock.set(offer.due)
@@ -75,7 +77,7 @@ async def test_queue_one_lets_one_wait_and_skips_the_next(world: World) -> None:
 
     _, third = await _next(world, stored)
 
-    assert isinstance(third, Ended)
+    assert isinstance(third, Finished)
     assert third.status is Status.SKIPPED
     assert third.reason.endswith("was still at work, and another one waited already")
     assert isinstance(await world.claim(second), Waiting)  # to look again costs it nothing
@@ -130,7 +132,7 @@ async def test_cancel_running_skips_what_waited_already(world: World) -> None:
 
     assert isinstance(answer, Waiting)
     told = await world.claim(second)
-    assert isinstance(told, Ended)
+    assert isinstance(told, Finished)
     assert (told.status, told.reason) == (
         Status.SKIPPED,
         f"overlap: the run of {third.due:%F %T} UTC took its place",
@@ -163,7 +165,7 @@ async def test_cancel_running_cancels_nothing_that_was_due_later(world: World) -
 
     answer = await world.claim(early)
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
     assert answer.reason.endswith("which was due later")
 
@@ -237,7 +239,7 @@ async def test_of_many_that_are_asked_for_and_claim_at_once(
     stored = await _job(world, overlap)
     rows = [await claims.request(world.ledger, stored, str(each), "manual") for each in range(12)]
 
-    async def ask(offer: Offer) -> Answer:
+    async def ask(offer: ClaimRequest) -> ClaimResult:
         async with Ledger(world.ledger.address, world.clock) as ledger:
             return await claims.claim(ledger, offer)
 

@@ -12,22 +12,22 @@ from daybook.errors import FenceRefused
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims, prefect_ends
-from daybook.runs.claim_requests import Ended, Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
 from tests.unit.runs.ending import BY_HAND, SAID, TYPES, Type, end, take
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
 
-async def _waiting(world: World, **fields: Any) -> tuple[Offer, RunRow]:
+async def _waiting(world: World, **fields: Any) -> tuple[ClaimRequest, RunRow]:
     """A run that was asked for, and the Prefect run that was made for it."""
     stored = await world.add(**({"every": "1h"} | fields))
     row = await claims.request(world.ledger, stored, "1", "manual")
-    await claims.carried_by(world.ledger, row, "f1")
+    await claims.link_prefect_run(world.ledger, row, "f1")
     return world.offer_of(row, flow_run_id="f1"), await world.row(row.id)
 
 
-async def _claimed(world: World) -> tuple[Offer, Granted]:
+async def _claimed(world: World) -> tuple[ClaimRequest, Granted]:
     offer = world.offer(await world.add())
     return offer, await world.granted(offer)
 
@@ -46,7 +46,7 @@ async def test_a_waiting_one_that_is_cancelled_there_is_cancelled(world: World) 
     assert found.unmirrored
     assert (await world.job_row(str(row.job_id))).last_status == "cancelled"
     assert await take(world, offer, "CANCELLED") is None
-    assert isinstance(await world.claim(offer), Ended)
+    assert isinstance(await world.claim(offer), Finished)
 
 
 async def test_a_waiting_one_that_is_completed_there_is_skipped(world: World) -> None:
@@ -61,7 +61,7 @@ async def test_a_waiting_one_that_we_refused_there_has_the_reason_of_that(world:
     offer, row = await _waiting(world)
 
     refused = end(offer, "SKIPPED", message="the job was removed")
-    assert await prefect_ends.take(world.ledger, refused) is Status.SKIPPED
+    assert await prefect_ends.apply_end(world.ledger, refused) is Status.SKIPPED
 
     assert (await world.row(row.id)).reason == "the job was removed"
 
@@ -81,7 +81,7 @@ async def test_a_waiting_one_whose_run_broke_waits_for_another(world: World, sta
     assert await take(world, offer, state) is None
     assert await world.row(row.id) == found
     # And after another run was made.
-    await claims.carried_by(world.ledger, row, "f2")
+    await claims.link_prefect_run(world.ledger, row, "f2")
     assert await take(world, offer, state) is None
     assert (await world.row(row.id)).flow_run_id == "f2"
     assert isinstance(await world.claim(replace(offer, flow_run_id="f2")), Granted)
@@ -108,7 +108,7 @@ async def test_after_three_runs_that_never_began_it_has_failed(world: World) -> 
         until = (await world.row(row.id)).until
         assert until is not None
         waits.append((until - world.clock.now()).total_seconds())
-        await claims.carried_by(world.ledger, await world.row(row.id), f"f{len(waits) + 1}")
+        await claims.link_prefect_run(world.ledger, await world.row(row.id), f"f{len(waits) + 1}")
     assert waits == [0, 2]
 
     assert await take(world, replace(offer, flow_run_id="f3"), "FAILED") is Status.FAILED
@@ -124,7 +124,7 @@ async def test_after_three_runs_that_never_began_it_has_failed(world: World) -> 
 async def test_one_that_has_begun_before_is_not_failed_for_its_runs(world: World) -> None:
     offer, row = await _waiting(world)
     for number in (2, 3, 4):
-        await claims.carried_by(world.ledger, await world.row(row.id), f"f{number}")
+        await claims.link_prefect_run(world.ledger, await world.row(row.id), f"f{number}")
     offer = replace(offer, flow_run_id="f4")
     granted = await world.begun(offer)
     failed = Outcome(Status.FAILED, error="429")
@@ -170,7 +170,7 @@ async def test_our_own_refusal_is_no_persons_wish(world: World) -> None:
     row = await claims.request(world.ledger, stored, "1", "manual")
 
     made = end(world.offer_of(row), "SKIPPED")
-    assert await prefect_ends.take(world.ledger, made) is None
+    assert await prefect_ends.apply_end(world.ledger, made) is None
 
     assert (await world.row(row.id)).status == "waiting"
 
@@ -287,19 +287,20 @@ async def test_an_end_seen_before_the_last_claim_changes_nothing(world: World) -
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "set back")
     again = await world.begun(offer)
 
-    assert await prefect_ends.take(world.ledger, end(offer, "CRASHED"), seen) is None
+    assert await prefect_ends.apply_end(world.ledger, end(offer, "CRASHED"), seen) is None
     assert (await world.row(granted.run_id)).status == "running"
     assert (
-        await prefect_ends.take(world.ledger, end(offer, "CRASHED"), again.fence) is Status.UNKNOWN
+        await prefect_ends.apply_end(world.ledger, end(offer, "CRASHED"), again.fence)
+        is Status.UNKNOWN
     )
 
 
 async def test_a_row_is_found_without_an_offer_too(world: World) -> None:
     offer, row = await _waiting(world)
 
-    assert await prefect_ends.take(world.ledger, replace(end(offer, "CANCELLED"), offer=None)) is (
-        Status.CANCELLED
-    )
+    assert await prefect_ends.apply_end(
+        world.ledger, replace(end(offer, "CANCELLED"), offer=None)
+    ) is (Status.CANCELLED)
 
     assert (await world.row(row.id)).status == "cancelled"
 
@@ -326,7 +327,7 @@ async def test_a_run_that_prefect_refuses_waits_longer_each_time_and_has_failed_
     pauses = []
     for _ in range(2):
         assert (
-            await prefect_ends.refused(world.ledger, await world.row(row.id), "no")
+            await prefect_ends.record_refusal(world.ledger, await world.row(row.id), "no")
             is Status.WAITING
         )
         until = (await world.row(row.id)).until
@@ -334,28 +335,31 @@ async def test_a_run_that_prefect_refuses_waits_longer_each_time_and_has_failed_
         pauses.append((until - world.clock.now()).total_seconds())
     assert pauses == [15, 30]
 
-    assert await prefect_ends.refused(world.ledger, await world.row(row.id), "no") is Status.FAILED
+    assert (
+        await prefect_ends.record_refusal(world.ledger, await world.row(row.id), "no")
+        is Status.FAILED
+    )
 
     found = await world.row(row.id)
     assert found.error == "Prefect refused to make its run, 3 were asked for: no"
     assert (found.status, found.waits_for, found.attempts) == ("failed", "", 0)
-    assert await prefect_ends.refused(world.ledger, found, "no") is None
+    assert await prefect_ends.record_refusal(world.ledger, found, "no") is None
 
 
 async def test_of_two_that_are_refused_at_once_one_counts(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
 
-    assert await prefect_ends.refused(world.ledger, row, "no") is Status.WAITING
-    assert await prefect_ends.refused(world.ledger, row, "no") is None
+    assert await prefect_ends.record_refusal(world.ledger, row, "no") is Status.WAITING
+    assert await prefect_ends.record_refusal(world.ledger, row, "no") is None
 
     assert (await world.row(row.id)).prefect_runs == 1
 
 
 async def test_a_run_that_was_carried_meanwhile_was_not_refused(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
-    await claims.carried_by(world.ledger, row, "f1")
+    await claims.link_prefect_run(world.ledger, row, "f1")
 
-    assert await prefect_ends.refused(world.ledger, row, "no") is None
+    assert await prefect_ends.record_refusal(world.ledger, row, "no") is None
 
     assert (await world.row(row.id)).flow_run_id == "f1"
 
@@ -371,10 +375,13 @@ async def test_a_backoff_is_not_cut_short_by_a_refusal_and_an_attempt_gives_pati
 
     for count in (2, 3):
         assert (
-            await prefect_ends.refused(world.ledger, await world.row(row.id), "no")
+            await prefect_ends.record_refusal(world.ledger, await world.row(row.id), "no")
             is Status.WAITING
         )
         found = await world.row(row.id)
         assert (found.prefect_runs, found.until) == (count, until)
 
-    assert await prefect_ends.refused(world.ledger, await world.row(row.id), "no") is Status.FAILED
+    assert (
+        await prefect_ends.record_refusal(world.ledger, await world.row(row.id), "no")
+        is Status.FAILED
+    )

@@ -14,7 +14,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow
 from daybook.runs import claims
-from daybook.runs.claim_requests import Answer, Ended, Granted, Waiting
+from daybook.runs.claim_requests import ClaimResult, Finished, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ async def _put_off(world: World, stored: StoredJob, **fields: object) -> None:
         session.add(row)
 
 
-async def _next(world: World, stored: StoredJob) -> Answer:
+async def _next(world: World, stored: StoredJob) -> ClaimResult:
     offer = world.offer(stored)
     world.clock.set(offer.due)
     answer = await world.claim(offer)
@@ -46,11 +46,11 @@ async def test_the_next_is_skipped_and_has_its_row(world: World) -> None:
     stored = await world.add(cron="0 * * * *")
     due = world.offer(stored).due
     await _put_off(world, stored, skips=[due.isoformat()])
-    shown = views.coming(await world.job(stored.id), world.clock.now(), 2)
-    assert shown[0]["utc"] == views.utc(due + HOUR)
+    shown = views.due_of_job(await world.job(stored.id), world.clock.now(), 2)
+    assert shown[0]["utc"] == views.utc_text(due + HOUR)
 
     told = await _next(world, stored)
-    assert isinstance(told, Ended)
+    assert isinstance(told, Finished)
     assert (told.status, told.reason) == (Status.SKIPPED, "skipped by hand")
     await _next(world, stored)
 
@@ -65,13 +65,13 @@ async def test_snoozed_until_an_instant_at_which_it_runs(world: World) -> None:
     stored = await world.add(cron="0 * * * *")
     first = world.offer(stored).due
     await _put_off(world, stored, snoozed_until=first + 2 * HOUR)
-    shown = views.coming(await world.job(stored.id), world.clock.now(), 1)
-    assert shown[0]["utc"] == views.utc(first + 2 * HOUR)
+    shown = views.due_of_job(await world.job(stored.id), world.clock.now(), 1)
+    assert shown[0]["utc"] == views.utc_text(first + 2 * HOUR)
 
     answers = [await _next(world, stored) for _ in range(3)]
 
     assert [row.status for row in await world.rows()] == ["skipped", "skipped", "succeeded"]
-    assert isinstance(answers[0], Ended)
+    assert isinstance(answers[0], Finished)
     assert answers[0].reason == "snoozed until 2026-01-15 15:00:00 UTC"
 
 
@@ -105,12 +105,12 @@ async def test_by_hand_and_between_its_attempts_a_run_goes_on(world: World) -> N
 
 def test_an_offset_is_stable_and_spread() -> None:
     five = timedelta(minutes=5)
-    offsets = [upcoming.offset(f"{job:032x}", five) for job in range(400)]
-    assert offsets == [upcoming.offset(f"{job:032x}", five) for job in range(400)]
+    offsets = [upcoming.stagger_offset(f"{job:032x}", five) for job in range(400)]
+    assert offsets == [upcoming.stagger_offset(f"{job:032x}", five) for job in range(400)]
     assert min(offsets) >= timedelta(0)
     assert max(offsets) <= five
     assert len(set(offsets)) > 150
-    assert upcoming.offset("a", None) == timedelta(0)
+    assert upcoming.stagger_offset("a", None) == timedelta(0)
 
 
 async def _staggered(world: World, **fields: Any) -> tuple[StoredJob, timedelta]:
@@ -118,7 +118,7 @@ async def _staggered(world: World, **fields: Any) -> tuple[StoredJob, timedelta]
     for number in range(20):
         given = {"cron": "0 * * * *", "stagger": "10m", **fields}
         stored = await world.add(f"job-{number}", **given)
-        later = upcoming.offset(stored.id, timedelta(minutes=10))
+        later = upcoming.stagger_offset(stored.id, timedelta(minutes=10))
         if later > 2 * SECOND:
             return stored, later
     raise AssertionError
@@ -176,7 +176,7 @@ async def _staggered_again(world: World, deadline: str) -> tuple[StoredJob, time
         stored = await world.add(
             f"job-{number}", cron="0 * * * *", stagger="10m", deadline=deadline
         )
-        later = upcoming.offset(stored.id, timedelta(minutes=10))
+        later = upcoming.stagger_offset(stored.id, timedelta(minutes=10))
         if later > timedelta(minutes=2):
             return stored, later
     raise AssertionError
@@ -189,7 +189,7 @@ async def test_staggered_a_minute_and_a_second_late_is_late(world: World) -> Non
 
     answer = await world.claim(offer)
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.MISSED
 
 

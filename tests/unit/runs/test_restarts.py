@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, note, settings
 from hypothesis import strategies as st
 
 from daybook.ledger.engine import Ledger
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests import databases
 from tests.costs import examples
 from tests.unit.runs import lives
@@ -53,7 +53,7 @@ def _cases(draw: st.DrawFn) -> Case:
 class _Book:
     """One ledger for all examples, each on days of its own."""
 
-    def __init__(self, portal: BlockingPortal, ledger: Ledger, clock: MovedClock) -> None:
+    def __init__(self, portal: BlockingPortal, ledger: Ledger, clock: ManualClock) -> None:
         self.portal, self.ledger, self.clock = portal, ledger, clock
 
     def seen(self, case: Case) -> Life:
@@ -109,7 +109,7 @@ _SOON = Case(
 @pytest.mark.timeout(400)
 def test_whatever_crashes_when(tmp_path: Path) -> None:
     there = databases.of_kind("sqlite", tmp_path / "ledger.db", _no_server, prepared=True)
-    clock = MovedClock(datetime(2026, 1, 15, tzinfo=UTC))
+    clock = ManualClock(datetime(2026, 1, 15, tzinfo=UTC))
     with start_blocking_portal("asyncio") as portal:
         ledger = Ledger(there.address, clock)
         with portal.wrap_async_context_manager(ledger):

@@ -18,14 +18,14 @@ from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, R
 from daybook.prefect import unmirrored as mirror
 from daybook.runs import audit, claims, ends_read, prefect_ends, sessions
 from daybook.runs import retention as book_of
-from daybook.runs.retention import Keep
+from daybook.runs.retention import RetentionLimits
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
-DAYS = Keep(timedelta(days=90), 1000)
+DAYS = RetentionLimits(timedelta(days=90), 1000)
 
 
 async def ended(world: World, stored: StoredJob | None, count: int, **fields: Any) -> list[str]:
@@ -73,12 +73,12 @@ async def test_by_count_the_newest_of_each_job_stay(world: World) -> None:
     others = await ended(world, few, 5)
     direct = await ended(world, None, 7)
 
-    done = await retention.prune(world.ledger, Keep(None, 5))
+    done = await retention.prune(world.ledger, RetentionLimits(None, 5))
 
     assert done.runs == 7 + 2
     assert sorted(await left(world)) == sorted([*ids[-5:], *others, *direct[-5:]])
     assert await count(world, AttemptRow) == 15
-    assert not await retention.prune(world.ledger, Keep(None, 5))
+    assert not await retention.prune(world.ledger, RetentionLimits(None, 5))
 
 
 async def test_by_age_what_ended_before_goes(world: World) -> None:
@@ -91,19 +91,19 @@ async def test_by_age_what_ended_before_goes(world: World) -> None:
 
     # The first of them ended 90 days and a minute ago, the second a second less than 90 days.
     assert (done.runs, await left(world)) == (1, [*old[1:], *new])
-    assert not await retention.prune(world.ledger, Keep(None, None))
+    assert not await retention.prune(world.ledger, RetentionLimits(None, None))
 
 
 async def test_a_backlog_goes_in_batches_and_others_write_in_between(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(book_of, "BATCH", 4)
+    monkeypatch.setattr(book_of, "BATCH_SIZE", 4)
     stored = await world.add()
     ids = await ended(world, stored, 11)
 
-    first = await retention.prune(world.ledger, Keep(None, 1), most_seconds=0)
+    first = await retention.prune(world.ledger, RetentionLimits(None, 1), most_seconds=0)
     assert (first.runs, first.left, await left(world)) == (4, True, ids[4:])
-    rest = await retention.prune(world.ledger, Keep(None, 1))
+    rest = await retention.prune(world.ledger, RetentionLimits(None, 1))
     assert (rest.runs, rest.left, await left(world)) == (6, False, ids[-1:])
 
 
@@ -117,7 +117,7 @@ async def test_what_is_not_settled_stays(world: World) -> None:
     fresh = await ended(world, stored, 1, occurrence=f"request:{stored.id}:2")
     await ended(world, stored, 3)
 
-    await retention.prune(world.ledger, Keep(DAY, 1))
+    await retention.prune(world.ledger, RetentionLimits(DAY, 1))
 
     kept = set(await left(world))
     assert {waiting, *unmirrored, *tried, *fresh} <= kept
@@ -129,9 +129,9 @@ async def test_the_id_of_a_request_is_kept_for_a_week(world: World) -> None:
     await ended(world, stored, 1, occurrence=f"request:{stored.id}:1")
     await ended(world, stored, 3)
     world.clock.move(6 * DAY)
-    assert (await retention.prune(world.ledger, Keep(DAY, None))).runs == 3
+    assert (await retention.prune(world.ledger, RetentionLimits(DAY, None))).runs == 3
     world.clock.move(DAY)
-    assert (await retention.prune(world.ledger, Keep(DAY, None))).runs == 1
+    assert (await retention.prune(world.ledger, RetentionLimits(DAY, None))).runs == 1
 
 
 async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_again(
@@ -141,7 +141,7 @@ async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_a
     offer = world.offer(stored, due=world.clock.now(), occurrence="flow:f", flow_run_id="f")
     crashed = prefect_ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", offer)
     await world.settled(offer, Status.UNKNOWN)
-    await mirror.mirrored(world.ledger, await left(world))
+    await mirror.clear_marks(world.ledger, await left(world))
     await ended(world, stored, 3)
     settled = world.clock.now()
     # Nobody read for months, then somebody reads.
@@ -149,12 +149,12 @@ async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_a
         world.clock.move(passed)
         if read_to is not None:
             await ends_read.advance(world.ledger, read_to)
-        await retention.prune(world.ledger, Keep(MINUTE, 1))
+        await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
         # With its row the same end, read again by another leader, changes nothing.
-        assert await prefect_ends.take(world.ledger, crashed) is None
+        assert await prefect_ends.apply_end(world.ledger, crashed) is None
     await ends_read.advance(world.ledger, settled + 2 * DAY)
 
-    await retention.prune(world.ledger, Keep(MINUTE, 1))
+    await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
 
     assert "flow:f" not in [row.occurrence for row in await world.rows()]
 
@@ -164,11 +164,11 @@ async def test_what_came_after_the_watermark_stays_and_is_not_judged_again(world
     for _ in range(3):
         await world.settled(world.offer(stored), Status.SUCCEEDED)
     world.clock.move(2 * MINUTE)
-    await mirror.mirrored(world.ledger, await left(world))
-    assert not await retention.prune(world.ledger, Keep(timedelta(0), 1))
+    await mirror.clear_marks(world.ledger, await left(world))
+    assert not await retention.prune(world.ledger, RetentionLimits(timedelta(0), 1))
 
     await audit.advance(world.ledger, stored.id, world.clock.now())
-    assert (await retention.prune(world.ledger, Keep(None, 1))).runs == 2
+    assert (await retention.prune(world.ledger, RetentionLimits(None, 1))).runs == 2
     done = await audit.advance(world.ledger, stored.id, world.clock.now())
 
     assert done is not None
@@ -224,15 +224,15 @@ async def test_a_long_conversation_is_bounded_and_what_a_model_is_given_stays(wo
     await talk(world, "default:job:1", 40, stored.id)
     await talk(world, "default:key", 12)
 
-    await retention.prune(world.ledger, Keep(None, 15))
+    await retention.prune(world.ledger, RetentionLimits(None, 15))
     assert list(await numbers(world, "default:job:1")) == list(range(51, 81))
     assert len(await numbers(world, "default:key")) == 24
 
     # Of fewer runs, and long ago, the last messages that a model is given are still there.
     world.clock.move(100 * DAY)
-    await retention.prune(world.ledger, Keep(90 * DAY, 1))
+    await retention.prune(world.ledger, RetentionLimits(90 * DAY, 1))
     assert list(await numbers(world, "default:job:1")) == list(range(61, 81))
-    assert len(await numbers(world, "default:job:1")) == sessions.HISTORY
+    assert len(await numbers(world, "default:job:1")) == sessions.MAX_HISTORY_MESSAGES
     # Nobody's: a key that no run has named for so long.
     assert await numbers(world, "default:key") == []
     assert await count(world, SessionRow) == 1
@@ -260,7 +260,7 @@ async def test_a_conversation_of_one_run_goes_with_it(world: World) -> None:
         await talk(world, f"default:run:{each}", 1, stored.id)
     await talk(world, "default:a:run:b", 1)
 
-    await retention.prune(world.ledger, Keep(None, 1))
+    await retention.prune(world.ledger, RetentionLimits(None, 1))
 
     assert await numbers(world, f"default:run:{ids[2]}") == [1, 2]
     assert await numbers(world, "default:a:run:b") == [1, 2]
@@ -315,7 +315,7 @@ async def test_jobs_that_are_off_for_long_are_found(world: World) -> None:
     world.clock.move(11 * DAY)
 
     async with world.ledger.read() as session:
-        found = await book_of.off_since(session, world.clock.now() - 90 * DAY)
+        found = await book_of.disabled_since(session, world.clock.now() - 90 * DAY)
 
     assert [each.row.name for each in found] == ["off"]
     assert (await world.job_row(on.id)).archived_at is None

@@ -12,7 +12,7 @@ from sqlmodel import col, select
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.runs import claim_requests, claims
-from daybook.runs.claim_requests import Ended, Granted, Taken, Waiting
+from daybook.runs.claim_requests import Finished, Granted, HeldElsewhere, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -54,7 +54,7 @@ async def test_retries_are_counted_and_chained(world: World) -> None:
         last = granted
 
     same_start = await world.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
-    assert isinstance(same_start, Ended)
+    assert isinstance(same_start, Finished)
     assert same_start.run_id == last.run_id
 
 
@@ -81,7 +81,7 @@ async def test_a_skipped_run_can_be_retried(world: World) -> None:
     running = await world.begun(world.offer(stored))
     row = await claims.request(world.ledger, stored, "1", "manual")
     offer = world.offer_of(row)
-    assert isinstance(await world.claim(offer), Ended)
+    assert isinstance(await world.claim(offer), Finished)
     await world.settle(running, Status.SUCCEEDED)
 
     again = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
@@ -98,7 +98,7 @@ async def test_a_retry_overlaps_as_any_run_does(world: World) -> None:
 
     again = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
 
-    assert isinstance(again, Ended)
+    assert isinstance(again, Finished)
     assert again.status is Status.SKIPPED
     assert again.reason.startswith("overlap")
 
@@ -111,11 +111,11 @@ async def test_two_workers_that_take_one_retry_make_one_run_of_it(world: World) 
     again = replace(offer, flow_starts=2, retries=(1,), started=False)
 
     first = await world.claim(again)
-    assert isinstance(first, Ended)  # it overlaps
+    assert isinstance(first, Finished)  # it overlaps
     await world.settle(running, Status.SUCCEEDED)
     second = await world.claim(replace(again, holder="there:2"))
 
-    assert isinstance(second, Ended)
+    assert isinstance(second, Finished)
     assert (second.status, second.run_id) == (Status.SKIPPED, first.run_id)
     once_more = await world.claim(replace(again, retries=(1, 1)))
     assert isinstance(once_more, Granted)
@@ -129,7 +129,7 @@ async def test_a_start_that_prefect_had_not_ended_repeats_nothing(world: World) 
 
     again = await world.claim(replace(offer, flow_starts=2))
 
-    assert again == Ended(Status.UNKNOWN, "stopped", first.run_id, "f")
+    assert again == Finished(Status.UNKNOWN, "stopped", first.run_id, "f")
 
 
 async def test_an_earlier_end_does_not_make_a_retry_of_a_later_start(world: World) -> None:
@@ -139,7 +139,7 @@ async def test_an_earlier_end_does_not_make_a_retry_of_a_later_start(world: Worl
 
     third = await world.claim(replace(offer, flow_starts=3, retries=(1,)))
 
-    assert isinstance(third, Ended)
+    assert isinstance(third, Finished)
     assert (third.status, third.run_id) == (Status.UNKNOWN, retried.run_id)
 
 
@@ -172,7 +172,7 @@ async def test_the_same_start_twice_is_taken(world: World) -> None:
     offer = world.offer(await world.add(), flow_run_id="f")
     granted = await world.granted(offer)
 
-    assert await world.claim(offer) == Taken(granted.run_id, "here:1", "f")
+    assert await world.claim(offer) == HeldElsewhere(granted.run_id, "here:1", "f")
 
 
 async def test_a_live_row_is_the_occurrence_of_its_flow_run(world: World) -> None:

@@ -15,8 +15,8 @@ from daybook.jobs.model import new_job
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import MessageRow
 from daybook.runs import claim_requests, claims, sessions
-from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
-from daybook.runs.sessions import LOOK_AGAIN
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted, Waiting
+from daybook.runs.sessions import RETRY_INTERVAL
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.anyio
 SECOND = timedelta(seconds=1)
 
 
-def direct(world: World, name: str, **parameters: Any) -> Offer:
+def direct(world: World, name: str, **parameters: Any) -> ClaimRequest:
     """A run of no job."""
     given = {"prompt": f"{name}?", "agent": "default", "session": "reuse", **parameters}
-    return Offer(
+    return ClaimRequest(
         claim_requests.flow_key(name),
         "agent-prompt",
         "direct",
@@ -43,7 +43,7 @@ async def said(world: World, session_id: str, limit: int = 100) -> Sequence[Mess
         return await sessions.history(session, session_id, limit)
 
 
-async def told(world: World, offer: Offer, answer: str = "Nothing.") -> Granted:
+async def told(world: World, offer: ClaimRequest, answer: str = "Nothing.") -> Granted:
     """Carry a run to its succeeded end."""
     granted = await world.begun(offer)
     prompt = str(granted.parameters["prompt"])
@@ -51,7 +51,7 @@ async def told(world: World, offer: Offer, answer: str = "Nothing.") -> Granted:
     return granted
 
 
-def waits(answer: Answer) -> Waiting:
+def waits(answer: ClaimResult) -> Waiting:
     assert isinstance(answer, Waiting), answer
     return answer
 
@@ -78,7 +78,7 @@ def waits(answer: Answer) -> Waiting:
 def test_the_session_of_a_run(
     parameters: dict[str, object], job_id: str | None, expected: str
 ) -> None:
-    assert sessions.id_of(parameters, job_id=job_id, run_id="r") == expected
+    assert sessions.session_id_of(parameters, job_id=job_id, run_id="r") == expected
 
 
 async def test_a_jobs_session_is_the_same_for_all_its_runs(world: World) -> None:
@@ -256,7 +256,7 @@ async def test_of_two_jobs_that_share_a_session_the_second_waits(world: World) -
     answer = waits(await world.claim(offer))
 
     why = f"session default:ops is busy: run {first.run_id[:8]} holds it"
-    assert answer == Waiting(world.clock.now() + LOOK_AGAIN, why, answer.run_id)
+    assert answer == Waiting(world.clock.now() + RETRY_INTERVAL, why, answer.run_id)
     row = await world.row(str(answer.run_id))
     assert (row.status, row.until, row.reason) == ("waiting", answer.until, why)
     assert (row.occurrence, row.job_id, row.revision) == (offer.occurrence, two.id, 1)
@@ -322,7 +322,7 @@ async def test_of_two_that_wait_the_earlier_due_goes_first(world: World) -> None
     waits(await world.claim(late))
     first = waits(await world.claim(early))
     await world.settle(holder, Status.SUCCEEDED)
-    world.clock.move(LOOK_AGAIN)
+    world.clock.move(RETRY_INTERVAL)
 
     behind = waits(await world.claim(late))
     assert behind.why == f"session default:ops is busy: run {str(first.run_id)[:8]} goes first"
@@ -347,11 +347,11 @@ async def test_one_that_waited_and_is_gone_holds_nobody_up_for_long(world: World
     holder = await world.begun(direct(world, "holder", session_key="ops"))
     gone = waits(await world.claim(direct(world, "gone", session_key="ops")))
     await world.settle(holder, Status.SUCCEEDED)
-    world.clock.set(gone.until + sessions.BELIEVED)
+    world.clock.set(gone.until + sessions.WAITER_GRACE)
     late = direct(world, "late", session_key="ops")
 
     waits(await world.claim(late))
-    world.clock.move(LOOK_AGAIN)
+    world.clock.move(RETRY_INTERVAL)
 
     assert isinstance(await world.claim(late), Granted)
     assert (await world.row(str(gone.run_id))).status == "waiting"  # it is not lost
@@ -380,7 +380,7 @@ async def test_a_run_of_the_same_job_is_skipped_and_does_not_wait(world: World) 
 
     answer = await world.claim(world.offer_of(row))
 
-    assert isinstance(answer, Ended)
+    assert isinstance(answer, Finished)
     assert answer.status is Status.SKIPPED
     assert answer.reason.startswith("overlap: ")
 
@@ -403,7 +403,7 @@ async def test_a_job_switched_off_while_it_waits_is_skipped(world: World) -> Non
     await world.edit(two.id, enabled=False)
     world.clock.set(answer.until)
 
-    assert await world.claim(offer) == Ended(
+    assert await world.claim(offer) == Finished(
         Status.SKIPPED, "the job is off: disabled", answer.run_id, offer.flow_run_id
     )
 

@@ -14,7 +14,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims, leases, slots
-from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -26,11 +26,11 @@ async def _jobs(world: World, count: int) -> list[StoredJob]:
     return [await world.add(f"job-{number}") for number in range(count)]
 
 
-def _offers(world: World, jobs: list[StoredJob], **changes: Any) -> list[Offer]:
+def _offers(world: World, jobs: list[StoredJob], **changes: Any) -> list[ClaimRequest]:
     """Of each job one run, whose due times rise by a second and have all passed."""
     due = world.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
     return [
-        Offer(
+        ClaimRequest(
             claim_requests.flow_key(f"f{number}"),
             "agent-prompt",
             "manual",
@@ -119,7 +119,7 @@ async def test_nobody_waits_for_one_that_nobody_comes_for(world: World) -> None:
     assert isinstance(answer, Waiting)
     await world.settle(held, Status.SUCCEEDED)
 
-    world.clock.set(answer.until + slots.KEPT)
+    world.clock.set(answer.until + slots.SLOT_CLAIM_TIMEOUT)
     assert isinstance(await world.claim(late), Waiting)
     assert len(await _next(world, 1)) == 1
     world.clock.move(MICROSECOND)
@@ -127,7 +127,7 @@ async def test_nobody_waits_for_one_that_nobody_comes_for(world: World) -> None:
     assert isinstance(await world.claim(late), Granted)
 
 
-async def _queued(world: World, count: int, most: int) -> list[Offer]:
+async def _queued(world: World, count: int, most: int) -> list[ClaimRequest]:
     """Offers of runs that wait while nobody is at work any more; the last ones hold all slots."""
     offered = _offers(world, await _jobs(world, most + count), most=most)
     held = [await world.begun(each) for each in offered[:most]]
@@ -140,7 +140,7 @@ async def _queued(world: World, count: int, most: int) -> list[Offer]:
 
 async def _call_up(world: World, most: int, after: timedelta | None = None) -> list[str | None]:
     async with world.ledger.write() as session:
-        called = await slots.call_up(session, world.clock.now(), most, {}, after=after)
+        called = await slots.wake_next(session, world.clock.now(), most, {}, after=after)
     return [each.flow_run_id for each in called]
 
 
@@ -151,7 +151,7 @@ async def test_a_free_slot_is_not_kept_for_runs_that_nobody_claims_for(world: Wo
 
     # It tells its worker to call up those that stand ahead, and is back soon.
     assert isinstance(answer, Waiting)
-    assert (answer.free, answer.until) == (True, world.clock.now() + slots.KEPT)
+    assert (answer.free, answer.until) == (True, world.clock.now() + slots.SLOT_CLAIM_TIMEOUT)
     assert await _call_up(world, 2) == [each.flow_run_id for each in gone[:2]]
     world.clock.set(answer.until)
     assert isinstance(await world.claim(late), Waiting)
@@ -167,7 +167,7 @@ async def test_of_the_slots_only_those_of_the_runs_that_do_not_come_are_given_aw
 ) -> None:
     gone, second, third, late = await _queued(world, 4, most=2)
     assert await _call_up(world, 2) == [gone.flow_run_id, second.flow_run_id]
-    world.clock.move(slots.KEPT + MICROSECOND)
+    world.clock.move(slots.SLOT_CLAIM_TIMEOUT + MICROSECOND)
 
     # Of the two that were called up one comes, though late.
     assert isinstance(await world.claim(second), Granted)
@@ -178,7 +178,7 @@ async def test_of_the_slots_only_those_of_the_runs_that_do_not_come_are_given_aw
 async def test_a_run_that_does_not_come_is_forgotten(world: World) -> None:
     gone, early, late = await _queued(world, 3, most=1)
     assert await _call_up(world, 1) == [gone.flow_run_id]
-    world.clock.move(slots.KEPT + slots.LONGEST_LOOK)
+    world.clock.move(slots.SLOT_CLAIM_TIMEOUT + slots.MAX_RETRY_INTERVAL)
     assert isinstance(await world.claim(replace(early, full=True)), Waiting)  # it is there
 
     world.clock.move(MICROSECOND)
@@ -216,8 +216,12 @@ async def test_the_further_back_a_run_stands_the_later_it_looks_again_by_itself(
 
     waits = [each.until - world.clock.now() for each in answers if isinstance(each, Waiting)]
     # Two slots: each two runs that stand ahead mean one more turn of half a minute.
-    assert waits[:3] == [slots.LOOK_AGAIN, 1.5 * slots.LOOK_AGAIN, 2 * slots.LOOK_AGAIN]
-    assert waits[-1] == slots.LONGEST_LOOK
+    assert waits[:3] == [
+        slots.MIN_RETRY_INTERVAL,
+        1.5 * slots.MIN_RETRY_INTERVAL,
+        2 * slots.MIN_RETRY_INTERVAL,
+    ]
+    assert waits[-1] == slots.MAX_RETRY_INTERVAL
     assert not any(each.free for each in answers if isinstance(each, Waiting))
 
 
@@ -234,7 +238,7 @@ async def test_a_lost_holder_frees_its_slot(world: World) -> None:
 
 async def test_a_direct_call_takes_a_slot_and_waits_for_none(world: World) -> None:
     (scheduled,) = _offers(world, await _jobs(world, 1), most=1)
-    direct = Offer(
+    direct = ClaimRequest(
         claim_requests.flow_key("d"),
         "agent-prompt",
         "direct",
@@ -242,7 +246,7 @@ async def test_a_direct_call_takes_a_slot_and_waits_for_none(world: World) -> No
         "here:1",
         {"prompt": "Hi"},
     )
-    other = Offer(
+    other = ClaimRequest(
         claim_requests.flow_key("e"),
         "agent-prompt",
         "direct",
@@ -350,13 +354,13 @@ async def test_a_waiting_run_that_ends_waits_for_nothing(world: World) -> None:
     row = await world.row(str(answer.run_id))
 
     assert (row.status, row.waits_for, row.unmirrored) == ("skipped", "", True)
-    assert isinstance(await world.claim(waits), Ended)
+    assert isinstance(await world.claim(waits), Finished)
 
 
 async def test_of_many_that_claim_at_once_no_more_than_the_limit_are_granted(world: World) -> None:
     many = _offers(world, await _jobs(world, 12), most=4)
 
-    async def ask(offer: Offer) -> Answer:
+    async def ask(offer: ClaimRequest) -> ClaimResult:
         async with Ledger(world.ledger.address, world.clock) as ledger:
             return await claims.claim(ledger, offer)
 
@@ -380,7 +384,7 @@ async def test_twenty_due_in_one_second_run_four_at_a_time_in_their_order(world:
     began: list[str] = []
     at_once: list[int] = []
 
-    async def work(ledger: Ledger, left: list[Offer]) -> None:
+    async def work(ledger: Ledger, left: list[ClaimRequest]) -> None:
         """A worker: claims what is left to it again and again, and carries out what it gets."""
         while left:
             for each in list(left):
@@ -392,7 +396,7 @@ async def test_twenty_due_in_one_second_run_four_at_a_time_in_their_order(world:
                     at_once.append(sum(row.status in ("claimed", "running") for row in rows))
                     await claims.begin(ledger, answer.run_id, answer.fence)
                     done = Outcome(Status.SUCCEEDED)
-                    await claims.settle(ledger, answer.run_id, answer.fence, done)
+                    await claims.finish(ledger, answer.run_id, answer.fence, done)
 
     async with (
         Ledger(world.ledger.address, world.clock) as one,

@@ -15,7 +15,7 @@ from daybook.ledger import states
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims, corrections, prefect_ends
-from daybook.runs.claim_requests import Answer, Ended, Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted
 from daybook.runs.prefect_ends import EndInPrefect
 from tests.world import World
 
@@ -54,13 +54,13 @@ def test_the_table_names_every_state() -> None:
 @pytest.mark.parametrize(("old", "new"), PAIRS)
 def test_the_check_knows_the_table(old: str, new: str) -> None:
     if (old, new) in LEGAL:
-        states.check("run", _status(old), Status(new))
+        states.check_transition("run", _status(old), Status(new))
     else:
         with pytest.raises(IllegalTransition, match=f"from {old} to {new}"):
-            states.check("run", _status(old), Status(new))
+            states.check_transition("run", _status(old), Status(new))
 
 
-async def _bring(world: World, state: str) -> tuple[Offer, RunRow | None]:
+async def _bring(world: World, state: str) -> tuple[ClaimRequest, RunRow | None]:
     """A run in that state, made by the functions that really make it, and its offer."""
     stored = await world.add()
     offer = world.offer(stored)
@@ -85,13 +85,15 @@ async def _bring(world: World, state: str) -> tuple[Offer, RunRow | None]:
             answer = await world.begun(offer)
         case _:
             answer = await world.settled(offer, Status(state))
-    assert isinstance(answer, Granted | Ended)
+    assert isinstance(answer, Granted | Finished)
     row = await world.row(str(answer.run_id))
     assert row.status == state
     return offer, row
 
 
-async def _step(world: World, offer: Offer, row: RunRow | None, new: str) -> Answer | None:
+async def _step(
+    world: World, offer: ClaimRequest, row: RunRow | None, new: str
+) -> ClaimResult | None:
     """Try to make the step by the one function whose work it would be."""
     run_id, fence = (row.id, row.fence) if row else ("nobody", 0)
     match new:
@@ -103,7 +105,7 @@ async def _step(world: World, offer: Offer, row: RunRow | None, new: str) -> Ans
         case "running":
             await claims.begin(world.ledger, run_id, fence)
         case _:
-            await claims.settle(world.ledger, run_id, fence, Outcome(Status(new)))
+            await claims.finish(world.ledger, run_id, fence, Outcome(Status(new)))
     return None
 
 
@@ -130,53 +132,53 @@ async def test_what_the_page_does_not_join_is_refused(world: World, old: str, ne
         assert _told(await world.row(row.id)) == _told(row)
 
 
-Way = Callable[[World, Offer, RunRow | None], Awaitable[object]]
+Way = Callable[[World, ClaimRequest, RunRow | None], Awaitable[object]]
 
 
-async def _ask(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _ask(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     stored = await world.job(str(offer.job_id))
     return await claims.request(world.ledger, stored, "2", "manual")
 
 
-async def _switched_off(world: World, offer: Offer, row: RunRow | None) -> Answer:
+async def _switched_off(world: World, offer: ClaimRequest, row: RunRow | None) -> ClaimResult:
     # After the due time and before its claim: a job that was off at its due time has none.
     world.clock.set(offer.due + timedelta(seconds=1))
     await world.edit(str(offer.job_id), enabled=False)
     return await world.claim(offer)
 
 
-async def _removed(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _removed(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     await world.archive(str(offer.job_id))
     return await world.claim(offer)
 
 
-async def _in_time(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _in_time(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     world.clock.set(max(world.clock.now(), offer.due))
     return await world.claim(offer)
 
 
-async def _too_late(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _too_late(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     world.clock.set(offer.due + timedelta(hours=1))
     return await world.claim(offer)
 
 
-async def _cancelled_in_prefect(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _cancelled_in_prefect(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     end = EndInPrefect(str(offer.flow_run_id), "CANCELLED", "Cancelled", "", offer)
-    return await prefect_ends.take(world.ledger, end)
+    return await prefect_ends.apply_end(world.ledger, end)
 
 
-async def _parameters_do_not_fit(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _parameters_do_not_fit(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     world.clock.set(offer.due)
     key = claim_requests.flow_key(str(offer.flow_run_id))
     return await world.claim(replace(offer, occurrence=key, refused="prompt: is blank"))
 
 
-async def _cancelled(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _cancelled(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
     return await claims.cancel(world.ledger, row.id)
 
 
-async def _past_its_deadline(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _past_its_deadline(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
     async with world.ledger.write() as session:
         row.parameters = row.parameters | {"policy": {"deadline": "1s"}}
@@ -185,17 +187,17 @@ async def _past_its_deadline(world: World, offer: Offer, row: RunRow | None) -> 
     return await world.claim(offer)
 
 
-async def _nobody_came(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _nobody_came(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
     offer = world.offer(await world.job(str(offer.job_id)), flow_run_id=offer.flow_run_id)
     async with world.ledger.write() as session:
         row.occurrence, row.due, row.until = offer.occurrence, offer.due, offer.due
-        row.waits_for = corrections.DUE
+        row.waits_for = corrections.UNTIL_DUE
         session.add(row)
     return await _too_late(world, offer, row)
 
 
-async def _temporary_error(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _temporary_error(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
     until = world.clock.now() + timedelta(minutes=1)
     failed = Outcome(Status.FAILED, error="429")
@@ -203,9 +205,9 @@ async def _temporary_error(world: World, offer: Offer, row: RunRow | None) -> ob
     return None
 
 
-async def _killed(world: World, offer: Offer, row: RunRow | None) -> object:
+async def _killed(world: World, offer: ClaimRequest, row: RunRow | None) -> object:
     assert row is not None
-    return await claims.died(world.ledger, row.id, row.fence, "killed")
+    return await claims.holder_died(world.ledger, row.id, row.fence, "killed")
 
 
 WAYS: dict[tuple[str, str], Way] = {

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claim_requests as offers
 from daybook.runs import claims, rows, sessions
-from daybook.runs.claim_requests import Granted, Offer
-from daybook.testing import MovedClock
+from daybook.runs.claim_requests import ClaimRequest, Granted
+from daybook.testing import ManualClock
 from tests import side_by_side
 from tests.databases import Database
 from tests.unit.runs import claimers, talkers
@@ -36,12 +36,14 @@ def fork_server() -> Iterator[None]:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-def offer(number: int) -> Offer:
+def offer(number: int) -> ClaimRequest:
     """One of many runs of no job that share a session, each due a second after the last."""
     given = {"prompt": f"{number}?", "agent": "default", "session_key": "ops"}
-    due = SYSTEM.now() - timedelta(seconds=MANY - number)
+    due = SYSTEM_CLOCK.now() - timedelta(seconds=MANY - number)
     key = offers.flow_key(f"f{number}")
-    return Offer(key, "agent-prompt", "direct", due, f"p:{number}", given, flow_run_id=f"f{number}")
+    return ClaimRequest(
+        key, "agent-prompt", "direct", due, f"p:{number}", given, flow_run_id=f"f{number}"
+    )
 
 
 @pytest.mark.slow
@@ -57,7 +59,7 @@ async def test_twenty_processes_that_wait_take_turns_by_due_time(
         offers = [offer(number) for number in range(MANY, 0, -1)]
         with talkers.waiting(address, offers, tmp_path / "place") as turns:
             outcome = Outcome(Status.SUCCEEDED, output="answer to 0?", prompt="0?")
-            await claims.settle(ledger, first.run_id, first.fence, outcome)
+            await claims.finish(ledger, first.run_id, first.fence, outcome)
             took = [turn.recv() for turn in reversed(turns)]
         async with ledger.read() as session:
             said = await sessions.history(session, "default:ops", 1000)
@@ -70,7 +72,7 @@ async def test_twenty_processes_that_wait_take_turns_by_due_time(
     assert [each.content for each in said] == contents
     assert [each.run_id for each in said[2:]] == [each.run_id for each in took for _ in range(2)]
     for turn, each in enumerate(took, start=1):
-        assert list(each.given) == contents[: 2 * turn][-sessions.HISTORY :]
+        assert list(each.given) == contents[: 2 * turn][-sessions.MAX_HISTORY_MESSAGES :]
 
 
 async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(
@@ -92,7 +94,7 @@ async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(
             assert await sessions.recent(session, 10) == []
 
         outcome = Outcome(Status.SUCCEEDED, output="kept", prompt="1?")
-        await claims.settle(ledger, granted.run_id, granted.fence, outcome)
+        await claims.finish(ledger, granted.run_id, granted.fence, outcome)
         async with ledger.read() as session:
             said = await sessions.history(session, "default:ops")
     assert [each.content for each in said] == ["1?", "kept"]
@@ -102,7 +104,7 @@ async def test_one_killed_at_work_holds_the_session_until_its_lease_is_lost(
     database: Database,
 ) -> None:
     address = database.address
-    clock = MovedClock(SYSTEM.now())
+    clock = ManualClock(SYSTEM_CLOCK.now())
     async with Ledger(address, clock) as ledger:
         with claimers.walked(address, offer(1), clock, "running") as (child, run_id):
             child.kill()
@@ -118,7 +120,7 @@ async def test_one_killed_at_work_holds_the_session_until_its_lease_is_lost(
         assert {each.why for each in answers} == {
             f"session default:ops is busy: run {run_id[:8]} holds it"
         }
-        waited = len(answers) * sessions.LOOK_AGAIN
-        assert timedelta(minutes=2) <= waited <= timedelta(minutes=2) + 2 * sessions.LOOK_AGAIN
+        waited = len(answers) * sessions.RETRY_INTERVAL
+        assert timedelta(minutes=2) <= waited <= timedelta(minutes=2) + 2 * sessions.RETRY_INTERVAL
         async with ledger.read() as session:
             assert (await rows.get(session, run_id)).status == "unknown"

@@ -9,7 +9,7 @@ import pytest
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims, waiting_runs
-from daybook.runs.claim_requests import Offer, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 async def _to_ensure(world: World, **given: int) -> list[RunRow]:
     async with world.ledger.read() as session:
-        return await waiting_runs.to_ensure(session, world.clock.now(), **given)
+        return await waiting_runs.needing_prefect_run(session, world.clock.now(), **given)
 
 
 async def test_of_each_job_the_next_ten_by_due_time(world: World) -> None:
@@ -43,17 +43,19 @@ async def test_only_what_waits(world: World) -> None:
     granted = await world.granted(world.offer(two))
     assert await _to_ensure(world) == []
 
-    await claims.died(world.ledger, granted.run_id, granted.fence, "killed")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
 
     assert [row.id for row in await _to_ensure(world)] == [granted.run_id]
 
 
 async def test_runs_without_a_job_are_all_among_them(world: World) -> None:
-    def direct(number: int) -> Offer:
+    def direct(number: int) -> ClaimRequest:
         given = {"prompt": "Hi", "session_key": "ops"}
         key = claim_requests.flow_key(f"d{number}")
         now = world.clock.now()
-        return Offer(key, "agent-prompt", "direct", now, "w", given, flow_run_id=f"d{number}")
+        return ClaimRequest(
+            key, "agent-prompt", "direct", now, "w", given, flow_run_id=f"d{number}"
+        )
 
     held = await world.begun(direct(0))
     for number in range(1, 13):
@@ -62,11 +64,11 @@ async def test_runs_without_a_job_are_all_among_them(world: World) -> None:
     assert len(await _to_ensure(world)) == 12
 
     async with world.ledger.read() as session:
-        live = await waiting_runs.live_of_prefect(session)
+        live = await waiting_runs.live_in_prefect(session)
     assert {row.flow_run_id for row in live} == {f"d{number}" for number in range(13)}
     await world.settle(held, Status.SUCCEEDED)
     async with world.ledger.read() as session:
-        live = await waiting_runs.live_of_prefect(session)
+        live = await waiting_runs.live_in_prefect(session)
     assert "d0" not in {row.flow_run_id for row in live}
 
 
@@ -74,9 +76,9 @@ async def test_live_ones_without_a_prefect_run_are_not_prefects(world: World) ->
     stored = await world.add("one", every="1h")
     row = await claims.request(world.ledger, stored, "1", "api")
     async with world.ledger.read() as session:
-        assert await waiting_runs.live_of_prefect(session) == []
+        assert await waiting_runs.live_in_prefect(session) == []
 
-    await claims.carried_by(world.ledger, row, "f1")
+    await claims.link_prefect_run(world.ledger, row, "f1")
 
     async with world.ledger.read() as session:
-        assert [each.id for each in await waiting_runs.live_of_prefect(session)] == [row.id]
+        assert [each.id for each in await waiting_runs.live_in_prefect(session)] == [row.id]

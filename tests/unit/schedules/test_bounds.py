@@ -13,14 +13,14 @@ from daybook.jobs.model import edit, new_job
 from daybook.jobs.policy import Policy
 from daybook.schedules.schedule import Cron, Every
 from daybook.schedules.zones import zone
-from daybook.validation import translated
+from daybook.validation import raising_invalid_input
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 
 
 def policy(**fields: object) -> Policy:
-    with translated():
+    with raising_invalid_input():
         return Policy.model_validate(fields)
 
 
@@ -57,8 +57,8 @@ def test_quiet_hours_through_midnight_and_through_the_end_of_summer_time() -> No
 def test_why_a_quiet_time_is_no_due_time() -> None:
     schedule, quiet = Cron(expr="0 * * * *", timezone=BERLIN), policy(quiet_hours=["12:00-13:00"])
     noon = datetime(2026, 12, 1, 11, tzinfo=UTC)
-    assert upcoming.why_not(schedule, quiet, noon) == "12:00 is within the quiet hours"
-    assert upcoming.why_not(schedule, quiet, noon + timedelta(hours=1)) == ""
+    assert upcoming.exclusion_reason(schedule, quiet, noon) == "12:00 is within the quiet hours"
+    assert upcoming.exclusion_reason(schedule, quiet, noon + timedelta(hours=1)) == ""
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_the_bounds_take_away_and_add_nothing() -> None:
     found = list(upcoming.between(schedule, said, begin, end))
     every = list(upcoming.between(schedule, policy(), begin, end))
     assert 0 < len(found) < len(every)
-    assert found == [each for each in every if not upcoming.why_not(schedule, said, each)]
-    told = {upcoming.why_not(schedule, said, each) for each in every if each not in found}
+    assert found == [each for each in every if not upcoming.exclusion_reason(schedule, said, each)]
+    told = {upcoming.exclusion_reason(schedule, said, each) for each in every if each not in found}
     assert {"before the job's start", "after the job's end", "2026-10-22 is excluded"} < told
 
 

@@ -203,4 +203,4 @@ def test_refused(expr: str, problem: str, legal: str) -> None:
     ],
 )
 def test_which_are_in_real_time(expr: str, real_time: bool) -> None:
-    assert cron.read(expr).real_time is real_time
+    assert cron.read_fields(expr).real_time is real_time

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.schedules import schedule as schedules
-from daybook.schedules.descriptions import in_words, span
+from daybook.schedules.descriptions import describe, duration_in_words
 from daybook.schedules.schedule import Cron
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -51,7 +51,7 @@ NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
 )
 def test_cron_in_words(expr: str, words: str) -> None:
     schedule = Cron(expr=expr, timezone="Europe/Berlin")
-    assert in_words(schedule) == f"{words}, Europe/Berlin"
+    assert describe(schedule) == f"{words}, Europe/Berlin"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_cron_in_words(expr: str, words: str) -> None:
     ],
 )
 def test_what_has_no_good_words_is_quoted(expr: str) -> None:
-    assert in_words(Cron(expr=expr, timezone="UTC")) == f'cron "{expr}", UTC'
+    assert describe(Cron(expr=expr, timezone="UTC")) == f'cron "{expr}", UTC'
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_has_no_good_words_is_quoted(expr: str) -> None:
 )
 def test_the_other_kinds_in_words(text: str, words: str) -> None:
     schedule = schedules.parse(text, timezone="Europe/Berlin", now=NOW)
-    assert in_words(schedule) == words
+    assert describe(schedule) == words
 
 
 @pytest.mark.parametrize(
@@ -123,4 +123,4 @@ def test_the_other_kinds_in_words(text: str, words: str) -> None:
     ],
 )
 def test_span(seconds: float, words: str) -> None:
-    assert span(timedelta(seconds=seconds)) == words
+    assert duration_in_words(timedelta(seconds=seconds)) == words

@@ -241,14 +241,14 @@ TALLY: Counter[str] = Counter()
 
 
 def _cronsim_agrees(expr: str, zone: str) -> bool:
-    if cron.read(expr).real_time and _changes_oddly(zone):
+    if cron.read_fields(expr).real_time and _changes_oddly(zone):
         return False
     expr = cron.ALIASES.get(expr, expr)
     words = expr.split()
     if len(words) != 5 or "l" in words[4].lower():
         return False
     day, weekday = words[2], words[4]
-    restricted = not cron.read(expr).day.free and not cron.read(expr).weekday.free
+    restricted = not cron.read_fields(expr).day.free and not cron.read_fields(expr).weekday.free
     if restricted and (day.startswith("*") or weekday.startswith("*")):
         return False
     return words[0].startswith("*") == ("*" in words[0]) and words[1].startswith("*") == (
@@ -292,7 +292,7 @@ def _cronsim(expr: str, zone: str, start: datetime) -> list[datetime]:
         return []
     theirs = (instant.astimezone(UTC) for instant in simulated)
     known = itertools.islice((instant for instant in theirs if instant > start), 4)
-    if not cron.read(expr).real_time:
+    if not cron.read_fields(expr).real_time:
         return list(known)
     jumps = (jump for jump in _over_midnight(zone) if jump > start)
     until = next(jumps, datetime(LAST_YEAR, 1, 1, tzinfo=UTC))  # later ones were not looked for

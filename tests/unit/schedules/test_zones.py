@@ -70,7 +70,7 @@ def test_what_is_too_long_for_a_name_is_not_looked_for() -> None:
     ],
 )
 def test_resolve(local: datetime, instant: datetime) -> None:
-    assert zones.resolve(local, BERLIN) == instant
+    assert zones.to_instant(local, BERLIN) == instant
 
 
 def test_next_change() -> None:

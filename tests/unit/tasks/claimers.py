@@ -10,7 +10,7 @@ from typing import Any
 from daybook.errors import DaybookError
 from daybook.ledger.engine import Ledger
 from daybook.tasks import claims
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests import side_by_side
 
 Act = tuple[str, ...]
@@ -28,7 +28,7 @@ class Told:
     why: str = ""
 
 
-async def _acted(address: str, act: Act, clock: MovedClock, barrier: Any) -> Told:
+async def _acted(address: str, act: Act, clock: ManualClock, barrier: Any) -> Told:
     kind, *given = act
     async with Ledger(address, clock) as ledger:
         barrier.wait(60)  # all at once
@@ -42,6 +42,6 @@ async def _acted(address: str, act: Act, clock: MovedClock, barrier: Any) -> Tol
         return Told(os.getpid(), act, run_id=run.id)
 
 
-def at_once(address: str, acts: Sequence[Act], clock: MovedClock) -> list[Told]:
+def at_once(address: str, acts: Sequence[Act], clock: ManualClock) -> list[Told]:
     """One process for each act; what each was told."""
     return side_by_side.at_once(_acted, [(address, act, clock) for act in acts])

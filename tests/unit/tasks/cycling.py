@@ -10,7 +10,7 @@ from typing import Any
 from sqlmodel import col, select
 
 from daybook.delivery import outbox, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
@@ -19,10 +19,10 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.ledger.task_tables import TaskSessionRow
 from daybook.tasks import sessions
-from daybook.tasks.model import Ladder
-from daybook.tasks.notifier import Starving
+from daybook.tasks.model import EscalationPolicy
+from daybook.tasks.notifier import StarvingRun
 from daybook.tasks.scheduler import Scheduler
-from daybook.tasks.statistics import Report
+from daybook.tasks.statistics import CycleReport
 from tests.world import World
 
 CYCLE = timedelta(seconds=15)
@@ -40,9 +40,9 @@ class Cycling:
     """
 
     world: World
-    ladder: Ladder = field(default_factory=Ladder)
+    ladder: EscalationPolicy = field(default_factory=EscalationPolicy)
     capable: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    told: list[Starving] = field(default_factory=list)
+    told: list[StarvingRun] = field(default_factory=list)
     away: bool = False
     asked: int = 0
 
@@ -54,7 +54,7 @@ class Cycling:
             capabilities_of=self.capabilities,
         )
 
-    async def sink(self, starving: Starving) -> None:
+    async def sink(self, starving: StarvingRun) -> None:
         if self.away:
             raise Away("no answer")
         self.told.append(starving)
@@ -65,7 +65,7 @@ class Cycling:
             raise Away("no answer")
         return self.capable
 
-    async def cycle(self, after: timedelta = timedelta(0)) -> Report:
+    async def cycle(self, after: timedelta = timedelta(0)) -> CycleReport:
         """One, so much later."""
         self.world.clock.move(after)
         return await self.scheduler().cycle()
@@ -74,15 +74,17 @@ class Cycling:
         """A session to which an MCP server is connected for a day."""
         row = await self.world.tasks.register(name, **fields)
         until = self.world.ledger.now() + timedelta(days=1)
-        await sessions.connected(self.world.ledger, [row.id], until)
+        await sessions.set_connected(self.world.ledger, [row.id], until)
         return row
 
     async def end(self, status: Delivery = Delivery.DELIVERED) -> int:
         """Send all wakes of connected sessions, which ends so; returns how many."""
-        ledger, lanes = self.world.ledger, outbox.is_of_task_session
+        ledger, lanes = self.world.ledger, outbox.is_task_session_queue
         found = await sending.claim(ledger, "server", most=100, wanted=lanes)
         error = "" if status is Delivery.DELIVERED else "the connection is gone"
-        tried = [Tried(row.id, row.fence, status, None, 0.01, error=error) for row in found]
+        tried = [
+            DeliveryResult(row.id, row.fence, status, None, 0.01, error=error) for row in found
+        ]
         await sending.record(ledger, tried)
         return len(found)
 

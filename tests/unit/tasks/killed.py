@@ -12,9 +12,9 @@ from sqlalchemy import event
 
 from daybook.ledger.engine import Ledger
 from daybook.tasks.cycle import cycle
-from daybook.tasks.model import Ladder
-from daybook.tasks.notifier import Starving
-from daybook.testing import MovedClock
+from daybook.tasks.model import EscalationPolicy
+from daybook.tasks.notifier import StarvingRun
+from daybook.testing import ManualClock
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CAPABLE = {"default": frozenset({"python"})}
@@ -26,11 +26,11 @@ def _kill(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _cycle(address: str, clock: MovedClock, ladder: Ladder, when: When) -> None:
+def _cycle(address: str, clock: ManualClock, ladder: EscalationPolicy, when: When) -> None:
     async def capable() -> dict[str, frozenset[str]]:
         return CAPABLE
 
-    async def told(starving: Starving) -> None:
+    async def told(starving: StarvingRun) -> None:
         if when == "after":
             _kill()  # Prefect has it; the ledger does not know
 
@@ -49,7 +49,7 @@ def _cycle(address: str, clock: MovedClock, ladder: Ladder, when: When) -> None:
     asyncio.run(one())
 
 
-def killed(address: str, clock: MovedClock, ladder: Ladder, when: When) -> int | None:
+def killed(address: str, clock: ManualClock, ladder: EscalationPolicy, when: When) -> int | None:
     """Let a process of its own do that, up to its end; the exit code."""
     child = CONTEXT.Process(target=_cycle, args=(address, clock, ladder, when))
     child.start()

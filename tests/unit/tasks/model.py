@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from daybook.tasks import sessions
-from daybook.tasks.states import MOST_EXPIRIES
+from daybook.tasks.states import MAX_EXPIRIES
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Run:
 
     def take_back(self, now: datetime) -> None:
         self.expiries += 1
-        if self.expiries < MOST_EXPIRIES:
+        if self.expiries < MAX_EXPIRIES:
             self.let_go("queued")
             self.queued_at = now
         else:
@@ -66,15 +66,15 @@ class Model:
         one = self.sessions[name]
         if one.expires_at <= now:
             return None
-        if one.expires_at < now + sessions.SILENT - sessions.OFTEN:
-            one.expires_at = now + sessions.SILENT
+        if one.expires_at < now + sessions.SESSION_TIMEOUT - sessions.TOUCH_INTERVAL:
+            one.expires_at = now + sessions.SESSION_TIMEOUT
         if self.paused:
             return None
         held = self.held_by(name)
         if held is not None and held.lease_until is not None and held.lease_until > now:
             return None
         if held is not None:
-            one.expires_at = now + sessions.SILENT
+            one.expires_at = now + sessions.SESSION_TIMEOUT
             held.take_back(now)
             self.happened["expired"] += 1
         if one.state != "idle" or one.prompting:
@@ -88,5 +88,5 @@ class Model:
         )
         first = min(fit, key=lambda run: (run.priority, run.queued_at, run.id), default=None)
         if first is not None:
-            one.expires_at = now + sessions.SILENT
+            one.expires_at = now + sessions.SESSION_TIMEOUT
         return first

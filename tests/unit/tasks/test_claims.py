@@ -101,7 +101,7 @@ async def test_of_the_same_instant_the_lower_id_comes_first(world: World) -> Non
 async def test_a_run_far_down_the_queue_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "HEAD", 3)
+    monkeypatch.setattr(selection, "FIRST_BATCH_SIZE", 3)
     for number in range(7):
         await world.tasks.add(f"t{number}", capabilities=["gpu"])
     wanted = await world.tasks.add("for all", priority="low")
@@ -146,20 +146,20 @@ async def test_one_that_asks_in_vain_was_heard_of(world: World) -> None:
     with pytest.raises(NothingClaimable):
         await world.tasks.claim()
 
-    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SILENT
+    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
 async def test_one_that_asks_in_vain_often_is_written_down_once_a_minute(world: World) -> None:
     await world.tasks.register()
     before = world.tasks.everything()
-    world.clock.move(sessions.OFTEN)
+    world.clock.move(sessions.TOUCH_INTERVAL)
     with pytest.raises(NothingClaimable):
         await world.tasks.claim()
     assert world.tasks.everything() == before
     world.clock.move(INSTANT)
     with pytest.raises(NothingClaimable):
         await world.tasks.claim()
-    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SILENT
+    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
 async def test_whoever_asks_in_vain_waits_for_no_writer(world: World) -> None:
@@ -185,7 +185,7 @@ async def test_a_claim_is_judged_again_when_its_turn_has_come(world: World) -> N
             row.status, row.finished_at = "cancelled", world.ledger.now()
         with pytest.raises(NothingClaimable, match="no task is queued"):
             await late
-    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SILENT
+    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
 async def test_while_the_scheduler_is_paused_nothing_is_claimed(world: World) -> None:
@@ -258,7 +258,7 @@ async def test_whoever_acts_with_a_token_was_heard_of(world: World, act: Act) ->
 
     await act(world.ledger, claimed.run.id, claimed.token)
 
-    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SILENT
+    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
 # --- how it ends

@@ -10,9 +10,9 @@ import pytest
 from daybook.errors import InvalidInput
 from daybook.ledger.tables import Fact
 from daybook.tasks import escalation, lease_expiry, pause, statistics
-from daybook.tasks.model import Ladder
+from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.scheduler import Cycle, Scheduler
-from daybook.tasks.statistics import COUNTERS, FACT, IDS_KEPT, Report
+from daybook.tasks.statistics import COUNTERS, FACT_KEY, MAX_IDS_PER_COUNTER, CycleReport
 from tests.unit.tasks.cycling import CYCLE, Cycling
 from tests.world import World
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 ONE_OF = ("woken", "no_match", "recently_notified", "unclaimable", "paused")
 
 
-def check(report: Report) -> None:
+def check(report: CycleReport) -> None:
     """What holds of every report."""
     assert report.pending == sum(report.count(name) for name in ONE_OF)
     placed = [run for name in ONE_OF for run in report.runs.get(name, [])]
@@ -41,7 +41,7 @@ def facts(world: World) -> list[tuple[Any, ...]]:
 
 
 async def test_each_pending_run_is_in_one_place(world: World) -> None:
-    cycling = Cycling(world, Ladder(wake_url="https://hooks.example.org/wake"))
+    cycling = Cycling(world, EscalationPolicy(wake_url="https://hooks.example.org/wake"))
     await world.tasks.add("held", priority="urgent", capabilities=["held"])
     await world.tasks.register("holder", capabilities=["held", "busy"])
     await world.tasks.claim("holder")
@@ -112,15 +112,15 @@ async def test_the_third_lease_that_is_over_is_told_to_the_operator(world: World
 @pytest.mark.slow
 async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) -> None:
     cycling = Cycling(world)
-    count = lease_expiry.SWEEP_LIMIT + 3
+    count = lease_expiry.MAX_EXPIRED_PER_PASS + 3
     for number in range(count):
         await world.tasks.add(f"task {number}")
         await world.tasks.register(f"s{number}")
         await world.tasks.claim(f"s{number}")
     report = await cycling.cycle(timedelta(minutes=5))
     check(report)
-    assert report.count("recovered") == lease_expiry.SWEEP_LIMIT
-    assert len((await kept(world))["last_cycle"]["runs"]["recovered"]) == IDS_KEPT
+    assert report.count("recovered") == lease_expiry.MAX_EXPIRED_PER_PASS
+    assert len((await kept(world))["last_cycle"]["runs"]["recovered"]) == MAX_IDS_PER_COUNTER
     report = await cycling.cycle(CYCLE)
     assert (report.count("recovered"), report.active) == (3, 0)
 
@@ -172,7 +172,7 @@ async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
     scheduler = Scheduler(
         world.ledger,
-        ladder=escalation.here,
+        ladder=escalation.load_policy,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
@@ -191,7 +191,7 @@ async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
     held, waiting = await world.tasks.claimed(), await world.tasks.add(capabilities=["gpu"])
     scheduler = Scheduler(
         world.ledger,
-        ladder=escalation.here,
+        ladder=escalation.load_policy,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
@@ -220,12 +220,12 @@ async def test_who_leads_late_knows_the_ladder_from_its_start(
     cycling = Cycling(world)
     scheduler = Scheduler(
         world.ledger,
-        ladder=escalation.here,
+        ladder=escalation.load_policy,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
     await world.tasks.claimed()
-    reports: list[Report] = []
+    reports: list[CycleReport] = []
 
     async def turn(cycle: Cycle) -> None:
         monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
@@ -259,7 +259,7 @@ async def test_what_cycles_did_adds_up_and_the_last_one_is_shown(world: World) -
 
 async def test_statistics_that_cannot_be_read_are_begun_anew(world: World) -> None:
     async with world.ledger.write() as session:
-        session.add(Fact(key=FACT, value='{"cycles": "many"}'))
+        session.add(Fact(key=FACT_KEY, value='{"cycles": "many"}'))
     assert (await kept(world))["cycles"] == 0
     await world.tasks.add()
     await Cycling(world).cycle()

@@ -16,12 +16,12 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.runs import claim_requests
 from daybook.runs import claims as claims_of_runs
-from daybook.runs.sessions import id_of
+from daybook.runs.sessions import session_id_of
 from daybook.tasks import claims, escalation, queue, sessions, statistics, worker_requests
 from daybook.tasks.cycle import cycle
-from daybook.tasks.model import STEPS, Ladder
-from daybook.tasks.notifier import NotTaken, Starving, event
-from daybook.testing import MovedClock
+from daybook.tasks.model import ESCALATION_STEPS, EscalationPolicy
+from daybook.tasks.notifier import EventRejected, StarvingRun, event_body
+from daybook.testing import ManualClock
 from tests.unit.tasks import killed
 from tests.unit.tasks.cycling import CYCLE, STARVED, Cycling
 from tests.world import World
@@ -63,8 +63,8 @@ async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World
         if run.tiers != before:
             taken[number], before = run.tiers[len(before) :], run.tiers
 
-    defaults = Ladder()
-    assert taken == {getattr(defaults, step): [step] for step in STEPS}
+    defaults = EscalationPolicy()
+    assert taken == {getattr(defaults, step): [step] for step in ESCALATION_STEPS}
     counted = Counter(each.event for each in await world.tasks.events(run_id))
     once = ("fan_out", "worker_requested", "starved", "needs_attention")
     assert [counted[name] for name in once] == [1, 1, 1, 1]
@@ -104,7 +104,7 @@ async def test_a_run_starves_exactly_after_its_time(world: World) -> None:
 
 async def test_an_age_of_nothing_switches_it_off(world: World) -> None:
     cycling, run_id = await starving(world)
-    cycling.ladder = Ladder(starve_after=timedelta(0))
+    cycling.ladder = EscalationPolicy(starve_after=timedelta(0))
     await cycles(cycling, 15)
     run = await world.tasks.run(run_id)
     assert (run.starved_cycles, run.tiers, cycling.told, cycling.asked) == (0, [], [], 0)
@@ -164,7 +164,7 @@ async def test_each_worker_has_a_conversation_of_its_own(world: World, job: dict
     for row in rows:
         # The flow takes the parameters.
         asks = stored.job.with_parameters(row.parameters).parameters()
-        named = id_of(asks, job_id=row.job_id, run_id=row.id, stored=stored)
+        named = session_id_of(asks, job_id=row.job_id, run_id=row.id, stored=stored)
         assert named == f"default:run:{row.id}"
 
 
@@ -177,7 +177,7 @@ async def test_a_full_queue_has_four_workers_at_a_time(world: World) -> None:
     world.clock.move(STARVED)
     await cycles(cycling, 6)
     rows = [row for row in await cycling.requests() if row.id != mine.id]
-    assert len(rows) == worker_requests.AT_ONCE == 4
+    assert len(rows) == worker_requests.MAX_CONCURRENT_WORKERS == 4
     # The next one, in the cycle after one of them has ended.
     await claims_of_runs.cancel(world.ledger, rows[0].id)
     await cycles(cycling, 2)
@@ -191,7 +191,7 @@ async def test_a_run_that_its_workers_give_back_gets_three_and_no_more(world: Wo
     for given_back in range(1, 6):
         await cycles(cycling, 6)
         assert (await world.tasks.run(run_id)).tiers == ["request_worker", "starved"]
-        assert len(await cycling.requests()) == min(given_back, worker_requests.MOST_WORKERS)
+        assert len(await cycling.requests()) == min(given_back, worker_requests.MAX_WORKERS_PER_RUN)
         await world.tasks.register("worker", capabilities=["python"])
         claimed = await world.tasks.claim("worker")
         await claims.release(world.ledger, run_id, claimed.token)
@@ -321,12 +321,12 @@ async def test_a_worker_is_asked_for_once_though_the_cycle_is_killed(
     world: World, when: killed.When
 ) -> None:
     cycling, run_id = await starving(world)
-    cycling.ladder = Ladder(fan_out=1, request_worker=2, starved=3)
+    cycling.ladder = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
     await cycles(cycling, 1)
     if when == "after":  # both steps in one cycle: it is killed when Prefect was told
-        cycling.ladder = Ladder(fan_out=3, request_worker=4, starved=5)
+        cycling.ladder = EscalationPolicy(fan_out=3, request_worker=4, starved=5)
         await cycles(cycling, 2)
-        cycling.ladder = Ladder(fan_out=1, request_worker=3, starved=4)
+        cycling.ladder = EscalationPolicy(fan_out=1, request_worker=3, starved=4)
     world.clock.move(CYCLE)
     code = killed.killed(world.ledger.address, world.clock, cycling.ladder, when)
     assert code == -signal.SIGKILL
@@ -370,15 +370,15 @@ async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(world: 
     bad, good = [await world.tasks.add(name, priority=name) for name in ("high", "low")]
     told: list[str] = []
 
-    async def particular(each: Starving) -> None:
+    async def particular(each: StarvingRun) -> None:
         if each.title == "high":
-            raise NotTaken("HTTP 422")
+            raise EventRejected("HTTP 422")
         told.append(each.title)
 
     async def capable() -> dict[str, frozenset[str]]:
         return {}
 
-    steps = Ladder(fan_out=1, request_worker=2, starved=3)
+    steps = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
     world.clock.move(STARVED)
     for _ in range(4):
         report = await cycle(world.ledger, ladder=steps, sink=particular, capabilities_of=capable)
@@ -393,9 +393,9 @@ async def test_a_run_that_is_claimed_while_it_is_told_begins_anew(world: World) 
     cycling, run_id = await starving(world)
     await cycles(cycling, 5)
     await world.tasks.register("late", capabilities=["python"])
-    told: list[Starving] = []
+    told: list[StarvingRun] = []
 
-    async def slow(each: Starving) -> None:
+    async def slow(each: StarvingRun) -> None:
         told.append(each)
         await world.tasks.claim("late")
 
@@ -403,15 +403,15 @@ async def test_a_run_that_is_claimed_while_it_is_told_begins_anew(world: World) 
         return {}
 
     world.clock.move(CYCLE)
-    await cycle(world.ledger, ladder=Ladder(), sink=slow, capabilities_of=capable)
+    await cycle(world.ledger, ladder=EscalationPolicy(), sink=slow, capabilities_of=capable)
     assert [each.run_id for each in told] == [run_id]
     assert (await world.tasks.run(run_id)).tiers == []
 
 
 def test_the_event_is_one_that_prefect_takes() -> None:
-    now = MovedClock().now()
-    found = Starving("ledger", "run", 2, "task", "Tidy up", 0, ("python",), now, 6, now)
-    made = Event.model_validate(event(found))
+    now = ManualClock().now()
+    found = StarvingRun("ledger", "run", 2, "task", "Tidy up", 0, ("python",), now, 6, now)
+    made = Event.model_validate(event_body(found))
     assert (made.event, made.id) == ("task.starved", found.event_id)
     assert made.resource.id == "daybook.task-run.run"
     assert made.payload["priority"] == "urgent"
@@ -453,14 +453,14 @@ def test_what_is_not_a_ladder_is_refused_and_named(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", json.dumps(table))
     with pytest.raises(InvalidInput) as caught:
-        escalation.here()
+        escalation.load_policy()
     assert caught.value.field == "DAYBOOK_TASKS"
     assert caught.value.problem.startswith(f"{field}: ")
 
 
 def test_the_ladder_of_the_settings_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "30s", "wake_url": "https://a.example"}')
-    found = escalation.here()
+    found = escalation.load_policy()
     assert found.starve_after == timedelta(seconds=30)
     assert (found.wake_url, found.fan_out) == ("https://a.example", 2)
 
@@ -470,12 +470,14 @@ async def test_one_that_is_given_back_while_it_is_told_begins_anew(world: World)
     await cycles(cycling, 5)
     await world.tasks.register("late", capabilities=["python"])
 
-    async def slow(_: Starving) -> None:
+    async def slow(_: StarvingRun) -> None:
         claimed = await world.tasks.claim("late")
         await claims.release(world.ledger, claimed.run.id, claimed.token)
 
     world.clock.move(CYCLE)
-    await cycle(world.ledger, ladder=Ladder(), sink=slow, capabilities_of=cycling.capabilities)
+    await cycle(
+        world.ledger, ladder=EscalationPolicy(), sink=slow, capabilities_of=cycling.capabilities
+    )
 
     run = await world.tasks.run(run_id)
     assert (run.status, run.tiers) == ("queued", [])

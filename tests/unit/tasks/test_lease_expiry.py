@@ -107,7 +107,7 @@ async def test_a_pass_takes_no_more_than_a_hundred(world: World) -> None:
         await world.tasks.claimed(f"s{number}", "1s")
     world.clock.move(timedelta(seconds=1))
 
-    assert len(await world.tasks.sweep()) == 100 == lease_expiry.SWEEP_LIMIT
+    assert len(await world.tasks.sweep()) == 100 == lease_expiry.MAX_EXPIRED_PER_PASS
     assert len(await world.tasks.sweep()) == 1
 
 
@@ -135,7 +135,7 @@ async def test_a_cycle_that_dies_after_its_sweep_has_swept_nothing(world: World)
 
     with pytest.raises(KeyboardInterrupt):
         async with world.ledger.write() as session:
-            assert await lease_expiry.sweep(session, world.ledger.now())
+            assert await lease_expiry.expire_leases(session, world.ledger.now())
             raise KeyboardInterrupt
 
     assert world.tasks.everything() == before

@@ -11,12 +11,12 @@ import pytest
 from daybook.errors import NothingClaimable
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.tasks import matching, model, queue, sessions
-from daybook.tasks.matching import Candidate, Wanted
+from daybook.tasks.matching import Candidate, RunRequirements
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
-QUARTER = sessions.SILENT
+QUARTER = sessions.SESSION_TIMEOUT
 INSTANT = timedelta(microseconds=1)
 
 
@@ -154,13 +154,13 @@ def test_the_table_is_long_enough() -> None:
     assert sum(not pair.no for pair in PAIRS.values()) >= 12
 
 
-async def _seen(world: World, run_id: str) -> tuple[Wanted, Candidate]:
+async def _seen(world: World, run_id: str) -> tuple[RunRequirements, Candidate]:
     """What the scheduler sees of the run and of the session `one`."""
     async with world.ledger.read() as session:
         task, run = await queue.find(session, run_id)
         row = await sessions.find(session, "one")
-        return Wanted.of(task, run), Candidate.of(
-            row, row.id in await sessions.holding(session, world.ledger.now())
+        return RunRequirements.of(task, run), Candidate.of(
+            row, row.id in await sessions.busy_session_ids(session, world.ledger.now())
         )
 
 
@@ -176,11 +176,11 @@ async def test_the_same_verdict_at_a_wake_and_at_a_claim(world: World, pair: Pai
     world.clock.move(pair.silent)
     wanted, candidate = await _seen(world, run.id)
 
-    at_wake = matching.verdict(wanted, candidate, world.ledger.now())
+    at_wake = matching.refusal_reason(wanted, candidate, world.ledger.now())
 
     assert (pair.no in at_wake) if pair.no else (at_wake == "")
     assert bool(at_wake) == bool(pair.no)
-    assert (not matching.fits_ever(wanted, candidate)) == (not pair.no or pair.later)
+    assert (not matching.mismatch_reason(wanted, candidate)) == (not pair.no or pair.later)
     if pair.no:
         with pytest.raises(NothingClaimable, match=pair.at_claim or pair.no):
             await world.tasks.claim("one")
@@ -195,12 +195,12 @@ async def test_a_run_with_a_lease_that_is_over_holds_its_session_at_neither(worl
     await world.tasks.claim("one", "60s")
     run = await world.tasks.add("the task", priority="urgent")
     world.clock.move(timedelta(seconds=60) - INSTANT)
-    assert "holds" in matching.verdict(*await _seen(world, run.id), world.ledger.now())
+    assert "holds" in matching.refusal_reason(*await _seen(world, run.id), world.ledger.now())
     with pytest.raises(NothingClaimable, match="holds"):
         await world.tasks.claim("one")
     world.clock.move(INSTANT)
 
-    assert matching.verdict(*await _seen(world, run.id), world.ledger.now()) == ""
+    assert matching.refusal_reason(*await _seen(world, run.id), world.ledger.now()) == ""
     assert (await world.tasks.claim("one")).run.id == run.id
 
 
@@ -210,8 +210,10 @@ async def test_a_run_with_a_lease_that_is_over_holds_its_session_at_neither(worl
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 
-def _wanted(run_id: str, priority: str, seconds: int) -> Wanted:
-    task = TaskRow(title="x", priority=model.priority(priority), created_by="user", created_at=NOON)
+def _wanted(run_id: str, priority: str, seconds: int) -> RunRequirements:
+    task = TaskRow(
+        title="x", priority=model.priority_index(priority), created_by="user", created_at=NOON
+    )
     run = TaskRunRow(
         id=run_id,
         task_id=task.id,
@@ -219,7 +221,7 @@ def _wanted(run_id: str, priority: str, seconds: int) -> Wanted:
         created_at=NOON,
         queued_at=NOON + timedelta(seconds=seconds),
     )
-    return Wanted.of(task, run)
+    return RunRequirements.of(task, run)
 
 
 def test_runs_by_priority_then_their_time_in_the_queue_then_their_id() -> None:
@@ -237,7 +239,7 @@ def test_runs_by_priority_then_their_time_in_the_queue_then_their_id() -> None:
 
 
 def test_sessions_by_what_is_preferred_then_how_long_they_are_idle_then_their_name() -> None:
-    wanted = Wanted("run", 2, NOON, preferred=["sing", "dance"])
+    wanted = RunRequirements("run", 2, NOON, preferred=["sing", "dance"])
 
     def candidate(name: str, idle: int, *has: str) -> Candidate:
         since = NOON - timedelta(seconds=idle)

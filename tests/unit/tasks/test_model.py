@@ -10,23 +10,23 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.tasks import model
-from daybook.tasks.model import Ladder, climb
+from daybook.tasks.model import EscalationPolicy, escalate
 
 STARVING = timedelta(minutes=2)
 
 
-def steps(ladder: Ladder, queued_for: timedelta, cycles: int) -> list[tuple[int, str]]:
+def steps(ladder: EscalationPolicy, queued_for: timedelta, cycles: int) -> list[tuple[int, str]]:
     """The steps that so many cycles owe, each with the number of its cycle, all of them taken."""
     count, taken = 0, list[tuple[int, str]]()
     for number in range(1, cycles + 1):
-        owed = climb(ladder, queued_for, count, [step for _, step in taken])
+        owed = escalate(ladder, queued_for, count, [step for _, step in taken])
         count = owed.cycles
         taken += [(number, step) for step in owed.steps]
     return taken
 
 
 def test_each_step_is_owed_once_and_at_its_cycle() -> None:
-    assert steps(Ladder(), STARVING, 40) == [
+    assert steps(EscalationPolicy(), STARVING, 40) == [
         (2, "fan_out"),
         (4, "request_worker"),
         (6, "starved"),
@@ -35,25 +35,25 @@ def test_each_step_is_owed_once_and_at_its_cycle() -> None:
 
 
 def test_steps_of_its_own() -> None:
-    ladder = Ladder(fan_out=1, request_worker=2, starved=3, needs_attention=9)
+    ladder = EscalationPolicy(fan_out=1, request_worker=2, starved=3, needs_attention=9)
     assert [number for number, _ in steps(ladder, STARVING, 9)] == [1, 2, 3, 9]
 
 
 def test_below_the_age_no_cycle_counts() -> None:
     just = STARVING - timedelta(microseconds=1)
-    assert climb(Ladder(), just, 0, ()) == model.Owed(0, ())
-    assert climb(Ladder(), STARVING, 0, ()) == model.Owed(1, ())
+    assert escalate(EscalationPolicy(), just, 0, ()) == model.EscalationDue(0, ())
+    assert escalate(EscalationPolicy(), STARVING, 0, ()) == model.EscalationDue(1, ())
 
 
 def test_without_an_age_there_is_no_ladder() -> None:
-    off = Ladder.of({"starve_after": 0})
+    off = EscalationPolicy.of({"starve_after": 0})
     assert steps(off, timedelta(days=30), 50) == []
-    assert Ladder.of({"starve_after": "0"}).starve_after == timedelta(0)
+    assert EscalationPolicy.of({"starve_after": "0"}).starve_after == timedelta(0)
 
 
 def test_a_step_that_was_not_taken_is_owed_again_and_the_later_ones_too() -> None:
-    owed = climb(Ladder(), STARVING, 9, ["fan_out", "starved"])
-    assert owed == model.Owed(10, ("request_worker", "needs_attention"))
+    owed = escalate(EscalationPolicy(), STARVING, 9, ["fan_out", "starved"])
+    assert owed == model.EscalationDue(10, ("request_worker", "needs_attention"))
 
 
 @pytest.mark.parametrize(
@@ -73,17 +73,22 @@ def test_a_ladder_that_does_not_rise_is_refused(
     table: dict[str, Any], field: str, said: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
-        Ladder.of(table)
+        EscalationPolicy.of(table)
     assert refused.value.field == field
     assert said in str(refused.value)
 
 
 def test_ages_are_durations() -> None:
-    assert Ladder.of({"starve_after": "90s"}).starve_after == timedelta(seconds=90)
+    assert EscalationPolicy.of({"starve_after": "90s"}).starve_after == timedelta(seconds=90)
 
 
 def test_priorities_are_in_their_order() -> None:
-    assert [model.priority(word) for word in ("urgent", "high", "medium", "low")] == [0, 1, 2, 3]
+    assert [model.priority_index(word) for word in ("urgent", "high", "medium", "low")] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ def test_who_may_do_a_task(given: str, kept: str) -> None:
 
 
 def test_capabilities_are_kept_once_and_in_order() -> None:
-    assert model.capabilities(["python", " git ", "python"]) == ["git", "python"]
+    assert model.check_capabilities(["python", " git ", "python"]) == ["git", "python"]
 
 
 @pytest.mark.parametrize(
@@ -108,27 +113,27 @@ def test_capabilities_are_kept_once_and_in_order() -> None:
     [(None, 300), ("60s", 60), ("1s", 1), ("24h", 86_400), (timedelta(minutes=2), 120)],
 )
 def test_leases(lease: timedelta | str | None, kept: int) -> None:
-    assert model.lease(lease) == timedelta(seconds=kept)
+    assert model.lease_duration(lease) == timedelta(seconds=kept)
 
 
 @pytest.mark.parametrize(
     ("call", "field"),
     [
-        (lambda: model.priority("now"), "priority"),
+        (lambda: model.priority_index("now"), "priority"),
         (lambda: model.check_owner("plugin"), "owner"),
         (lambda: model.check_owner("agent:"), "owner"),
         (lambda: model.check_owner("agent:a:b"), "owner"),
         (lambda: model.check_owner("session:"), "owner"),
-        (lambda: model.capabilities(["two words"]), "capabilities"),
-        (lambda: model.capabilities([""]), "capabilities"),
-        (lambda: model.capabilities(["x" * 65], "preferred"), "preferred"),
-        (lambda: model.capabilities([f"c{number}" for number in range(51)]), "capabilities"),
-        (lambda: model.state("busy"), "state"),
-        (lambda: model.lease("24h1s"), "lease"),
-        (lambda: model.lease(timedelta(milliseconds=999)), "lease"),
-        (lambda: model.lease("soon"), "lease"),
-        (lambda: model.word("two\nlines", "workspace"), "workspace"),
-        (lambda: model.text("x" * 20_001, "output"), "output"),
+        (lambda: model.check_capabilities(["two words"]), "capabilities"),
+        (lambda: model.check_capabilities([""]), "capabilities"),
+        (lambda: model.check_capabilities(["x" * 65], "preferred"), "preferred"),
+        (lambda: model.check_capabilities([f"c{number}" for number in range(51)]), "capabilities"),
+        (lambda: model.check_state("busy"), "state"),
+        (lambda: model.lease_duration("24h1s"), "lease"),
+        (lambda: model.lease_duration(timedelta(milliseconds=999)), "lease"),
+        (lambda: model.lease_duration("soon"), "lease"),
+        (lambda: model.check_word("two\nlines", "workspace"), "workspace"),
+        (lambda: model.check_text("x" * 20_001, "output"), "output"),
     ],
 )
 def test_what_is_not_legal_is_refused_with_its_field(

@@ -8,16 +8,16 @@ from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
 
 from daybook.tasks import notifier
-from daybook.tasks.notifier import NotTaken, Starving
-from daybook.testing import MovedClock
+from daybook.tasks.notifier import EventRejected, StarvingRun
+from daybook.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
 
 
 async def tell(status: int) -> None:
     """To a Prefect that answers so."""
-    now = MovedClock().now()
-    starving = Starving("ledger", "run", 0, "task", "Tidy up", 1, (), now, 6, now)
+    now = ManualClock().now()
+    starving = StarvingRun("ledger", "run", 0, "task", "Tidy up", 1, (), now, 6, now)
 
     def answer(request: httpx.Request) -> httpx.Response:
         asked = status if request.url.path == "/api/events" else 404  # of a token it needs none
@@ -25,12 +25,12 @@ async def tell(status: int) -> None:
 
     settings = {"transport": httpx.MockTransport(answer)}
     async with PrefectClient("http://localhost:1/api", httpx_settings=settings) as client:
-        await notifier.of_prefect(client)(starving)
+        await notifier.prefect_notifier(client)(starving)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_an_event_that_is_refused_for_what_it_is_was_not_taken(status: int) -> None:
-    with pytest.raises(NotTaken, match=f"^HTTP {status}$"):
+    with pytest.raises(EventRejected, match=f"^HTTP {status}$"):
         await tell(status)
 
 

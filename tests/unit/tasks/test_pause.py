@@ -12,7 +12,7 @@ from daybook.errors import InvalidInput, NothingClaimable, SchedulerStopped
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from daybook.tasks import claims, pause
-from daybook.tasks.pause import FACT, Switch
+from daybook.tasks.pause import FACT_KEY, PauseState
 from tests.unit.tasks.cycling import CYCLE, STARVED, Cycling
 from tests.world import World
 from tests.world.tasks import AGENT
@@ -20,26 +20,28 @@ from tests.world.tasks import AGENT
 pytestmark = pytest.mark.anyio
 
 
-async def read(ledger: Ledger) -> Switch:
+async def read(ledger: Ledger) -> PauseState:
     async with ledger.read() as session:
         return await pause.read(session)
 
 
 async def test_it_is_on_until_somebody_pauses_it(world: World) -> None:
-    assert await read(world.ledger) == Switch()
+    assert await read(world.ledger) == PauseState()
 
 
 async def test_a_pause_outlives_the_process_with_its_reason_and_who_did_it(world: World) -> None:
     with owners.acting_as(AGENT):
         await pause.pause(world.ledger, "moving house")
     async with Ledger(world.ledger.address, world.clock) as ledger:
-        assert await read(ledger) == Switch(True, "moving house", world.ledger.now(), "agent:maria")
+        assert await read(ledger) == PauseState(
+            True, "moving house", world.ledger.now(), "agent:maria"
+        )
 
 
 async def test_pausing_again_keeps_since_when(world: World) -> None:
     since = (await pause.pause(world.ledger, "one")).at
     world.clock.move(timedelta(hours=1))
-    assert await pause.pause(world.ledger, "two") == Switch(True, "two", since, "user")
+    assert await pause.pause(world.ledger, "two") == PauseState(True, "two", since, "user")
     world.clock.move(timedelta(hours=1))
     resumed = await pause.resume(world.ledger)
     assert (resumed.paused, resumed.at) == (False, world.ledger.now())
@@ -73,7 +75,7 @@ async def test_one_that_cannot_be_read_counts_as_paused(world: World, kept: str)
     run = await world.tasks.add()
     await cycling.there()
     async with world.ledger.write() as session:
-        session.add(Fact(key=FACT, value=kept))
+        session.add(Fact(key=FACT_KEY, value=kept))
     found = await read(world.ledger)
     assert (found.paused, found.at) == (True, None)
     assert "cannot be read" in found.reason
@@ -131,7 +133,7 @@ async def test_it_is_drained_when_nobody_is_at_work(world: World) -> None:
     await pause.pause(world.ledger)
     assert not await drained()
     async with world.ledger.read() as session:
-        assert await pause.holding(session, world.ledger.now()) == [one.run.id]
+        assert await pause.claimed_run_ids(session, world.ledger.now()) == [one.run.id]
     await claims.complete(world.ledger, one.run.id, one.token)
     assert await drained()
 

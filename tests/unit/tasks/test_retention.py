@@ -6,16 +6,16 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.delivery.outbox import lane_of_task_session
+from daybook.delivery.outbox import queue_of_task_session
 from daybook.keeper import retention as keeper
-from daybook.runs.retention import Keep
+from daybook.runs.retention import RetentionLimits
 from daybook.tasks import claims, queue, retention
 from tests.unit.tasks.cycling import Cycling
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
-DAYS_90 = Keep(timedelta(days=90), None)
+DAYS_90 = RetentionLimits(timedelta(days=90), None)
 TICK = timedelta(microseconds=1)
 
 
@@ -29,10 +29,10 @@ async def test_a_task_goes_with_all_its_runs_long_after_the_last_one(world: Worl
     await claims.complete(world.ledger, again.run.id, again.token)
 
     world.clock.move(timedelta(days=90))
-    assert await retention.ended(world.ledger, DAYS_90) == 0
+    assert await retention.delete_ended_tasks(world.ledger, DAYS_90) == 0
     world.clock.move(TICK)
-    assert await retention.ended(world.ledger, Keep(None, None)) == 0
-    assert await retention.ended(world.ledger, DAYS_90) == 2
+    assert await retention.delete_ended_tasks(world.ledger, RetentionLimits(None, None)) == 0
+    assert await retention.delete_ended_tasks(world.ledger, DAYS_90) == 2
     left = world.tasks.everything()
     assert [left[name] for name in ("tasks", "task_runs", "task_events")] == [[], [], []]
 
@@ -43,7 +43,7 @@ async def test_a_task_with_a_live_run_stays_whole(world: World) -> None:
     await queue.retry(world.ledger, first.task.id)
     before = world.tasks.everything()
     world.clock.move(timedelta(days=1000))
-    assert await retention.ended(world.ledger, DAYS_90) == 0
+    assert await retention.delete_ended_tasks(world.ledger, DAYS_90) == 0
     assert world.tasks.everything() == before
 
 
@@ -53,12 +53,12 @@ async def test_wakes_go_after_a_week_and_what_else_happened_stays(world: World) 
     await cycling.there()
     await cycling.cycle()
     await cycling.end()
-    world.clock.move(retention.GONE - TICK)
+    world.clock.move(retention.MAX_RETENTION_AGE - TICK)
     two = await cycling.there("two")
     await cycling.cycle()
     world.clock.move(2 * TICK)
-    assert await retention.wakes(world.ledger) == 1
-    assert [row.lane for row in await cycling.wakes()] == [lane_of_task_session(two.id)]
+    assert await retention.delete_old_wakes(world.ledger) == 1
+    assert [row.lane for row in await cycling.wakes()] == [queue_of_task_session(two.id)]
     told = [(each.event, each.session) for each in await world.tasks.events(run.id)]
     assert sorted(told) == [("added", ""), ("woken", "two")]
 
@@ -68,17 +68,17 @@ async def test_a_wake_that_was_never_sent_goes_too(world: World) -> None:
     await world.tasks.add()
     await cycling.there()
     await cycling.cycle()
-    world.clock.move(retention.GONE + TICK)
-    assert await retention.wakes(world.ledger) == 1
+    world.clock.move(retention.MAX_RETENTION_AGE + TICK)
+    assert await retention.delete_old_wakes(world.ledger) == 1
     assert await cycling.wakes() == []
 
 
 async def test_sessions_that_are_gone_go_unless_they_hold_a_run(world: World) -> None:
     await world.tasks.claimed("holder", "24h")
     await world.tasks.register("gone")
-    world.clock.move(retention.GONE + timedelta(minutes=15))
+    world.clock.move(retention.MAX_RETENTION_AGE + timedelta(minutes=15))
     await world.tasks.register("new")
-    assert await retention.sessions(world.ledger) == 0
+    assert await retention.delete_expired_sessions(world.ledger) == 0
     world.clock.move(TICK)
     done = await keeper.prune(world.ledger, DAYS_90)
     assert not done

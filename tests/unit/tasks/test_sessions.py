@@ -71,7 +71,10 @@ async def test_registered_again_it_is_the_same_with_its_run(world: World) -> Non
     row = await world.tasks.session()
     assert (row.id, row.registered_at) == (first.id, first.registered_at)
     assert (row.state, row.prompting, row.idle_since) == ("idle", False, world.ledger.now())
-    assert (row.capabilities, row.expires_at) == (["dig"], world.ledger.now() + sessions.SILENT)
+    assert (row.capabilities, row.expires_at) == (
+        ["dig"],
+        world.ledger.now() + sessions.SESSION_TIMEOUT,
+    )
     assert (await world.tasks.run(claimed.run.id)).session_id == row.id
 
 
@@ -92,7 +95,9 @@ async def test_what_it_reports(world: World) -> None:
         if since is None and says:
             idle = world.ledger.now()
         assert (row.state, row.prompting, row.idle_since) == (state, prompting, idle)
-        assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SILENT
+        assert (
+            await world.tasks.session()
+        ).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
     with pytest.raises(InvalidInput, match="legal: idle, active"):
         await sessions.report(world.ledger, "one", state="asleep")
     with pytest.raises(NotFound):
@@ -122,7 +127,7 @@ async def test_its_expiry_does_not_end_its_lease(world: World) -> None:
 
     await claims.complete(world.ledger, claimed.run.id, claimed.token)
 
-    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SILENT
+    assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
 async def test_removed_its_run_is_queued_again(world: World) -> None:
@@ -152,15 +157,18 @@ async def test_one_that_somebody_is_connected_to_is_there(world: World) -> None:
     world.clock.move(timedelta(minutes=14))
     until = world.ledger.now() + timedelta(seconds=45)
 
-    await sessions.connected(world.ledger, [one.id, "nobody"], until)
+    await sessions.set_connected(world.ledger, [one.id, "nobody"], until)
 
     row = await world.tasks.session("one")
-    assert (row.connected_until, row.expires_at) == (until, world.ledger.now() + sessions.SILENT)
+    assert (row.connected_until, row.expires_at) == (
+        until,
+        world.ledger.now() + sessions.SESSION_TIMEOUT,
+    )
     other = await world.tasks.session("two")
     assert (other.connected_until, other.expires_at) == (None, two.expires_at)
     heard = row.expires_at
     world.clock.move(timedelta(seconds=1))
-    await sessions.connected(world.ledger, [one.id], world.ledger.now())  # it hung up
+    await sessions.set_connected(world.ledger, [one.id], world.ledger.now())  # it hung up
     row = await world.tasks.session("one")
     assert (row.connected_until, row.expires_at) == (world.ledger.now(), heard)
 
@@ -185,20 +193,20 @@ async def test_an_agent_sees_and_touches_its_own(world: World) -> None:
         await world.tasks.register("mine")
         before = world.tasks.everything()
         async with world.ledger.read() as session:
-            assert [row.name for row in await sessions.every(session)] == ["mine"]
+            assert [row.name for row in await sessions.visible_sessions(session)] == ["mine"]
             with pytest.raises(NotFound):
                 await sessions.find(session, "theirs")
         with pytest.raises(NotFound):
             await sessions.report(world.ledger, "theirs", state="active")
         with pytest.raises(NotFound):
             await sessions.remove(world.ledger, "theirs")
-        await sessions.connected(
+        await sessions.set_connected(
             world.ledger, [theirs.id], world.ledger.now() + timedelta(minutes=1)
         )
         assert world.tasks.everything() == before
 
     async with world.ledger.read() as session:
-        assert [row.name for row in await sessions.every(session)] == ["mine", "theirs"]
+        assert [row.name for row in await sessions.visible_sessions(session)] == ["mine", "theirs"]
     await sessions.report(world.ledger, "theirs", state="active")
     assert (await world.tasks.session("theirs")).state == "active"
 
@@ -215,7 +223,7 @@ async def test_a_name_is_one_owners_until_it_is_expired_and_holds_nothing(world:
         with pytest.raises(InvalidInput, match='"one" is taken'):  # it holds a run
             await world.tasks.register("one")
     await claims.complete(world.ledger, claimed.run.id, claimed.token)
-    world.clock.move(sessions.SILENT - INSTANT)
+    world.clock.move(sessions.SESSION_TIMEOUT - INSTANT)
     with owners.acting_as(AGENT):
         with pytest.raises(InvalidInput, match='"one" is taken'):
             await world.tasks.register("one")

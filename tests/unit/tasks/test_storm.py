@@ -37,7 +37,7 @@ from daybook.tasks import claims, queue, sessions
 from daybook.tasks import lease_expiry as sweep
 from daybook.tasks import model as tasks
 from daybook.tasks import pause as switch
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from tests import databases
 from tests.unit.tasks.model import Model, Run, Session
 
@@ -82,7 +82,7 @@ class Storm(RuleBasedStateMachine):
         portal: BlockingPortal,
         ledger: Ledger,
         dying: Ledger,
-        clock: MovedClock,
+        clock: ManualClock,
         met: Counter[str],
     ) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Storm(RuleBasedStateMachine):
             async with self.ledger.write() as session:
                 for table in (TaskEventRow, TaskRunRow, TaskRow, TaskSessionRow):
                     await session.execute(delete(table))
-                await session.execute(delete(Fact).where(col(Fact.key) == switch.FACT))
+                await session.execute(delete(Fact).where(col(Fact.key) == switch.FACT_KEY))
 
         self.call(clear)
         for name in NAMES[:3]:
@@ -140,11 +140,11 @@ class Storm(RuleBasedStateMachine):
         self.call(sessions.report, self.ledger, name, state=state, prompting=prompting)
         one = self.model.sessions[name]
         one.state, one.prompting = state, prompting
-        one.expires_at = self.now() + sessions.SILENT
+        one.expires_at = self.now() + sessions.SESSION_TIMEOUT
 
     def register(self, name: str, has: frozenset[str]) -> None:
         self.call(sessions.register, self.ledger, name, capabilities=has)
-        self.model.sessions[name] = Session(self.now() + sessions.SILENT, has)
+        self.model.sessions[name] = Session(self.now() + sessions.SESSION_TIMEOUT, has)
 
     def remove(self, name: str) -> None:
         self.call(sessions.remove, self.ledger, name)
@@ -210,7 +210,7 @@ class Storm(RuleBasedStateMachine):
         self.call(getattr(claims, kind), self.ledger, run_id, token)
         self.met[kind] += 1
         assert run.holder is not None
-        self.model.sessions[run.holder].expires_at = self.now() + sessions.SILENT
+        self.model.sessions[run.holder].expires_at = self.now() + sessions.SESSION_TIMEOUT
         if kind == "heartbeat":
             run.lease_until = self.now() + run.lease
         else:
@@ -219,7 +219,7 @@ class Storm(RuleBasedStateMachine):
 
     # --- the scheduler, the operator, and time
 
-    @rule(limit=st.sampled_from([1, 2, sweep.SWEEP_LIMIT]))
+    @rule(limit=st.sampled_from([1, 2, sweep.MAX_EXPIRED_PER_PASS]))
     def sweep(self, limit: int) -> None:
         over = [
             run
@@ -230,7 +230,7 @@ class Storm(RuleBasedStateMachine):
 
         async def swept() -> list[str]:
             async with self.ledger.write() as session:
-                return [run.id for run in await sweep.sweep(session, self.now(), limit)]
+                return [run.id for run in await sweep.expire_leases(session, self.now(), limit)]
 
         assert self.call(swept) == [run.id for run in over[:limit]]
         for run in over[:limit]:
@@ -281,7 +281,7 @@ class Storm(RuleBasedStateMachine):
         last = max(each.number for each in self.model.runs.values() if each.task_id == run.task_id)
         if run.status not in legal[kind]:
             return
-        if kind == "retry" and not run.number == last < tasks.CHAIN:
+        if kind == "retry" and not run.number == last < tasks.MAX_RUNS_PER_TASK:
             return
         held = run.status == "claimed"
         found = self.call(getattr(queue, kind), self.ledger, run.id)
@@ -315,7 +315,7 @@ class Storm(RuleBasedStateMachine):
 
             async def swept() -> None:
                 async with self.dying.write() as session:
-                    await sweep.sweep(session, self.now())
+                    await sweep.expire_leases(session, self.now())
 
             with pytest.raises(Died):
                 self.call(swept)
@@ -411,7 +411,7 @@ class Storm(RuleBasedStateMachine):
 @pytest.mark.slow
 def test_random_interleavings(tmp_path: Path) -> None:
     """Never two holders, never a lost run, and the counters add up."""
-    path, clock, met = tmp_path / "ledger.db", MovedClock(), Counter[str]()
+    path, clock, met = tmp_path / "ledger.db", ManualClock(), Counter[str]()
     there = databases.of_kind("sqlite", path, lambda: pytest.fail("no server"), prepared=True)
     few = settings(
         max_examples=25,

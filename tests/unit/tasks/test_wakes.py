@@ -13,8 +13,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.tasks import statistics
-from daybook.tasks.model import Ladder
-from daybook.tasks.wakes import COOLDOWN, WITHIN
+from daybook.tasks.model import EscalationPolicy
+from daybook.tasks.wakes import WAKE_COOLDOWN, WAKE_TIMEOUT
 from tests.unit.tasks.cycling import CYCLE, Cycling
 from tests.world import World
 
@@ -49,11 +49,11 @@ async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -
     report = await cycling.cycle()
 
     (wake,) = await cycling.wakes()
-    assert wake.lane == wake.address == outbox.lane_of_task_session(row.id)
+    assert wake.lane == wake.address == outbox.queue_of_task_session(row.id)
     assert told(wake) == ["one"]
     (target,) = json.loads(wake.body)["targets"]
     assert (target["session"], target["run_id"], target["priority"]) == ("one", run.id, "high")
-    assert not outbox.is_sent(wake.lane)
+    assert not outbox.is_dispatched(wake.lane)
     assert report.runs["woken"] == [run.id]
     (event,) = [each for each in await world.tasks.events(run.id) if each.event == "woken"]
     assert (event.actor, event.session, event.outbox_id) == ("scheduler", "one", wake.id)
@@ -67,7 +67,7 @@ async def test_who_was_woken_is_left_alone_for_a_minute_and_no_longer(world: Wor
     await cycling.there()
     await cycling.cycle()
     assert await cycling.end() == 1
-    report = await cycling.cycle(COOLDOWN - TICK)
+    report = await cycling.cycle(WAKE_COOLDOWN - TICK)
     assert report.runs["recently_notified"] == [run.id]
     assert report.wakes_succeeded == 1
     report = await cycling.cycle(TICK)
@@ -82,7 +82,7 @@ async def test_the_minute_counts_from_when_the_wake_arrived(world: World) -> Non
     await cycling.cycle()
     world.clock.move(timedelta(seconds=40))
     await cycling.end()
-    assert (await cycling.cycle(COOLDOWN - TICK)).count("recently_notified") == 1
+    assert (await cycling.cycle(WAKE_COOLDOWN - TICK)).count("recently_notified") == 1
     assert (await cycling.cycle(TICK)).count("woken") == 1
 
 
@@ -109,7 +109,7 @@ async def test_a_wake_that_is_on_its_way_is_not_sent_twice_and_not_for_ever(worl
     run = await world.tasks.add()
     await cycling.there()
     await cycling.cycle()
-    report = await cycling.cycle(WITHIN - TICK)
+    report = await cycling.cycle(WAKE_TIMEOUT - TICK)
     assert report.runs["recently_notified"] == [run.id]
     report = await cycling.cycle(TICK)
     assert report.runs["woken"] == [run.id]
@@ -124,8 +124,8 @@ async def test_a_wake_that_no_statistics_know_of_is_withdrawn_too(world: World) 
     await world.tasks.add()
     await cycling.there()
     await cycling.cycle()
-    world.database.query(f"DELETE FROM facts WHERE key = '{statistics.FACT}' RETURNING key")
-    await cycling.cycle(WITHIN)
+    world.database.query(f"DELETE FROM facts WHERE key = '{statistics.FACT_KEY}' RETURNING key")
+    await cycling.cycle(WAKE_TIMEOUT)
     first, second = await cycling.wakes()
     assert (first.status, second.status) == (Delivery.SUPPRESSED, Delivery.PENDING)
 
@@ -146,7 +146,7 @@ async def test_what_is_being_sent_is_not_withdrawn(world: World) -> None:
     await cycling.there()
     await cycling.cycle()
     world.clock.move(timedelta(seconds=50))
-    lanes = outbox.is_of_task_session
+    lanes = outbox.is_task_session_queue
     assert len(await sending.claim(world.ledger, "server", most=9, wanted=lanes)) == 1
     report = await cycling.cycle(timedelta(seconds=30))
     assert report.count("recently_notified") == 1
@@ -214,7 +214,7 @@ async def test_who_can_be_reached_goes_before_who_cannot(world: World) -> None:
 
 
 async def test_a_connection_that_is_over_is_none(world: World) -> None:
-    cycling = Cycling(world, Ladder(wake_url=URL))
+    cycling = Cycling(world, EscalationPolicy(wake_url=URL))
     await cycling.there("one")
     world.clock.move(timedelta(days=1))
     await world.tasks.register("one")
@@ -224,7 +224,7 @@ async def test_a_connection_that_is_over_is_none(world: World) -> None:
 
 
 async def test_the_address_is_asked_once_for_all_of_a_cycle(world: World) -> None:
-    cycling = Cycling(world, Ladder(wake_url=URL))
+    cycling = Cycling(world, EscalationPolicy(wake_url=URL))
     await cycling.there("connected", capabilities=["c"])
     for name in "ab":
         await world.tasks.register(name, capabilities=[name])
@@ -240,14 +240,14 @@ async def test_the_address_is_asked_once_for_all_of_a_cycle(world: World) -> Non
     }
     # It is an ordinary row to who sends, and its lane tells nothing of what the query holds.
     assert together.lane == "https://hooks.example.org/wake"
-    assert outbox.is_sent(together.lane)
+    assert outbox.is_dispatched(together.lane)
     assert (together.owner, together.event, together.run_id) == ("user", "task.wake", None)
 
 
 async def test_fan_out_wakes_the_others_and_is_owed_until_it_has_woken_somebody(
     world: World,
 ) -> None:
-    cycling = Cycling(world, Ladder(starve_after=timedelta(seconds=30), fan_out=1))
+    cycling = Cycling(world, EscalationPolicy(starve_after=timedelta(seconds=30), fan_out=1))
     run = await world.tasks.add()
     await cycling.there("one")
     world.clock.move(timedelta(seconds=20))
@@ -268,7 +268,7 @@ async def test_fan_out_wakes_the_others_and_is_owed_until_it_has_woken_somebody(
 async def test_rebuild_forgets_who_was_woken_and_keeps_what_the_ladder_has_done(
     world: World,
 ) -> None:
-    cycling = Cycling(world, Ladder(fan_out=1))
+    cycling = Cycling(world, EscalationPolicy(fan_out=1))
     run = await world.tasks.add()
     world.clock.move(timedelta(minutes=3))
     await cycling.there()

@@ -61,7 +61,7 @@ async def test_a_job_is_shown_with_its_receivers(stored: Path) -> None:
     assert lines[0] == f'Job "weekly", id {await id_of(stored, "weekly")}'
     assert lines[1:3] == ["is: enabled", "schedule: at 09:00 on Mondays, Europe/Berlin"]
     assert lines[3].startswith("next due: Monday ")
-    assert lines[3].count("Monday") == text.SHOWN
+    assert lines[3].count("Monday") == text.MAX_DUE_TIMES
     assert "asks: the agent default, session reuse" in lines
     assert "prompt: Sum up the week." in lines
     assert "answer goes to: inbox" in lines

@@ -17,8 +17,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.owners import Actor, acting_as
 from daybook.tasks import claims, pause, queue, sessions
-from daybook.tasks.model import without_tokens
-from daybook.toolbox import Answer, call, task_calls
+from daybook.tasks.model import redact_tokens
+from daybook.toolbox import ToolAnswer, call, task_calls
 from tests.world import so
 
 WRONG = "dbt_" + "Abc-_12" * 6 + "x"
@@ -156,7 +156,7 @@ async def test_it_waits_for_what_comes_and_writes_nothing_meanwhile(
         return await looks(*given)
 
     monkeypatch.setattr(task_waits, "_waits", look)
-    monkeypatch.setattr(task_waits, "LOOK", 0.05)
+    monkeypatch.setattr(task_waits, "POLL_INTERVAL_SECONDS", 0.05)
     await told("task_session_register", name="hers")
     looked.clear()
     waiting = asyncio.create_task(claimed(wait_seconds=25))
@@ -244,13 +244,13 @@ async def test_one_owner_cannot_have_all_that_wait(ledger: Ledger) -> None:
 
     async def wait(owner: str, count: int) -> bool:
         async def there() -> bool:
-            return task_calls.waiting(owner) == count
+            return task_calls.waiting_calls(owner) == count
 
         return await so(there, 20)
 
-    waiting = [begin("hers") for _ in range(task_calls.MOST_WAITING)]
+    waiting = [begin("hers") for _ in range(task_calls.MAX_WAITING_CALLS)]
     try:
-        assert await wait("agent:cleo", task_calls.MOST_WAITING)
+        assert await wait("agent:cleo", task_calls.MAX_WAITING_CALLS)
         async with asyncio.timeout(20):
             said = await told("task_next", session="hers", wait_seconds=25)
         assert "no task is queued. This did not wait" in said
@@ -262,7 +262,10 @@ async def test_one_owner_cannot_have_all_that_wait(ledger: Ledger) -> None:
         for each in waiting:
             each.cancel()
         await asyncio.wait(waiting)
-    assert (task_calls.waiting("agent:cleo"), task_calls.waiting("agent:nora")) == (0, 0)
+    assert (task_calls.waiting_calls("agent:cleo"), task_calls.waiting_calls("agent:nora")) == (
+        0,
+        0,
+    )
 
 
 async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
@@ -296,7 +299,7 @@ async def test_a_wrong_token_changes_nothing_and_stands_in_no_log(
     held = await claimed()
     with caplog.at_level(logging.DEBUG, "daybook"):
         for token in (WRONG, [held["token"]], held["token"] * 5):
-            answers: list[Awaitable[Answer]] = [
+            answers: list[Awaitable[ToolAnswer]] = [
                 call("task_complete", {"run_id": run.id, "token": token}),
                 call("task_heartbeat", {"run_id": run.id, "token": token}),
                 call("task_fail", {"run_id": run.id, "token": held["token"], held["token"]: "x"}),
@@ -355,10 +358,10 @@ async def test_nothing_is_claimed_while_the_scheduler_is_paused(ledger: Ledger) 
     ],
 )
 def test_only_tokens_are_left_out(said: str, kept: str | None) -> None:
-    assert without_tokens(said) == (said if kept is None else kept)
+    assert redact_tokens(said) == (said if kept is None else kept)
 
 
 async def test_the_token_of_a_claim_is_one_that_is_left_out(ledger: Ledger) -> None:
     await added(ledger, "Mend it")
     await told("task_session_register", name="hers")
-    assert without_tokens((await claimed())["token"]) == "dbt_…"
+    assert redact_tokens((await claimed())["token"]) == "dbt_…"

@@ -12,8 +12,8 @@ import httpcore2
 import pytest
 
 from daybook.errors import InvalidInput, OutgoingRefused, ToolUnreachable
-from daybook.http.guard import Allowed, Guard, Rule
-from daybook.http.secrets import Filled, Secret
+from daybook.http.guard import AllowedHosts, Guard, Rule
+from daybook.http.secrets import FilledSecrets, Secret
 from daybook.ledger.states import Status
 from daybook.tools import calls, catalog
 from daybook.tools.base import Called
@@ -114,7 +114,7 @@ def _wire(
     **headers: str,
 ) -> HttpWire:
     wires.core = httpcore2
-    guard = Guard(rule, Allowed.of(""), dns or Dns(NAMES))
+    guard = Guard(rule, AllowedHosts.of(""), dns or Dns(NAMES))
     return HttpWire(guard, url, headers, secret, backend=wires)
 
 
@@ -129,7 +129,7 @@ async def _call(
 ) -> Called:
     server.steps = [speaks(step)]
     there = await _opened(_wire(_wires(server)))
-    prepared = Prepared("x#reindex", "reindex", {}, "request:x:1", {}, Filled(), there)
+    prepared = Prepared("x#reindex", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
     return await calls.call(prepared, timeout=timeout, idempotent=idempotent)
 
 
@@ -171,7 +171,9 @@ async def test_params_do_not_go_to_another_address(server: Receiver) -> None:
     server.steps = [speaks(redirect("http://other.example/mcp", 307))]
     wires = _wires(server)
     there = await _opened(_wire(wires))
-    prepared = Prepared("x", "reindex", {}, "request:x:1", {"key": "secret"}, Filled(), there)
+    prepared = Prepared(
+        "x", "reindex", {}, "request:x:1", {"key": "secret"}, FilledSecrets(), there
+    )
     with pytest.raises(OutgoingRefused, match=r"other\.example is refused"):
         await calls.call(prepared, timeout=30)
     asked = [each for each in server.requests if b"tools/call" in each.body]
@@ -185,7 +187,7 @@ async def test_a_redirect_at_the_same_address_is_followed(server: Receiver) -> N
 
     server.steps = [step]
     there = await _opened(_wire(_wires(server)))
-    prepared = Prepared("x", "reindex", {}, "request:x:1", {}, Filled(), there)
+    prepared = Prepared("x", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
     called = await calls.call(prepared, timeout=30)
     assert called.outcome.output == "done"
 
@@ -338,7 +340,7 @@ async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Re
     laid = {(PUBLIC, 80): server}
     there = await _opened(_wire(Wires(laid)))
     laid.clear()
-    prepared = Prepared("x", "reindex", {}, "request:x:1", {}, Filled(), there)
+    prepared = Prepared("x", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
     called = await calls.call(prepared, timeout=30)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
     assert "it cannot be reached" in str(called.outcome.error)
@@ -391,7 +393,7 @@ async def test_a_secret_that_a_server_says_back_when_it_is_opened_is_hidden(
     server.steps = [says({"error": {"code": -32001, "message": "no such token: hunter-2"}})]
     wire = _wire(_wires(server), Authorization="Bearer hunter-2")
     with pytest.raises(InvalidInput, match=r"no such token: \*+") as caught:
-        await Connection(wire.shown, wire, Filled({"hunter-2"}).hide).open()
+        await Connection(wire.shown, wire, FilledSecrets({"hunter-2"}).hide).open()
     assert "hunter" not in str(caught.value)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.http.secrets import HIDDEN, Filled
+from daybook.http.secrets import HIDDEN, FilledSecrets
 from daybook.tools import schemas
 from daybook.tools.base import PYTHON, ToolInfo
 
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_told(
 def test_a_secret_is_hidden_before_the_words_are_cut() -> None:
     secret = "hunter-2" * 100
     info = ToolInfo("search.find", "", with_property({"type": "integer"}), "search")
-    said = schemas.mismatch(info, {"x": secret}, Filled({secret}).hide)
+    said = schemas.mismatch(info, {"x": secret}, FilledSecrets({secret}).hide)
     assert said.endswith(f"at $.x: '{HIDDEN}' is not of type 'integer'")
 
 

@@ -12,8 +12,8 @@ import pytest
 from daybook.clock import Clock
 from daybook.home import Home
 from daybook.operations import web
-from daybook.operations.health import Watch
-from daybook.web.app import application, serving
+from daybook.operations.health import HealthMonitor
+from daybook.web.app import application, build_server
 from daybook.web.guard import Guard
 from tests.world import World
 
@@ -34,9 +34,9 @@ async def served(
 
     A busy machine does not make them say that the ledger is away: they wait for its answer.
     """
-    watch = Watch(address, clock=clock, fresh=fresh, patience=patience)
+    watch = HealthMonitor(address, clock=clock, fresh=fresh, patience=patience)
     guarded = Guard(application(watch), names, any_address=any_address)
-    listener, server = web.listen("127.0.0.1", 0), serving(guarded)
+    listener, server = web.listen("127.0.0.1", 0), build_server(guarded)
     running = asyncio.create_task(server.serve([listener]))
     url = web.url(*listener.getsockname())
     try:

@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
-from daybook.api.overdue import LEAD
+from daybook.api.overdue import LEADERSHIP_NAME
 from daybook.home import Home
 from daybook.keeper import leadership
 from daybook.ledger.states import Status
 from daybook.operations import server
-from daybook.operations.health import PATIENCE
+from daybook.operations.health import ANSWER_TIMEOUT_SECONDS
 from daybook.runs import audit, overdue
-from daybook.runs.overdue import LATE, MISSED_FOR
+from daybook.runs.overdue import MISSED_MAX_AGE, OVERDUE_GRACE
 from daybook.timing import TIMING
 from tests.servers import free_port
 from tests.unit.web.conftest import Served, served
@@ -42,7 +42,7 @@ async def health(page: httpx.AsyncClient, *, well: bool) -> dict[str, object]:
 
 
 async def lead(world: World) -> None:
-    assert await leadership.acquire(world.ledger, LEAD, "here:1:a") is not None
+    assert await leadership.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a") is not None
 
 
 async def test_all_is_well(world: World, pages: Callable[[], Served]) -> None:
@@ -84,10 +84,10 @@ async def test_it_fails_as_long_as_no_keeper_leads(
         said = "no keeper leads, for 7 minutes: `daybook keeper` starts one"
         assert view["problems"] == [said]
 
-        fence = await leadership.acquire(world.ledger, LEAD, "there:1:b")
+        fence = await leadership.acquire(world.ledger, LEADERSHIP_NAME, "there:1:b")
         await health(page, well=True)
         assert fence is not None
-        await leadership.release(world.ledger, LEAD, fence)
+        await leadership.release(world.ledger, LEADERSHIP_NAME, fence)
         await health(page, well=False)
 
 
@@ -95,7 +95,7 @@ async def test_it_fails_while_something_is_overdue(
     world: World, pages: Callable[[], Served]
 ) -> None:
     stored = [await world.add(f"job {n}", cron="0 * * * *", catch_up="none") for n in range(5)]
-    world.clock.move(timedelta(hours=1) + LATE - timedelta(seconds=1))
+    world.clock.move(timedelta(hours=1) + OVERDUE_GRACE - timedelta(seconds=1))
     await lead(world)
     async with pages() as page:
         await health(page, well=True)
@@ -119,7 +119,7 @@ async def test_it_fails_while_something_is_overdue(
             "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and was missed"
             in (problems[0])
         )
-        world.clock.move(MISSED_FOR)
+        world.clock.move(MISSED_MAX_AGE)
         await lead(world)
         await health(page, well=True)
 
@@ -173,13 +173,13 @@ async def test_a_ledger_that_hangs_is_told_in_time_and_asked_once(daybook_home: 
     hanging = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = hanging.sockets[0].getsockname()[1]
     address = f"postgresql+asyncpg://root@127.0.0.1:{port}/book"
-    async with hanging, served(address, patience=PATIENCE) as page:
+    async with hanging, served(address, patience=ANSWER_TIMEOUT_SECONDS) as page:
         began = time.monotonic()
         views = await asyncio.gather(*(health(page, well=False) for _ in range(20)))
         again = await health(page, well=False)
         took = time.monotonic() - began
         metrics = await page.get("/metrics")
-    assert took < 21 * PATIENCE / 2  # not one after the other
+    assert took < 21 * ANSWER_TIMEOUT_SECONDS / 2  # not one after the other
     for view in (*views, again):
         assert "no answer within 1.5 s" in str(view["problems"])
     assert metrics.text.splitlines()[-1] == "daybook_ledger_up 0.0"
@@ -191,7 +191,7 @@ async def test_a_look_that_computes_for_long_delays_no_answer(
 ) -> None:
     await lead(world)
     computing, done = threading.Event(), threading.Event()
-    look = overdue.look
+    look = overdue.find_all
 
     async def blocks(*given: Any) -> list[overdue.Overdue]:
         computing.set()
@@ -200,7 +200,7 @@ async def test_a_look_that_computes_for_long_delays_no_answer(
 
     async with served(world.ledger.address, world.clock, patience=0.2) as page:
         await eventually_well(page)
-        monkeypatch.setattr(overdue, "look", blocks)
+        monkeypatch.setattr(overdue, "find_all", blocks)
         await health(page, well=True)  # the answer before: it is the first that is late
         assert computing.is_set()
         view = await health(page, well=False)

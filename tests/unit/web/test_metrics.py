@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 from sqlmodel import delete, select
 
-from daybook.api.overdue import LEAD
+from daybook.api.overdue import LEADERSHIP_NAME
 from daybook.delivery import outbox
 from daybook.home import Home
 from daybook.keeper import leadership
@@ -59,11 +59,11 @@ async def full(world: World) -> None:
         await world.settled(world.offer(awkward), Status.FAILED, error="no")
     await world.settled(world.offer(first), Status.SUCCEEDED)
     await world.begun(world.offer(slow))
-    await leadership.acquire(world.ledger, LEAD, "here:1:a")
+    await leadership.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a")
     async with world.ledger.write() as session:
         now = world.clock.now()
         for channel, event in (("ops", "one"), ("inbox", "overdue")):
-            await outbox.tell(
+            await outbox.enqueue_message(
                 session,
                 key=event,
                 purpose=outbox.ALERT,

@@ -12,13 +12,13 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links, occurrence
-from daybook.runs.claim_requests import Offer, Taken
-from daybook.worker.dispatcher import Taker
+from daybook.runs.claim_requests import ClaimRequest, HeldElsewhere
+from daybook.worker.dispatcher import Dispatcher
 
 pytestmark = pytest.mark.anyio
 
@@ -27,14 +27,14 @@ NOT_ASKED = cast(Any, None)
 """Prefect and the parent of the runs: each claim here is another worker's already."""
 
 
-class Asking(Taker):
+class Asking(Dispatcher):
     """Writes down who is claimed for, in that order."""
 
     claimed: list[UUID]
 
-    async def _decide(self, run: FlowRun, offer: Offer) -> Taken:
+    async def _decide(self, run: FlowRun, offer: ClaimRequest) -> HeldElsewhere:
         self.claimed.append(run.id)
-        return Taken(run.name, "there:1", str(run.id))
+        return HeldElsewhere(run.name, "there:1", str(run.id))
 
     async def _name(self, run: FlowRun, job_id: str) -> None:
         """Nobody is asked to name it."""
@@ -43,7 +43,7 @@ class Asking(Taker):
 async def test_the_earliest_is_claimed_first_however_long_its_offer_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = SYSTEM.now().replace(microsecond=0)
+    now = SYSTEM_CLOCK.now().replace(microsecond=0)
     runs = [
         FlowRun(
             id=uuid4(),
@@ -54,9 +54,11 @@ async def test_the_earliest_is_claimed_first_however_long_its_offer_takes(
         )
         for number in range(2)
     ]
-    later_asked, plain = asyncio.Event(), occurrence.offer
+    later_asked, plain = asyncio.Event(), occurrence.build_claim_request
 
-    async def slow_for_the_first(ledger: Ledger, run: FlowRun, *given: Any, **named: Any) -> Offer:
+    async def slow_for_the_first(
+        ledger: Ledger, run: FlowRun, *given: Any, **named: Any
+    ) -> ClaimRequest:
         if run.id == runs[0].id:
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.2):
@@ -66,12 +68,12 @@ async def test_the_earliest_is_claimed_first_however_long_its_offer_takes(
             later_asked.set()
         return found
 
-    monkeypatch.setattr(occurrence, "offer", slow_for_the_first)
+    monkeypatch.setattr(occurrence, "build_claim_request", slow_for_the_first)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         async with ledger.write() as session:
             job = new_job(now=now, name="often", prompt="Do it", every="1s")
             stored = await store.add(session, job, "often", now)
-            await links.agreed(session, stored.id, str(DEPLOYMENT), None, now)
+            await links.record_agreement(session, stored.id, str(DEPLOYMENT), None, now)
         taker = Asking(
             *(ledger, NOT_ASKED, NOT_ASKED),
             holder="here:1",

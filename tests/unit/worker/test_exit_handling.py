@@ -10,18 +10,18 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.execution import outcome_spool
-from daybook.execution.outcome_spool import Spooled
+from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.home import Home
 from daybook.jobs.policy import Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims
-from daybook.runs.claim_requests import Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, Granted
 from daybook.worker import exit_handling
-from daybook.worker.supervision import Cause, Facts, Watched
+from daybook.worker.supervision import Facts, StopCause, SupervisedRun
 
 pytestmark = pytest.mark.anyio
 
@@ -52,8 +52,8 @@ class Dead:
 
 async def claimed(ledger: Ledger, by: str, kind: str = "agent-prompt") -> Granted:
     """The occurrence, claimed by this worker in the Prefect run ``by``, and begun."""
-    offer = Offer(claim_requests.flow_key("f"), kind, "manual", SYSTEM.now(), HERE)
-    offer = Offer(**(vars(offer) | {"flow_run_id": by, "parameters": {"prompt": "Do it"}}))
+    offer = ClaimRequest(claim_requests.flow_key("f"), kind, "manual", SYSTEM_CLOCK.now(), HERE)
+    offer = ClaimRequest(**(vars(offer) | {"flow_run_id": by, "parameters": {"prompt": "Do it"}}))
     granted = await claims.claim(ledger, offer)
     assert isinstance(granted, Granted)
     return granted
@@ -74,15 +74,15 @@ async def test_an_end_settles_the_claim_of_its_own_process_only(
 ) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         first = await claimed(ledger, FIRST)
-        at_once = SYSTEM.now() - timedelta(seconds=1)
+        at_once = SYSTEM_CLOCK.now() - timedelta(seconds=1)
         await claims.postpone(ledger, first.run_id, first.fence, at_once, "given back")
         # The same worker has the run again, in another Prefect run, whose process is at work.
         again = await claimed(ledger, SECOND)
         await claims.begin(ledger, again.run_id, again.fence)
 
         running = cast(Any, Dead(tmp_path / "nothing"))
-        watched = Watched(FlowRun(of), running, first.run_id, HERE, exit_code=-9)
-        await exit_handling.settle(ledger, cast(Any, Away()), watched)
+        watched = SupervisedRun(FlowRun(of), running, first.run_id, HERE, exit_code=-9)
+        await exit_handling.handle_exit(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, first.run_id)
     assert (row.state, row.fence) == (becomes, again.fence)
@@ -109,30 +109,32 @@ async def test_what_was_called_and_had_to_be_killed_is_not_called_again_unbidden
         await claims.begin(ledger, granted.run_id, granted.fence)
 
         running = cast(Any, Dead(tmp_path / "nothing"))
-        watched = Watched(
+        watched = SupervisedRun(
             FlowRun(FIRST),
             running,
             granted.run_id,
             HERE,
             exit_code=-9,
-            cause=Cause.TIMEOUT,
+            cause=StopCause.TIMEOUT,
             policy=policy,
             facts=Facts(changed=changed),
         )
-        await exit_handling.settle(ledger, cast(Any, Away()), watched)
+        await exit_handling.handle_exit(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert (row.state, row.attempts) == (becomes, 1)
 
 
-@pytest.mark.parametrize("cause", [None, *(each for each in Cause if each is not Cause.LOST)])
+@pytest.mark.parametrize(
+    "cause", [None, *(each for each in StopCause if each is not StopCause.LOST)]
+)
 async def test_what_the_process_told_that_it_took_is_in_the_book(
-    tmp_path: Path, cause: Cause | None
+    tmp_path: Path, cause: StopCause | None
 ) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         granted = await claimed(ledger, FIRST)
         await claims.begin(ledger, granted.run_id, granted.fence)
-        watched = Watched(
+        watched = SupervisedRun(
             FlowRun(FIRST),
             cast(Any, Dead(tmp_path / "nothing")),
             granted.run_id,
@@ -141,28 +143,32 @@ async def test_what_the_process_told_that_it_took_is_in_the_book(
             cause=cause,
             facts=Facts(took={"input_tokens": 70, "output_tokens": 7}),
         )
-        await exit_handling.settle(ledger, cast(Any, Away()), watched)
+        await exit_handling.handle_exit(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert row.usage == {"input_tokens": 70, "output_tokens": 7}
 
 
 @pytest.mark.parametrize(
-    "cause", [None, Cause.CANCEL, Cause.TIMEOUT, Cause.DEADLINE, Cause.SHUTDOWN], ids=str
+    "cause",
+    [None, StopCause.CANCEL, StopCause.TIMEOUT, StopCause.DEADLINE, StopCause.SHUTDOWN],
+    ids=str,
 )
 async def test_an_outcome_in_the_spool_is_the_runs(
-    tmp_path: Path, daybook_home: Home, cause: Cause | None
+    tmp_path: Path, daybook_home: Home, cause: StopCause | None
 ) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         granted = await claimed(ledger, FIRST)
         await claims.begin(ledger, granted.run_id, granted.fence)
         done = Outcome(Status.SUCCEEDED, output="done")
-        outcome_spool.put(Spooled(ledger.id, granted.run_id, granted.fence, done))
+        outcome_spool.put(SpooledOutcome(ledger.id, granted.run_id, granted.fence, done))
 
         running = cast(Any, Dead(tmp_path / "nothing"))
-        watched = Watched(FlowRun(FIRST), running, granted.run_id, HERE, exit_code=-9, cause=cause)
-        await exit_handling.settle(ledger, cast(Any, Away()), watched)
+        watched = SupervisedRun(
+            FlowRun(FIRST), running, granted.run_id, HERE, exit_code=-9, cause=cause
+        )
+        await exit_handling.handle_exit(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert (row.state, row.output, row.evidence) == (Status.SUCCEEDED, "done", [])
-    assert outcome_spool.waiting() == []
+    assert outcome_spool.pending_files() == []

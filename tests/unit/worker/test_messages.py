@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from daybook.worker.messages import Frames, Task, frame
+from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
 
 MESSAGES: list[dict[str, Any]] = [
     {"tick": True},
@@ -18,23 +18,23 @@ MESSAGES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 4096, 1 << 20])
 def test_messages_come_out_of_a_stream_wherever_it_is_cut(size: int) -> None:
     stream = b"".join(map(frame, MESSAGES))
-    frames = Frames()
+    frames = FrameDecoder()
     pieces = (stream[at : at + size] for at in range(0, len(stream), size))
     assert [message for piece in pieces for message in frames.feed(piece)] == MESSAGES
 
 
 def test_half_a_message_is_none() -> None:
-    frames, sent = Frames(), frame({"exited": 7})
+    frames, sent = FrameDecoder(), frame({"exited": 7})
     assert frames.feed(sent[:-1]) == []
     assert frames.feed(sent[-1:] + sent) == [{"exited": 7}, {"exited": 7}]
 
 
 def test_a_task_survives_the_way() -> None:
-    task = Task(
+    task = LaunchRequest(
         {"id": "x", "parameters": {"prompt": "hello"}},
         "ours",
         kind="agent-prompt",
         handover={"run_id": "r", "fence": 2, "holder": "w"},
         environment={"A": "1"},
     )
-    assert Task(**json.loads(json.dumps(task.as_json()))) == task
+    assert LaunchRequest(**json.loads(json.dumps(task.as_json()))) == task

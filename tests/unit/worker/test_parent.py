@@ -11,8 +11,8 @@ import pytest
 # A process of root's, left behind to a parent that is not root; and a worker that has a run begun.
 SCENE = """
 import os, select, signal, socket, sys
-from daybook.worker.messages import Frames, Task, frame
-from daybook.worker.parent import Config, Parent
+from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
+from daybook.worker.parent import ParentConfig, Parent
 from tests.contract.worker import programs
 
 worker, there = socket.socketpair()
@@ -21,7 +21,7 @@ worker_is = os.fork()
 if worker_is == 0:
     there.close()
     os.close(tell)
-    frames, heard, theirs = Frames(), [], int(os.read(told, 20))
+    frames, heard, theirs = FrameDecoder(), [], int(os.read(told, 20))
     def until(key):
         while not any(key in each for each in heard):
             assert select.select([worker], [], [], 15)[0], heard
@@ -32,7 +32,7 @@ if worker_is == 0:
         until("ready")
         for number in (1, 2):
             output, status = os.open(os.devnull, os.O_WRONLY), os.pipe()[1]
-            task = Task({"id": "x", "code": number}, "ours", "ends").as_json()
+            task = LaunchRequest({"id": "x", "code": number}, "ours", "ends").as_json()
             socket.send_fds(worker, [frame({"number": number, "task": task})], [output, status])
             until("exited")
             print([each["code"] for each in heard if "exited" in each], flush=True)
@@ -43,7 +43,7 @@ if worker_is == 0:
         worker.close()
     os._exit(0)
 worker.close()
-server = Parent(there, Config(programs.NAME, preload=True, silence=60.0, grace=10.0))
+server = Parent(there, ParentConfig(programs.NAME, preload=True, silence=60.0, grace=10.0))
 between = os.fork()
 if between == 0:
     theirs = os.fork()

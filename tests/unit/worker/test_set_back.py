@@ -25,7 +25,7 @@ from prefect.exceptions import Abort
 from prefect.states import Cancelled, Scheduled
 from sqlmodel import select
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.execution import claim
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -33,11 +33,11 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.prefect import links, occurrence, unmirrored
 from daybook.prefect import states as prefect_states
-from daybook.prefect.reconcile import Reconciliation
+from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claim_requests, claims, slots
-from daybook.runs.claim_requests import Granted, Offer
-from daybook.worker.dispatcher import Taker
-from daybook.worker.run_queue import Intake
+from daybook.runs.claim_requests import ClaimRequest, Granted
+from daybook.worker.dispatcher import Dispatcher
+from daybook.worker.run_queue import RunQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ class OneJob:
     """One job, all of whose slots (one) are taken by a direct call, and a worker of it."""
 
     ledger: Ledger
-    taker: Taker
+    taker: Dispatcher
     prefect: Prefect
     run: FlowRun
     held: Granted
@@ -96,7 +96,7 @@ class OneJob:
 
 @asynccontextmanager
 async def one_job(path: Path) -> AsyncIterator[OneJob]:
-    now = SYSTEM.now()
+    now = SYSTEM_CLOCK.now()
     due = now.replace(microsecond=0) - timedelta(seconds=1)
     state: State[Any] = Scheduled()
     run = FlowRun(
@@ -111,14 +111,14 @@ async def one_job(path: Path) -> AsyncIterator[OneJob]:
         async with ledger.write() as session:
             job = new_job(now=now, name="brief", prompt="Do it", every="1h")
             stored = await store.add(session, job, "brief", now)
-            await links.agreed(session, stored.id, str(DEPLOYMENT), None, now)
+            await links.record_agreement(session, stored.id, str(DEPLOYMENT), None, now)
         run.parameters = stored.job.parameters()
-        direct = Offer(
+        direct = ClaimRequest(
             claim_requests.flow_key("d"), "agent-prompt", "direct", now, "h", {"prompt": "Hi"}
         )
         held = await claims.claim(ledger, direct)
         assert isinstance(held, Granted)
-        taker = Taker(
+        taker = Dispatcher(
             *(ledger, cast(PrefectClient, prefect), cast(Any, None)),
             holder="here:1",
             most=1,
@@ -149,10 +149,14 @@ async def test_one_that_is_called_up_meanwhile_is_not_set_back(tmp_path: Path) -
         while not there.taker._waiting:
             await checkpoint()
         await claims.postpone(
-            there.ledger, there.held.run_id, there.held.fence, SYSTEM.now(), "its slot is free"
+            there.ledger,
+            there.held.run_id,
+            there.held.fence,
+            SYSTEM_CLOCK.now(),
+            "its slot is free",
         )
         async with there.ledger.write() as session:
-            (called,) = await slots.call_up(session, there.ledger.now(), 1, {})
+            (called,) = await slots.wake_next(session, there.ledger.now(), 1, {})
         assert there.taker.waiting(called) is there.run
         there.taker._setting_back.release()
         assert await taking
@@ -181,19 +185,19 @@ async def test_an_end_that_another_tells_at_the_same_moment_stays(
             row = await there.row()
             await claims.cancel(there.ledger, row.id, "not needed")
             await there.prefect.set_flow_run_state(there.run.id, Cancelled())
-            await unmirrored.told(there.ledger, row.id)
+            await unmirrored.clear_mark(there.ledger, row.id)
 
         there.prefect.meanwhile = another
         if who == "worker":
             assert await there.taker.take(there.run)
         else:
             monkeypatch.setattr(prefect_states, "get_client", lambda: nullcontext(there.prefect))
-            run, nothing = there.run, Reconciliation()
-            offer = await occurrence.offer(
+            run, nothing = there.run, PrefectReconciler()
+            offer = await occurrence.build_claim_request(
                 there.ledger, run, run.parameters, nothing, holder="here:2", starts=1, most=1
             )
-            entering = claim.enter(
-                *(there.ledger, offer, cast(Any, None), SYSTEM),
+            entering = claim.wait_for_claim(
+                *(there.ledger, offer, cast(Any, None), SYSTEM_CLOCK),
                 deployment_id=str(DEPLOYMENT),
                 patience=timedelta(0),
             )
@@ -212,7 +216,7 @@ async def test_a_run_that_is_handed_while_it_is_taken_is_taken_once_more() -> No
         taken.append(run.id)
         await let_go.wait()
 
-    intake = Intake(cast(Any, None), "pool", [], take)
+    intake = RunQueue(cast(Any, None), "pool", [], take)
     run = FlowRun(id=uuid4(), flow_id=uuid4())
     intake.hand(run)
     for _ in range(2):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from anyio.lowlevel import checkpoint
 
-from daybook.worker.turns import Turns
+from daybook.worker.turns import EarliestFirstLock
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ class Claims:
     """Claims under one lock, each of which lasts until it is let go."""
 
     def __init__(self) -> None:
-        self.turns, self.order, self.at_once = Turns(), list[int](), 0
+        self.turns, self.order, self.at_once = EarliestFirstLock(), list[int](), 0
         self.let_go = asyncio.Semaphore(0)
 
     async def claim(self, due: int) -> None:
@@ -53,7 +53,7 @@ async def test_the_earliest_is_next() -> None:
 
 
 async def test_of_one_due_time_the_first_that_asked_is_first() -> None:
-    turns, order = Turns(), list[str]()
+    turns, order = EarliestFirstLock(), list[str]()
 
     async def claim(name: str) -> None:
         async with turns.turn(NOON):
@@ -86,7 +86,7 @@ async def test_one_that_is_cancelled_keeps_nobody_waiting(woken: bool) -> None:
 
 
 async def test_an_error_passes_the_lock_on() -> None:
-    turns = Turns()
+    turns = EarliestFirstLock()
 
     async def fail() -> None:
         async with turns.turn(NOON):

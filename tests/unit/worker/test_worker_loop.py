@@ -11,8 +11,8 @@ import pytest
 
 from daybook.ledger.engine import Ledger
 from daybook.worker import worker_loop
-from daybook.worker.supervision import Watched
-from daybook.worker.worker_loop import Place, Work
+from daybook.worker.supervision import SupervisedRun
+from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 from tests.timings import change
 from tests.world import so
 
@@ -43,9 +43,9 @@ async def test_the_first_run_after_an_idle_hour_is_not_taken_for_lost(
 ) -> None:
     change(monkeypatch, worker_loop, lease_check=0.01)
     nobody, run = cast(Any, SimpleNamespace()), Run()
-    place = Place("here", "pool", None, [], None, 1, 1.0)
+    place = WorkerConfig("here", "pool", None, [], None, 1, 1.0)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
-        at_work = Work(ledger, nobody, nobody, place, sync=nobody, configure=nobody)
+        at_work = WorkerLoop(ledger, nobody, nobody, place, sync=nobody, configure=nobody)
         idle_since = at_work._renewed = at_work._renewed - 3600.0
         renewing = asyncio.create_task(at_work._renew())
 
@@ -57,7 +57,7 @@ async def test_the_first_run_after_an_idle_hour_is_not_taken_for_lost(
 
         try:
             assert await so(looked, 30.0)
-            at_work._watched["f"] = cast(Watched, run)
+            at_work._watched["f"] = cast(SupervisedRun, run)
             assert await so(looked_at_it, 30.0)
         finally:
             renewing.cancel()

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from daybook.delivery.channels.prefect_blocks import scrubbed, secrets
+from daybook.delivery.channels.prefect_blocks import redact, secret_texts
 
 SECRET = "a1B2c3D4e5"
 
@@ -27,8 +27,8 @@ SECRET = "a1B2c3D4e5"
     ],
 )
 def test_each_part_of_an_address_that_may_be_one_is_left_out(url: str) -> None:
-    hidden = secrets({"url": url}, ["url"])
-    told = scrubbed(f"could not reach {url} by {SECRET}", hidden)
+    hidden = secret_texts({"url": url}, ["url"])
+    told = redact(f"could not reach {url} by {SECRET}", hidden)
     assert SECRET not in told
 
 
@@ -43,19 +43,19 @@ def test_each_part_of_an_address_that_may_be_one_is_left_out(url: str) -> None:
     ],
 )
 def test_a_secret_is_left_out_however_it_is_written(url: str, meant: str) -> None:
-    hidden = secrets({"url": url}, ["url"])
+    hidden = secret_texts({"url": url}, ["url"])
     for written in (meant, quote(meant, safe="")):
-        assert scrubbed(f"refused: {written}!", hidden) == "refused: …!"
+        assert redact(f"refused: {written}!", hidden) == "refused: …!"
 
 
 def test_a_short_name_of_a_user_is_told() -> None:
-    hidden = secrets({"url": f"mailto://user:{SECRET}@mail.example.org"}, ["url"])
-    assert scrubbed("no such user", hidden) == "no such user"
+    hidden = secret_texts({"url": f"mailto://user:{SECRET}@mail.example.org"}, ["url"])
+    assert redact("no such user", hidden) == "no such user"
 
 
 def test_the_host_is_told() -> None:
-    hidden = secrets({"url": f"https://hooks.example.org/{SECRET}"}, ["url"])
-    assert scrubbed("hooks.example.org hung up", hidden) == "hooks.example.org hung up"
+    hidden = secret_texts({"url": f"https://hooks.example.org/{SECRET}"}, ["url"])
+    assert redact("hooks.example.org hung up", hidden) == "hooks.example.org hung up"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_the_host_is_told() -> None:
 def test_secret_fields_are_left_out_wherever_they_stand(
     data: dict[str, Any], fields: list[str]
 ) -> None:
-    assert scrubbed(f"with {SECRET}", secrets(data, fields)) == "with …"
+    assert redact(f"with {SECRET}", secret_texts(data, fields)) == "with …"
 
 
 def test_what_is_no_secret_is_told() -> None:
-    assert secrets({"host": "chat.example.org", "token": None}, ["token"]) == []
+    assert secret_texts({"host": "chat.example.org", "token": None}, ["token"]) == []

@@ -33,7 +33,7 @@ def message(body: str, *, run: bool = True, ui: bool = False) -> Message:
 
 
 def test_what_fits_is_whole() -> None:
-    assert text.cut(message("  All is well.\n"), 12) == "All is well."
+    assert text.truncate(message("  All is well.\n"), 12) == "All is well."
 
 
 @given(st.text(), st.integers(200, 300), st.booleans(), st.booleans())
@@ -41,9 +41,9 @@ def test_no_cut_is_longer_than_it_may_be_and_each_tells_the_truth(
     body: str, limit: int, run: bool, ui: bool
 ) -> None:
     body = (body + " ") * 20
-    cut = text.cut(message(body, run=run, ui=ui), limit)
-    assert text.size(cut) <= limit
-    if text.size(body.strip()) <= limit:
+    cut = text.truncate(message(body, run=run, ui=ui), limit)
+    assert text.length(cut) <= limit
+    if text.length(body.strip()) <= limit:
         assert cut == body.strip()
         return
     kept, _, last = cut.rpartition("\n")
@@ -63,26 +63,26 @@ def test_a_cut_is_at_a_lines_end_where_one_is_near_else_at_a_words() -> None:
     lines = "\n".join(["a line of twenty-five ch."] * 100)
     assert all(
         each == "a line of twenty-five ch."
-        for each in text.cut(message(lines), 500).splitlines()[:-1]
+        for each in text.truncate(message(lines), 500).splitlines()[:-1]
     )
     words = "seven77 " * 500
-    kept = text.cut(message(words), 500).splitlines()[0]
+    kept = text.truncate(message(words), 500).splitlines()[0]
     assert set(kept.split()) == {"seven77"}
-    one = text.cut(message("x" * 5000), 500).splitlines()[0]
+    one = text.truncate(message("x" * 5000), 500).splitlines()[0]
     assert len(one) > 400
 
 
 def test_a_block_of_code_that_is_cut_is_closed() -> None:
     body = "Look:\n```python\n" + "value = 1\n" * 500 + "```\nDone."
-    lines = text.cut(message(body), 1000).splitlines()
+    lines = text.truncate(message(body), 1000).splitlines()
     assert lines[-2] == "```"
     assert TOLD.match(lines[-1])
     closed = "```\ncode\n```\n" + "words and more\n" * 500
-    assert text.cut(message(closed), 1000).splitlines()[-2] == "words and more"
+    assert text.truncate(message(closed), 1000).splitlines()[-2] == "words and more"
 
 
 def test_some_count_as_utf_16_does() -> None:
-    cut = text.cut(message("🦉" * 4000), 4096)
+    cut = text.truncate(message("🦉" * 4000), 4096)
     assert len(cut.encode("utf-16-le")) // 2 <= 4096
     assert "🦉" * 2000 in cut
     cut.encode()  # no character is split
@@ -90,37 +90,37 @@ def test_some_count_as_utf_16_does() -> None:
 
 def test_so_many_lines_and_no_more() -> None:
     body = "\n".join(map(str, range(100)))
-    lines = text.cut(message(body), 1000, 10).splitlines()
+    lines = text.truncate(message(body), 1000, 10).splitlines()
     assert lines[:9] == list(map(str, range(9)))
     assert len(lines) == 10
     assert TOLD.match(lines[9])
-    assert text.cut(message("1\n2"), 1000, 10) == "1\n2"
+    assert text.truncate(message("1\n2"), 1000, 10) == "1\n2"
 
 
 @pytest.mark.parametrize("limit", [1, 5, 20, 60])
 def test_a_very_small_channel_gets_what_it_can_take(limit: int) -> None:
-    cut = text.cut(message("word " * 100), limit)
+    cut = text.truncate(message("word " * 100), limit)
     assert 0 < len(cut) <= limit
     assert cut.endswith("…") or TOLD.match(cut.splitlines()[-1])
 
 
 def test_a_subject_is_one_line() -> None:
-    assert text.shortened("brief:\r\nBcc: all", 100) == "brief: Bcc: all"
-    assert text.shortened("abcdef", 4) == "abc…"
+    assert text.shorten_line("brief:\r\nBcc: all", 100) == "brief: Bcc: all"
+    assert text.shorten_line("abcdef", 4) == "abc…"
 
 
 @pytest.mark.parametrize(
     "bell", ["@everyone", "@here", "@channel", "@all", "<!channel>", "<@U123>", "<@!77>", "<@&7>"]
 )
 def test_a_bell_does_not_ring_and_is_read_all_the_same(bell: str) -> None:
-    quiet = text.quiet(f"Ask {bell} now")
+    quiet = text.mute_mentions(f"Ask {bell} now")
     assert bell not in quiet
     assert quiet.replace("\u200b", "") == f"Ask {bell} now"
 
 
 @pytest.mark.parametrize("kept", ["<me@b.example>", "a @ b", "@tool", "!important"])
 def test_what_is_no_bell_is_left_alone(kept: str) -> None:
-    assert text.quiet(kept) == kept
+    assert text.mute_mentions(kept) == kept
 
 
 @given(st.text())
@@ -132,4 +132,4 @@ def test_html_shows_the_text_as_it_is(words: str) -> None:
 
 
 def test_a_terminal_is_not_driven() -> None:
-    assert text.sayable("a\x1b[2J\x07\r\u202eb\n\tc") == "a\\x1b[2J\\x07\\r\\u202eb\n\tc"
+    assert text.escape_controls("a\x1b[2J\x07\r\u202eb\n\tc") == "a\\x1b[2J\\x07\\r\\u202eb\n\tc"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 
 
 @dataclass
@@ -29,7 +29,9 @@ class Answers:
 
     def date(self) -> str:
         stale = self.stale.pop(0) if self.stale else timedelta()
-        return format_datetime((SYSTEM.now() + self.ahead - stale).astimezone(UTC), usegmt=True)
+        return format_datetime(
+            (SYSTEM_CLOCK.now() + self.ahead - stale).astimezone(UTC), usegmt=True
+        )
 
 
 def as_prefect(version: str) -> dict[str, tuple[int, Any]]:

@@ -31,7 +31,7 @@ async def refused(address: str, sent: str | None) -> PrefectRefused:
     given = {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: sent}
     with temporary_settings(updates=given), pytest.raises(PrefectRefused) as caught:
         async with connection.connected() as client:
-            await connection.answers(client)
+            await connection.check_connection(client)
     assert caught.value.exit_code == 4
     assert isinstance(
         caught.value, PrefectUnreachable
@@ -67,13 +67,13 @@ async def test_a_refusal_in_the_middle_is_the_same_error(daybook_home: Home, ask
 def test_the_variables_for_other_programs_are_those_in_force(daybook_home: Home) -> None:
     given = {PREFECT_API_URL: "http://127.0.0.1:4999/api", PREFECT_API_AUTH_STRING: "a:b c"}
     with temporary_settings(updates=given):
-        assert reach.variables() == {
+        assert reach.client_environment() == {
             "PREFECT_API_URL": "http://127.0.0.1:4999/api",
             "PREFECT_API_AUTH_STRING": "a:b c",
             "DO_NOT_TRACK": "1",
         }
     with temporary_settings(updates={PREFECT_API_URL: None}), pytest.raises(PrefectUnreachable):
-        reach.variables()
+        reach.client_environment()
 
 
 async def test_a_link_to_the_own_server_needs_its_credential(

@@ -12,7 +12,7 @@ import pytest
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.operations.checks import home as machine
-from daybook.operations.home_lock import Entry
+from daybook.operations.home_lock import ChildEntry
 from daybook.processes import proc
 
 
@@ -100,8 +100,8 @@ def test_what_a_killed_up_left_running_is_named(daybook_home: Home) -> None:
         found = proc.find(child.pid)
         assert found is not None
         entries = [
-            Entry("worker", child.pid, found.started),
-            Entry("server", child.pid, "long ago"),
+            ChildEntry("worker", child.pid, found.started),
+            ChildEntry("server", child.pid, "long ago"),
         ]
         content = {"pid": 1, "children": [vars(entry) for entry in entries]}
         daybook_home.up_file.write_text(json.dumps(content))

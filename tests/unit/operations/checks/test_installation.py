@@ -76,11 +76,11 @@ def test_a_version_out_of_bounds_is_named_with_what_to_install(
 @pytest.mark.parametrize("name", ["prefect", "fastapi", "sqlalchemy"])
 def test_what_prefects_server_does_not_run_with_is_refused(front: Path, name: str) -> None:
     installed(front, "daybook", "0.1.0", *ASKED)
-    installation.refuse_wrong()
+    installation.require_versions()
     installed(front, name, "0.9.0" if name != "fastapi" else "0.155.0")
     (problem,) = installation.versions()
     with pytest.raises(InvalidInput) as refused:
-        installation.refuse_wrong()
+        installation.require_versions()
     assert (refused.value.problem, refused.value.hint) == (problem.what, problem.mend)
 
 
@@ -90,10 +90,10 @@ def test_another_version_out_of_bounds_or_a_daybook_not_installed_is_doctors_aff
     installed(front, "daybook", "0.1.0", *ASKED)
     installed(front, "fastmcp", "2.11.0")
     assert len(installation.versions()) == 1
-    installation.refuse_wrong()
+    installation.require_versions()
     monkeypatch.setattr(sys, "path", [str(REPOSITORY)])
     assert len(installation.versions()) == 1
-    installation.refuse_wrong()
+    installation.require_versions()
 
 
 def test_what_is_missing_is_named_and_what_is_for_elsewhere_is_not(front: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_foreign_door_is_told_and_harmless_and_not_imported(
         (place / door).mkdir(parents=True)
         (place / door / "__init__.py").write_text("raise RuntimeError\n")
     monkeypatch.chdir(place if how == "in this folder" else tmp_path)
-    (problem,) = installation.doors()
+    (problem,) = installation.entry_points()
     assert problem.harmless
     assert problem.mend == ""
     assert str(place) in problem.what
@@ -134,7 +134,7 @@ def test_a_foreign_door_is_told_and_harmless_and_not_imported(
 
 def test_our_own_doors_are_not_foreign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(REPOSITORY)
-    assert installation.doors() == []
+    assert installation.entry_points() == []
 
 
 def test_an_installation_without_doors_is_a_problem(
@@ -142,7 +142,7 @@ def test_an_installation_without_doors_is_a_problem(
 ) -> None:
     (tmp_path / "daybook").mkdir()
     monkeypatch.setattr(repository, "_PACKAGE", tmp_path / "daybook")
-    (problem,) = installation.doors()
+    (problem,) = installation.entry_points()
     assert not problem.harmless
     assert "has no flows" in problem.what
 

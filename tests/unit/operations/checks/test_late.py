@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.execution import outcome_spool
-from daybook.execution.outcome_spool import Spooled
+from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -19,7 +19,7 @@ from daybook.operations.checks import late
 
 pytestmark = pytest.mark.anyio
 
-KNOWN = Spooled("ledger", "0" * 32, 1, Outcome(Status.SUCCEEDED))
+KNOWN = SpooledOutcome("ledger", "0" * 32, 1, Outcome(Status.SUCCEEDED))
 
 
 def test_a_home_without_a_spool_is_sound(daybook_home: Home) -> None:
@@ -32,7 +32,7 @@ def test_what_was_put_there_just_now_is_on_its_way(daybook_home: Home) -> None:
 
 
 def test_what_nobody_drains_is_told(daybook_home: Home) -> None:
-    then = SYSTEM.now().timestamp() - late.DRAINED - 1
+    then = SYSTEM_CLOCK.now().timestamp() - late.SPOOL_GRACE_SECONDS - 1
     os.utime(outcome_spool.put(KNOWN), (then, then))
     (problem,) = late.outcomes()
     assert problem.what == f"not in the ledger yet: one outcome in {outcome_spool.folder()}"
@@ -41,14 +41,14 @@ def test_what_nobody_drains_is_told(daybook_home: Home) -> None:
 
 def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
     file = outcome_spool.put(KNOWN)
-    aside = file.rename(file.with_suffix(outcome_spool.ASIDE))
+    aside = file.rename(file.with_suffix(outcome_spool.ASIDE_SUFFIX))
     (problem,) = late.outcomes()
     assert str(aside) in problem.what
     assert f"mv {aside} {file}" in problem.mend
 
 
 async def test_a_watermark_ahead_of_the_clock_is_told(daybook_home: Home) -> None:
-    now = SYSTEM.now()
+    now = SYSTEM_CLOCK.now()
     ahead = (now + timedelta(days=1)).replace(microsecond=0)
     address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
     async with Ledger(address) as ledger, ledger.write() as session:

@@ -91,7 +91,7 @@ async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_ane
 async def test_a_ledger_that_cannot_be_written_is_named(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(book, "PATIENCE", timedelta(milliseconds=50))
+    monkeypatch.setattr(book, "WRITE_TIMEOUT", timedelta(milliseconds=50))
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         (problem,) = await book.ledger()

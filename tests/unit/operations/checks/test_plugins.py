@@ -20,7 +20,7 @@ def test_what_cannot_be_imported_is_told_with_its_reason(
     (about / "entry_points.txt").write_text("[daybook.listeners]\nlost = not_there_at_all:heard\n")
     (tmp_path / "site/doctored_good.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    with registry.apart():
+    with registry.isolated():
         assert [each.what for each in plugins()] == [
             'the listener "lost" cannot be called: not_there_at_all:heard cannot be loaded: '
             "ModuleNotFoundError: No module named 'not_there_at_all'"
@@ -28,7 +28,7 @@ def test_what_cannot_be_imported_is_told_with_its_reason(
     (about / "entry_points.txt").unlink()
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("DAYBOOK_PLUGINS", "doctored_good, doctored_missing")
-    with registry.apart():
+    with registry.isolated():
         [found] = plugins()
     assert found.what == (
         "the plugin doctored_missing cannot be imported: "
