@@ -94,15 +94,14 @@ def limits() -> str:
 _LIMITS = """\
 # What agents' own jobs may do
 
-A job that an agent made, by MCP, by its tools in a run or by `daybook.context(agent=…)`, is owned
-by `agent:<its name>`, which `daybook show` says. It stands under the limits below; what you make
-yourself, and what a program of yours makes, does not. An agent sees and changes its own jobs and
-their runs only: of any other it is told that there is none. If such a job names no agent, it asks
-the agent of its owner's name (the job of `agent:researcher` asks `researcher`), or `default` if
-there is no agent of that name.
+A job that an agent added, by MCP, by its tools in a run or by `daybook.context(agent=…)`, is owned
+by `agent:<its name>`, which `daybook show` says. The limits below apply to it; they do not apply to
+jobs that you or your programs add. An agent sees and changes its own jobs and their runs only: any
+other job appears not to exist. If such a job names no agent, it uses the agent of its owner's name
+(the job of `agent:researcher` uses `researcher`), or `default` if there is no agent of that name.
 
-The limits are a table in `config.toml` in the home, or JSON in `DAYBOOK_LIMITS`. What one agent is
-to have otherwise stands below its name; the rest it has of the table of all:
+The limits are a table in `config.toml` in the home, or JSON in `DAYBOOK_LIMITS`. A table with an
+agent's name overrides keys for that agent; its other keys come from the general table:
 
 ```toml
 [limits]
@@ -117,56 +116,55 @@ tools = ["search.*"]
 tokens_per_day = 200_000
 ```
 
-Lists are of names, in which `*` and `?` stand for others, and capital letters count. A key that is
-not known, or a value that is not legal, is refused when `daybook up` or a worker begins, and
-`daybook doctor` names it.
+Lists contain names, in which `*` and `?` are wildcards; case matters. `daybook up` and workers
+refuse to start with an unknown key or an invalid value, and `daybook doctor` names it.
 """
 
 _JUDGED = """\
-Beyond all lists, an agent's job never has a command as its `check`, never the channels `file` and
-`console`, never reaches an address that is not public unless `DAYBOOK_ALLOWED_HOSTS` has it, is
-never a heartbeat, and names a shared conversation (`session_key`) only by its own name, or what
-begins with that and `:`. A job whose `session` is `chat` goes on with what all jobs of that channel
-and chat say to the same agent, yours included: an agent's job may be so only where the channel
-itself stands among `channels`; a pattern such as `*` does not do.
-The agent that a job asks brings the tools that you gave to it: `tools` is about what jobs call
+Whatever the lists say, an agent's job never has a command as its `check`, never the channels `file`
+and `console`, never reaches an address that is not public unless `DAYBOOK_ALLOWED_HOSTS` has it, is
+never a heartbeat, and names a shared conversation (`session_key`) only by its own name, or by a key
+that begins with that and `:`. A job whose `session` is `chat` continues the conversation of all
+jobs of that channel and chat with the same agent, yours included: an agent's job may use it only
+if `channels` contains the channel itself; a pattern such as `*` is not enough.
+The agent that a job uses has the tools that you gave to it: `tools` limits the tools that jobs call
 themselves.
 
-## When they are judged
+## When the limits apply
 
-- **When the job is written**: refused with the field and what is legal, and nothing is stored. The
-  number of jobs is judged here alone. An agent with `all_jobs` stays within its own limits also
-  where it changes a job of another's.
-- **At each claim**, by what the run would act with: what is edited in Prefect, a custom run's own
+- **When the job is written**: the job is refused with the field and what is legal, and nothing is
+  stored. The number of jobs is checked only here. An agent with `all_jobs` stays within its own
+  limits also when it changes another owner's job.
+- **At each claim**, for the values that the run would use: an edit in Prefect, a custom run's own
   parameters, a Retry, each further attempt. The run ends as `skipped`, `limits: <field>: …`, before
-  anything is begun; as `failed` where an attempt was before. A change of `config.toml` holds from
-  the next claim on.
-- Runs that Prefect is asked for, by hand or by a second schedule there, keep `min_interval` from
-  any other run of the job. `daybook run` and the agent's own `cron_trigger` are not held up by it.
+  anything begins; as `failed` if there was an attempt before. A change of `config.toml` takes
+  effect at the next claim.
+- Runs that somebody requests in Prefect, by hand or by a second schedule there, keep `min_interval`
+  from any other run of the job. It does not delay `daybook run` and the agent's own `cron_trigger`.
 
 Each refusal is logged as a warning, with `limit_refused`, the owner, the job and the reason.
 
 ## Tokens
 
-A job has `tokens_per_run` and `tokens_per_day` of its own (`daybook add --tokens-per-run`,
-`--tokens-per-day`), an agent has those above; the least counts. They are input and output, of the
-job's check as well, and in all attempts.
+A job has its own `tokens_per_run` and `tokens_per_day` (`daybook add --tokens-per-run`,
+`--tokens-per-day`), an agent has those above; the lowest applies. They count input and output, of
+the job's check as well, and of all attempts.
 
-- A run is granted what is left of both. A model agent is stopped when that is used, the run fails
-  with what it took, and is not tried again. Of a command agent nothing is known: it counts when it
-  tells its usage, and cannot be stopped for it.
-- With nothing left of the day the next run is `skipped`: `tokens: 12,345 of 10,000 per day are
-  used, until …`. A job's day is that of its own clock; an agent's is of `DAYBOOK_TIMEZONE`'s, of
-  all its jobs together, also those that it has removed.
-- What runs at work were granted is not granted twice: with nothing else left, the next one waits.
-- What a killed process took is counted as far as it told: before each call of a tool. A run that
-  was cancelled and told nothing counts in its agent's day as all that it was granted, because an
-  agent may cancel its own runs.
+- A run gets the rest of both as its budget. Daybook stops a model agent when the budget is used;
+  the run fails, records its usage, and is not retried. Daybook knows a command agent's usage only
+  if the agent reports it, counts it then, and cannot stop the agent for it.
+- If nothing is left of the day, the next run is `skipped`: `tokens: 12,345 of 10,000 per day are
+  used, until …`. A job's day is that of its own time zone; an agent's that of `DAYBOOK_TIMEZONE`,
+  for all its jobs together, also those that it has removed.
+- The budget of running runs is reserved: if nothing else is left, the next run waits.
+- The usage of a killed process counts as far as it was reported: before each call of a tool. A
+  cancelled run without a report counts in its agent's day with its whole budget, because an agent
+  may cancel its own runs.
 
 ## Only plugins' jobs
 
-With `user_jobs = false` (`DAYBOOK_USER_JOBS`) what is due fires only for jobs of plugins and for
-heartbeats; all others are `skipped`, `user jobs are switched off`. By hand they run.
+With `user_jobs = false` (`DAYBOOK_USER_JOBS`) only jobs of plugins and heartbeats fire when they
+are due; all others are `skipped`, `user jobs are switched off`. Runs started by hand still run.
 """
 
 
@@ -220,24 +218,24 @@ def states() -> str:
 
 
 def policies_page(found: dict[Case, list[Became]]) -> str:
-    """What became of ten due times, for each overlap and catch-up; ``found`` are the cases."""
+    """Return the page of ten due times and their outcomes; ``found`` has the cases."""
     from tests.unit.runs import ten_due_times
 
     lines = [
         NOTE.format(source="`tests/unit/runs/ten_due_times.py`"),
-        "# Ten due times, and what became of them",
+        "# Ten due times, and the outcome of each",
         "",
         "A job is due every ten minutes, from 12:10 to 13:40; each of its runs takes 15 minutes.",
-        "From 12:45 to 13:25 no worker can reach Prefect; what is at work goes on. Under each due",
-        "time stands when its run began, and that it was cancelled where it was; else `skipped` or",
-        "`missed`. What each word means says `daybook add --help`.",
+        "From 12:45 to 13:25 no worker can reach Prefect; running runs continue. Below each due",
+        "time is the time when its run began, with `cancelled` if it was cancelled; else `skipped`",
+        "or `missed`. `daybook add --help` explains the policies.",
         "",
         ten_due_times.as_markdown(found, full=False),
         "",
         "## While its class is full",
         "",
-        "The same, where the job's class may have one run at work at once, and another job of that",
-        "class is at work until 12:35. Who waits for a slot is never missed for it.",
+        "The same, if the job's class allows one run at a time, and another job of that class runs",
+        "until 12:35. A run that waits for a slot is never missed for that reason.",
         "",
         ten_due_times.as_markdown(found, full=True),
         "",
@@ -247,20 +245,20 @@ def policies_page(found: dict[Case, list[Became]]) -> str:
 
 
 _POLICIES = """\
-## What is no due time
+## Instants that are not due times
 
 - Before `start`, after `until`, on an `exclude`d day, outside the `active_hours` and within the
-  `quiet_hours` nothing is due: `daybook next` does not show it and the book has no row of it.
+  `quiet_hours` nothing is due: `daybook next` does not show it and the ledger has no row for it.
   Prefect knows none of these, and queues such runs; they end there as `Skipped`, with the reason.
-- What was put off by hand (`daybook skip`, `daybook snooze`) stays due, and is in the book as
-  `skipped`, with the reason; `daybook next` does not show it.
-- `max_runs` counts all runs that began, by hand too. Due times that come while the last one is at
-  work are `skipped`; after it the job is off.
+- A due time that a person skipped or snoozed (`daybook skip`, `daybook snooze`) stays due, and is
+  in the ledger as `skipped`, with the reason; `daybook next` does not show it.
+- `max_runs` counts all runs that began, by hand too. Due times during the last run are `skipped`;
+  after it the job is off.
 - A `stagger` moves the beginning of a run and not its due time. Lateness and deadline count from
   the later one.
-- A backfill runs behind all that is scheduled: a due time of its job waits for the one that is at
-  work and goes before the rest. Its deadline counts from its turn. Switching the job off skips the
-  rest.
+- A backfill runs after everything that is scheduled: a due time of its job waits for the running
+  run and goes before the rest of the backfill. Its deadline counts from its turn. Switching the job
+  off skips the rest.
 """
 
 
