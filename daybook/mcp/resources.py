@@ -105,7 +105,10 @@ class SessionResources:
         """
         uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
         if not uris:
-            message = f"name the resource of a session of yours ({URI_PREFIX}…); nothing else changes here"
+            message = (
+                f"name the resource of a session of yours ({URI_PREFIX}…); "
+                "nothing else changes here"
+            )
             raise MCPError(INVALID_PARAMS, message)
         if len(uris) > MAX_URIS:
             raise MCPError(INVALID_PARAMS, f"a stream is of {MAX_URIS} resources at most")

@@ -138,7 +138,9 @@ class Connection:
     async def call(
         self, tool: str, params: dict[str, Any], occurrence: str, *, timeout: float
     ) -> CallToolResult:
-        """Call once; ``timeout`` in seconds. Raises `CallFailed`, `CallUnanswered` and `OutgoingRefused`.
+        """Call once, with a ``timeout`` in seconds.
+
+        Raises `CallFailed`, `CallUnanswered` and `OutgoingRefused`.
 
         If the server asks for input instead of answering, the call fails: a job cannot answer.
         """

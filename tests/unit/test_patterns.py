@@ -242,10 +242,10 @@ CASES: dict[str, Case] = {
     "daybook/ledger/texts.py:_UNKEPT": case("sub", "a", "\0"),
     "daybook/processes/environment.py:_NAME": case("match", "a", Text("a", "", "-")),
     "daybook/processes/environment.py:_SECRET": case("search", "KE", "TOK", "A", "CREDENTIA"),
-    "daybook/operations/checks/prefect.py:SUBMITS": case(
+    "daybook/operations/checks/prefect.py:SUBMIT_MESSAGE": case(
         "match", "Worker '", Text("a", "Worker '"), Text("' submitting flow", "Worker 'a")
     ),
-    "daybook/prefect/work_pool.py:re.fullmatch(f'{own}(-\\\\d+)?')": case(
+    "daybook/prefect/work_pool.py:re.fullmatch(f'{own_name}(-\\\\d+)?')": case(
         "fullmatch", Text("1", "daybook-", "x"), "daybook-", sample=r"daybook(-\d+)?"
     ),
     "daybook/prefect/work_pool.py:re.fullmatch(f'{re.escape(socket.gethostname())}-[0-9a-f]{{6}}(-\\\\d+)?')": case(  # noqa: E501

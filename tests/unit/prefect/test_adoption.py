@@ -23,7 +23,7 @@ async def test_deployments_of_one_name_are_each_named(monkeypatch: pytest.Monkey
     async def refused(*_: object) -> str:
         raise InvalidInput("prompt", "is missing")
 
-    monkeypatch.setattr(adoption, "_one", refused)
+    monkeypatch.setattr(adoption, "_adopt", refused)
     of_flows = [
         listed(kind, entrypoint=parameter_schema.entrypoint(kind))
         for kind in parameter_schema.PROTOTYPES

@@ -242,7 +242,7 @@ async def test_what_was_lost_before_its_effect_gives_way_to_the_later_due_time(
         await world.claim(each) for each in ((first, offer) if lost_first else (offer, first))
     ]
 
-    assert sorted(type(each).__name__ for each in answers) == ["Ended", "Granted"]
+    assert sorted(type(each).__name__ for each in answers) == ["Finished", "Granted"]
     assert await _became(world) == [("skipped", "schedule", 0), ("claimed", "catch_up", 0)]
 
 

@@ -32,11 +32,11 @@ class Asking(Dispatcher):
 
     claimed: list[UUID]
 
-    async def _decide(self, run: FlowRun, offer: ClaimRequest) -> HeldElsewhere:
+    async def _claim(self, run: FlowRun, offer: ClaimRequest) -> HeldElsewhere:
         self.claimed.append(run.id)
         return HeldElsewhere(run.name, "there:1", str(run.id))
 
-    async def _name(self, run: FlowRun, job_id: str) -> None:
+    async def _name_run(self, run: FlowRun, job_id: str) -> None:
         """Nobody is asked to name it."""
 
 
