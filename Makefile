@@ -49,7 +49,7 @@ test-all: $(DEV) ## run all tests
 check: $(DEV) ## style, types, imports, lock, generated pages, spelling
 	@.ci/check
 
-fix: $(DEV) ## mend what ruff can mend, and format
+fix: $(DEV) ## fix what ruff can fix, and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

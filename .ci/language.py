@@ -25,7 +25,7 @@ WORDS = {
     r"starvation ladder|the ladder|climbs?|climbed": "escalation policy, escalate",
     r"the lead": "leadership",
     r"the (day)?book(?! every)": "the ledger",
-    r"rooms?": "package",
+    r"(the|a|this|that|each|these) rooms?": "package",
     r"doors?": "entry point",
     r"looks? after|looked after": "manage, keep",
     r"takes? away|took away|taken away": "remove",

@@ -83,11 +83,11 @@ class UnknownName(InvalidInput):
 
     code = "unknown_name"
 
-    def __init__(self, field: str, name: str, known: Iterable[str], mend: str = "") -> None:
+    def __init__(self, field: str, name: str, known: Iterable[str], fix: str = "") -> None:
         self.name = name
         self.known = sorted(known)
         hint = "known: " + (", ".join(self.known) or "none")
-        super().__init__(field, f'unknown "{name}"', f"{hint}; {mend}" if mend else hint)
+        super().__init__(field, f'unknown "{name}"', f"{hint}; {fix}" if fix else hint)
 
 
 class OutgoingRefused(NonRetryable, InvalidInput):

@@ -65,7 +65,7 @@ async def agent_prompt(
         output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
         output_schema: The JSON schema of a structured answer.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Who is told how it ended: addresses, and a channel.
+        notify: Recipients of the outcome: callback addresses and a channel.
     """
     parameters: dict[str, Any] = {
         "prompt": prompt,

@@ -54,7 +54,7 @@ async def heartbeat(
     """A look at standing orders, and what they call for.
 
     Args:
-        file: What the agent is to look after, in words; a relative name is one in Daybook's home.
+        file: The standing orders, in words; a relative name is one in Daybook's home.
         agent: The agent's name, as `daybook agents list` shows it.
         gate_agent: The agent that is asked first whether there is anything to do; empty is the
             same one.
@@ -64,7 +64,7 @@ async def heartbeat(
         session_key: The name of a conversation that several jobs of one agent share; empty is the
             heartbeat's own.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Who is told how it ended: addresses, and a channel.
+        notify: Recipients of the outcome: callback addresses and a channel.
     """
     parameters: dict[str, Any] = {
         "file": file,

@@ -52,7 +52,7 @@ async def tool_call(
             with the tool after #.
         params: What it is called with, by name; a secret only as {{secret:name}}.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Who is told how it ended: addresses, and a channel.
+        notify: Recipients of the outcome: callback addresses and a channel.
     """
     parameters: dict[str, Any] = {
         "tool": tool,

@@ -55,7 +55,7 @@ async def webhook(
         headers: Names and values; a secret only as {{secret:name}}.
         body: What is sent, as it stands; JSON unless a Content-Type header says otherwise.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Who is told how it ended: addresses, and a channel.
+        notify: Recipients of the outcome: callback addresses and a channel.
     """
     parameters: dict[str, Any] = {
         "url": url,

@@ -26,8 +26,8 @@ SHORT = Timing(
         worker_signal=0.5,
         leftover_check=3,
         stop_grace=2,
-        runs_pass=1,
-        jobs_pass=2,
+        runs_interval=1,
+        jobs_interval=2,
     )
 )
 """For processes whose leases a test lets expire (`SHORT.environment()`). Long enough that they are

@@ -141,8 +141,8 @@ def _judged_owner(owner: str) -> str:
 def _guard(owner: str) -> Guard:
     """Return the guard of the owner whose rules apply.
 
-    It is strict for what an agent owns, and for what a model writes, whoever owns it; the allowed
-    hosts are those of the owner's limits, as in the run.
+    It is strict for what an agent owns, and for what a model writes, regardless of its owner; the
+    allowed hosts are those of the owner's limits, as in the run.
     """
     from daybook.http.guard import Guard, Rule
 

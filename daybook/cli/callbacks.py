@@ -26,7 +26,7 @@ async def list_(
     limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 50,
     as_json: Json = False,
 ) -> int:
-    """List callbacks and messages, and what became of each, newest first.
+    """List callbacks and messages with their state, newest first.
 
     Needs no Prefect. Times are by this machine's clock.
 
@@ -97,7 +97,7 @@ async def retry_(
 ) -> int:
     """Try again what failed; what is pending is tried now.
 
-    It is sent by whoever leads: a worker's keeper, or `daybook keeper`.
+    The leader sends it: a worker's keeper, or `daybook keeper`.
 
     Example: daybook callbacks retry --failed
     """

@@ -12,7 +12,7 @@ from daybook.cli.prefect_first import prepare_prefect
 
 _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)
-_NOTIFICATIONS = Group("Who is told", sort_key=3)
+_NOTIFICATIONS = Group("Notifications", sort_key=3)
 
 Name = Annotated[str, Parameter(help="Which one, where there are several. Default: heartbeat.")]
 
@@ -44,7 +44,7 @@ async def on_(
         Parameter(
             group=_WHAT,
             help="Who is asked first whether there is anything to do, a fast one. Default: the "
-            "same agent; '' is that again.",
+            "same agent. Pass '' to go back to that.",
         ),
     ] = None,
     model: Annotated[
@@ -117,7 +117,7 @@ async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
 
 
 async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
-    """Show whether it beats, its orders, and what became of the last beat.
+    """Show whether it is on, its orders, and the outcome of the last beat.
 
     Needs no Prefect.
 

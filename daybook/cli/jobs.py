@@ -84,7 +84,7 @@ async def list_(*, as_json: Json = False) -> int:
         output.print_json(listed)
     elif listed:
         output.table(
-            ("NAME", "IS", "SCHEDULE", "NEXT DUE", "LAST"),
+            ("NAME", "STATE", "SCHEDULE", "NEXT DUE", "LAST"),
             [
                 (
                     job["name"],
@@ -95,7 +95,7 @@ async def list_(*, as_json: Json = False) -> int:
                 )
                 for job in listed
             ],
-            whole=("IS", "NEXT DUE", "LAST"),
+            whole=("STATE", "NEXT DUE", "LAST"),
         )
     else:
         output.say("There are no jobs; `daybook add --help` says how to make one.")

@@ -25,7 +25,7 @@ async def prune_(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Let go of old runs, conversations and tasks, as DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS say.
+    """Remove old runs, conversations and tasks, as DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS say.
 
     The keeper does so each hour. Only --disabled-for needs Prefect.
 

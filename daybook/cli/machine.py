@@ -195,7 +195,7 @@ async def keeper_() -> int:
 
 
 async def doctor_(*, as_json: Json = False) -> int:
-    """Look for what is wrong here, and say how to mend it.
+    """Look for what is wrong here, and say how to fix it.
 
     A line for each check: versions, home, ledger, Prefect, pool, worker, jobs. Exit code 0 when all
     is well.
@@ -342,7 +342,7 @@ def open_browser(url: str) -> bool:
     import webbrowser
 
     if sys.platform != "linux" and "?" in url:
-        url = homes.current_home().leading_to(url).as_uri()
+        url = homes.current_home().write_redirect_page(url).as_uri()
     return webbrowser.open(url)
 
 
@@ -359,7 +359,7 @@ def _print_findings(findings: list[dict[str, Any]]) -> None:
     width = max(len(each["check"]) for each in findings)
     for each in findings:
         word = "ok" if each["ok"] else "problem"
-        details = "; mend: ".join(filter(None, (each["problem"], each["mend"])))
+        details = "; fix: ".join(filter(None, (each["problem"], each["fix"])))
         style = "green" if each["ok"] else "red"
         output.line(f"{word:<7}  {each['check']:<{width}}  {details}".rstrip(), style=style)
 

@@ -18,9 +18,9 @@ _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)
 _WEBHOOK = Group("A webhook", sort_key=3)
 _TOOL = Group("A tool", sort_key=4)
-_CHECK = Group("Asked first", sort_key=5)
+_CHECK = Group("Checks", sort_key=5)
 _EXECUTION = Group("How", sort_key=6)
-_NOTIFICATIONS = Group("Who is told", sort_key=7)
+_NOTIFICATIONS = Group("Notifications", sort_key=7)
 
 _JSON_OBJECT_EXAMPLES = {
     "output_schema": """such as '{"type": "object"}' or @schema.json""",
@@ -104,7 +104,7 @@ class JobOptions:
         str | None,
         Parameter(
             group=_WHEN,
-            help="Begin up to so much later than due, always by the same amount: 5m. '' is none.",
+            help="Start up to this much later, always by the same amount: 5m. Pass '' to clear.",
         ),
     ] = None
     max_runs: Annotated[
@@ -342,7 +342,7 @@ class JobOptions:
         str | None,
         Parameter(
             group=_NOTIFICATIONS,
-            help="The same when it has failed, or as --notify says; '' is none.",
+            help="The same after a failure, or as --notify says. Pass '' to clear.",
         ),
     ] = None
     channel: Annotated[
@@ -350,7 +350,7 @@ class JobOptions:
         Parameter(
             group=_NOTIFICATIONS,
             help="Where answers and alerts go: inbox, file, console, or a block's name, as "
-            "`daybook channels list` shows them; '' is none.",
+            "`daybook channels list` shows them. Pass '' to clear.",
         ),
     ] = None
     chat_id: Annotated[
@@ -386,7 +386,7 @@ class JobOptions:
         str | None,
         Parameter(
             group=_NOTIFICATIONS,
-            help="While a run is at work, a note to the channel every 10m, say; '' is none.",
+            help="Send a note to the channel during a run, such as every 10m. Pass '' to clear.",
         ),
     ] = None
     silent: Annotated[

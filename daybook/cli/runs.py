@@ -90,7 +90,7 @@ async def runs_(
     limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 20,
     as_json: Json = False,
 ) -> int:
-    """List runs and what became of them, newest first; also those of a removed job.
+    """List runs with their outcomes, newest first; also those of a removed job.
 
     Needs no Prefect. Times are by this machine's clock.
 

@@ -72,7 +72,7 @@ async def add_(
     paused: Annotated[bool, Parameter(help="Nobody gets it before `daybook task resume`.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Queue a task, which an idle session that fits takes.
+    """Queue a task for a task session that fits.
 
     Needs no Prefect, as all of `daybook task`.
 
@@ -160,8 +160,8 @@ async def next_(
 ) -> int:
     """Claim the next task that fits a session; exit code 3 when there is none.
 
-    What is printed has a token. Whoever shows it, in DAYBOOK_TASK_TOKEN or on standard input, ends
-    the run or holds it longer. It is told here once. Without --lease it is held for 5m.
+    The output has a token, which is shown only once. Pass it in DAYBOOK_TASK_TOKEN or on standard
+    input to end the run or to extend its lease. Without --lease the lease lasts 5m.
 
     Example: daybook task next --session alpha --lease 60s --json
     """

@@ -29,7 +29,7 @@ ALERT_INTERVAL = timedelta(hours=1)
 ALERT_EVENTS = frozenset(
     {"failed", "missed", "paused", "overdue", "undelivered", "needs_attention"}
 )
-"""The events that need attention, whoever receives them; other events are informative."""
+"""The events that need attention, for any recipient; other events are informative."""
 
 
 def next_alert_at(job: JobRow, now: datetime) -> datetime | None:

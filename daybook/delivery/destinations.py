@@ -152,11 +152,11 @@ def build(name: str, data: dict[str, Any]) -> Destination:
     try:
         stored = DestinationSettings.model_validate(data)
         if not stored.secret.get_secret_value():
-            raise InvalidInput("destination", f'"{name}" has no secret', "mend the block")
+            raise InvalidInput("destination", f'"{name}" has no secret', "fix the block")
     except ValidationError as error:
         field_name, problem = block_documents.validation_problem(error)
         raise InvalidInput(
-            "destination", f'"{name}": {field_name}: {problem}', "mend the block"
+            "destination", f'"{name}": {field_name}: {problem}', "fix the block"
         ) from None
     return Destination(
         name,

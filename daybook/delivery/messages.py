@@ -43,7 +43,7 @@ def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | N
 
 
 def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """Return the same body including the answer, whoever owns the job.
+    """Return the same body including the answer, for a job of any owner.
 
     It is for a listener, which belongs to the operator.
     """

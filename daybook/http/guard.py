@@ -56,7 +56,8 @@ class Rule(StrEnum):
     def for_owner(cls, owner: str, writer: str = "") -> Rule:
         """Return the rule for a job of ``owner`` whose URL ``writer`` wrote (empty if unknown).
 
-        A URL that a model wrote through its tools counts as an agent's, whoever owns the job.
+        A URL that a model wrote through its tools counts as an agent's, regardless of the job's
+        owner.
         """
         if owners.is_agent(owner) or owners.is_model(writer):
             return cls.AGENT

@@ -61,10 +61,10 @@ PREFECT_TIMEOUT_SECONDS = 5.0
 
 
 async def doctor() -> Findings:
-    """Return `{"check", "ok", "problem", "mend"}` for each check.
+    """Return `{"check", "ok", "problem", "fix"}` for each check.
 
     A check with several problems appears several times; one without problems has an empty problem
-    and mend. A problem with ``ok`` true is harmless. Checks that need Prefect are left out if
+    and fix. A problem with ``ok`` true is harmless. Checks that need Prefect are left out if
     Prefect is not sound. Never raises for a problem that it checks for.
     `daybook.home.configure_prefect` must not have been called before, because it fixes the modes of
     the home; it is called here, after their check.
@@ -121,7 +121,7 @@ async def _run_check(name: str, look: Check, *args: Any) -> Findings:
         problems = await answer if inspect.isawaitable(answer) else answer
     except Exception as error:  # the other checks are still worth running
         message = " ".join(f"the look itself failed: {type(error).__name__}: {error}".split())
-        problems = [Problem(message, "mend the problems above first")]
+        problems = [Problem(message, "fix the problems above first")]
     return [_finding(name, problem) for problem in problems] or [_finding(name, None)]
 
 
@@ -130,5 +130,5 @@ def _finding(name: str, problem: Problem | None) -> dict[str, Any]:
         "check": name,
         "ok": problem is None or problem.harmless,
         "problem": problem.what if problem else "",
-        "mend": problem.fix if problem else "",
+        "fix": problem.fix if problem else "",
     }

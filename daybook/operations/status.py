@@ -30,7 +30,7 @@ async def status() -> dict[str, Any]:
 
     ``late``: due times that passed without a started run, or that were missed lately because no
     process claimed them (`api.overdue`). ``outbox``: the state of callbacks and messages, and
-    unread alerts (`outbox_status`). ``tasks``: the tasks of idle sessions. ``ready``: Prefect
+    unread alerts (`outbox_status`). ``tasks``: the tasks of task sessions. ``ready``: Prefect
     answers, its pool does not belong to another Daybook alone, and a worker of this one is online.
     Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
     """

@@ -45,7 +45,7 @@ def _agent_prompt(
         output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
         output_schema: The JSON schema of a structured answer.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Who is told how it ended: addresses, and a channel.
+        notify: Recipients of the outcome: callback addresses and a channel.
     """
 
 
@@ -65,7 +65,7 @@ def _webhook(
         headers: Names and values; a secret only as {{secret:name}}.
         body: What is sent, as it stands; JSON unless a Content-Type header says otherwise.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Who is told how it ended: addresses, and a channel.
+        notify: Recipients of the outcome: callback addresses and a channel.
     """
 
 
@@ -82,7 +82,7 @@ def _tool_call(
             with the tool after #.
         params: What it is called with, by name; a secret only as {{secret:name}}.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Who is told how it ended: addresses, and a channel.
+        notify: Recipients of the outcome: callback addresses and a channel.
     """
 
 
@@ -99,7 +99,7 @@ def _heartbeat(
     """A look at standing orders, and what they call for.
 
     Args:
-        file: What the agent is to look after, in words; a relative name is one in Daybook's home.
+        file: The standing orders, in words; a relative name is one in Daybook's home.
         agent: The agent's name, as `daybook agents list` shows it.
         gate_agent: The agent that is asked first whether there is anything to do; empty is the
             same one.
@@ -109,7 +109,7 @@ def _heartbeat(
         session_key: The name of a conversation that several jobs of one agent share; empty is the
             heartbeat's own.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Who is told how it ended: addresses, and a channel.
+        notify: Recipients of the outcome: callback addresses and a channel.
     """
 
 

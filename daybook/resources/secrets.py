@@ -68,7 +68,7 @@ def build(name: str, data: dict[str, Any]) -> Secret:
         settings = SecretSettings.model_validate(data)
     except ValidationError as error:
         field, problem = documents.validation_problem(error)
-        raise InvalidInput("secret", f'"{name}": {field}: {problem}', "mend the block") from None
+        raise InvalidInput("secret", f'"{name}": {field}: {problem}', "fix the block") from None
     return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
 
 

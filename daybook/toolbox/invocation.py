@@ -104,7 +104,7 @@ def _error_text(error: DaybookError) -> str:
         ):  # the caller meant a day, or a time of the day
             text += '; for times of the day write a cron expression, such as "0 9 * * 1-5"'
         case Unreachable():
-            text += " (that is the operator's to mend; nothing was changed)"
+            text += " (that is the operator's to fix; nothing was changed)"
     return text
 
 

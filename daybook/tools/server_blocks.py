@@ -165,7 +165,7 @@ def build(name: str, data: Mapping[str, Any]) -> ToolServer:
     except ValidationError as error:
         field, problem = _first_problem(error)
         raise InvalidInput(
-            "tool", f'the tool server "{name}": {field}: {problem}', "mend the block"
+            "tool", f'the tool server "{name}": {field}: {problem}', "fix the block"
         ) from None
 
 

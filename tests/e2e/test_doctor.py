@@ -47,7 +47,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 async def problems(check: str) -> list[tuple[str, str]]:
     found = await doctor.doctor()
-    return [(f["problem"], f["mend"]) for f in found if f["check"] == check and not f["ok"]]
+    return [(f["problem"], f["fix"]) for f in found if f["check"] == check and not f["ok"]]
 
 
 async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home) -> None:
@@ -65,18 +65,18 @@ async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home
         *("sync", "worker", "agents"),
         *("tools", "secrets"),
     }
-    ((what, mend),) = await problems("worker")
+    ((what, fix),) = await problems("worker")
     assert what == "no worker is online, so nothing runs"
-    assert mend == "daybook up"
-    ((what, mend),) = await problems("agents")
+    assert fix == "daybook up"
+    ((what, fix),) = await problems("agents")
     assert what == "lost asks the agent nobody, which does not exist"
-    assert mend.startswith("daybook agents add nobody")
-    ((what, mend),) = await problems("tools")
+    assert fix.startswith("daybook agents add nobody")
+    ((what, fix),) = await problems("tools")
     assert what == 'renew calls the tool nowhere.reindex: unknown "nowhere.reindex"'
-    assert "daybook edit renew --tool" in mend
-    ((what, mend),) = await problems("secrets")
+    assert "daybook edit renew --tool" in fix
+    ((what, fix),) = await problems("secrets")
     assert what == "renew uses the secret gone, which does not exist"
-    assert mend.startswith("daybook secrets add gone")
+    assert fix.startswith("daybook secrets add gone")
 
 
 @pytest.fixture

@@ -129,11 +129,11 @@ async def test_another_daybooks_prefect_is_not_ready_and_named(
     (of_pool,) = await findings("pool")
     assert not of_pool["ok"]
     assert other[:8] in of_pool["problem"]
-    assert "PREFECT_API_URL" in of_pool["mend"]
+    assert "PREFECT_API_URL" in of_pool["fix"]
     (of_worker,) = await findings("worker")
     assert not of_worker["ok"]
     assert OTHERS in of_worker["problem"]
-    assert of_worker["mend"] == "daybook up"
+    assert of_worker["fix"] == "daybook up"
 
 
 async def test_two_homes_may_share_one_prefect(
@@ -198,7 +198,7 @@ async def test_a_pool_of_another_type_is_named(client: Any, mine: Ledger) -> Non
     try:
         (of_pool,) = await findings("pool")
         assert f"is of type process, our worker takes {worker.POOL_TYPE}" in of_pool["problem"]
-        assert of_pool["mend"].startswith(f"prefect work-pool delete {parameter_schema.WORK_POOL}")
+        assert of_pool["fix"].startswith(f"prefect work-pool delete {parameter_schema.WORK_POOL}")
     finally:
         await client.delete_work_pool(parameter_schema.WORK_POOL)
         await worker.ensure_pool(client)

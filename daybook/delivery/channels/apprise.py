@@ -211,4 +211,4 @@ def _settings(name: str, data: Mapping[str, Any]) -> ChannelSettings:
         return ChannelSettings.model_validate(dict(data))
     except ValidationError as error:
         problem = f'"{name}": url: {documents.validation_problem(error)[1]}'
-        raise InvalidInput("channel", problem, "mend the block") from None
+        raise InvalidInput("channel", problem, "fix the block") from None

@@ -73,7 +73,7 @@ def _build(slug: str, name: str, document: BlockDocument, logged: list[str]) -> 
     except Exception as error:  # the error text may hold a secret
         why = redact("; ".join(logged) or type(error).__name__, secret)
         problem_text = f'the block "{name}" cannot be used: {why}'
-        raise InvalidInput("channel", problem_text, "mend it in Prefect") from None
+        raise InvalidInput("channel", problem_text, "fix it in Prefect") from None
     return PrefectBlock(slug, name, block, secret, logged)
 
 
@@ -93,7 +93,7 @@ class PrefectBlock:
         if self._client is not None:
             if not len(self._client):
                 why = redact("; ".join(logged), secret) or "apprise does not understand its URL"
-                raise InvalidInput("channel", f"{self._what} cannot be used: {why}", "mend it")
+                raise InvalidInput("channel", f"{self._what} cannot be used: {why}", "fix it")
             self._form = apprise_plugins.prepare(self._client)
         elif hasattr(block, "notify_type"):
             self._form = MessageFormat()

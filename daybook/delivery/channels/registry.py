@@ -83,7 +83,7 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
         run_id=row.run_id,
         run_url=run_url,
     )
-    if row.purpose != ALERT:  # the operator chose the channel of alerts, whoever owns the job
+    if row.purpose != ALERT:  # the operator chose the channel of alerts, for any owner
         try:
             check_channel(row.address, row.chat_id, limits.load_limits(row.owner))
         except InvalidInput as error:

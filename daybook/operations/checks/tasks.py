@@ -1,4 +1,4 @@
-"""Checks of tasks for idle sessions: the scheduler runs, and nothing needs a user's attention."""
+"""Checks of tasks for task sessions: the scheduler runs, and nothing needs a user's attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tool servers in a real Prefect: written as a block, read by name, mended in its UI."""
+"""Tool servers in a real Prefect: written as a block, read by name, fixed in its UI."""
 
 from __future__ import annotations
 

@@ -354,7 +354,7 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
 
     assert await so(taken_over, 15.0)
     # That pass has listed them all before; the next one is the event's.
-    change(monkeypatch, services, jobs_pass=600)
+    change(monkeypatch, services, jobs_interval=600)
     await world.prefect.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 
     async def off() -> bool:

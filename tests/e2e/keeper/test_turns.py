@@ -61,7 +61,7 @@ async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
 async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(monkeypatch, services, jobs_pass=0.5, soonest_pass=0.1)
+    change(monkeypatch, services, jobs_interval=0.5, min_pass_interval=0.1)
     monkeypatch.setattr(services, "CpuBudget", partial(CpuBudget, 1e-6, 0.0))
     keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.run())

@@ -41,7 +41,7 @@ BEGIN, END = "<!-- the conversation -->\n", "<!-- its end -->\n"
 NAME = "pull-requests"
 PROMPT = "Summarise the open pull requests of our repository in three sentences."
 SUMMARY = (
-    "Two pull requests are open. One mends the parser and waits for a review. "
+    "Two pull requests are open. One fixes the parser and waits for a review. "
     "The other one updates the documentation and is ready."
 )
 ADD = {

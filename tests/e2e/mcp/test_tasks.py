@@ -122,9 +122,9 @@ async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
 ) -> None:
     tokens: list[str] = []
     async with live(place, "pia", "python") as pia, live(place, "dora", "design") as dora:
-        mend = await tasks.add("Mend the parser", capabilities=["python"])
+        fix = await tasks.add("Fix the parser", capabilities=["python"])
         draw = await tasks.add("Draw a plan", capabilities=["design"])
-        for one, task in ((pia, mend), (dora, draw)):
+        for one, task in ((pia, fix), (dora, draw)):
             await one.woken()
             claim = claim_of(await one.call("task_next", session=one.name))
             assert claim["run_id"] == task["run_id"]

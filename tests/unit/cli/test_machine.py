@@ -301,10 +301,10 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
 def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    well = {"check": "versions", "ok": True, "problem": "", "mend": ""}
-    rain = {"check": "doors", "ok": True, "problem": "it rains", "mend": "an umbrella"}
-    fog = {"check": "ui", "ok": True, "problem": "there is fog", "mend": ""}
-    ill = {"check": "worker", "ok": False, "problem": "none", "mend": "daybook up"}
+    well = {"check": "versions", "ok": True, "problem": "", "fix": ""}
+    rain = {"check": "doors", "ok": True, "problem": "it rains", "fix": "an umbrella"}
+    fog = {"check": "ui", "ok": True, "problem": "there is fog", "fix": ""}
+    ill = {"check": "worker", "ok": False, "problem": "none", "fix": "daybook up"}
     found = [well, rain, fog]
 
     async def doctor() -> list[dict[str, Any]]:
@@ -315,13 +315,13 @@ def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
     assert said.code == 0
     assert said.out.splitlines() == [
         "ok       versions",
-        "ok       doors     it rains; mend: an umbrella",
+        "ok       doors     it rains; fix: an umbrella",
         "ok       ui        there is fog",
     ]
     found.append(ill)
     said = daybook("doctor")
     assert said.code == 1
-    assert said.out.splitlines()[3] == "problem  worker    none; mend: daybook up"
+    assert said.out.splitlines()[3] == "problem  worker    none; fix: daybook up"
     said = daybook("doctor", "--json")
     assert (said.code, said.json) == (1, found)
 

@@ -72,7 +72,7 @@ def test_runs_gives_the_shape_of_a_run(daybook: Any) -> None:
 
 def test_people_get_a_line_for_each_job(daybook: Any) -> None:
     head, by_hand, often, weekly = daybook("list").out.splitlines()
-    assert head.split() == ["NAME", "IS", "SCHEDULE", "NEXT", "DUE", "LAST"]
+    assert head.split() == ["NAME", "STATE", "SCHEDULE", "NEXT", "DUE", "LAST"]
     assert re.fullmatch(r"by hand +off +on demand +- +-", by_hand)
     assert re.fullmatch(r"often +on +every 1 hour 30 minutes +\w{3} \d+ \w{3} [\d:]+ +-", often)
     assert re.fullmatch(

@@ -39,7 +39,7 @@ def test_a_flag_that_cannot_be_read_is_a_pause_that_doctor_calls_a_problem(
     assert tasks("next", "--session", "alpha").code == 3
     assert "cannot be read" in tasks.json("scheduler", "status")["switch"]["reason"]
     checks = {each["check"]: each for each in tasks.say("doctor", "--json").json}
-    assert (checks["tasks"]["ok"], checks["tasks"]["mend"]) == (
+    assert (checks["tasks"]["ok"], checks["tasks"]["fix"]) == (
         False,
         "daybook task scheduler resume",
     )
@@ -173,7 +173,7 @@ def test_status_tells_of_tasks_where_there_are_any(tasks: TaskCommands) -> None:
     assert "! nobody came" in tasks("list").out
     checks = [each for each in tasks.say("doctor", "--json").json if each["check"] == "tasks"]
     assert [each["ok"] for each in checks] == [True, True]
-    assert [each["mend"] for each in checks] == [
+    assert [each["fix"] for each in checks] == [
         "daybook task list",
         "daybook task scheduler backlog",
     ]

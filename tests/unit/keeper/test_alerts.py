@@ -375,7 +375,7 @@ def prefect_away() -> Iterator[None]:
 async def test_the_leading_keeper_looks_also_while_prefect_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(monkeypatch, services, alert_pass=0.05)
+    change(monkeypatch, services, alert_interval=0.05)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:
         made = ledger.now() - HOUR
         async with ledger.write() as session:

@@ -56,8 +56,8 @@ async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -
         "prefect",
     ]
     for each in found[:-1]:
-        assert (each["ok"], each["problem"], each["mend"]) == (True, "", "")
-    assert (found[-1]["ok"], bool(found[-1]["mend"])) == (False, True)
+        assert (each["ok"], each["problem"], each["fix"]) == (True, "", "")
+    assert (found[-1]["ok"], bool(found[-1]["fix"])) == (False, True)
 
 
 async def test_open_modes_are_seen_before_they_are_mended(
@@ -66,7 +66,7 @@ async def test_open_modes_are_seen_before_they_are_mended(
     nowhere.path.chmod(0o755)
     (modes,) = of(await doctor.doctor(), "modes")
     assert not modes["ok"]
-    assert modes["mend"] == f"chmod 700 {nowhere.path}"
+    assert modes["fix"] == f"chmod 700 {nowhere.path}"
 
 
 async def test_a_check_that_fails_itself_hides_no_other(
@@ -93,8 +93,8 @@ async def test_a_harmless_problem_is_told_and_ok(
 
     monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("weather", told),))
     rain, fire = of(await doctor.doctor(), "weather")
-    assert (rain["ok"], rain["problem"], rain["mend"]) == (True, "it rains", "an umbrella")
-    assert (fire["ok"], fire["problem"], fire["mend"]) == (False, "it burns", "water")
+    assert (rain["ok"], rain["problem"], rain["fix"]) == (True, "it rains", "an umbrella")
+    assert (fire["ok"], fire["problem"], fire["fix"]) == (False, "it burns", "water")
 
 
 async def test_a_home_in_the_way_of_a_file_is_a_finding_and_no_crash(
@@ -131,5 +131,5 @@ def test_a_prefect_that_cannot_be_imported_is_a_finding_beside_the_versions(
     found = {each["check"]: each for each in json.loads(done.stdout)}
     assert found["versions"]["problem"] == "prefect 3.4.0 is outside of <3.9,>=3.8.8"
     assert "No module named 'python_socks'" in found["prefect"]["problem"]
-    assert "install" in found["prefect"]["mend"]
+    assert "install" in found["prefect"]["fix"]
     assert found["ledger"]["ok"]

@@ -70,7 +70,7 @@ async def claimed(name: str = "hers", **more: object) -> dict[str, str]:
 async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) -> None:
     run = await added(
         ledger,
-        "Mend it",
+        "Fix it",
         instructions="The parser, please.",
         capabilities=["python", "review"],
         workspace="w",
@@ -83,7 +83,7 @@ async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) ->
     assert lines[0] == 'Registered. Session "hers" is idle; something waits for it: task_next'
     assert lines[1] == "capabilities: python, review"
     got = (await told("task_next", session="hers", lease="10m")).splitlines()
-    assert got[0] == f'Claimed. Run {run.id} of the task "Mend it", priority high'
+    assert got[0] == f'Claimed. Run {run.id} of the task "Fix it", priority high'
     assert re.fullmatch(r"token: dbt_[\w-]{43} \(told once; .*\)", got[1])
     assert got[2].startswith("yours until: ")
     assert got[3:] == [
@@ -95,15 +95,15 @@ async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) ->
     before = await run_of(ledger, run)
     assert (before.status, before.lease_seconds) == ("claimed", 600)
     longer = await told("task_heartbeat", **held, lease="1h")
-    assert longer.startswith(f'Run {run.id[:8]}, "Mend it", is yours until ')
+    assert longer.startswith(f'Run {run.id[:8]}, "Fix it", is yours until ')
     assert (await run_of(ledger, run)).lease_seconds == 3600
     assert "it holds run" in await told("task_session_report", session="hers", state="active")
-    done = await told("task_complete", **held, output=f"It is mended by {held['token']}.")
+    done = await told("task_complete", **held, output=f"It is fixed by {held['token']}.")
     assert done == (
-        f'Run {run.id[:8]}, "Mend it", is completed; its token is over. task_next may have another.'
+        f'Run {run.id[:8]}, "Fix it", is completed; its token is over. task_next may have another.'
     )
     after = await run_of(ledger, run)
-    assert (after.output, after.done_by) == ("It is mended by dbt_….", "hers")
+    assert (after.output, after.done_by) == ("It is fixed by dbt_….", "hers")
     assert "token is over" not in await refused("task_complete", **held)
 
 
@@ -117,7 +117,7 @@ async def test_capabilities_are_words_with_commas_or_a_list(ledger: Ledger, give
 
 
 async def test_a_run_fails_or_is_given_back(ledger: Ledger) -> None:
-    run = await added(ledger, "Mend it")
+    run = await added(ledger, "Fix it")
     await told("task_session_register", name="hers")
     back = await told("task_release", **await claimed(), reason="another is better")
     assert back.endswith(
@@ -138,7 +138,7 @@ async def test_that_there_is_nothing_is_an_answer_and_no_refusal(
         assert (await told("task_next", session="hers")).startswith(
             "Nothing to claim now: no task is queued. Call again with wait_seconds, or wait to be"
         )
-        await added(ledger, "Mend it", capabilities=["rust"])
+        await added(ledger, "Fix it", capabilities=["rust"])
         assert "the session lacks rust" in await told("task_next", session="hers")
         said = await told("task_session_report", session="hers", state="active")
         assert said == 'Reported. Session "hers" is active; nothing waits for it'
@@ -167,7 +167,7 @@ async def test_it_waits_for_what_comes_and_writes_nothing_meanwhile(
     await looked.wait()
     async with ledger.read() as session:
         assert (await sessions.find(session, "hers")).expires_at == before
-    run = await added(ledger, "Mend it")
+    run = await added(ledger, "Fix it")
     assert (await waiting)["run_id"] == run.id
 
 
@@ -182,7 +182,7 @@ async def test_what_is_claimed_for_who_has_gone_is_given_back(
         await go.wait()
         return found
 
-    run = await added(ledger, "Mend it")
+    run = await added(ledger, "Fix it")
     await told("task_session_register", name="hers")
     monkeypatch.setattr(claims, "claim", slow)
     asking = asyncio.create_task(told("task_next", session="hers"))
@@ -224,7 +224,7 @@ async def test_nobody_waits_for_what_no_waiting_brings(ledger: Ledger, why: str,
             row = await sessions.find(session, "hers")
             row.expires_at = ledger.now()
     else:
-        await added(ledger, "Mend it")
+        await added(ledger, "Fix it")
         await claimed()
     async with asyncio.timeout(20):  # less than it would wait
         said = await told("task_next", session="hers", wait_seconds=25)
@@ -269,7 +269,7 @@ async def test_one_owner_cannot_have_all_that_wait(ledger: Ledger) -> None:
 
 
 async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
-    run = await added(ledger, "Mend it")
+    run = await added(ledger, "Fix it")
     await told("task_session_register", name="hers")
     held = await claimed()
     nora = Actor("agent:nora", via="mcp")
@@ -294,7 +294,7 @@ async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
 async def test_a_wrong_token_changes_nothing_and_stands_in_no_log(
     ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = await added(ledger, "Mend it")
+    run = await added(ledger, "Fix it")
     await told("task_session_register", name="hers")
     held = await claimed()
     with caplog.at_level(logging.DEBUG, "daybook"):
@@ -340,7 +340,7 @@ async def test_what_a_session_may_not_say(ledger: Ledger) -> None:
 
 
 async def test_nothing_is_claimed_while_the_scheduler_is_paused(ledger: Ledger) -> None:
-    await added(ledger, "Mend it")
+    await added(ledger, "Fix it")
     await told("task_session_register", name="hers")
     with acting_as(Actor()):
         await pause.pause(ledger, "a release")
@@ -362,6 +362,6 @@ def test_only_tokens_are_left_out(said: str, kept: str | None) -> None:
 
 
 async def test_the_token_of_a_claim_is_one_that_is_left_out(ledger: Ledger) -> None:
-    await added(ledger, "Mend it")
+    await added(ledger, "Fix it")
     await told("task_session_register", name="hers")
     assert redact_tokens((await claimed())["token"]) == "dbt_…"

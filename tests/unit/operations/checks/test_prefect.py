@@ -57,10 +57,10 @@ async def test_what_is_no_prefect_is_said_and_forgotten(
         monkeypatch.setenv("PREFECT_API_URL", f"{answers.address}/api")
         problem = await only(prefect.server(client))
         assert f"what answers at {answers.address}/api is no Prefect" in problem.what
-        assert problem.mend == "unset PREFECT_API_URL"
+        assert problem.fix == "unset PREFECT_API_URL"
         monkeypatch.delenv("PREFECT_API_URL")
         problem = await only(prefect.server(client))
-        assert problem.mend == "prefect config unset PREFECT_API_URL"
+        assert problem.fix == "prefect config unset PREFECT_API_URL"
 
 
 @pytest.mark.parametrize("version", ["2.20.1", "3.9.0", "3.8.7", "4.0.0rc1"])
@@ -71,7 +71,7 @@ async def test_a_prefect_of_another_version_is_named(
     async with connect(f"{answers.address}/api") as client:
         problem = await only(prefect.server(client))
     assert f"is Prefect {version}, outside of <3.9,>=3.8.8" in problem.what
-    assert "pip install 'prefect<3.9,>=3.8.8'" in problem.mend
+    assert "pip install 'prefect<3.9,>=3.8.8'" in problem.fix
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -82,7 +82,7 @@ async def test_a_prefect_that_refuses_us_asks_for_its_password(
     async with connect(f"{answers.address}/api") as client:
         problem = await only(prefect.server(client))
     assert f"denies access ({status})" in problem.what
-    assert problem.mend.startswith("export PREFECT_API_AUTH_STRING=")
+    assert problem.fix.startswith("export PREFECT_API_AUTH_STRING=")
 
 
 async def test_a_prefect_in_trouble_is_no_stranger(
@@ -99,7 +99,7 @@ async def test_a_server_that_does_not_answer_is_begun(daybook_home: Home, connec
     async with connect(address) as client:
         problem = await only(prefect.server(client))
     assert problem.what.startswith(f"Prefect at {address} does not answer")
-    assert problem.mend.startswith("daybook up")
+    assert problem.fix.startswith("daybook up")
 
 
 @contextmanager
@@ -121,7 +121,7 @@ async def test_another_server_than_that_of_up_is_a_wrong_one(
             problem = await only(prefect.server(client))
             assert answers.address in problem.what
             assert "http://127.0.0.1:1/api" in problem.what
-            assert problem.mend == "unset PREFECT_API_URL"
+            assert problem.fix == "unset PREFECT_API_URL"
         with running(daybook_home, api_url=f"{answers.address}/api"):
             assert await prefect.server(client) == []
 
@@ -169,7 +169,7 @@ async def test_a_ui_that_is_not_there_or_asks_somewhere_else_is_named(
         answers.paths["/ui-settings"] = (200, {"api_url": nobody})
         problem = await only(prefect.ui(client))
         assert f"the UI asks {nobody}, where no Prefect is" in problem.what
-        assert problem.mend.endswith(f"PREFECT_UI_API_URL={here}")
+        assert problem.fix.endswith(f"PREFECT_UI_API_URL={here}")
         with running(daybook_home, api_url=here, ui_url=answers.address, own_server=True):
             problem = await only(prefect.ui(client))
-            assert problem.mend == "daybook down, then daybook up"
+            assert problem.fix == "daybook down, then daybook up"
