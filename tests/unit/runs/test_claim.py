@@ -199,6 +199,24 @@ async def test_a_run_asked_for_does_not_outlive_its_job(world: World) -> None:
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job was removed")
 
 
+async def test_a_run_made_in_prefect_of_a_removed_job_is_skipped(world: World) -> None:
+    stored = await world.add()
+    await world.archive(stored.id)
+    custom = world.offer(
+        stored,
+        occurrence=claim_requests.flow_key("f"),
+        flow_run_id="f",
+        trigger="manual",
+        due=world.clock.now(),
+    )
+
+    answer = await world.claim(custom)
+
+    assert isinstance(answer, Finished)
+    assert (answer.status, answer.reason) == (Status.SKIPPED, "the job was removed")
+    assert answer.flow_run_id == "f"
+
+
 async def test_by_hand_a_job_that_is_off_runs_and_stays_off(world: World) -> None:
     stored = await world.add()
     off = await world.edit(stored.id, enabled=False)
