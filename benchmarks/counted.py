@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Any
 
 from daybook.operations import server
-from daybook.operations.origin import Application, Receive, Scope, Send
+from daybook.operations.host_names import Application, Receive, Scope, Send
 from daybook.prefect import private_names
 
 COUNTS = "/benchmark/counts"

@@ -22,9 +22,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
 from daybook import repository
+from daybook.execution.agent_lookup import guard_of
 from daybook.execution.attempt import Act, AttemptResult, requested_delay
 from daybook.execution.execute import carry_out
-from daybook.execution.reachable import guard_of
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
 from daybook.jobs.notify import Notify

@@ -23,9 +23,9 @@ from prefect.client.schemas.objects import State
 
 from daybook import repository
 from daybook.execution import webhook as request
+from daybook.execution.agent_lookup import guard_of
 from daybook.execution.attempt import Act, AttemptResult, requested_delay
 from daybook.execution.execute import carry_out
-from daybook.execution.reachable import guard_of
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.jobs.actions import Method, Webhook
 from daybook.jobs.model import read_parameters

@@ -147,3 +147,35 @@ def refuse_model(name: str, kind: str, model: str) -> None:
             f'the job wants the model "{model}", but agent "{name}" is {kind} and has none '
             "to choose; leave out the model, or name a model agent"
         )
+
+
+OWN_TOOLS = "daybook"
+"""Names Daybook's own tools, even if something else has that name."""
+
+MAX_ENTRIES = 50
+MAX_ENTRY_LENGTH = 200
+
+
+def check(entries: list[str]) -> list[str]:
+    """Return ``entries``; raises ValueError for an entry that cannot name a tool."""
+    if len(entries) > MAX_ENTRIES:
+        raise ValueError(f"are too many; legal are {MAX_ENTRIES} entries")
+    for entry in entries:
+        if not entry or len(entry) > MAX_ENTRY_LENGTH or not entry.isprintable() or " " in entry:
+            raise ValueError("has an entry that names no tool; write server, or server.tool")
+        if "://" in entry:
+            raise ValueError(
+                f'"{entry}" is an address; save the server with `daybook tools add`, and name it'
+            )
+    return entries
+
+
+def check_servers(entries: list[str]) -> list[str]:
+    """Return ``entries``, for an agent that can use only whole servers; raises ValueError."""
+    for entry in check(entries):
+        if "." in entry or "*" in entry:
+            raise ValueError(
+                f'"{entry}" names a part of a server; a program is given the whole of it: '
+                f"{entry.partition('.')[0].rstrip('*')}"
+            )
+    return entries

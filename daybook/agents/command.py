@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from daybook.agents import allowed, json_text, process, template
+from daybook.agents import base, json_text, process, template
 from daybook.agents.base import AgentReply, AgentRequest, McpServers, refuse_model
 from daybook.agents.capabilities import Capabilities
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
@@ -107,7 +107,7 @@ class CommandSettings(BaseModel):
                 "are named, and no argument of the command holds {mcp_config}, the file in which "
                 "the program finds them"
             )
-        return allowed.check_servers(value)
+        return base.check_servers(value)
 
     @field_validator("work_dir")
     @classmethod

@@ -19,7 +19,7 @@ from pydantic import (
     field_validator,
 )
 
-from daybook.agents import allowed
+from daybook.agents import base
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.capabilities import Capabilities
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTimeout
@@ -179,7 +179,7 @@ class ModelSettings(BaseModel):
     @field_validator("tools")
     @classmethod
     def _nameable(cls, value: list[str]) -> list[str]:
-        return allowed.check(value)
+        return base.check(value)
 
     @field_validator("options")
     @classmethod

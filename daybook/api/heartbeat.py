@@ -11,7 +11,7 @@ from typing import Any
 
 from daybook.api import authorization, jobs
 from daybook.errors import InvalidInput, NotFound
-from daybook.execution import standing_orders
+from daybook.execution import heartbeat
 from daybook.jobs.actions import DEFAULT_ORDERS_FILE
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
@@ -66,8 +66,8 @@ async def status(name: str = DEFAULT_NAME) -> dict[str, Any]:
 
 def _orders(file: str) -> dict[str, str]:
     try:
-        path = str(standing_orders.path_of(file))
-        state = "there" if standing_orders.read(file) else "blank"
+        path = str(heartbeat.path_of(file))
+        state = "there" if heartbeat.read(file) else "blank"
     except FileNotFoundError:
         state = "missing"
     except InvalidInput:

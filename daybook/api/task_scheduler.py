@@ -21,7 +21,7 @@ from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
 from daybook.schedules.descriptions import duration_in_words
-from daybook.tasks import escalation, matching, queue, sessions, statistics
+from daybook.tasks import matching, model, queue, sessions, statistics
 from daybook.tasks import pause as switch
 from daybook.tasks import views as figures
 from daybook.tasks.matching import Candidate, RunRequirements
@@ -161,7 +161,7 @@ async def cycle() -> dict[str, Any]:
     async with open_ledger() as ledger:
         report = await cycles.cycle(
             ledger,
-            ladder=escalation.load_policy(),
+            ladder=model.load_policy(),
             sink=_notify_prefect,
             capabilities_of=_capabilities,
         )
@@ -225,7 +225,7 @@ class TaskProblem:
 def settings_problems() -> list[TaskProblem]:
     """Return problems of `[tasks]` in the settings; a running keeper keeps its earlier values."""
     try:
-        escalation.load_policy()
+        model.load_policy()
     except InvalidInput as error:
         return [
             TaskProblem(

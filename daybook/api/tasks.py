@@ -7,6 +7,7 @@ removed from every text that is stored with a run.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -298,3 +299,35 @@ async def _held_runs(session: AsyncSession) -> dict[str, str]:
         col(TaskRunRow.session_id).is_not(None)
     )
     return {str(key): run for key, run in (await session.execute(query)).all()}
+
+
+POLL_INTERVAL_SECONDS = 1.0
+"""Interval between two polls."""
+
+
+async def is_claimable(name: str) -> bool:
+    """Return whether the session of this name could claim a run now. Raise `NotFound`."""
+    async with open_ledger() as ledger:
+        return await _waits(ledger, name)
+
+
+async def wait_until_claimable(name: str, seconds: float) -> bool:
+    """Wait at most ``seconds`` until the session can claim a run; return whether it can.
+
+    Another session may still claim the run first. Raise `NotFound`.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    async with open_ledger() as ledger:
+        while not await _waits(ledger, name):
+            left = deadline - loop.time()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(POLL_INTERVAL_SECONDS, left))
+        return True
+
+
+async def _waits(ledger: Ledger, name: str) -> bool:
+    async with ledger.read() as session:
+        row = await sessions.find(session, name)
+        return await claims.is_run_available(session, row, ledger.now())

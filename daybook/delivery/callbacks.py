@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from math import floor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
+from standardwebhooks import Webhook
 
 from daybook import home
-from daybook.delivery import backoff, destinations, home_secret, outbox, signing
+from daybook.delivery import backoff, destinations, home_secret, outbox
 from daybook.delivery.destinations import Destination, DestinationIndex
 from daybook.delivery.sending import GONE_STATUS, DeliveryResult
 from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
@@ -38,6 +40,9 @@ from daybook.jobs import limits
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.resources.secrets import PrefectSecretStore
+
+if TYPE_CHECKING:
+    from daybook.ledger.tables import OutboxRow
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -132,9 +137,9 @@ class CallbackSender:
             transport,
             "POST",
             row.address,
-            headers=signing.headers(row, body, signing_secrets, token, now),
+            headers=headers(row, body, signing_secrets, token, now),
             body=body,
-            secret={signing.AUTHORIZATION} if token else (),
+            secret={AUTHORIZATION} if token else (),
             timeout=destination.timeout,
             limit=MAX_RESPONSE_BYTES,
         )
@@ -224,3 +229,29 @@ def _has_token(row: OutboxRow, destination: Destination) -> bool:
 
 def _is_success(answer: Response) -> bool:
     return 200 <= answer.status < 300
+
+
+AUTHORIZATION = "Authorization"
+
+
+def headers(
+    row: OutboxRow, body: bytes, secrets: Sequence[str], token: str | None, now: datetime
+) -> dict[str, str]:
+    """Return the headers for one attempt of ``row`` at ``now`` (UTC); ``body`` is sent with them.
+
+    ``secrets`` are valid for `settings.signing_key`, newest first.
+    """
+    text = body.decode("utf-8")
+    result = {
+        "Content-Type": "application/json",
+        "Idempotency-Key": row.id,
+        "webhook-id": row.id,
+        "webhook-timestamp": str(floor(now.timestamp())),
+        "webhook-signature": " ".join(Webhook(each).sign(row.id, now, text) for each in secrets),
+        "X-CronEvent": row.event,
+    }
+    if row.run_id:
+        result["X-CronRun-ID"] = row.run_id
+    if token:
+        result[AUTHORIZATION] = f"Bearer {token}"
+    return result

@@ -1,4 +1,4 @@
-"""Tools that an agent may call while it answers, by its allow-list (`daybook.agents.allowed`).
+"""Tools that an agent may call while it answers, by its allow-list (`daybook.agents.base`).
 
 ::
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from daybook.agents import allowed
+from daybook.agents import base
 from daybook.agents.base import Tool
 from daybook.errors import (
     AgentMisconfigured,
@@ -118,7 +118,7 @@ def _source(
     entry: str, saved: Sequence[str], functions: Sequence[str]
 ) -> Literal["own", "python", "server"]:
     name = entry.partition(".")[0]
-    if name == allowed.OWN_TOOLS:
+    if name == base.OWN_TOOLS:
         return "own"
     if entry in functions and name in saved:
         raise InvalidInput(
@@ -130,13 +130,13 @@ def _source(
         return "python"
     if name in saved:
         return "server"
-    raise UnknownName("tool", entry, [allowed.OWN_TOOLS, *saved, *functions])
+    raise UnknownName("tool", entry, [base.OWN_TOOLS, *saved, *functions])
 
 
 def _matching_own(entry: str, pattern: str, tools: Sequence[Tool]) -> list[Tool]:
     matching = [each for each in tools if fnmatchcase(each.name, pattern or "*")]
     if not matching:
-        raise UnknownName("tool", entry, [f"{allowed.OWN_TOOLS}.{each.name}" for each in tools])
+        raise UnknownName("tool", entry, [f"{base.OWN_TOOLS}.{each.name}" for each in tools])
     return matching
 
 
@@ -157,7 +157,7 @@ async def open_tools(
         for wanted, server in zip(offer.servers, sessions, strict=True):
             tools |= _server_tools(offer.agent, wanted, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in offer.python}
-        own = {f"{allowed.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in offer.own}
+        own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in offer.own}
         if len(tools) + len(own) > MAX_TOOLS:
             raise AgentMisconfigured(
                 f'agent "{offer.agent}": its entries name {len(tools) + len(own)} tools, and a '

@@ -32,7 +32,7 @@ from daybook.agents.base import Agent, AgentReply, AgentRequest
 from daybook.agents.model import ModelAgent
 from daybook.errors import AgentError, DaybookError, Unreachable
 from daybook.execution import agent_lookup, conversation
-from daybook.execution.reachable import guard_of
+from daybook.execution.agent_lookup import guard_of
 from daybook.jobs import policy, provenance
 from daybook.jobs.checks import Check
 from daybook.ledger.states import Status

@@ -9,10 +9,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect.client.orchestration import get_client
 
+from daybook import home
 from daybook.errors import InvalidInput
-from daybook.execution import agent_lookup, checks, conversation, standing_orders
+from daybook.execution import agent_lookup, checks, conversation
 from daybook.execution.checks import Verdict
 from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import read_parameters
@@ -37,11 +40,11 @@ words what is worth telling. Where nothing is, answer with [SILENT] alone.
 def prompt(file: str) -> str:
     """Return the agent's prompt, with variables. Raise `InvalidInput` if there are no orders."""
     try:
-        text = standing_orders.read(file)
+        text = read(file)
     except FileNotFoundError:
         text = ""
     if not text:  # the check found orders, which are gone now
-        raise InvalidInput("file", f"{standing_orders.path_of(file)} says nothing any more")
+        raise InvalidInput("file", f"{path_of(file)} says nothing any more")
     return _PROMPT + text
 
 
@@ -54,7 +57,7 @@ async def _check(granted: Granted) -> Verdict:
     action, _, _ = read_parameters("heartbeat", granted.parameters)
     assert isinstance(action, Heartbeat)
     try:
-        text = standing_orders.read(action.file)
+        text = read(action.file)
     except FileNotFoundError:
         return Verdict(opens=False, reason=f"{action.file} is missing")
     if not text:
@@ -66,3 +69,34 @@ async def _check(granted: Granted) -> Verdict:
         agent = await agent_lookup.find_agent(client, action.gate_agent or action.agent)
     question = conversation.render_prompt(granted, _CHECK_PROMPT + text)
     return await checks.ask_agent(agent, question, job_verdict.charged(granted), job_verdict.usage)
+
+
+MAX_CHARACTERS = 100_000
+"""The most characters of the file: all of it goes to a model, twice."""
+
+
+def path_of(file: str) -> Path:
+    """Return the file's path; a relative name is one in the home. Raise `InvalidInput`."""
+    try:
+        return home.current_home().path / Path(file).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput("file", f"{file} is nowhere: {error}") from None
+
+
+def read(file: str) -> str:
+    """Return the stripped text of the file. Raise `InvalidInput` and FileNotFoundError."""
+    path = path_of(file)
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would block
+            raise InvalidInput("file", f"{path} is no file")
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            text = stream.read(MAX_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InvalidInput("file", f"{path} cannot be read: {error.strerror}") from None
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidInput(
+            "file", f"{path} is too long", f"legal: at most {MAX_CHARACTERS:,} characters"
+        )
+    return text.strip()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from daybook.agents import allowed
+from daybook.agents import base
 from daybook.agents.base import McpServers
 from daybook.errors import UnknownName
 from daybook.home import CLIENT_CREDENTIAL, current_home
@@ -53,13 +53,13 @@ async def find(entries: Iterable[str], servers: ToolServers) -> McpConfiguration
     saved = await servers.names()
     selected = []
     for name in names:
-        if name == allowed.OWN_TOOLS:
+        if name == base.OWN_TOOLS:
             continue
         if name not in saved:
-            raise UnknownName("tool server", name, [allowed.OWN_TOOLS, *saved])
+            raise UnknownName("tool server", name, [base.OWN_TOOLS, *saved])
         server = await servers.read(name)
         selected.append((server, await PreloadedSecrets.of(server, servers.secrets)))
-    return McpConfiguration(tuple(selected), allowed.OWN_TOOLS in names)
+    return McpConfiguration(tuple(selected), base.OWN_TOOLS in names)
 
 
 async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
@@ -91,7 +91,7 @@ async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
         filled.values.update(given[name] for name in _SECRET_VARIABLES if name in given)
         options = ["--owner", actor.owner]
         options += [f"--user-id={actor.user_id}"] if actor.user_id else []  # may begin with -
-        entries[allowed.OWN_TOOLS] = _program_entry(
+        entries[base.OWN_TOOLS] = _program_entry(
             [sys.executable, "-m", "daybook", "mcp", *options], given
         )
     return McpServers({"mcpServers": entries}, variables, frozenset(filled.values))

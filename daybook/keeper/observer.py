@@ -11,13 +11,17 @@ An interrupted cycle is repeated as a whole; the jobs it reconciled stay reconci
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from prefect.client.orchestration import PrefectClient
+
+from daybook.errors import LedgerUnreachable
 from daybook.keeper.cost import CountingClient, MeteredCoroutine
 from daybook.ledger.engine import Ledger
-from daybook.prefect import reconcile
+from daybook.prefect import instances, reconcile
 from daybook.prefect.fingerprints import Fingerprints
 from daybook.prefect.report import ReconcileReport
 
@@ -74,3 +78,20 @@ class Observer:
             extra={"action": "observed"},
         )
         return observation
+
+
+RECORD_INTERVAL_SECONDS = instances.RECORD_INTERVAL.total_seconds()
+
+
+async def record(ledger: Ledger, client: PrefectClient, holder: str) -> str:
+    """Record the server; return what is wrong if processes of this ledger use another one too."""
+    pool_id = await instances.pool_id(client)
+    if pool_id is None:
+        return ""  # no pool yet, so no run of ours
+    return instances.conflict(await instances.record(ledger, pool_id, str(client.api_url), holder))
+
+
+async def forget(ledger: Ledger, holder: str) -> None:
+    """Remove the record of a process that ends; if that fails, the record soon expires."""
+    with suppress(LedgerUnreachable):
+        await instances.forget(ledger, holder)

@@ -36,6 +36,7 @@ from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import httpx
@@ -43,6 +44,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 
+from daybook.agents import documents
 from daybook.errors import LeadershipLost, Unreachable
 from daybook.execution import outcome_spool
 from daybook.keeper import (
@@ -55,8 +57,6 @@ from daybook.keeper import (
     lease_reaper,
     listeners,
     retention,
-    server_record,
-    tasks,
 )
 from daybook.keeper import observer as observe
 from daybook.keeper.budget import CpuBudget
@@ -65,7 +65,8 @@ from daybook.keeper.leader import Leadership
 from daybook.ledger.engine import Ledger
 from daybook.prefect import corrections, ended_runs, run_naming, scheduled_runs, state_mirror
 from daybook.resources import mirror as block_mirror
-from daybook.tasks.scheduler import Cycle
+from daybook.tasks import model, notifier
+from daybook.tasks.scheduler import Cycle, Scheduler
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class Keeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
                     await self.leadership.release()
-                    await server_record.forget(self._ledger, self.leadership.holder)
+                    await observe.forget(self._ledger, self.leadership.holder)
         raise AssertionError("its tasks end by cancelling only")
 
     # --- the loops
@@ -192,13 +193,13 @@ class Keeper:
         reported = ""
         while True:
             conflict = await self._turn(
-                "server", server_record.record(self._ledger, client, self.leadership.holder)
+                "server", observe.record(self._ledger, client, self.leadership.holder)
             )
             if conflict is not None:
                 if conflict and conflict != reported:
                     log.warning("%s", conflict, extra={"action": "two_prefect_servers"})
                 reported = conflict
-            await asyncio.sleep(server_record.RECORD_INTERVAL_SECONDS)
+            await asyncio.sleep(observe.RECORD_INTERVAL_SECONDS)
 
     async def _runs(self, client: PrefectClient) -> NoReturn:
         while True:
@@ -298,7 +299,12 @@ class Keeper:
             await self._leading()
             await self._turn("tasks", cycle())
 
-        scheduler = tasks.scheduler(self._ledger, client)
+        scheduler = Scheduler(
+            self._ledger,
+            ladder=model.load_policy,
+            sink=notifier.prefect_notifier(client),  # the client checks the leadership first
+            capabilities_of=partial(documents.capabilities, client),
+        )
         try:
             await scheduler.run(turn)
         finally:

@@ -7,8 +7,7 @@ from datetime import datetime
 from sqlalchemy import JSON, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-from daybook.ledger.columns import Instant
-from daybook.ledger.tables import new_id
+from daybook.ledger.tables import Instant, new_id
 
 _LIVE = text("finished_at IS NULL")
 

@@ -85,12 +85,12 @@ class SessionResources:
         return ListResourcesResult(resources=[_resource(each) for each in rows])
 
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-        from daybook.api import task_waits
+        from daybook.api import tasks
 
         with acting_as(self._actor_of(context)):
             row = await self._find(params.uri)
             content = row | {
-                "something_waits": await _translate_errors(task_waits.is_claimable(row["name"]))
+                "something_waits": await _translate_errors(tasks.is_claimable(row["name"]))
             }
         text = json.dumps(content, ensure_ascii=False)
         contents = TextResourceContents(uri=params.uri, mime_type=_JSON, text=text)

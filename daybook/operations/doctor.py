@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from daybook import home
-from daybook.operations.checks import delivery, installation, late, plugins, prefect, tasks
+from daybook.operations.checks import Problem, delivery, installation, late, prefect
 from daybook.operations.checks import home as machine
 from daybook.operations.checks import ledger as book
-from daybook.operations.checks.problem import Problem
 
 Findings = list[dict[str, Any]]
 Check = Callable[..., list[Problem] | Awaitable[list[Problem]]]
@@ -26,7 +25,7 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("doors", installation.entry_points),
     ("worker imports", installation.worker_imports),
     ("settings", machine.settings),
-    ("plugins", plugins.plugins),
+    ("plugins", installation.plugins),
     ("home", machine.home),
     ("modes", machine.modes),
     ("leftovers", machine.leftovers),
@@ -39,7 +38,7 @@ LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("one prefect", book.one_prefect),
     ("ledger clock", late.ledger_clock),
     ("outbox", delivery.outbox),
-    ("tasks", tasks.tasks),
+    ("tasks", late.tasks),
 )
 PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", prefect.clock),

@@ -33,8 +33,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from daybook.operations.host_names import LOOPBACK_NAMES
-from daybook.operations.origin import Application, Receive, Scope, Send
+from daybook.operations.host_names import LOOPBACK_NAMES, Application, Receive, Scope, Send
 from daybook.operations.peers import is_another_user
 
 LINKS_PATH = "/daybook/links"

@@ -212,8 +212,8 @@ def run(port: int) -> None:
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
 
+    from daybook.operations.host_names import SameOriginGuard
     from daybook.operations.login import BrowserLogin
-    from daybook.operations.origin import SameOriginGuard
     from daybook.prefect import private_names
 
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())

@@ -20,13 +20,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from httpx import URL
 
 from daybook import home as homes
 from daybook import repository, settings
-from daybook.api import jobs_file, runs, sync, views
+from daybook.api import runs, sync, views
 from daybook.api.jobs import add
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
@@ -47,7 +48,7 @@ from daybook.operations import (
 from daybook.processes import children
 from daybook.processes.children import Child
 from daybook.runs import claim_requests, claims, history
-from daybook.tasks import escalation
+from daybook.tasks import model
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -104,7 +105,7 @@ async def up(talk: UpReporter, *, link: bool = True) -> None:
     does not start.
     """
     limits.load_rules()
-    escalation.load_policy()
+    model.load_policy()
     home = homes.current_home()
     with home_lock.hold(home) as record, _stop_requested() as stop:
         work = asyncio.create_task(_run(home, record, talk, link))
@@ -304,7 +305,7 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> s
     async with ledger.read() as session:
         is_new = not await store.any_ever(session)
     if is_new:
-        for fields in jobs_file.read(repository.root() / EXAMPLE_FILE):
+        for fields in read(repository.root() / EXAMPLE_FILE):
             view = await add(fields)
             talk.say(f"Added the example job {view['name']}: {view['words']}")
             async with ledger.read() as session:
@@ -347,3 +348,29 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
             cursor = ended[-1][0].finished_at or cursor
             shown = {row.id for row, _ in ended if row.finished_at == cursor}
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the jobs of a file, each as the flat fields of `daybook.jobs.model.new_job`.
+
+    Raise `InvalidInput` if the file is not a jobs file; `new_job` checks the fields.
+    """
+    import yaml
+
+    legal = "a mapping with `jobs`, a list of jobs"
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InvalidInput(str(path), f"is no YAML: {error}", legal) from error
+    if not isinstance(content, dict) or not isinstance(content.get("jobs"), list):
+        raise InvalidInput(str(path), "is no jobs file", legal)
+    return [_flat(path, job) for job in content["jobs"]]
+
+
+def _flat(path: Path, job: object) -> dict[str, Any]:
+    if not isinstance(job, dict):
+        raise InvalidInput(str(path), f"{job!r} is no job", "a mapping with a schedule")
+    schedule = job.get("schedule")
+    if not isinstance(schedule, dict):
+        return dict(job)
+    return {name: value for name, value in job.items() if name != "schedule"} | schedule

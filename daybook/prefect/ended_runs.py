@@ -41,7 +41,7 @@ from daybook.prefect import flow_runs, occurrence, state_mirror, states
 from daybook.prefect.projection import ledger_tag
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.prefect.states import is_skipped, terminal_state
-from daybook.runs import ends_read, leases, waiting_runs
+from daybook.runs import leases, waiting_runs
 from daybook.runs import prefect_ends as book
 from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.retention import RetentionLimits
@@ -90,8 +90,8 @@ async def record_unread_ends(
     """
     started, deadline = ledger.now(), time.monotonic() + most_seconds
     async with ledger.read() as session:
-        stored = await ends_read.read_until(session)
-        oldest = await ends_read.first_job_created_at(session)
+        stored = await book.read_until(session)
+        oldest = await book.first_job_created_at(session)
     since, limit = _read_from(stored, oldest, started), started
     reached = since
     async for read_until, runs in flow_runs.read_ended(
@@ -116,7 +116,7 @@ async def record_unread_ends(
             or progress - stored >= SAVE_INTERVAL
             or (out_of_time and progress > stored)
         ):
-            await ends_read.advance(ledger, progress)
+            await book.advance(ledger, progress)
             stored = progress
         if out_of_time:
             break

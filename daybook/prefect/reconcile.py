@@ -14,7 +14,7 @@ from daybook import settings
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.prefect import adoption, deployment, parameter_schema, prefect_instance, projection
+from daybook.prefect import adoption, deployment, instances, parameter_schema, projection
 from daybook.prefect import client as prefect
 from daybook.prefect import deployments as listing
 from daybook.prefect import links as records
@@ -59,7 +59,7 @@ async def reconcile_all(
     report, end = ReconcileReport(), time.monotonic() + most_seconds
     await delete_leftover_deployments(ledger, client, report)
     listed = await listing.read(client, ledger.id)
-    is_same = await prefect_instance.is_same_instance(ledger, client, report, listed.found)
+    is_same = await instances.is_same_instance(ledger, client, report, listed.found)
     work = _Reconciler(ledger, client, listed, Fingerprints() if seen is None else seen, report)
     async with ledger.read() as session:
         versions = await records.job_versions(session)

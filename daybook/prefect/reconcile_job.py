@@ -27,7 +27,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
 from daybook.names import free_name
 from daybook.prefect import client as prefect
-from daybook.prefect import deployment, parameter_schema, prefect_instance, projection
+from daybook.prefect import deployment, instances, parameter_schema, projection
 from daybook.prefect import links as records
 from daybook.prefect.diff import compare, differing_fields
 from daybook.prefect.import_edits import import_edits
@@ -212,7 +212,7 @@ async def _needs_deployment(
     if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
         report.add_remade(row.name)
         return True
-    return await prefect_instance.is_same_instance(ledger, client, report) is not True
+    return await instances.is_same_instance(ledger, client, report) is not True
 
 
 async def _record_lost(

@@ -29,7 +29,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
 
 from daybook.jobs import lateness, store
 from daybook.jobs.model import Job
@@ -37,7 +39,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.runs import claim_requests, corrections, leases, outcomes, rows
 from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.claim_rules import is_due
@@ -261,3 +263,32 @@ def _late(job: Job, row: RunRow, now: datetime) -> lateness.Lateness:
 
 def _failed(end: EndInPrefect) -> Outcome:
     return Outcome(Status.FAILED, error=end.message or end.describe())
+
+
+_KEY = "ends_read"
+
+
+async def read_until(session: AsyncSession) -> datetime | None:
+    """Return the mark (UTC), by the time of the end; None before the first read."""
+    fact = await session.get(Fact, _KEY)
+    return None if fact is None else datetime.fromisoformat(fact.value)
+
+
+async def advance(ledger: Ledger, to: datetime) -> None:
+    """Move the mark to ``to`` (UTC); never back, unless it lies beyond the ledger's now."""
+    async with ledger.write() as session:
+        fact = await session.get(Fact, _KEY) or Fact(key=_KEY, value="")
+        if not fact.value or not to <= datetime.fromisoformat(fact.value) <= ledger.now():
+            fact.value = to.isoformat()
+            session.add(fact)
+
+
+async def first_job_created_at(session: AsyncSession) -> datetime | None:
+    """Return when the first job was made; None without any job.
+
+    No run of this ledger ended before that.
+    """
+    created_at: datetime | None = (
+        await session.execute(select(func.min(col(JobRow.created_at))))
+    ).scalar_one()
+    return created_at

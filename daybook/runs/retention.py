@@ -42,7 +42,7 @@ from daybook.ledger.tables import (
     RunRow,
     SessionRow,
 )
-from daybook.runs import ends_read, sessions
+from daybook.runs import prefect_ends, sessions
 
 BATCH_SIZE = 500
 """How many rows one transaction deletes."""
@@ -124,7 +124,7 @@ async def _deletable(
     )
     # A direct call has no job: its end is never read.
     is_custom = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
-    read_to = await ends_read.read_until(session)
+    read_to = await prefect_ends.read_until(session)
     may_be_read_again = is_custom & (
         (col(RunRow.finished_at) > min(read_to, now) - PREFECT_RUN_MIN_AGE) if read_to else true()
     )

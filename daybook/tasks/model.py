@@ -14,10 +14,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from daybook import owners
+from daybook import owners, settings
 from daybook.errors import InvalidInput
 from daybook.names import validate_line, validate_name
 from daybook.schedules import durations
+from daybook.settings import Settings
 from daybook.validation import as_pydantic, from_pydantic, raising_pydantic_error
 
 PRIORITIES = ("urgent", "high", "medium", "low")
@@ -220,3 +221,17 @@ def escalate(
         if cycles + 1 >= getattr(ladder, name) and name not in done
     )
     return EscalationDue(cycles + 1, tuple(due_steps))
+
+
+def load_policy(found: Settings | None = None) -> EscalationPolicy:
+    """Return the policy in the settings, which are read unless ``found`` is given.
+
+    Called for each cycle, because the file may have changed. Raises `InvalidInput` naming the
+    variable, or the file and the key.
+    """
+    found = found or settings.load()
+    try:
+        return EscalationPolicy.of(found.tasks)
+    except InvalidInput as error:
+        key = error.field.removeprefix("tasks.")
+        raise settings.invalid_setting("tasks", f"{key}: {error.problem}", error.hint) from None

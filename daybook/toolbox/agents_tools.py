@@ -21,7 +21,7 @@ from daybook.agents.base import Tool
 from daybook.api import context
 from daybook.errors import DaybookError, InvalidInput
 from daybook.owners import Actor
-from daybook.toolbox import TOOLS, NotDone, calls, hints
+from daybook.toolbox import TOOLS, NotDone, calls, text
 from daybook.toolbox.arguments import Argument, schema
 from daybook.toolbox.invocation import guarded
 
@@ -161,7 +161,7 @@ def _tool_for(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> 
     context.actor_for(agent, user)  # raises here, not in the middle of a conversation
 
     async def call(given: dict[str, Any]) -> str:
-        with owners.acting_as(_actor(agent, user)), hints.offering(offered):
+        with owners.acting_as(_actor(agent, user)), text.offering(offered):
             return await tool.call(given)
 
     return replace(tool, call=call)

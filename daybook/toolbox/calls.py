@@ -11,7 +11,7 @@ from typing import Any
 
 from daybook.errors import InvalidInput
 from daybook.toolbox import text as words
-from daybook.toolbox.hints import hint
+from daybook.toolbox.text import hint
 
 log = logging.getLogger(__name__)
 

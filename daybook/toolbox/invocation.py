@@ -17,7 +17,7 @@ from daybook.errors import DaybookError, InvalidInput, NotFound, TokenRefused, U
 from daybook.tasks.model import redact_tokens
 from daybook.toolbox import arguments
 from daybook.toolbox.arguments import Argument
-from daybook.toolbox.hints import hint
+from daybook.toolbox.text import hint
 
 log = logging.getLogger(__name__)
 

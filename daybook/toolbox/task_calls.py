@@ -36,7 +36,7 @@ async def claim(given: dict[str, Any]) -> str:
     Return without waiting if the session has to do something first, or if too many calls of its
     owner wait already.
     """
-    from daybook.api import task_waits, tasks
+    from daybook.api import tasks
 
     loop, owner = asyncio.get_running_loop(), owners.current_actor().owner
     deadline = loop.time() + given["wait_seconds"]
@@ -53,7 +53,7 @@ async def claim(given: dict[str, Any]) -> str:
             return words.nothing_claimable(why, words.TOO_MANY_WAITING_HINT)
         _waiting[owner] += 1
         try:
-            if not await task_waits.wait_until_claimable(given["session"], left):
+            if not await tasks.wait_until_claimable(given["session"], left):
                 return words.nothing_claimable(why)
         finally:
             _waiting[owner] -= 1
@@ -105,16 +105,16 @@ async def release(given: dict[str, Any]) -> str:
 
 async def register(given: dict[str, Any]) -> str:
     """Register a session; the answer says whether it can claim a run now."""
-    from daybook.api import task_waits, tasks
+    from daybook.api import tasks
 
     capabilities = [each.strip() for each in given.pop("capabilities", "").split(",")]
     registered = await tasks.register(**given, capabilities=[each for each in capabilities if each])
-    return words.registered(registered, await task_waits.is_claimable(registered["name"]))
+    return words.registered(registered, await tasks.is_claimable(registered["name"]))
 
 
 async def report(given: dict[str, Any]) -> str:
-    from daybook.api import task_waits, tasks
+    from daybook.api import tasks
 
     name, prompting = given["session"], given.get("prompting") == YES
     reported = await tasks.report(name, state=given["state"], prompting=prompting)
-    return words.session(reported, "Reported. ", await task_waits.is_claimable(name))
+    return words.session(reported, "Reported. ", await tasks.is_claimable(name))

@@ -6,13 +6,14 @@ The input is a dictionary of `daybook.api.views`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 
 from daybook.schedules.descriptions import WEEKDAYS
 from daybook.schedules.zones import zone
-from daybook.toolbox.hints import hint
 
 MAX_DUE_TIMES = 3
 """Maximum number of due times in the text of a job."""
@@ -192,3 +193,26 @@ def _recipient_lines(found: dict[str, Any]) -> Iterable[str]:
         yield "answer goes to: no channel; it is kept" + hint("cron_runs", ", and {} shows it")
     if failures := recipients.get("failed"):
         yield f"failures go to: {', '.join(failures)}"
+
+
+_OFFERED: ContextVar[Mapping[str, str] | None] = ContextVar("daybook_offered_tools", default=None)
+
+
+@contextmanager
+def offering(tools: Mapping[str, str]) -> Iterator[None]:
+    """Limit hints inside to these tools; the values are how the caller calls each."""
+    token = _OFFERED.set(tools)
+    try:
+        yield
+    finally:
+        _OFFERED.reset(token)
+
+
+def hint(tool: str, text: str) -> str:
+    """Return ``text`` with `{}` replaced by how ``tool`` is called; empty if it is not offered.
+
+    Outside of `offering` every tool is offered, under its own name.
+    """
+    offered = _OFFERED.get()
+    name = tool if offered is None else offered.get(tool)
+    return "" if name is None else text.replace("{}", name)

@@ -21,6 +21,17 @@ Nothing that a server sends is trusted: its names, its schemas, the length of it
 Authors of Python tools import `daybook.errors.Temporary` and `occurrence`.
 """
 
-from daybook.tools.context import occurrence
+from contextvars import ContextVar
 
 __all__ = ["occurrence"]
+
+
+OCCURRENCE: ContextVar[str] = ContextVar("daybook_occurrence", default="")
+
+
+def occurrence() -> str:
+    """Return the idempotency key of the call, the same in every attempt; "" outside of a call.
+
+    A tool that passes it on as an idempotency key has its effect once, however often it is tried.
+    """
+    return OCCURRENCE.get()

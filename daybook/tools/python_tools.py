@@ -29,9 +29,8 @@ from daybook import registry
 from daybook.errors import InvalidInput, Temporary
 from daybook.ledger.states import Outcome, Status
 from daybook.processes.ending import wait_shielded
-from daybook.tools import answers
+from daybook.tools import OCCURRENCE, answers
 from daybook.tools.base import PYTHON, CallResult, ToolInfo
-from daybook.tools.context import OCCURRENCE
 
 GROUP = registry.TOOLS
 

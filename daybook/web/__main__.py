@@ -11,8 +11,7 @@ from daybook.errors import DaybookError
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
 from daybook.processes import proc
-from daybook.web.app import application, build_server
-from daybook.web.guard import Guard
+from daybook.web.app import Guard, application, build_server
 
 
 def run(listener: socket.socket, host: str, names: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -10,11 +10,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from daybook.errors import DaybookError
 from daybook.operations import connections
 from daybook.operations.health import HealthMonitor
+from daybook.operations.host_names import AllowedNames
 from daybook.web import metrics
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -56,3 +57,32 @@ def application(watch: HealthMonitor) -> Starlette:
 def build_server(guarded: ASGIApp) -> uvicorn.Server:
     """Return the HTTP server for the guarded application."""
     return uvicorn.Server(connections.server_config(guarded, graceful=1, log_level="warning"))
+
+
+_CLOSE = {"connection": "close"}
+
+
+class Guard:
+    """ASGI middleware; `AllowedNames` documents ``names`` and ``any_address``."""
+
+    def __init__(
+        self, application: ASGIApp, names: Iterable[str] = (), *, any_address: bool = False
+    ) -> None:
+        self._application = application
+        self._names = AllowedNames(names, any_address=any_address)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (response := self._refusal(scope)) is not None:
+            await response(scope, receive, send)
+        elif scope["type"] != "websocket":
+            await self._application(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+        if why := self._names.refusal(scope):
+            return PlainTextResponse(f"{why}\n", 403, _CLOSE)
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("GET or HEAD\n", 405, {"allow": "GET, HEAD"} | _CLOSE)
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+            return PlainTextResponse("no body is read here\n", 413, _CLOSE)
+        return None

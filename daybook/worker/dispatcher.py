@@ -15,10 +15,13 @@ it.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 import httpx
@@ -45,7 +48,6 @@ from daybook.worker.launch import Launcher
 from daybook.worker.messages import LaunchRequest
 from daybook.worker.run_queue import expected_start
 from daybook.worker.supervision import SupervisedRun
-from daybook.worker.turns import EarliestFirstLock
 
 log = logging.getLogger(__name__)
 
@@ -318,3 +320,38 @@ class Dispatcher:
 
 def _json(run: FlowRun, state: State[Any]) -> dict[str, Any]:
     return run.model_copy(update={"state": state}).model_dump(mode="json")
+
+
+class EarliestFirstLock:
+    """One claim at a time, by due time; claims with the same due time in order of arrival."""
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._waiting: list[tuple[datetime, int, asyncio.Future[None]]] = []
+        self._arrivals = count()
+
+    @asynccontextmanager
+    async def turn(self, due: datetime) -> AsyncIterator[None]:
+        """Wait for the lock and hold it."""
+        if self._busy:
+            ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (due, next(self._arrivals), ready))
+            try:
+                await ready
+            except asyncio.CancelledError:
+                if ready.done() and not ready.cancelled():
+                    self._pass_on()  # it had the lock already
+                raise
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            *_, following = heapq.heappop(self._waiting)
+            if not following.done():
+                following.set_result(None)
+                return  # still busy: no newcomer may come in between
+        self._busy = False

@@ -27,7 +27,7 @@ from daybook.ledger.engine import Ledger
 from daybook.prefect import private_names
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
-from daybook.tasks import escalation
+from daybook.tasks import model
 from daybook.worker import external_runs, launch, pool
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 
@@ -78,7 +78,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
         limits.load_rules()
-        escalation.load_policy()
+        model.load_policy()
         private_names.cache_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:

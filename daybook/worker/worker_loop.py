@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -32,17 +32,19 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.events import Event
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from prefect.logging.loggers import flow_run_logger
 
 from daybook.errors import DaybookError, Unreachable
-from daybook.keeper import leader
+from daybook.keeper import event_stream, leader
 from daybook.keeper.services import Keeper
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
 from daybook.runs import leases
 from daybook.timing import TIMING
-from daybook.worker import events, exit_handling, external_runs
+from daybook.worker import exit_handling, external_runs
 from daybook.worker.dispatcher import Dispatcher
 from daybook.worker.launch import Launcher
 from daybook.worker.run_queue import RunQueue
@@ -127,7 +129,7 @@ class WorkerLoop:
             for work in self._upkeep:
                 group.create_task(work())
             if self._config.pool_id is not None:
-                group.create_task(events.listen(self._config.pool_id, self._on_event))
+                group.create_task(listen(self._config.pool_id, self._on_event))
             self.run_queue.poll_soon()
         raise AssertionError("its tasks end by cancelling only")
 
@@ -239,7 +241,7 @@ class WorkerLoop:
         return True
 
     async def _on_event(self, flow_run_id: str, state: str) -> None:
-        if state in events.SCHEDULED_STATE_NAMES:
+        if state in SCHEDULED_STATE_NAMES:
             self.run_queue.poll_soon()
             return
         if state in {"Cancelling", "Cancelled"}:
@@ -247,7 +249,7 @@ class WorkerLoop:
                 self._taking[flow_run_id] = True
             if flow_run_id in self._watched:
                 self._watched[flow_run_id].stop(StopCause.CANCEL)
-        if state in events.ENDED_STATE_NAMES and flow_run_id not in self._watched:
+        if state in ENDED_STATE_NAMES and flow_run_id not in self._watched:
             await self._log_errors(ended_runs.record_end(self._ledger, self._client, flow_run_id))
 
     async def _send_heartbeats(self) -> NoReturn:
@@ -361,3 +363,31 @@ class WorkerLoop:
     async def _all_ended(self) -> None:
         while self._exits:
             await asyncio.wait(self._exits)
+
+
+_PREFIX = "prefect.flow-run."
+SCHEDULED_STATE_NAMES = {
+    "Scheduled",
+    "AwaitingConcurrencySlot",
+    "AwaitingRetry",
+    "Late",
+    "Resuming",
+}
+"""Names of the states that make a run due."""
+ENDED_STATE_NAMES = {"Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "TimedOut"}
+"""Names of the states that end a run."""
+
+
+async def listen(pool_id: UUID, heard: Callable[[str, str], Awaitable[None]]) -> NoReturn:
+    """Call ``heard`` with a flow run's id and the name of its new state, until cancelled."""
+    pool_events = EventFilter(
+        event=EventNameFilter(prefix=[_PREFIX]),
+        any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool_id}"]),
+    )
+
+    async def changed(event: Event) -> None:
+        flow_run_id = event.resource.id.removeprefix(_PREFIX)
+        await heard(flow_run_id, event.event.removeprefix(_PREFIX))
+
+    await event_stream.listen(pool_events, changed)
+    raise AssertionError("it ends by cancelling only")

@@ -16,13 +16,12 @@ from prefect.client.orchestration import PrefectClient
 from sqlmodel import select
 
 from daybook import repository
-from daybook.api import jobs_file
 from daybook.home import CLIENT_CREDENTIAL, Home
 from daybook.jobs import store as stored
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
-from daybook.operations import server
+from daybook.operations import server, up
 from daybook.prefect import deployment as deployments
 from daybook.prefect import parameter_schema, reconcile
 from daybook.schedules.descriptions import describe
@@ -201,7 +200,7 @@ def test_every_example_is_a_job() -> None:
     folder = repository.root() / "deployments" / "jobs"
     files = sorted(folder.glob("*.yaml"))
     assert [file.name for file in files] == ["example.yaml"]
-    (fields,) = jobs_file.read(files[0])
+    (fields,) = up.read(files[0])
     job = new_job(now=SYSTEM_CLOCK.now(), default_timezone="America/New_York", **fields)
     assert job.name == "first-light"
     assert describe(job.schedule) == "at 09:00 every day, America/New_York"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from daybook.delivery.channels import apprise_plugins, prefect_private, threads
+from daybook.delivery.channels import apprise_plugins, threads
 from daybook.delivery.channels.apprise_plugins import MessageFormat
 from daybook.delivery.channels.base import UNBOUNDED, Message, NotDelivered
 from daybook.errors import InvalidInput, UnknownName
@@ -88,7 +89,7 @@ class PrefectBlock:
         self._what = f'the block "{name}" ({slug})'
         self._block = block
         self._secret = secret
-        self._client = prefect_private.apprise_of(block)
+        self._client = apprise_of(block)
         self._form: MessageFormat | None = None
         if self._client is not None:
             if not len(self._client):
@@ -185,3 +186,23 @@ def _split_url(url: str) -> Iterator[str]:
         yield from (each for each in long if len(each) >= _MIN_PART_LENGTH)
     except ValueError:  # not a URL
         yield from (each for each in re.split(r"[^\w-]+", url) if len(each) >= _MIN_PART_LENGTH)
+
+
+log = logging.getLogger(__name__)
+
+
+def apprise_of(block: Any) -> Any | None:
+    """Return the `Apprise` that a notification block sends with; None if the block has none.
+
+    Also returns None, with a log line, if it is not found. Then the limits of the block's service
+    are unknown, and apprise's own processing of a message cannot be disabled.
+    """
+    from prefect.blocks.notifications import AbstractAppriseNotificationBlock
+
+    if not isinstance(block, AbstractAppriseNotificationBlock):
+        return None
+    client = getattr(block, "_apprise_client", None)
+    if all(hasattr(client, each) for each in ("find", "asset", "notify")):
+        return client
+    log.warning("Prefect's block %s keeps no apprise as expected", type(block).__name__)
+    return None

@@ -12,8 +12,8 @@ from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
 from daybook.operations import outbox_status
+from daybook.operations.checks import Problem
 from daybook.operations.checks import ledger as book
-from daybook.operations.checks.problem import Problem
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

@@ -13,15 +13,15 @@ from daybook import settings as ours
 from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.jobs import limits
-from daybook.operations.checks.problem import Problem
-from daybook.tasks import escalation
+from daybook.operations.checks import Problem
+from daybook.tasks import model
 
 
 def settings() -> list[Problem]:
     """Check that every setting is legal."""
     try:
         limits.load_rules()
-        escalation.load_policy()
+        model.load_policy()
     except InvalidInput as error:
         fix = f"edit {_quoted([ours.config_file()])}"
         return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else fix)]

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from daybook import repository
+from daybook import registry, repository
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import current_home
-from daybook.operations.checks.problem import Problem
+from daybook.operations.checks import Problem
 
 DISTRIBUTION = "daybook"
 ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
@@ -141,3 +141,23 @@ def _install(requirement: Requirement) -> str:
         return reinstall_command()
     wanted = shlex.quote(f"{requirement.name}{requirement.specifier}")
     return f"{shlex.quote(sys.executable)} -m pip install {wanted}"
+
+
+def plugins() -> list[Problem]:
+    """Check that each can be imported here; the worker's path may be another."""
+    try:
+        registry.find_listeners()
+    except InvalidInput:  # another check reports what is wrong with the settings
+        return []
+    fix = "see that it is on the worker's path (pip install, PYTHONPATH), or correct `plugins`"
+    problems = [
+        Problem(f"the plugin {module} cannot be imported: {why}", fix)
+        for module, why in registry.failed_plugins().items()
+    ]
+    for name in registry.known_names(registry.LISTENERS):
+        try:
+            registry.find(registry.LISTENERS, name)
+        except registry.UnusableFunction as error:
+            fix = "pip install what it needs, or uninstall what has it"
+            problems.append(Problem(f'the listener "{name}" cannot be called: {error}', fix))
+    return problems

@@ -5,15 +5,17 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from daybook.api import overdue, views
+from daybook.api import overdue, task_scheduler, views
 from daybook.api.overdue import DelayFacts
 from daybook.clock import SYSTEM_CLOCK
 from daybook.keeper import leadership
 from daybook.ledger.engine import open_ledger
+from daybook.operations.checks import Problem
 from daybook.operations.checks import ledger as book
-from daybook.operations.checks.problem import Problem
 from daybook.runs import history
 from daybook.runs import overdue as book_of_late
+from daybook.tasks import views as task_views
+from daybook.tasks.pause import UNREADABLE
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -101,3 +103,14 @@ async def late(client: PrefectClient) -> list[Problem]:
         known = DelayFacts(ledger.now(), "", pool, ahead, ledger.skew(), leader)
     described = overdue.overdue_views(overdue_runs[:MAX_LISTED], known)
     return [Problem(overdue.as_sentence(each), "daybook status") for each in described]
+
+
+async def tasks() -> list[Problem]:
+    """Check that the pause can be read; that it is paused, and starving tasks, are harmless."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        now = ledger.now()
+        state = await task_views.read_counts(session, now)
+    return [
+        Problem(each.what, each.command, harmless=UNREADABLE not in each.what)
+        for each in task_scheduler.problems(state, now)
+    ]

@@ -21,8 +21,7 @@ from daybook.jobs import store
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
-from daybook.operations.checks import home, installation
-from daybook.operations.checks.problem import Problem
+from daybook.operations.checks import Problem, home, installation
 from daybook.prefect import instances
 from daybook.resources import copies as block_copies
 

@@ -14,8 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import current_home, is_own_server
-from daybook.operations.checks import installation, ledger
-from daybook.operations.checks.problem import Problem
+from daybook.operations.checks import Problem, installation, ledger
 
 if TYPE_CHECKING:
     from httpx import Response

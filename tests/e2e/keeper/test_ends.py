@@ -15,7 +15,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, flow_runs, scheduled_runs, state_mirror
 from daybook.prefect.states import terminal_state
-from daybook.runs import claims, ends_read, leases
+from daybook.runs import claims, leases, prefect_ends
 from daybook.runs.claim_requests import Granted
 from tests.costs import one_in
 from tests.world import World
@@ -141,7 +141,7 @@ async def test_only_what_ended_since_the_last_pass_is_read_whoever_leads(world: 
     run = await scheduled(world)
     await world.prefect.set(run, Cancelled())
     world.passes(minutes=2)
-    await ends_read.advance(world.ledger, world.at(seconds=-60))
+    await prefect_ends.advance(world.ledger, world.at(seconds=-60))
 
     now = world.ledger.now()
     assert await ended_runs.record_unread_ends(world.ledger, world.client) >= now

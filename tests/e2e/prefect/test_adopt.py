@@ -11,7 +11,7 @@ import pytest
 
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
-from daybook.prefect import deployments, prefect_instance
+from daybook.prefect import deployments, instances
 from daybook.prefect import links as records
 from daybook.prefect.adoption import adopt_deployments
 from daybook.prefect.reconcile import ReconcileReport
@@ -277,7 +277,7 @@ async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
 
 async def test_two_that_take_it_over_at_once_make_one_job(world: Any) -> None:
     await made(world, "a-job")
-    await prefect_instance.is_same_instance(world.ledger, world.client, ReconcileReport())
+    await instances.is_same_instance(world.ledger, world.client, ReconcileReport())
     seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
     report = ReconcileReport()
     for _ in range(2):  # the second saw what the first did, before it was a job

@@ -18,7 +18,7 @@ from daybook import owners
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
-from daybook.toolbox import TOOLS, hints
+from daybook.toolbox import TOOLS
 from daybook.toolbox import text as answers
 from tests.unit.api.playing import plays
 
@@ -163,7 +163,7 @@ def test_what_a_job_is_shown_with_names_only_the_tools_that_are_offered() -> Non
         **{"kind": "agent-prompt", "prompt": "x", "agent": "default", "sync": "synced"},
         "told": {"failed": ["inbox"]},
     }
-    with hints.offering({}):
+    with answers.offering({}):
         alone = [
             answers.job({**stored, "enabled": on, "disabled_reason": ""}) for on in (True, False)
         ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from daybook.api import jobs_file
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.actions import ToolCall, Webhook
 from daybook.jobs.model import new_job
+from daybook.operations import up
 
 FILE = """
 jobs:
@@ -26,7 +26,7 @@ jobs:
 def test_each_kind_is_read(tmp_path: Path) -> None:
     file = tmp_path / "jobs.yaml"
     file.write_text(FILE)
-    export, renew = (new_job(now=SYSTEM_CLOCK.now(), **fields) for fields in jobs_file.read(file))
+    export, renew = (new_job(now=SYSTEM_CLOCK.now(), **fields) for fields in up.read(file))
     assert export.action == Webhook(url="https://api.example.org/export")
     assert renew.name == "renew-index"
     params = {"full": True, "parts": [1, 2.5, None]}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daybook import owners
-from daybook.agents import allowed
+from daybook.agents import base
 from daybook.agents.base import Tool
 from daybook.errors import InvalidInput, UnknownName
 from daybook.execution import agent_tools
@@ -121,13 +121,13 @@ async def test_without_an_allow_list_nothing_is_looked_up() -> None:
 )
 def test_an_entry_that_cannot_be_one_is_refused_when_it_is_written(entry: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        allowed.check([entry])
+        base.check([entry])
 
 
 def test_more_entries_than_anybody_writes_are_refused() -> None:
-    assert len(allowed.check(["a"] * 50)) == 50
+    assert len(base.check(["a"] * 50)) == 50
     with pytest.raises(ValueError, match="50"):
-        allowed.check(["a"] * 51)
+        base.check(["a"] * 51)
 
 
 async def test_a_python_tool_and_a_server_of_one_name_are_told_apart_by_nobody(

@@ -19,7 +19,7 @@ from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
 
 from daybook import settings
-from daybook.api import task_waits, tokens
+from daybook.api import tasks, tokens
 from daybook.delivery import outbox
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
@@ -358,7 +358,7 @@ async def test_who_does_not_take_what_it_is_told_delays_nobody(
 async def test_who_waits_for_a_task_and_goes_gets_none(
     here: Served, token: str, ledger: Ledger, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, ended, until = asyncio.Event(), asyncio.Event(), task_waits.wait_until_claimable
+    began, ended, until = asyncio.Event(), asyncio.Event(), tasks.wait_until_claimable
 
     async def watched(name: str, seconds: float) -> bool:
         began.set()
@@ -367,7 +367,7 @@ async def test_who_waits_for_a_task_and_goes_gets_none(
         finally:
             ended.set()
 
-    monkeypatch.setattr(task_waits, "wait_until_claimable", watched)
+    monkeypatch.setattr(tasks, "wait_until_claimable", watched)
     await registered(ledger, "agent:cleo", "hers")
     async with client(here, token) as cleo:
         given = {"session": "hers", "wait_seconds": 25}

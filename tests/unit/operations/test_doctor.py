@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.home import Home
 from daybook.operations import doctor
-from daybook.operations.checks.problem import Problem
+from daybook.operations.checks import Problem
 from tests.unit.operations.checks.test_installation import installed
 
 pytestmark = pytest.mark.anyio

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from daybook.operations import login, peers
+from daybook.operations.host_names import Receive, Scope, Send
 from daybook.operations.login import BrowserLogin
-from daybook.operations.origin import Receive, Scope, Send
 
 CREDENTIAL = "daybook:secret"
 BASIC = f"Basic {base64.b64encode(CREDENTIAL.encode()).decode()}"

@@ -16,7 +16,7 @@ import pytest
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import server
-from daybook.operations.origin import Receive, SameOriginGuard, Scope, Send
+from daybook.operations.host_names import Receive, SameOriginGuard, Scope, Send
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,7 @@ from daybook.keeper import retention
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
 from daybook.prefect import unmirrored as mirror
-from daybook.runs import audit, claims, ends_read, prefect_ends, sessions
+from daybook.runs import audit, claims, prefect_ends, sessions
 from daybook.runs import retention as book_of
 from daybook.runs.retention import RetentionLimits
 from tests.world import World
@@ -148,11 +148,11 @@ async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_a
     for passed, read_to in ((100 * DAY, None), (DAY, settled), (DAY, settled + 2 * DAY - MINUTE)):
         world.clock.move(passed)
         if read_to is not None:
-            await ends_read.advance(world.ledger, read_to)
+            await prefect_ends.advance(world.ledger, read_to)
         await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
         # With its row the same end, read again by another leader, changes nothing.
         assert await prefect_ends.apply_end(world.ledger, crashed) is None
-    await ends_read.advance(world.ledger, settled + 2 * DAY)
+    await prefect_ends.advance(world.ledger, settled + 2 * DAY)
 
     await retention.prune(world.ledger, RetentionLimits(MINUTE, 1))
 

@@ -9,7 +9,7 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.ledger.tables import Fact
-from daybook.tasks import escalation, lease_expiry, pause, statistics
+from daybook.tasks import lease_expiry, model, pause, statistics
 from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.scheduler import Cycle, Scheduler
 from daybook.tasks.statistics import COUNTERS, FACT_KEY, MAX_IDS_PER_COUNTER, CycleReport
@@ -172,7 +172,7 @@ async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
     scheduler = Scheduler(
         world.ledger,
-        ladder=escalation.load_policy,
+        ladder=model.load_policy,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
@@ -191,7 +191,7 @@ async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
     held, waiting = await world.tasks.claimed(), await world.tasks.add(capabilities=["gpu"])
     scheduler = Scheduler(
         world.ledger,
-        ladder=escalation.load_policy,
+        ladder=model.load_policy,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
@@ -220,7 +220,7 @@ async def test_who_leads_late_knows_the_ladder_from_its_start(
     cycling = Cycling(world)
     scheduler = Scheduler(
         world.ledger,
-        ladder=escalation.load_policy,
+        ladder=model.load_policy,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )

@@ -17,7 +17,7 @@ from daybook.ledger.task_tables import TaskRunRow
 from daybook.runs import claim_requests
 from daybook.runs import claims as claims_of_runs
 from daybook.runs.sessions import session_id_of
-from daybook.tasks import claims, escalation, queue, sessions, statistics, worker_requests
+from daybook.tasks import claims, model, queue, sessions, statistics, worker_requests
 from daybook.tasks.cycle import cycle
 from daybook.tasks.model import ESCALATION_STEPS, EscalationPolicy
 from daybook.tasks.notifier import EventRejected, StarvingRun, event_body
@@ -453,14 +453,14 @@ def test_what_is_not_a_ladder_is_refused_and_named(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", json.dumps(table))
     with pytest.raises(InvalidInput) as caught:
-        escalation.load_policy()
+        model.load_policy()
     assert caught.value.field == "DAYBOOK_TASKS"
     assert caught.value.problem.startswith(f"{field}: ")
 
 
 def test_the_ladder_of_the_settings_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "30s", "wake_url": "https://a.example"}')
-    found = escalation.load_policy()
+    found = model.load_policy()
     assert found.starve_after == timedelta(seconds=30)
     assert (found.wake_url, found.fan_out) == ("https://a.example", 2)
 

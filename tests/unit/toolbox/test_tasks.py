@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daybook import settings
-from daybook.api import task_waits
+from daybook.api import tasks
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
@@ -149,14 +149,14 @@ async def test_that_there_is_nothing_is_an_answer_and_no_refusal(
 async def test_it_waits_for_what_comes_and_writes_nothing_meanwhile(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked, looks = asyncio.Event(), task_waits._waits
+    looked, looks = asyncio.Event(), tasks._waits
 
     async def look(*given: Any) -> bool:
         looked.set()
         return await looks(*given)
 
-    monkeypatch.setattr(task_waits, "_waits", look)
-    monkeypatch.setattr(task_waits, "POLL_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(tasks, "_waits", look)
+    monkeypatch.setattr(tasks, "POLL_INTERVAL_SECONDS", 0.05)
     await told("task_session_register", name="hers")
     looked.clear()
     waiting = asyncio.create_task(claimed(wait_seconds=25))

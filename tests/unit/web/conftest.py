@@ -13,8 +13,7 @@ from daybook.clock import Clock
 from daybook.home import Home
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
-from daybook.web.app import application, build_server
-from daybook.web.guard import Guard
+from daybook.web.app import Guard, application, build_server
 from tests.world import World
 
 Served = AbstractAsyncContextManager[httpx.AsyncClient]

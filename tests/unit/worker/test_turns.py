@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from anyio.lowlevel import checkpoint
 
-from daybook.worker.turns import EarliestFirstLock
+from daybook.worker.dispatcher import EarliestFirstLock
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 
 from daybook import registry
 from daybook.home import Home
-from daybook.operations.checks.plugins import plugins
+from daybook.operations.checks.installation import plugins
 
 
 def test_what_cannot_be_imported_is_told_with_its_reason(
