@@ -44,7 +44,7 @@ from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
 from daybook.worker.external_runs import ProcessSpec
-from daybook.worker.launch import Launcher
+from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
 from daybook.worker.run_queue import expected_start
 from daybook.worker.supervision import SupervisedRun

@@ -22,7 +22,7 @@ from prefect.states import Cancelled, Crashed
 from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.ledger.states import Status
 from daybook.prefect.states import terminal_state
-from daybook.worker.launch import Launcher
+from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
 from daybook.worker.supervision import StopCause, SupervisedRun, describe_exit
 

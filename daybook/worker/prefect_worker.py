@@ -28,7 +28,8 @@ from daybook.prefect import private_names
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.tasks import model
-from daybook.worker import external_runs, launch, pool
+from daybook.worker import external_runs, pool
+from daybook.worker.launcher import open_launcher
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 
 MAX_POLL_AGE = timedelta(seconds=60)
@@ -97,7 +98,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 **await pool.child_settings(self.client),
             }
             launcher = await stack.enter_async_context(
-                launch.open_launcher(folder, environment=self._environment)
+                open_launcher(folder, environment=self._environment)
             )
             place = WorkerConfig(
                 name=self.name,

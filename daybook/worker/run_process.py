@@ -26,7 +26,10 @@ _PIPE_BYTES = 1 << 20
 
 
 class RunProcess:
-    """A `base.LaunchedProcess`."""
+    """A started process. It leads a session and a process group of its own.
+
+    ``output`` is the file of its stdout and stderr, mode 0600; the caller deletes it.
+    """
 
     def __init__(
         self,
@@ -45,9 +48,19 @@ class RunProcess:
         return self.process.pid
 
     async def ended(self) -> int | None:
+        """Wait until the process and its descendants have ended. SIGKILL ends those left behind.
+
+        Return the exit code, or minus the number of the signal that ended it, or None if the code
+        is unknown because the launcher's own process was killed meanwhile.
+        """
         return await asyncio.shield(self._code)
 
     async def facts(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield the JSON objects that it writes to its status pipe, one a line, to one reader.
+
+        Ends when the process has ended and all its lines were read, or when every process that
+        holds the pipe has closed it. A line that is not a JSON object is logged and left out.
+        """
         buffer = bytearray()
         self._reading = True
         try:
@@ -98,6 +111,11 @@ class RunProcess:
                 loop.remove_reader(self._status)
 
     async def end(self, grace: float) -> None:
+        """End the process and all its descendants, in any group or session. Return when none lives.
+
+        The group gets SIGTERM. After ``grace`` seconds, or as soon as the process has ended, the
+        rest gets SIGKILL. If the process has ended already, this cleans up its descendants.
+        """
         known = set(proc.process_tree(self.process))
         group = [member for member in known if member.group == self.pid]
         for number in (signal.SIGTERM, signal.SIGCONT):

@@ -25,7 +25,7 @@ from daybook.jobs.policy import Policy
 from daybook.ledger.states import TERMINAL, Status
 from daybook.processes.children import read_tail
 from daybook.timing import TIMING
-from daybook.worker.launch import LaunchedProcess
+from daybook.worker.run_process import RunProcess
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class SupervisedRun:
     """
 
     flow_run: Any
-    running: LaunchedProcess
+    running: RunProcess
     run_id: str = ""
     holder: str = ""
     policy: Policy = field(default_factory=Policy)

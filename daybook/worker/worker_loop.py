@@ -46,7 +46,7 @@ from daybook.runs import leases
 from daybook.timing import TIMING
 from daybook.worker import exit_handling, external_runs
 from daybook.worker.dispatcher import Dispatcher
-from daybook.worker.launch import Launcher
+from daybook.worker.launcher import Launcher
 from daybook.worker.run_queue import RunQueue
 from daybook.worker.supervision import StopCause, SupervisedRun
 

@@ -68,15 +68,15 @@ async def test_of_the_process_that_begins_them(world: World) -> None:
     await world.prefect.custom_run(job)
     pid = await agent.says("running")
     (head,) = worker.heads()
-    zygote = worker.zygote
-    os.kill(zygote.pid, signal.SIGKILL)
-    assert await proc.wait_gone([zygote], 5.0) == []
+    parent = worker.parent
+    os.kill(parent.pid, signal.SIGKILL)
+    assert await proc.wait_gone([parent], 5.0) == []
     # What was at work goes on, and what comes next has a new one to begin it.
     other = await world.agents.add(WORKS)
     following = await world.deploy(on_demand=True, agent=other.name)
     await world.prefect.custom_run(following)
     await other.says("running")
-    assert worker.zygote != zygote
+    assert worker.parent != parent
     assert alive(pid)
     assert proc.find(head.pid, head.started) is not None
     for one in (agent, other):

@@ -126,9 +126,9 @@ async def killed_with_its_runs(world: World) -> dict[str, Seen]:
     return await taken_over(world, kill)
 
 
-async def killed_with_its_zygote(world: World) -> dict[str, Seen]:
+async def killed_with_its_parent(world: World) -> dict[str, Seen]:
     async def kill(worker: Worker) -> None:
-        for each in (worker.zygote.pid, worker.pid):
+        for each in (worker.parent.pid, worker.pid):
             os.kill(each, signal.SIGKILL)
 
     return await taken_over(world, kill)
@@ -182,7 +182,7 @@ SCENARIOS = {
     for each in (
         killed,
         killed_with_its_runs,
-        killed_with_its_zygote,
+        killed_with_its_parent,
         stopped,
         without_the_interpreter,
     )
@@ -214,7 +214,7 @@ def of(outcomes: Outcomes, scenario: str, run: str) -> Seen:
 
 
 @pytest.mark.parametrize(
-    "scenario", ["killed", "killed_with_its_runs", "killed_with_its_zygote", "stopped"]
+    "scenario", ["killed", "killed_with_its_runs", "killed_with_its_parent", "stopped"]
 )
 class TestOfAWorker:
     """That is gone, killed or stopped."""

@@ -150,15 +150,15 @@ class Worker:
         return self.child.pid
 
     @property
-    def zygote(self) -> Process:
+    def parent(self) -> Process:
         """The process that begins its runs."""
         (found,) = [each for each in proc.living_processes().values() if each.parent == self.pid]
         return found
 
     def heads(self) -> list[Process]:
         """The processes that lead its runs, at work now."""
-        zygote = self.zygote.pid
-        return [each for each in proc.living_processes().values() if each.parent == zygote]
+        parent = self.parent.pid
+        return [each for each in proc.living_processes().values() if each.parent == parent]
 
     async def told(self, number: signal.Signals) -> None:
         """Tell it, and wait until the signal was taken: the next one is another."""

@@ -14,8 +14,8 @@ import pytest
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.processes import proc
+from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
-from daybook.worker.nursery import ProcessLauncher
 from daybook.worker.run_process import RunProcess
 from tests.contract.worker.programs import ADAPTERS, NAME
 
@@ -24,7 +24,7 @@ from tests.contract.worker.programs import ADAPTERS, NAME
 class Launching:
     """A launcher and what it started; `living` are those of pids that a test was told."""
 
-    launcher: ProcessLauncher
+    launcher: Launcher
     folder: Path
     started: list[RunProcess] = field(default_factory=list)
 
@@ -48,17 +48,15 @@ def adapter(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def make(adapter: str, tmp_path: Path) -> Callable[..., ProcessLauncher]:
-    def launcher(**given: Any) -> ProcessLauncher:
+def make(adapter: str, tmp_path: Path) -> Callable[..., Launcher]:
+    def launcher(**given: Any) -> Launcher:
         return ADAPTERS[adapter](tmp_path / "output", **{"program": NAME, "grace": 1.0, **given})
 
     return launcher
 
 
 @pytest.fixture
-async def launching(
-    make: Callable[..., ProcessLauncher], tmp_path: Path
-) -> AsyncIterator[Launching]:
+async def launching(make: Callable[..., Launcher], tmp_path: Path) -> AsyncIterator[Launching]:
     async with make() as launcher:
         yield Launching(launcher, tmp_path / "output")
 

@@ -19,16 +19,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from daybook.worker import orphan_guard
+from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
-from daybook.worker.nursery import ProcessLauncher
-from daybook.worker.spawn import SpawnLauncher
-from daybook.worker.zygote import ForkLauncher
 
 NAME = "tests.contract.worker.programs"
-ADAPTERS: dict[str, type[ProcessLauncher]] = {"zygote": ForkLauncher, "spawner": SpawnLauncher}
+ADAPTERS: dict[str, Callable[..., Launcher]] = {
+    "preloaded": partial(Launcher, preload=True),
+    "fresh": partial(Launcher, preload=False),
+}
 _STUBBORN = "import signal as s; s.signal(15, s.SIG_IGN); print(1, flush=True); s.pause()"
 STUBBORN = [sys.executable, "-c", _STUBBORN]
 

@@ -20,8 +20,8 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Crashed
 
 from daybook.home import Home
+from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
-from daybook.worker.nursery import ProcessLauncher
 from daybook.worker.run_process import RunProcess
 from tests.contract.worker.conftest import becomes
 from tests.contract.worker.programs import ADAPTERS
@@ -34,7 +34,7 @@ NOBODY = "http://127.0.0.1:9/api"
 @pytest.fixture(scope="module", params=ADAPTERS)
 async def launcher(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prefect_server: object
-) -> AsyncIterator[ProcessLauncher]:
+) -> AsyncIterator[Launcher]:
     async with ADAPTERS[request.param](tmp_path_factory.mktemp("output")) as launcher:
         yield launcher
 
@@ -43,7 +43,7 @@ async def launcher(
 class Theirs:
     """A flow of somebody else's in a folder of its own."""
 
-    launcher: ProcessLauncher
+    launcher: Launcher
     client: PrefectClient
     folder: Path
 
@@ -84,7 +84,7 @@ def _nothing() -> None: ...
 
 
 @pytest.fixture
-async def theirs(launcher: ProcessLauncher, tmp_path: Path) -> AsyncIterator[Theirs]:
+async def theirs(launcher: Launcher, tmp_path: Path) -> AsyncIterator[Theirs]:
     async with get_client() as client:
         yield Theirs(launcher, client, tmp_path)
 
@@ -155,9 +155,7 @@ async def work():
     assert await theirs.ends_as(run) == "CRASHED"
 
 
-async def test_the_settings_are_those_of_the_task(
-    launcher: ProcessLauncher, theirs: Theirs
-) -> None:
+async def test_the_settings_are_those_of_the_task(launcher: Launcher, theirs: Theirs) -> None:
     """Not those that Prefect read when the parent imported it."""
     theirs.writes(
         """
@@ -270,7 +268,7 @@ async def test_hooks_of_a_flow_that_cannot_be_loaded(theirs: Theirs) -> None:
     assert "not any more" in began.output.read_text()
 
 
-async def test_a_flow_of_ours(launcher: ProcessLauncher, daybook_home: Home) -> None:
+async def test_a_flow_of_ours(launcher: Launcher, daybook_home: Home) -> None:
     """Without a handover it claims for itself, as under any worker."""
     from flows.agent_prompt import agent_prompt
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from daybook.worker import parent_connection
-from daybook.worker.nursery import ProcessLauncher
+from daybook.worker.launcher import Launcher
 from tests.contract.worker.conftest import Launching, actions, becomes, living
 from tests.contract.worker.programs import NAME
 
@@ -102,7 +102,7 @@ async def test_a_parent_that_does_not_answer_is_replaced(
 @pytest.mark.parametrize("ticks", [False, True])
 @pytest.mark.slow
 async def test_a_parent_that_takes_nothing_is_replaced(
-    make: Callable[..., ProcessLauncher],
+    make: Callable[..., Launcher],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -150,7 +150,7 @@ async def test_no_signal_but_the_last_ends_the_parent(launching: Launching) -> N
 
 
 async def test_the_runs_of_a_silent_worker_end_and_it_is_told(
-    make: Callable[..., ProcessLauncher], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[..., Launcher], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with make(tick=3600.0, silence=5.0, grace=0.3) as launcher:
         launching = Launching(launcher, tmp_path / "output")
@@ -165,7 +165,7 @@ async def test_the_runs_of_a_silent_worker_end_and_it_is_told(
 
 @pytest.mark.slow
 async def test_the_runs_of_a_worker_that_ticks_go_on(
-    make: Callable[..., ProcessLauncher], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Callable[..., Launcher], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with make(tick=0.2, silence=5.0) as launcher:
         launching = Launching(launcher, tmp_path / "output")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
-from daybook.worker.nursery import ProcessLauncher
 from tests.contract.worker.conftest import Launching, actions, becomes
 
 
@@ -125,7 +125,7 @@ async def test_a_folder_that_was_deleted_is_made_anew(launching: Launching) -> N
     assert began.output.parent == launching.folder
 
 
-async def test_the_parent_has_one_thread(make: Callable[..., ProcessLauncher]) -> None:
+async def test_the_parent_has_one_thread(make: Callable[..., Launcher]) -> None:
     async with make(environment={**os.environ, "PYTHONDEVMODE": "1"}) as launcher:
         assert launcher.threads == 1
 
@@ -137,7 +137,7 @@ async def test_what_one_had_to_import_the_next_one_has(
     first = await launching.start("learns")
     assert [fact async for fact in first.facts()] == [{"known": False}]
     second = await launching.start("learns")
-    assert [fact async for fact in second.facts()] == [{"known": adapter == "zygote"}]
+    assert [fact async for fact in second.facts()] == [{"known": adapter == "preloaded"}]
     assert caplog.records == []
 
 
@@ -147,11 +147,11 @@ async def test_an_import_that_starts_a_thread_is_told(
     began = await launching.start("learns", flow_run={"names": ["tests.contract.worker.threaded"]})
     assert [fact async for fact in began.facts()] == [{"known": False}]
     assert await (await launching.start("ends")).ended() == 0
-    assert actions(caplog) == (["parent_threaded"] if adapter == "zygote" else [])
+    assert actions(caplog) == (["parent_threaded"] if adapter == "preloaded" else [])
 
 
 async def test_secrets_are_handed_on_without_the_environment_that_others_can_read(
-    make: Callable[..., ProcessLauncher],
+    make: Callable[..., Launcher],
 ) -> None:
     secrets = {"PREFECT_API_AUTH_STRING": "daybook:s3cr3t", "OPENAI_API_KEY": "sk-s3cr3t"}
     async with make(environment={**os.environ, **secrets, "PLAIN": "word"}) as launcher:

@@ -1,7 +1,4 @@
-"""The worker's side of the parent process (`daybook.worker.parent`), which starts its children.
-
-Both adapters of `base.Launcher` derive from `ProcessLauncher`; they differ in whether the parent
-preloads and forks.
+"""Run launcher: starts the process of each run through a parent process (`daybook.worker.parent`).
 
 The parent dies before the worker only if something kills it. Its children then go on, and the
 worker watches them by pid and start time; their exit codes are lost. The next task starts a new
@@ -14,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, Self
 
 from daybook.timing import TIMING
 from daybook.worker import parent
@@ -31,8 +30,14 @@ log = logging.getLogger(__name__)
 DEFAULT_PROGRAM = "daybook.worker.child"
 
 
-class ProcessLauncher:
-    """A `base.Launcher` over one parent process.
+class Launcher:
+    """Starter of processes over one parent process; leaving the context manager ends all of them.
+
+    ``preload`` is whether the parent imports Prefect and the flows once and forks each child. These
+    imports must not start a thread, because a fork copies only one thread; `open_launcher` checks
+    that. While the parent has more threads, a child is a fresh interpreter instead. Without
+    ``preload`` the parent stays small and each child is a fresh interpreter: slower, and right on
+    every system.
 
     ``folder`` holds the output files and is made if missing. ``environment`` is that of the parent
     process and of tasks without one; by default it is this process's own. ``program`` is the module
@@ -42,12 +47,11 @@ class ProcessLauncher:
     left.
     """
 
-    preload: ClassVar[bool]
-
     def __init__(
         self,
         folder: Path,
         *,
+        preload: bool,
         environment: Mapping[str, str] | None = None,
         program: str = DEFAULT_PROGRAM,
         tick: float = TIMING.worker_signal.total_seconds(),
@@ -55,8 +59,9 @@ class ProcessLauncher:
         grace: float = TIMING.stop_grace.total_seconds(),
     ) -> None:
         self._folder = folder
+        self.preload = preload
         self._environment = {**(os.environ if environment is None else environment)}
-        self._config = parent.ParentConfig(program, self.preload, silence, grace)
+        self._config = parent.ParentConfig(program, preload, silence, grace)
         self._tick = tick
         self._line: ParentConnection | None = None
         self._tick_task: asyncio.Task[None] | None = None
@@ -96,6 +101,7 @@ class ProcessLauncher:
             await self._close()
 
     async def start(self, task: LaunchRequest) -> RunProcess:
+        """Start a process for ``task``. If it raises OSError, nothing was or will be started."""
         starting = asyncio.create_task(self._begin(task))
         self._beginning.add(starting)
         starting.add_done_callback(self._beginning.discard)
@@ -155,3 +161,36 @@ class ProcessLauncher:
         if self._line is not None:
             await self._line.close()
         self._line = self._tick_task = None
+
+
+@asynccontextmanager
+async def open_launcher(
+    folder: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    program: str = DEFAULT_PROGRAM,
+    platform: str = sys.platform,
+) -> AsyncIterator[Launcher]:
+    """Open the launcher for this machine; see `Launcher` for the arguments.
+
+    Children are forked only on Linux, and only if the parent has one thread after its imports.
+    On other systems, the system's own libraries may run threads that cannot be counted.
+    """
+    async with AsyncExitStack() as stack:
+        options: dict[str, Any] = {"environment": environment, "program": program}
+        why, launcher = f"the platform is {platform}", None
+        if platform == "linux":
+            try:
+                launcher = await stack.enter_async_context(
+                    Launcher(folder, preload=True, **options)
+                )
+                why = f"{launcher.threads} threads run after the imports"
+            except OSError as error:
+                why = f"nothing to fork from: {error}"
+        if launcher is not None and launcher.threads == 1:
+            log.info("forked children", extra={"action": "children_forked"})
+            yield launcher
+            return
+        await stack.aclose()
+        log.warning("spawned children: %s", why, extra={"action": "children_spawned"})
+        yield await stack.enter_async_context(Launcher(folder, preload=False, **options))

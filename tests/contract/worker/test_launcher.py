@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from daybook.worker import launch
-from daybook.worker.base import Launcher
+from daybook.worker import launcher as launchers
+from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
-from daybook.worker.spawn import SpawnLauncher
-from daybook.worker.zygote import ForkLauncher
 from tests.contract.worker.conftest import actions
 
 HERE = "tests.contract.worker"
@@ -21,7 +19,7 @@ HERE = "tests.contract.worker"
 @pytest.fixture
 def taken(tmp_path: Path) -> Callable[[str, str], AbstractAsyncContextManager[Launcher]]:
     def best(program: str, platform: str) -> AbstractAsyncContextManager[Launcher]:
-        return launch.open_launcher(tmp_path, program=f"{HERE}.{program}", platform=platform)
+        return launchers.open_launcher(tmp_path, program=f"{HERE}.{program}", platform=platform)
 
     return best
 
@@ -29,10 +27,10 @@ def taken(tmp_path: Path) -> Callable[[str, str], AbstractAsyncContextManager[La
 @pytest.mark.parametrize(
     ("program", "platform", "expected", "why"),
     [
-        ("programs", "linux", ForkLauncher, []),
-        ("programs", "darwin", SpawnLauncher, ["the platform is darwin"]),
-        ("threaded", "linux", SpawnLauncher, ["2 threads run after the imports"]),
-        ("broken", "linux", SpawnLauncher, ["ImportError: it cannot be imported"]),
+        ("programs", "linux", True, []),
+        ("programs", "darwin", False, ["the platform is darwin"]),
+        ("threaded", "linux", False, ["2 threads run after the imports"]),
+        ("broken", "linux", False, ["ImportError: it cannot be imported"]),
     ],
 )
 async def test_children_are_forked_where_that_is_safe(
@@ -41,11 +39,11 @@ async def test_children_are_forked_where_that_is_safe(
     *,
     program: str,
     platform: str,
-    expected: type,
+    expected: bool,
     why: list[str],
 ) -> None:
     async with taken(program, platform) as launcher:
-        assert type(launcher) is expected
+        assert launcher.preload is expected
         if program != "broken":
             began = await launcher.start(LaunchRequest({"id": "x"}, "ours", "ends"))
             assert await began.ended() == 0
@@ -56,7 +54,7 @@ async def test_children_are_forked_where_that_is_safe(
 
 async def test_threads_that_come_later_have_a_child_start_afresh(tmp_path: Path) -> None:
     """Forked, it would have one thread and the locks that the others held."""
-    async with ForkLauncher(tmp_path, program=f"{HERE}.threaded") as launcher:
+    async with Launcher(tmp_path, preload=True, program=f"{HERE}.threaded") as launcher:
         assert launcher.threads == 2
         began = await launcher.start(LaunchRequest({"id": "x"}, "ours", "ends"))
         assert await began.ended() == 0
