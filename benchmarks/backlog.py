@@ -75,7 +75,7 @@ async def measure(place: Place, plan: Plan) -> Measured:
     environment["DAYBOOK_MAX_CONCURRENT"] = str(CONCURRENCY)
     command = ours.command(place.home, limit=CONCURRENCY, name="backlog")
     async with place.worker(command, environment) as worker:
-        await runs.run(names[0], wait=True)  # # do the imports of the first run now
+        await runs.run(names[0], wait=True)  # do the imports of the first run now
         _say(f"burst of {plan.burst}")
         burst = await _drained(await _asked(names, plan.burst))
         await worker.quiet()

@@ -81,7 +81,7 @@ async def measure(place: Place, plan: Plan) -> Measured:
         await reconcile.reconcile_all(ledger, place.client)
         deployed = time.monotonic() - began
         observer = Observer()
-        await observer.observe(ledger, client)  # # the first observation only records the state
+        await observer.observe(ledger, client)  # the first observation only records the state
         unchanged = [await _look(place, ledger, client, observer) for _ in range(plan.looks)]
         for each in unchanged:
             _expect(each.of.report.unchanged == len(each.of.jobs) == len(names), each)

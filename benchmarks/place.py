@@ -40,7 +40,7 @@ def home() -> Iterator[Home]:
     Enter it before Prefect is imported, because Prefect reads its environment once.
     """
     assert "prefect" not in sys.modules
-    secrets = ("_API_KEY", "_AUTH_TOKEN", "_BASE_URL")  # # no model is called: the agent is offline
+    secrets = ("_API_KEY", "_AUTH_TOKEN", "_BASE_URL")  # no model is called: the agent is offline
     for name in list(os.environ):
         if name.startswith(("PREFECT_", "DAYBOOK_")) or name.endswith(secrets):
             del os.environ[name]
@@ -153,7 +153,7 @@ class Place:
                     await asyncio.sleep(LOOK)
             if SPAWNING in child.tail():
                 raise RuntimeError(f"the worker's warm way is not to be had: {child.tail()}")
-            await asyncio.sleep(2.0)  # # wait for its start-up work
+            await asyncio.sleep(2.0)  # wait for its start-up work
             yield Worker(child, frozenset(usage.family(child.pid)))
         except BaseException:
             print(child.tail(), file=sys.stderr)
@@ -186,7 +186,7 @@ async def opened(home: Home) -> AsyncIterator[Place]:
     port = httpx.URL(api_url).port
     assert port is not None
     path = os.pathsep.join([str(repository.root()), *filter(None, [os.environ.get("PYTHONPATH")])])
-    child = await children.start(  # # as `server.start` does
+    child = await children.start(  # as `server.start` does
         "server",
         [sys.executable, "-m", "benchmarks.counted", "--port", str(port)],
         environment={**server.environment(home, port), "PYTHONPATH": path},

@@ -92,7 +92,7 @@ def _everyone() -> dict[int, _Stat]:
     found = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
-            with suppress(OSError):  # # it has ended meanwhile
+            with suppress(OSError):  # it has ended meanwhile
                 # After the name, which may contain anything: state, parent, …; utime is field 14.
                 fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
                 ticks = sum(map(int, fields[11:15]))
@@ -105,4 +105,4 @@ def _pss(pid: int) -> int:
         for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
-    return 0  # # it has ended
+    return 0  # it has ended

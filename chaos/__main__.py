@@ -151,7 +151,7 @@ async def _killed_at_once(
     """Kill everything at once and start it again `--restart-after` seconds later."""
     from chaos import restarts, work
 
-    many = given.concurrency  # # so that no run waits for a slot
+    many = given.concurrency  # so that no run waits for a slot
     start = SYSTEM_CLOCK.now() + timedelta(seconds=many * ADDED_WITHIN)
     restart = restarts.drawn(random.Random(seed), many, given.restart_after, start)
     jobs = await add(work.Wanted(restart.end, many, 0, restarts.NAPS, restart.schedules))

@@ -77,7 +77,7 @@ class Walk:
                     found = (await client.get(path)).raise_for_status().json()
                     await there[kind](found, client)
         except (DaybookError, httpx.HTTPError, IndexError):
-            return False  # # unavailable, or the step does not apply to the job's current state
+            return False  # unavailable, or the step does not apply to the job's current state
         self.steps[kind] += 1
         return True
 

@@ -225,7 +225,7 @@ async def _prefect(client: PrefectClient, rows: Sequence[RunRow]) -> list[str]:
     for row in rows:
         run = there.get(row.flow_run_id or "")
         if run is None or run.state is None:
-            continue  # # deleted with its deployment, or it never existed
+            continue  # deleted with its deployment, or it never existed
         shown = (run.state.type.value, str(run.state.name))
         if shown != SHOWN.get(row.status):
             wrong.append(f"Prefect shows {shown}: {_told(row)}")
