@@ -1,6 +1,6 @@
-# Daybook's developer loop. Works with GNU make 3.81 (macOS); needs Python 3.11 or newer, no more.
-# PYTHON=/path/to/python names the interpreter, UV= (empty) chooses pip where uv is there as well,
-# ARGS="…" is handed to the command of up, test, bench, chaos and lock.
+# Daybook's developer loop. Works with GNU make 3.81 (macOS); needs only Python 3.11 or newer.
+# PYTHON=/path/to/python selects the interpreter, UV= (empty) uses pip even if uv is installed,
+# ARGS="…" is passed to the command of up, test, bench, chaos and lock.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -10,10 +10,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
 
-# A test begins many interpreters: without bytecode on the disk each of them compiles all of Daybook.
+# The tests start many interpreters; without bytecode on disk each one would compile all of Daybook.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The environment holds absolute paths: one whose folder was moved or copied is made anew.
+# The environment contains absolute paths, so rebuild it if its folder was moved or copied.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(shell rm -f $(READY) $(DEV))
 endif
@@ -21,7 +21,7 @@ endif
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-install: $(DEV) ## make .venv from the locks, if it is missing or old
+install: $(DEV) ## create .venv from the locks if it is missing or outdated
 
 VENV = PYTHON='$(PYTHON)' $(if $(filter undefined,$(origin UV)),,UV='$(UV)') .ci/venv
 
@@ -31,16 +31,16 @@ $(READY): requirements.lock pyproject.toml
 $(DEV): requirements.lock requirements-dev.lock pyproject.toml
 	@$(VENV) dev
 
-up: $(READY) ## start everything, and run the example job
+up: $(READY) ## start everything and run the example job
 	@$(BIN)/daybook up $(ARGS)
 
-# Three processes keep two cores busy: many tests wait for a while.
+# Three processes keep two cores busy, because many tests spend time waiting.
 PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test: $(DEV) ## run the tests but the slow ones, three files at a time (ARGS="-n 0 -x": one, in this process)
+test: $(DEV) ## run all but the slow tests, three files at a time (ARGS="-n 0 -x": in one process)
 	@$(PYTEST) -m "not slow or journey" --hypothesis-profile=few --timeout=60 $(ARGS)
 
-test-rest: $(DEV) ## run those that `make test` leaves out, property tests at full strength
+test-rest: $(DEV) ## run the tests that `make test` skips, and property tests with all examples
 	@$(PYTEST) -m "slow and not journey or hypothesis" $(ARGS)
 
 test-all: $(DEV) ## run all tests
@@ -53,14 +53,14 @@ fix: $(DEV) ## fix what ruff can fix, and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(DEV) ## write the generated pages anew
+docs: $(DEV) ## regenerate the generated pages
 	@$(BIN)/python docs/generate.py
 
 bench: $(DEV) ## measure what the README claims
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-chaos: $(DEV) ## kill all that can die for ten minutes, and read the book (ARGS="--seed N")
+chaos: $(DEV) ## run the chaos test for ten minutes and check the ledger (ARGS="--seed N")
 	@$(BIN)/python -m chaos $(ARGS)
 
-lock: ## renew the locks (ARGS=--upgrade: newest versions inside the bounds)
+lock: ## update the locks (ARGS=--upgrade: newest versions inside the bounds)
 	@python=$$(PYTHON='$(PYTHON)' .ci/python) && "$$python" .ci/lock.py write $(ARGS)

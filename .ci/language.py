@@ -1,7 +1,7 @@
-"""Find words of the old dialect in prose: docstrings, comments, and Markdown outside of code.
+"""Linter for words of the old dialect in docstrings, comments, and Markdown outside of code.
 
-`.ci/language.py [FILE…]` prints ``file:line: word: use …`` for each and exits with 1 if there are
-any. Without arguments it reads all files that git knows, except what others wrote.
+`.ci/language.py [FILE…]` prints ``file:line: word: use …`` for each match and exits with 1 if there
+are any. Without arguments it reads all files in git, except those listed in `NOT_OURS`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WORDS = {
     r"granted nothing|held for started": "a plain sentence",
     r"the storm|a storm": "chaos test, burst",
 }
-"""A pattern of a word, and what to write instead."""
+"""Pattern of a word, and its replacement."""
 
 BANNED = re.compile("|".join(rf"(?P<w{i}>\b(?:{word})\b)" for i, word in enumerate(WORDS)), re.I)
 SPAN = re.compile(r"`[^`\n]*`|\]\([^)]*\)|https?://\S+")
@@ -44,7 +44,7 @@ NOT_OURS = ("CHANGELOG.md", "docs/decisions/", "docs/requirements.md", "tests/",
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the prose of each line that has some."""
+    """Yield the number and the text of each line of prose."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         text = FENCE.sub(lambda code: "\n" * code[0].count("\n"), text)
@@ -60,7 +60,7 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def found(path: Path) -> Iterator[str]:
-    """Yield a line of report for each word of the dialect."""
+    """Yield a report line for each word of the dialect."""
     instead = list(WORDS.values())
     for number, line in prose(path):
         for match in BANNED.finditer(SPAN.sub("", line)):

@@ -1,10 +1,10 @@
-"""The locks: write them anew, or tell whether they still belong to pyproject.toml.
+"""Writer and checker of the lock files of pyproject.toml.
 
-`requirements.lock` holds what Daybook needs to be installed and to run, `requirements-dev.lock`
-what its developers need beside that. Both are universal, pinned by hash, and hold no address of an
-index or a file. Their first line is a fingerprint of what pyproject.toml asks for, so that a change
-of the dependencies without a new lock is seen without asking an index. Standard library only: it
-runs before there is a `.venv`.
+`requirements.lock` pins what Daybook needs to be installed and to run, `requirements-dev.lock` what
+its developers need in addition. Both are universal, pinned by hash, and contain no address of an
+index or a file. Their first line is a fingerprint of the requirements in pyproject.toml, so the
+check detects a changed dependency without a new lock, and needs no index. Standard library only,
+because it runs before there is a `.venv`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MARK = "# pyproject: "
-# A scheme, a direct reference, an option or a path; the comments hold none of them either.
+# A scheme, a direct reference, an option or a path; the comments contain none of them either.
 ADDRESS = re.compile(r"://|\bfile:|^[^#\s]+ @ |^-|(^|\s)/\w")
 LOWEST_PYTHON = "3.11"
 LOCKS = {"requirements.lock": "build", "requirements-dev.lock": "dev"}
-"""The locks, and the group of pyproject.toml that each holds beside the dependencies."""
+"""The locks, and the group of pyproject.toml that each contains beside the dependencies."""
 
 
 def fingerprint(pyproject: str) -> str:
-    """A hash of everything in the text of a pyproject.toml that decides the lock."""
+    """Return a hash of everything in the text of a pyproject.toml that decides the lock."""
     read = tomllib.loads(pyproject)
     asked = {
         "build": read["build-system"]["requires"],
@@ -43,7 +43,7 @@ def fingerprint(pyproject: str) -> str:
 
 
 def problems(pyproject: str, lock: str, name: str = "requirements.lock") -> list[str]:
-    """What is wrong with the text of the lock ``name``; empty when it is right."""
+    """Return what is wrong with the text of the lock ``name``; empty if it is right."""
     found = []
     first, _, rest = lock.partition("\n")
     if first != MARK + fingerprint(pyproject):
@@ -64,7 +64,7 @@ def _pins(text: str) -> list[str]:
 
 
 def _uv(folder: Path) -> str:
-    """The uv on the path, else one in a throw-away environment."""
+    """Return the uv on the path, else one in a temporary environment."""
     if there := shutil.which("uv"):
         return there
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
@@ -74,12 +74,12 @@ def _uv(folder: Path) -> str:
 
 
 def write(root: Path, arguments: Sequence[str]) -> None:
-    """Resolve anew; pins that still fit stay, unless ``arguments`` (for uv) say otherwise."""
+    """Resolve again; pins that still fit stay, unless ``arguments`` (for uv) say otherwise."""
     pyproject = (root / "pyproject.toml").read_text()
     head = f"{MARK}{fingerprint(pyproject)}\n# Written by: make lock\n"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # uv keeps the versions that it finds in its output.
+        # uv keeps the versions that it finds in its output file.
         before = [path.read_text() for lock in LOCKS if (path := root / lock).exists()]
         uv, pins = _uv(folder), dict[str, list[str]]()
         for lock, group in LOCKS.items():

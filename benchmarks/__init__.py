@@ -1,5 +1,5 @@
-"""What the README claims, measured again by one command: `python -m benchmarks`.
+"""Benchmarks of what the README claims, run by one command: `python -m benchmarks`.
 
-Contract: prints Markdown on stdout, with the machine it ran on; progress on stderr. Each file
-measures one thing and says in its docstring what is compared with what, and how.
+Contract: prints Markdown on stdout, including the machine it ran on; progress goes to stderr. Each
+file measures one thing; its docstring states what is compared and how.
 """

@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: measure what the README claims, and print it as Markdown.
+"""Entry point of `python -m benchmarks`: measures what the README claims and prints Markdown.
 
-All but the schedules takes almost half an hour; `--only` does one part, `--long` adds the
-schedules. Exit code 1 when a figure is worse than what is wanted.
+Everything except the schedules takes almost half an hour. `--only` selects one part, `--long` adds
+the schedules. The exit code is 1 if a figure misses its target.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def main(arguments: list[str]) -> int:
 
 
 async def _workers(home: Home, given: argparse.Namespace) -> list[str]:
-    # They import Prefect, which may only now read its environment.
+    # These modules import Prefect, which must not read its environment before now.
     from benchmarks import backlog, jobs, observe, outbox, worker
 
     worse, itself = list[str](), asyncio.current_task()
     assert itself is not None
-    # As Ctrl-C does: whatever was started is ended.
+    # Cancel like Ctrl-C, so that every started process is stopped.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, itself.cancel)
     async with place.opened(home) as at:
         if "worker" in given.only:

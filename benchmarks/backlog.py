@@ -1,10 +1,10 @@
-"""How fast a backlog drains, beside how fast a burst runs.
+"""Throughput of a backlog compared with that of a burst.
 
-Both are runs of the same few jobs with the same limit of runs at once. The burst is asked for while
-a worker waits for it, and is small. The backlog is asked for while no worker runs, and is large:
-when a worker starts, all of it is offered at once and all but a few runs have to wait for a slot.
-The rate counts from the first start of a run to the last end. The ratio of the two says whether a
-run costs more the more runs wait; it should not.
+Both consist of runs of the same few jobs with the same concurrency limit. The burst is small and is
+requested while a worker waits for it. The backlog is large and is requested while no worker runs:
+when a worker starts, it gets all runs at once, and all but a few have to wait for a slot. The rate
+counts from the first start of a run to the last end. The ratio of the two rates shows whether a run
+costs more if more runs wait; it should not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STANDSTILL_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How many runs each of the two has."""
+    """Number of runs in the burst and in the backlog."""
 
     burst: int = 40
     backlog: int = 200
@@ -75,7 +75,7 @@ async def measure(place: Place, plan: Plan) -> Measured:
     environment["DAYBOOK_MAX_CONCURRENT"] = str(CONCURRENCY)
     command = ours.command(place.home, limit=CONCURRENCY, name="backlog")
     async with place.worker(command, environment) as worker:
-        await runs.run(names[0], wait=True)  # what the first run imports is imported then
+        await runs.run(names[0], wait=True)  # do the imports of the first run now
         _say(f"burst of {plan.burst}")
         burst = await _drained(await _asked(names, plan.burst))
         await worker.quiet()
@@ -87,7 +87,7 @@ async def measure(place: Place, plan: Plan) -> Measured:
 
 
 async def _asked(names: Sequence[str], count: int) -> list[str]:
-    """Ask for so many runs, of each job in turn; their ids."""
+    """Request ``count`` runs, of each job in turn; return their ids."""
     at_once = asyncio.Semaphore(ASKED_AT_ONCE)
 
     async def ask(number: int) -> str:
@@ -98,7 +98,7 @@ async def _asked(names: Sequence[str], count: int) -> list[str]:
 
 
 async def _drained(ids: Sequence[str]) -> float:
-    """Wait until all have ended; the seconds from the first start to the last end."""
+    """Wait until all have ended; return the seconds from the first start to the last end."""
     loop = asyncio.get_running_loop()
     left, since = len(ids), loop.time()
     async with open_ledger() as ledger:
@@ -122,7 +122,7 @@ async def _drained(ids: Sequence[str]) -> float:
 
 
 def table(measured: Measured) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     plan = measured.plan
     return "\n".join(
         [
@@ -135,7 +135,7 @@ def table(measured: Measured) -> str:
 
 
 def missed(measured: Measured) -> list[str]:
-    """What is worse than wanted."""
+    """Return the missed targets."""
     if measured.ratio >= LEAST_RATIO:
         return []
     return [f"a backlog drains at {measured.ratio:.2f} of a burst's rate, wanted {LEAST_RATIO}"]

@@ -1,8 +1,8 @@
-"""Our Prefect server, counting the requests that it answers: ``python -m benchmarks.counted``.
+"""Our Prefect server with a request counter: ``python -m benchmarks.counted``.
 
-It is `daybook.operations.server`, with its arguments, and one counter around Prefect's application.
-GET `COUNTS` tells ``{"requests": n, "busy": n of 503, "paths": {"GET /api/…": n}}`` since its
-start. Requests with the header `MARK`, which are the benchmark's own, count as busy ones only.
+It is `daybook.operations.server`, with the same arguments, and one counter around Prefect's
+application. GET `COUNTS` returns ``{"requests": n, "busy": n of 503, "paths": {"GET /api/…": n}}``
+since the start. Requests with the header `MARK` (the benchmark's own) count only if they are busy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Counted:
-    """ASGI middleware; websockets are let through uncounted."""
+    """ASGI middleware; it passes websockets through uncounted."""
 
     def __init__(self, application: Application) -> None:
         self._application = application

@@ -1,4 +1,4 @@
-"""Figures for a table."""
+"""Number formatting and percentiles for the tables."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 
 def worst(values: Sequence[float]) -> float:
-    """The 99th percentile by nearest rank: of fewer than a hundred values, the greatest."""
+    """Return the 99th percentile by nearest rank: the maximum of fewer than a hundred values."""
     return sorted(values)[math.ceil(0.99 * len(values)) - 1]
 
 
 def worst_is(values: Sequence[float]) -> str:
-    """What `worst` gives of so many values."""
+    """Return the name of the statistic that `worst` yields for this number of values."""
     return "p99" if len(values) >= 100 else "max"
 
 
 def short(value: float) -> str:
-    """Three digits that count, and no more decimals than two or three."""
+    """Return the value with three significant digits and at most two or three decimals."""
     if value == 0:
         return "0"
     return f"{value:.{2 if value >= 1 else 3}f}" if value < 10 else f"{value:.{int(value < 100)}f}"

@@ -1,12 +1,12 @@
-"""Jobs of ours, with the ledger in it: how late they start, and what a worker costs that is idle.
+"""Lateness of Daybook's jobs, with the ledger included, and the cost of an idle worker.
 
-By hand: `daybook.api.runs.run`, in this process, at random moments; the seconds from
-`scheduled_for`, the instant of the request, to `started_at`, when the agent is asked. The agent is
-the offline one. Then the worker and the parent of its runs' processes are watched while idle.
+By hand: `daybook.api.runs.run` in this process, at random moments. The lateness is the seconds from
+`scheduled_for`, the instant of the request, to `started_at`, when the agent is called. The agent is
+the offline one. Then the worker and the parent of its runs' processes are measured while idle.
 
-On schedule, when asked for: jobs that are due every `EVERY` seconds, their anchors spread evenly,
-for some minutes. A run's lateness is `started_at` less its due time, less the time for which
-Prefect shows it as waiting for a slot.
+On schedule, if requested: jobs that are due every `EVERY` seconds, their anchors spread evenly, for
+some minutes. A run's lateness is `started_at` less its due time, less the time for which Prefect
+shows it as waiting for a slot.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from daybook.schedules.due import between
 MANY = 20
 EVERY = 20
 LEAD = timedelta(seconds=15)
-"""Between the last job's addition and the first due time that counts."""
+"""Time between the last job's addition and the first due time that counts."""
 LAST = 30.0
-"""Seconds that the last runs get to end."""
+"""Seconds in which the last runs may end."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Triggers by hand, seconds of idling, minutes of schedules (0: none)."""
+    """Number of manual triggers, seconds of idling, minutes of schedules (0: none)."""
 
     by_hand: int = 30
     idle: float = 60.0
@@ -53,8 +53,9 @@ class Plan:
 
 @dataclass
 class Measured:
-    """Seconds of lateness by hand, and what such a run cost; what was spent idle, and the bytes
-    (PSS) of memory then.
+    """Seconds of lateness by hand and the cost of such a run; cost and memory while idle.
+
+    The memory is in bytes (PSS).
     """
 
     by_hand: list[float]
@@ -66,8 +67,10 @@ class Measured:
 
 @dataclass
 class Scheduled:
-    """Of ``due`` due times: the seconds of lateness of those that ran, and the seconds for which
-    those that had to wait for a slot waited; ``others`` are what became of the rest.
+    """Of ``due`` due times: the seconds of lateness of those that ran.
+
+    Also the seconds of waiting for those that had to wait for a slot; ``others`` counts the
+    outcomes of the rest.
     """
 
     due: int
@@ -124,7 +127,7 @@ def _instant(text: str) -> float:
 async def _scheduled(place: Place, worker: Worker, lasts: timedelta) -> Scheduled:
     begin = SYSTEM_CLOCK.now().replace(microsecond=0) + timedelta(seconds=2)
     for number in range(MANY):
-        # An interval counts from when it was added.
+        # An interval counts from the moment of its addition.
         step = timedelta(seconds=number * EVERY / MANY)
         await SYSTEM_CLOCK.wait_until(begin + step)
         name = f"scheduled-{number + 1}"
@@ -139,7 +142,7 @@ async def _scheduled(place: Place, worker: Worker, lasts: timedelta) -> Schedule
 
 
 async def _judged(place: Place, first: datetime, last: datetime, spent: Spent) -> Scheduled:
-    """What became of each due time from ``first`` to ``last``."""
+    """Return the outcome of each due time from ``first`` to ``last``."""
     from sqlmodel import col, select
 
     async with open_ledger() as ledger, ledger.read() as session:
@@ -164,7 +167,7 @@ async def _judged(place: Place, first: datetime, last: datetime, spent: Spent) -
 
 
 async def _waited(place: Place, run: RunRow) -> float:
-    """Seconds for which Prefect showed the run as waiting for a slot after its due time."""
+    """Return the seconds after its due time that Prefect showed as waiting for a slot."""
     states = await place.client.read_flow_run_states(UUID(run.flow_run_id))
     states.sort(key=lambda each: each.timestamp)
     waited = 0.0
@@ -176,7 +179,7 @@ async def _waited(place: Place, run: RunRow) -> float:
 
 
 def table(measured: Measured) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     by_hand = measured.by_hand
     run, idle = measured.run, measured.idle
     lines = [
@@ -204,7 +207,7 @@ def table(measured: Measured) -> str:
 
 
 def missed(measured: Measured) -> list[str]:
-    """What is worse than wanted."""
+    """Return the missed targets."""
     bounds = [
         ("by hand, median seconds", median(measured.by_hand), 0.4),
         ("idle: % of a core", _percent(measured.idle), 2.0),

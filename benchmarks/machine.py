@@ -1,4 +1,4 @@
-"""Which machine figures are from."""
+"""Description of the machine that produced the figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def describe() -> str:
-    """One line: processor, cores, system, Python."""
+    """Return one line: processor, cores, system, Python."""
     cores = os.cpu_count() or 1
     return (
         f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}, "

@@ -1,8 +1,8 @@
-"""What a look at all jobs costs that finds nothing, and what one costs that finds an edit.
+"""Cost of one observation of all jobs, without an edit and with one.
 
-A keeper looks every ten seconds whether something was edited in Prefect, for edits of a schedule
-tell nobody (`daybook.keeper.observer`). Its CPU is all that this process uses meanwhile, the driver
-of the ledger with it; its requests are counted by the server.
+Every ten seconds a keeper checks Prefect for edits, because an edit of a schedule causes no event
+(`daybook.keeper.observer`). Its CPU is all that this process uses meanwhile, including the ledger's
+driver; the server counts its requests.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MOST = 1.0
-"""Seconds of CPU that a look at so many jobs may take."""
+"""Seconds of CPU that one observation of this many jobs may take."""
 MONTHLY = "0 9 1 * *"
-"""Prefect then queues three runs of each job, and not a hundred."""
+"""Makes Prefect queue three runs of each job instead of a hundred."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """So many jobs, and looks that find nothing."""
+    """Number of jobs, and of observations without an edit."""
 
     jobs: int = 1000
     looks: int = 15
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look was: its CPU and the server's, the requests, and what it found."""
+    """One observation: its CPU and the server's, the requests, and the edits it found."""
 
     cpu: float
     server: float
@@ -56,7 +56,7 @@ class Look:
 
 @dataclass
 class Measured:
-    """``deployed`` are the seconds in which all jobs came to Prefect."""
+    """``deployed`` is the number of seconds in which all jobs were deployed to Prefect."""
 
     jobs: int
     deployed: float
@@ -68,8 +68,8 @@ class Measured:
 
 
 async def measure(place: Place, plan: Plan) -> Measured:
-    """Deploy the jobs, and look."""
-    # Not the place's own, whose requests do not count.
+    """Deploy the jobs and observe them."""
+    # Not the client of ``place``: its requests are not counted.
     from prefect.client.orchestration import get_client
 
     await repository.load_entry_point("blocks/__init__.py").register(place.client)
@@ -81,7 +81,7 @@ async def measure(place: Place, plan: Plan) -> Measured:
         await reconcile.reconcile_all(ledger, place.client)
         deployed = time.monotonic() - began
         observer = Observer()
-        await observer.observe(ledger, client)  # the first one remembers
+        await observer.observe(ledger, client)  # the first observation only records the state
         unchanged = [await _look(place, ledger, client, observer) for _ in range(plan.looks)]
         for each in unchanged:
             _expect(each.of.report.unchanged == len(each.of.jobs) == len(names), each)
@@ -96,7 +96,7 @@ async def measure(place: Place, plan: Plan) -> Measured:
 
 
 async def _add(ledger: Ledger, many: int) -> list[str]:
-    """Fill the ledger up to so many jobs; the names of those that were added."""
+    """Fill the ledger up to ``many`` jobs; return the names of the added ones."""
     async with ledger.write() as session:
         there = len(await stored.all_jobs(session))
         for number in range(many - there):
@@ -123,7 +123,7 @@ async def _requests(place: Place) -> int:
 
 
 async def _edit_there(client: PrefectClient, ledger: Ledger, name: str) -> None:
-    """Another schedule in Prefect, which tells nobody of it."""
+    """Change the schedule in Prefect, which causes no event."""
     from uuid import UUID
 
     from prefect.client.schemas.schedules import CronSchedule
@@ -138,7 +138,7 @@ async def _edit_there(client: PrefectClient, ledger: Ledger, name: str) -> None:
 
 
 async def _edit_here(ledger: Ledger, name: str) -> None:
-    """Another prompt in the ledger, which the command that edits could not bring to Prefect."""
+    """Change the prompt in the ledger without applying it to Prefect."""
     async with ledger.write() as session:
         job, now = await stored.find(session, name), ledger.now()
         await stored.change(session, job, edit(job.job, {"prompt": "And now?"}, now=now), now)
@@ -150,7 +150,7 @@ def _expect(so: bool, look: Look) -> None:
 
 
 def table(measured: Measured) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     looks, many = measured.unchanged, f"{measured.jobs:,} jobs"
     cpu = [each.cpu for each in looks]
     lines = [
@@ -184,7 +184,7 @@ def _requests_of(looks: list[Look]) -> str:
 
 
 def missed(measured: Measured) -> list[str]:
-    """What is worse than wanted."""
+    """Return the missed targets."""
     cpu = median(each.cpu for each in measured.unchanged)
     found = [f"a look: {cpu:.3g} s of CPU, wanted ≤ {MOST:g} s"] * (cpu > MOST)
     found += ["an edit in Prefect was not found by the next look"] * (not measured.found_there)

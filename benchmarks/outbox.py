@@ -1,9 +1,9 @@
-"""Draining the outbox, beside plain httpx posts of the same bodies at the same concurrency.
+"""Throughput of the outbox compared with plain httpx posts of the same bodies.
 
-Ten thousand callbacks wait in a ledger on SQLite, for twenty addresses of one receiver, which is a
-process of its own. They are sent by the drain of the keeper: claimed, signed, each address judged,
-sent, recorded. Beside it the same bodies are posted to the same addresses by one
-`httpx.AsyncClient`, with as many requests at a time. The two take turns.
+Ten thousand callbacks wait in a SQLite ledger for twenty addresses of one receiver, which is a
+separate process. The keeper's outbox service sends them: it claims and signs each, checks its
+address, sends it and records the result. For comparison one `httpx.AsyncClient` posts the same
+bodies to the same addresses with the same concurrency. The two take turns.
 
 ``python -m benchmarks.outbox`` is the receiver.
 """
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 ADDRESSES = 20
 WANTED = 0.6
-"""The drain's rate is to be at least so much of that of plain posts."""
+"""Smallest ratio of the outbox's rate to that of plain posts."""
 _TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @dataclass
 class Measured:
-    """Callbacks a second, of each turn."""
+    """Callbacks per second, for each turn."""
 
     callbacks: int
     at_once: int
@@ -49,7 +49,7 @@ class Measured:
 
 
 async def measure(client: PrefectClient, folder: Path, callbacks: int, turns: int) -> Measured:
-    """``folder`` is empty; ``client`` is asked who signs."""
+    """Measure in the empty ``folder``; ``client`` reads the signing settings."""
     from daybook.delivery.dispatcher import MAX_IN_FLIGHT
 
     measured = Measured(callbacks, MAX_IN_FLIGHT)
@@ -129,7 +129,7 @@ def _to(address: str, number: int) -> str:
 
 
 def _body(number: int) -> str:
-    """About as long as a run is as JSON."""
+    """Return a body about as long as a run as JSON."""
     told = {"version": 1, "event": "completed", "id": f"{number:032x}", "status": "succeeded"}
     return json.dumps(told | {"output": "What was asked for is done. " * 40})
 
@@ -157,7 +157,7 @@ def missed(measured: Measured) -> list[str]:
 
 @asynccontextmanager
 async def _receiver() -> AsyncIterator[str]:
-    """Its address, while it is there."""
+    """Yield the receiver's address while it runs."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.outbox", stdout=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""Where workers are measured: a temporary home, and one server of ours that counts its requests."""
+"""Temporary home and one request-counting server of ours, on which workers are measured."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 QUIET_WITHIN = 60.0
-"""Seconds in which the processes of a run that has begun are to be gone."""
+"""Seconds in which the processes of an ended run have to exit."""
 LOOK = 0.05
 SPAWNING = "spawned children:"
-"""What our worker logs when it cannot fork: its fallback is not what is to be measured."""
+"""Our worker's log text if it cannot fork; the benchmark must not measure that fallback."""
 
 
 @contextmanager
 def home() -> Iterator[Home]:
-    """A temporary home; this process's environment then names it and the Prefect in it.
+    """Create a temporary home; this process's environment then names it and its Prefect.
 
-    To be entered before Prefect is imported, which reads its environment once.
+    Enter it before Prefect is imported, because Prefect reads its environment once.
     """
     assert "prefect" not in sys.modules
-    secrets = ("_API_KEY", "_AUTH_TOKEN", "_BASE_URL")  # no model is asked: the agent is offline
+    secrets = ("_API_KEY", "_AUTH_TOKEN", "_BASE_URL")  # no model is called: the agent is offline
     for name in list(os.environ):
         if name.startswith(("PREFECT_", "DAYBOOK_")) or name.endswith(secrets):
             del os.environ[name]
@@ -59,8 +59,10 @@ def home() -> Iterator[Home]:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent: seconds of CPU by a worker with its processes, by the server, and by what
-    else runs on this machine; the requests by path, the answers 503, all in ``seconds``.
+    """Resources used in ``seconds``.
+
+    Seconds of CPU by a worker with its processes, by the server, and by everything else on this
+    machine; the requests by path; the number of 503 answers.
     """
 
     seconds: float
@@ -85,7 +87,7 @@ class Spent:
         )
 
     def per_run(self, runs: int, idle: Spent) -> Spent:
-        """For each of so many runs, less what is spent in the same time without any."""
+        """Return the cost of one of ``runs`` runs, less what is spent idle in the same time."""
         share = self.seconds / idle.seconds
         return Spent(
             self.seconds / runs,
@@ -99,7 +101,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker that has started; ``itself`` are its processes while no run is at work."""
+    """A started worker; ``itself`` are its processes while no run is at work."""
 
     child: Child
     itself: frozenset[int]
@@ -122,7 +124,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Place:
-    """A server that runs, and a client of it whose requests are not counted."""
+    """A running server, and a client whose requests are not counted."""
 
     home: Home
     here: SelectedPrefect
@@ -133,7 +135,7 @@ class Place:
     async def worker(
         self, command: Sequence[str], environment: Mapping[str, str]
     ) -> AsyncIterator[Worker]:
-        """A worker from when it takes runs on; it is ended at the end."""
+        """Yield a worker once it accepts runs; stop it at the end."""
         log = self.home.logs / "worker.log"
         child = await children.start(
             "worker",
@@ -151,7 +153,7 @@ class Place:
                     await asyncio.sleep(LOOK)
             if SPAWNING in child.tail():
                 raise RuntimeError(f"the worker's warm way is not to be had: {child.tail()}")
-            await asyncio.sleep(2.0)  # what it does once at its start
+            await asyncio.sleep(2.0)  # wait for its start-up work
             yield Worker(child, frozenset(usage.family(child.pid)))
         except BaseException:
             print(child.tail(), file=sys.stderr)
@@ -160,7 +162,7 @@ class Place:
             await child.terminate()
 
     async def spent(self, of: Worker) -> Spent:
-        """All that was spent so far."""
+        """Return everything that was spent so far."""
         async with httpx.AsyncClient(trust_env=False) as client:
             counts = (await client.get(f"{self.here.ui_url}{counted.COUNTS}")).json()
         loop = asyncio.get_running_loop()
@@ -169,7 +171,7 @@ class Place:
         return Spent(loop.time(), used, served, others, counts["paths"], counts["busy"])
 
     async def spent_idle(self, of: Worker, seconds: float) -> Spent:
-        """What is spent in so many seconds in which nothing runs."""
+        """Return what is spent in ``seconds`` in which nothing runs."""
         before = await self.spent(of)
         await asyncio.sleep(seconds)
         return (await self.spent(of)).since(before)
@@ -177,14 +179,14 @@ class Place:
 
 @asynccontextmanager
 async def opened(home: Home) -> AsyncIterator[Place]:
-    """Start the server, and end it at the end."""
+    """Start the server; stop it at the end."""
     from prefect.client.orchestration import get_client
 
     api_url = os.environ["PREFECT_API_URL"]
     port = httpx.URL(api_url).port
     assert port is not None
     path = os.pathsep.join([str(repository.root()), *filter(None, [os.environ.get("PYTHONPATH")])])
-    child = await children.start(  # as `server.start` does it
+    child = await children.start(  # as `server.start` does
         "server",
         [sys.executable, "-m", "benchmarks.counted", "--port", str(port)],
         environment={**server.environment(home, port), "PYTHONPATH": path},

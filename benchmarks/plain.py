@@ -1,7 +1,7 @@
-"""An interpreter with everything of this environment but Daybook.
+"""Interpreter with everything of this environment except Daybook.
 
-Prefect imports each installed package that brings a worker type or a block. A worker of Prefect's
-own that imports ours as well would be larger and slower than Prefect as shipped is.
+Prefect imports each installed package that provides a worker type or a block. If Prefect's own
+worker imported ours as well, it would be larger and slower than Prefect as shipped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def interpreter(folder: Path) -> str:
-    """Make it in ``folder``, out of links; the path of its program."""
+    """Build it in ``folder`` from links; return the path of its executable."""
     venv.create(folder, with_pip=False, symlinks=True)
     packages = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(folder)}))
     for entry in Path(sysconfig.get_path("purelib")).iterdir():

@@ -1,7 +1,7 @@
-"""How long a command takes as a whole process, from its start to its end.
+"""Duration of a command as a whole process, from its start to its end.
 
 Compared with `prefect version`, the least that Prefect's own command line does. The commands take
-turns (A B C D, A B C D, …), so that whatever else the machine does falls on all of them; the first
+turns (A B C D, A B C D, …), so that other load on the machine affects all of them alike; the first
 turn only warms the caches. The median of the others counts.
 """
 
@@ -28,7 +28,7 @@ JOBS = 200
 
 @dataclass
 class Command:
-    """One command: how it is shown, what is run, the least ratio that is wanted, the seconds."""
+    """One command: its label, its arguments, the target ratio, the measured seconds."""
 
     shown: str
     arguments: list[str]
@@ -41,7 +41,7 @@ class Command:
 
 
 def commands() -> list[Command]:
-    """What is compared; the first is the yardstick."""
+    """Return the commands to compare; the first is the baseline."""
     prefect = [sys.executable, "-m", "prefect"]
     daybook = [sys.executable, "-m", "daybook"]
     schedule = ["next", "--cron", "0 9 * * 1-5", "--tz", "Europe/Berlin"]
@@ -54,7 +54,7 @@ def commands() -> list[Command]:
 
 
 def measure(turns: int = TURNS) -> list[Command]:
-    """Run the commands ``turns`` times each, in a home of their own; raises if one fails."""
+    """Run each command ``turns`` times in a separate home; raise if one fails."""
     measured = commands()
     with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
         asyncio.run(_fill(Path(folder)))
@@ -74,13 +74,13 @@ def measure(turns: int = TURNS) -> list[Command]:
 
 
 def missed(measured: list[Command]) -> list[str]:
-    """The commands that are slower than what is wanted of them."""
+    """Return the commands that are slower than their target."""
     yardstick = measured[0].median
     return [each.shown for each in measured if yardstick / each.median < (each.wanted or 0)]
 
 
 def table(measured: list[Command]) -> str:
-    """The measurement as Markdown."""
+    """Return the measurement as Markdown."""
     yardstick = measured[0].median
     lines = [
         "| command | median of "
@@ -96,7 +96,7 @@ def table(measured: list[Command]) -> str:
 
 
 async def _fill(home: Path) -> None:
-    """Put jobs into the ledger, without Prefect: listing them needs none."""
+    """Put jobs into the ledger without Prefect: listing them needs none."""
     now = SYSTEM_CLOCK.now()
     ledger = Ledger(f"sqlite+aiosqlite:///{home / 'ledger.db'}")
     async with ledger, ledger.write() as session:

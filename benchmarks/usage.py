@@ -1,8 +1,9 @@
-"""What a process and all that it began have used: CPU time and memory, out of ``/proc`` (Linux).
+"""CPU time and memory of a process and its descendants, read from ``/proc`` (Linux).
 
-CPU time is what each living member has used, and what the children had used that it waited for;
-those have ended, so nothing counts twice. A child whose parent ended unwaited-for would be lost:
-our workers' parent adopts such orphans, and a measurement begins and ends when no run is at work.
+CPU time is the time of each living member plus the time of the children that it waited for; those
+have ended, so nothing counts twice. A child whose parent ended without waiting for it would be
+lost: our workers' parent adopts such orphans, and a measurement begins and ends when no run is at
+work.
 
 Memory is the proportional set size: a page that several processes share counts once, split.
 """
@@ -19,8 +20,9 @@ from pathlib import Path
 _PROC = Path("/proc")
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _SHARE = 20
-"""Between two looks at the memory pass so many times the seconds that the last one took: walking
-through the pages is work, and it must not slow down what is measured."""
+"""Pause between two memory readings, as a multiple of the duration of the last one: walking through
+the pages is work, and it must not slow down the measured processes.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,29 +32,29 @@ class _Stat:
 
 
 def family(pid: int) -> set[int]:
-    """``pid`` and its descendants that live, or have ended and were not waited for yet."""
+    """Return ``pid`` and its descendants: living ones, and ended ones not yet waited for."""
     return set(_family(pid))
 
 
 def cpu(pid: int) -> float:
-    """Seconds of CPU that ``pid``, its family, and those that they waited for have used so far."""
+    """Return the CPU seconds of ``pid``, its family, and the children that they waited for."""
     return sum(each.seconds for each in _family(pid).values())
 
 
 def machine() -> float:
-    """Seconds of CPU that all processes together, and the system, have used since it started."""
-    # cpu, user, nice, system, idle, waiting for input and output, interrupts, …, stolen
+    """Return the CPU seconds of all processes and the system since the machine started."""
+    # user, nice, system, idle, iowait, irq, softirq, steal (after the word "cpu")
     ticks = [int(each) for each in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) * _TICK
 
 
 def memory(pid: int) -> int:
-    """Bytes (PSS) of ``pid`` and its family."""
+    """Return the memory of ``pid`` and its family in bytes (PSS)."""
     return sum(_pss(each) for each in family(pid))
 
 
 class Peak:
-    """While it is entered: the most memory and the most processes of ``pid`` and its family."""
+    """Context manager: the peak memory and process count of ``pid`` and its family."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -91,7 +93,7 @@ def _everyone() -> dict[int, _Stat]:
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             with suppress(OSError):  # it has ended meanwhile
-                # Behind the name, which may hold anything: state, parent, …; utime is field 14.
+                # After the name, which may contain anything: state, parent, …; utime is field 14.
                 fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
                 ticks = sum(map(int, fields[11:15]))
                 found[int(entry.name)] = _Stat(int(fields[1]), ticks * _TICK)

@@ -1,13 +1,13 @@
-"""Our worker beside Prefect's process worker, on one server, one after the other.
+"""Our worker compared with Prefect's process worker, on one server, one after the other.
 
-Prefect's as it is shipped (it asks for work every 10 s), the same asking every half second, and
-ours. Each gets the same small flow, which is not of a job of ours, and is measured
+The contenders are Prefect's worker as shipped (polls every 10 s), the same one polling every half
+second, and ours. Each gets the same small flow, which belongs to no Daybook job, and is measured
 
 - idle, once it has run the flow for the first time: CPU, requests, memory;
 - with one run after the other, triggered through Prefect's client, each at a random moment between
-  two polls: the time from just before the trigger's request to the flow's first line, and what a
-  run costs, less what the worker spends idle in that time;
-- with a burst of runs at once: from the first trigger to the last end.
+  two polls: the time from just before the trigger's request to the flow's first line, and the cost
+  of a run, less what the worker spends idle in that time;
+- with a burst of concurrent runs: from the first trigger to the last end.
 
 Prefect's workers get an interpreter in which Daybook is not installed (`benchmarks.plain`).
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 8
 TRIGGERS = 4
-"""So many of a burst's triggers are asked for at a time."""
+"""Number of a burst's triggers that are requested concurrently."""
 FIRST_LINE_WITHIN = 120.0
 FLOW = """\
 import time
@@ -57,7 +57,7 @@ async def small():
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: runs one after the other, runs of a burst, seconds of idling."""
+    """Amount of work: runs one after the other, runs of a burst, seconds of idling."""
 
     shipped: int = 15
     others: int = 25
@@ -67,9 +67,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Contender:
-    """A worker: its column's name, its pool and its type, how it is started.
+    """A worker: its column's name, its pool and its type, and its command.
 
-    ``poll`` are the seconds between two polls, at a random moment of which a run is triggered.
+    ``poll`` is the seconds between two polls; a run is triggered at a random moment in them.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Contender:
 
 @dataclass
 class Measured:
-    """One contender's figures. ``idle`` is over its seconds, ``run`` what one run costs."""
+    """One contender's figures: ``idle`` over its seconds, ``run`` the cost of one run."""
 
     contender: Contender
     idle: Spent
@@ -120,14 +120,14 @@ class Bench:
         self.triggered: list[UUID] = []
 
     async def trigger(self) -> tuple[UUID, float]:
-        """Ask for a run; its id, and the moment just before."""
+        """Request a run; return its id and the moment just before the request."""
         before = time.time()
         run = await self._place.client.create_flow_run_from_deployment(self._deployment)
         self.triggered.append(run.id)
         return run.id, before
 
     async def one(self) -> float:
-        """A run from its trigger until nothing is left of it; the seconds to its first line."""
+        """Run once, until nothing is left of it; return the seconds from trigger to first line."""
         run, before = await self.trigger()
         async with asyncio.timeout(FIRST_LINE_WITHIN):
             while run not in (began := self._began()):
@@ -137,7 +137,7 @@ class Bench:
         return began[run] - before
 
     async def all_begun(self) -> None:
-        """Until the last that was triggered has begun, and nothing is left of any."""
+        """Wait until the last triggered run has started and nothing is left of any."""
         wanted, known = set(self.triggered), 0
         while known < len(wanted):
             async with asyncio.timeout(FIRST_LINE_WITHIN):
@@ -156,8 +156,8 @@ class Bench:
 
 
 def contenders(place: Place, python: str, plan: Plan) -> list[Contender]:
-    """The three; ``python`` is the interpreter of Prefect's own workers."""
-    # As where only Prefect is installed: nothing of this checkout on its path.
+    """Return the three contenders; ``python`` is the interpreter of Prefect's own workers."""
+    # As if only Prefect were installed: no part of this checkout is on its path.
     shipped = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     often = shipped | {"PREFECT_WORKER_QUERY_SECONDS": "0.5"}
     mine = ours.environment(place.home, place.here)
@@ -263,7 +263,7 @@ async def _deploy(place: Place, folder: Path, contender: Contender) -> UUID:
 
 
 def table(measured: Sequence[Measured]) -> str:
-    """The figures as Markdown, each with its ratio to the first contender's."""
+    """Return the figures as Markdown, each with its ratio to the first contender's."""
     first = measured[0]
     names = [each.contender.name for each in measured]
     lines = [head("", names[0], *(cell for name in names[1:] for cell in (name, "against ours")))]
@@ -331,7 +331,7 @@ def table(measured: Sequence[Measured]) -> str:
 
 
 def missed(measured: Sequence[Measured]) -> list[str]:
-    """What is worse than wanted."""
+    """Return the missed targets."""
     mine, shipped, often = measured
 
     wanted = {

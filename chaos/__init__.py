@@ -1,14 +1,14 @@
-"""The storm: everything that can die dies at random while jobs are due, and then the book is read.
+"""Chaos test: kills, stops and cuts everything at random while jobs are due, then reads the ledger.
 
 ::
 
-    place      a home, a server, two workers, a keeper beside them: whoever dies is begun again
-    work       jobs of all kinds, all due until one instant; their effects are counted outside
-    faults     what is killed, stopped and cut, and when: drawn from a seed, so it can be replayed
-    edits      a random walk of edits on both sides, on jobs of their own
-    callbacks  each end is told to a receiver outside, which refuses a part of them
-    verdict    due times found second by second, not by the code under test, against the book
+    place      a home, a server, two workers and a second keeper; a process that dies is restarted
+    work       jobs of all kinds, all due before one instant; an outside process counts the effects
+    faults     the kills, stops and cuts, and their times: drawn from a seed, so replayable
+    edits      a random walk of edits on both sides, on jobs reserved for it
+    callbacks  a receiver outside that gets a callback for each outcome and refuses some of them
+    verdict    compares the ledger with due times computed second by second, without the tested code
 
-``python -m chaos --help``; ``make chaos`` is the long one. What is promised stands in
-`docs/promise.md`: each due time has one outcome, no attempt has its effect twice.
+See ``python -m chaos --help``; ``make chaos`` is the long run. `docs/promise.md` states the
+promises: each due time has one outcome, and no attempt has its effect twice.
 """

@@ -1,4 +1,4 @@
-"""``python -m chaos``: the exit code is 1 when a promise was broken."""
+"""Entry point of ``python -m chaos``; the exit code is 1 if a promise is broken."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ DUE_EVERY = 10
 """Seconds between two due times of one job."""
 LEAD = 5.0
 POSTGRESQL = "postgresql://root@127.0.0.1:5432/test"
-"""The server on which a database is made for the ledger, unless `TEST_POSTGRESQL_URL` names one."""
+"""Server on which to create the ledger's database if `TEST_POSTGRESQL_URL` is not set."""
 ADDED_WITHIN = 1.0
-"""Seconds that adding one job may take: when the last is due is said before the first is added."""
+"""Seconds allowed for adding one job: the last due time is fixed before the first job is added."""
 
 
 class Storm(NamedTuple):
-    """The jobs and the faults that they met; ``restart`` where everything was killed at once."""
+    """The jobs and the faults they met; ``restart`` is set if everything was killed at once."""
 
     jobs: Work
     struck: list[Struck]
@@ -50,7 +50,7 @@ class Storm(NamedTuple):
 
 
 class Met(NamedTuple):
-    """What the jobs met: the faults that were had, the edits by their kind, their callbacks."""
+    """What the jobs met: the faults that happened, the edits by kind, and the callbacks."""
 
     struck: list[Struck]
     steps: Counter[str]
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str) -> int:
-    # They import Prefect, which may only now read its environment.
+    # These modules import Prefect, which must not read its environment before now.
     from prefect.client.orchestration import get_client
 
     from chaos import callbacks, edits, effects, place, restarts, verdict, work
@@ -76,7 +76,7 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
     from daybook.ledger.engine import Ledger
     from daybook.operations import worker
 
-    # Its own stream: how long the edits take must not change what the seed says of the faults.
+    # A separate stream: the duration of the edits must not change the faults that the seed draws.
     walk = edits.Walk(random.Random(seed + 1), given.edits)
     longest = restarts.LONGEST if given.restart_after else effects.LONGEST
     async with (
@@ -129,7 +129,7 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
 
 
 async def _struck(given: argparse.Namespace, seed: int, at: Place, walk: Walk, add: Add) -> Storm:
-    """Have the faults that the seed says, one after the other."""
+    """Inject the faults drawn from the seed, one after the other."""
     from chaos import faults, work
 
     plan = faults.drawn(random.Random(seed), given.seconds, given.faults, given.longest_stop)
@@ -148,7 +148,7 @@ async def _struck(given: argparse.Namespace, seed: int, at: Place, walk: Walk, a
 async def _killed_at_once(
     given: argparse.Namespace, seed: int, at: Place, _: Walk, add: Add
 ) -> Storm:
-    """Kill everything at once, and start it again `--restart-after` seconds later."""
+    """Kill everything at once and start it again `--restart-after` seconds later."""
     from chaos import restarts, work
 
     many = given.concurrency  # so that no run waits for a slot

@@ -1,4 +1,4 @@
-"""Watching what is left after the storm: it may take long, as long as it gets less."""
+"""Progress check after the chaos test: the remaining work may take long while it still shrinks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from daybook.ledger.tables import RunRow
 from daybook.runs.slots import SLOT
 
 PATIENCE_SECONDS = 150.0
-"""How long nothing may get less: two leases, a grace, and the waits between tries of a callback."""
+"""Longest time without progress: two leases, a grace period, and the retry delays of a callback."""
 IDLE_SECONDS = 60.0
-"""How long no run may begin while slots are free and runs wait for one."""
+"""Longest time in which no run starts although slots are free and runs wait for one."""
 
 
 @dataclass(frozen=True)
 class Left:
-    """What has still to happen, in numbers: ``unheld`` runs wait for a slot, ``held`` have one.
+    """Counts of what is still open: ``unheld`` runs wait for a slot, ``held`` runs have one.
 
-    ``begun`` is how many claims were granted so far.
+    ``begun`` is the number of claims granted so far.
     """
 
     total: int
@@ -29,7 +29,7 @@ class Left:
 
     @classmethod
     def of(cls, rows: Sequence[RunRow], lacking: int, unsent: int) -> Left:
-        """Count it in all ``rows``; ``lacking`` due times have no row, ``unsent`` are not sent."""
+        """Count ``rows``; ``lacking`` due times have no row, ``unsent`` messages are not sent."""
         waiting = [row for row in rows if row.state is Status.WAITING]
         held = [row for row in rows if row.state in HELD]
         unmirrored = sum(row.unmirrored for row in rows)
@@ -42,7 +42,7 @@ class Left:
 
 
 class Backlog:
-    """``slots`` are how many runs may be at work at once; times are seconds of one clock."""
+    """``slots`` is the limit of concurrent runs; times are seconds of one clock."""
 
     def __init__(self, slots: int, began: float) -> None:
         self._slots, self._began = slots, began
@@ -52,7 +52,7 @@ class Backlog:
         self.wrong = ""
 
     def goes_on(self, left: Left, now: float) -> bool:
-        """Return whether to look again; if not, and something is left, ``wrong`` says why."""
+        """Return whether to check again; if no although work is left, set ``wrong``."""
         if self._least is None or left.total < self._least:
             self._least, self._less_since = left.total, now
         idle = left.unheld and left.held < self._slots and left.begun == self._begun

@@ -1,12 +1,13 @@
-"""Where the storm's callbacks arrive, outside of what may die, and whether each that was due did.
+"""Receiver of the chaos test's callbacks, outside of the killed processes, and its checks.
 
-The receiver has moods: by the seed it answers 500, cuts the connection or hangs, each callback at
-most `REFUSALS` times, and no more when the storm is over. What it took is held against the book:
+The receiver draws its behaviour from the seed: it may answer 500, cut the connection or hang. It
+refuses each callback at most `REFUSALS` times, and none after the faults end. The accepted
+callbacks are compared with the ledger:
 
-- each outcome that is an event has its callback, taken at least once; what was skipped has none;
-- one that came again had the same `webhook-id`, and another only corrects what was unknown;
-- it says the outcome that the book has, to the address of that event, and is signed;
-- the outbox has each of them as delivered, and says so of none that never came.
+- each outcome that is an event has a callback, accepted at least once; skipped runs have none;
+- a repeated callback has the same `webhook-id`; a second one may only correct an unknown outcome;
+- a callback carries the ledger's outcome, goes to the address of that event, and is signed;
+- the outbox marks each of them as delivered, and no callback that never arrived.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ EVENTS = {
     "cancelled": "cancelled",
     "missed": "missed",
 }
-"""The event that an outcome is; what is not here is none."""
+"""Event for each outcome; other outcomes are not events."""
 MOODS = {"takes it": 77, "answers 500": 12, "cuts the connection": 8, "hangs": 3}
-"""What the receiver does, and how often it is drawn against the others."""
+"""What the receiver does, with the weight of each in the draw."""
 TAKEN = "takes it"
 REFUSALS = 2
-"""More would make the sender wait longer than a storm gets to settle."""
+"""With more, the sender would wait longer than the chaos test waits for the last outcomes."""
 HANGS = 20.0
 """Seconds: longer than a sender waits."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request. ``how`` is what the receiver did."""
+    """One request; ``how`` is what the receiver did with it."""
 
     path: str
     headers: dict[str, str]
@@ -60,7 +61,7 @@ class Call:
 
 @dataclass
 class Callbacks:
-    """What came to the receiver at ``address``."""
+    """The calls that the receiver at ``address`` got."""
 
     draw: random.Random
     address: str = ""
@@ -70,7 +71,7 @@ class Callbacks:
     _refused: Counter[str] = field(default_factory=Counter)
 
     def fields(self, job: str) -> dict[str, Any]:
-        """What a job says that has each of its events told here."""
+        """Return the job fields that send each of its events to this receiver."""
         return {
             "events": sorted(set(EVENTS.values())),
             "on_complete": f"{self.address}/completed/{job}",
@@ -78,7 +79,7 @@ class Callbacks:
         }
 
     def be_well(self) -> None:
-        """Take all that comes from now on."""
+        """Accept every request from now on."""
         self._moody = False
 
     @property
@@ -92,7 +93,7 @@ class Callbacks:
             headers = {name.lower(): value.strip() for name, _, value in split}
             body = await reader.readexactly(int(headers["content-length"]))
             call = Call(first.split()[1], headers, body, self._mood(headers.get("webhook-id", "")))
-            # Before the answer: who sent it may be killed while it comes.
+            # Record before answering: the sender may be killed during the answer.
             self.calls.append(call)
             await self._answer(call, writer)
         writer.close()
@@ -121,7 +122,7 @@ class Callbacks:
 
 @asynccontextmanager
 async def had(draw: random.Random) -> AsyncIterator[Callbacks]:
-    """A receiver, until the end."""
+    """Run a receiver until the context ends."""
     callbacks, serving = Callbacks(draw), set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -147,7 +148,7 @@ async def had(draw: random.Random) -> AsyncIterator[Callbacks]:
 
 
 def wrong(callbacks: Callbacks, runs: Sequence[RunRow], outbox: Sequence[OutboxRow]) -> list[str]:
-    """What is not as it is to be, in words."""
+    """Return a sentence for each difference between the callbacks and the ledger."""
     by_run = defaultdict[str, list[tuple[Call, dict[str, Any]]]](list)
     found = list[str]()
     for call in callbacks.calls:
@@ -162,7 +163,7 @@ def wrong(callbacks: Callbacks, runs: Sequence[RunRow], outbox: Sequence[OutboxR
 
 
 def _not_so(call: Call, told: dict[str, Any], callbacks: Callbacks) -> list[str]:
-    """What a callback says of itself that is not so."""
+    """Return the claims of a callback about itself that are false."""
     event, found = told["event"], list[str]()
     if EVENTS.get(told["status"]) != event:
         found.append(f"{event} is no event of {told['status']}")
@@ -179,7 +180,7 @@ def _not_so(call: Call, told: dict[str, Any], callbacks: Callbacks) -> list[str]
 
 
 def _of(row: RunRow, had: list[tuple[Call, dict[str, Any]]]) -> list[str]:
-    """What is not so of the callbacks of one run."""
+    """Return the errors in the callbacks of one run."""
     event, found = EVENTS.get(row.status), list[str]()
     if event is None:
         asked = "not_requested"
@@ -200,13 +201,13 @@ def _of(row: RunRow, had: list[tuple[Call, dict[str, Any]]]) -> list[str]:
 
 
 def _outbox(outbox: Sequence[OutboxRow], callbacks: Callbacks) -> list[str]:
-    """Where the book's outbox and the receiver do not agree."""
+    """Return the differences between the ledger's outbox and the receiver."""
     taken = {call.id for call in callbacks.taken}
     told = {each.id: each for each in outbox if each.purpose == "callback"}
     found = [
         f"{each.status} after {each.attempts} tries: {each.key} ({each.error})"
         for each in outbox
-        # An alert may be held back for an hour, and be withdrawn.
+        # An alert may be delayed for an hour and then withdrawn.
         if each.status != "delivered" and (each.id in told or each.status == "failed")
     ]
     found += [

@@ -1,7 +1,7 @@
-"""A random walk of edits on both sides, on jobs that are for that only.
+"""Random walk of edits on both sides, on jobs reserved for it.
 
-A step that Prefect or the ledger cannot take, because it is away just then, is drawn again: so many
-steps are really had.
+If Prefect or the ledger is unavailable and rejects a step, the step is drawn again, so the
+requested number of steps really happens.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from daybook.ledger.engine import Ledger
 from daybook.prefect import deployment, projection
 
 AGREED = 60.0
-"""Seconds within which both sides agree, when nobody edits any more."""
+"""Seconds until both sides must agree after the last edit."""
 AGAIN = 0.5
 
 
 class Walk:
-    """So many steps, drawn from ``draw``; ``steps`` counts those that were had, by their kind."""
+    """A number of steps drawn from ``draw``; ``steps`` counts the completed steps by kind."""
 
     def __init__(self, draw: random.Random, many: int) -> None:
         self._draw, self._many = draw, many
@@ -38,7 +38,7 @@ class Walk:
         self._edited: dict[str, str] = {}
 
     async def go(self, place: Place, work: Work, since: float, seconds: float) -> None:
-        """All steps, spread over the seconds from ``since`` (the epoch's) on."""
+        """Do all steps, spread over ``seconds`` from ``since`` (epoch seconds)."""
         self._edited = work.edited
         for number in range(self._many):
             at = since + seconds * number / self._many
@@ -77,7 +77,7 @@ class Walk:
                     found = (await client.get(path)).raise_for_status().json()
                     await there[kind](found, client)
         except (DaybookError, httpx.HTTPError, IndexError):
-            return False  # away, or not to be done to this job as it is
+            return False  # unavailable, or the step does not apply to the job's current state
         self.steps[kind] += 1
         return True
 
@@ -120,7 +120,7 @@ class Walk:
         (await client.patch(path, json=new)).raise_for_status()
 
     async def disagree(self, ledger: Ledger, client: PrefectClient) -> list[str]:
-        """Where both sides do not agree, and no conflict is shown; given time to."""
+        """Return where both sides differ without a visible conflict, after a wait."""
         loop = asyncio.get_running_loop()
         end = loop.time() + AGREED
         apart = await self._apart(ledger, client)

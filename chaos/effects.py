@@ -1,7 +1,7 @@
-"""Where the effects of the storm's runs are had, and counted: outside of what may die.
+"""Servers and files that count the runs' effects, outside of the processes that are killed.
 
-Each kind of job has its effect here: a webhook's request, a tool's call by an MCP server, and the
-line that an agent's program writes into a file. Each carries its occurrence.
+Each kind of job has an effect: a webhook's request, a tool call at an MCP server, or a line that an
+agent's program writes into a file. Each effect carries its occurrence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route
 
 KEY = "idempotency-key"
 LONGEST = 1.5
-"""Seconds that an effect takes at most, so that what dies then dies in the middle of one."""
+"""Longest duration of an effect in seconds, so that a kill can hit the middle of one."""
 AGENT = """\
 #!/bin/sh
 read -r line
@@ -33,7 +33,7 @@ printf '%s\\n' "$line" >> {book}
 sleep {nap}
 echo done
 """
-"""Reads its prompt, has its effect (one line, written at once), works for a while, and answers."""
+"""Agent: reads its prompt, has its effect (one line, written at once), works, and answers."""
 
 Message = MutableMapping[str, Any]
 
@@ -47,12 +47,12 @@ class Effects:
     requests: Counter[str] = field(default_factory=Counter)
 
     def counted(self) -> Counter[str]:
-        """Those of the requests, and those of the agents' programs."""
+        """Count the effects of the requests and of the agents' programs."""
         lines = self.book.read_text().splitlines() if self.book.exists() else []
         return self.requests + Counter(lines)
 
     def agent(self, folder: Path, nap: float) -> str:
-        """The command of a program that is an agent."""
+        """Return the command of an agent program."""
         program = folder / f"agent-{nap:g}.sh"
         program.write_text(AGENT.format(book=self.book, nap=nap))
         program.chmod(0o700)
@@ -63,7 +63,7 @@ class Effects:
 async def had(
     folder: Path, draw: random.Random, longest: float = LONGEST
 ) -> AsyncIterator[Effects]:
-    """A server for the effects, until the end; the agents' lines go to ``folder``.
+    """Run a server for the effects until the context ends; the agents' lines go to ``folder``.
 
     A request's effect takes at most ``longest`` seconds.
     """
@@ -74,7 +74,7 @@ async def had(
 
     @server.tool
     async def mark() -> str:
-        """Have an effect."""
+        """Record an effect."""
         await asyncio.sleep(draw.uniform(0, longest))
         return "marked"
 
@@ -101,7 +101,7 @@ async def had(
 def _counted(
     application: Callable[..., Awaitable[None]], effects: Effects
 ) -> Callable[..., Awaitable[None]]:
-    """Count the tool calls by what their requests carry, whatever the server makes of them."""
+    """Count the tool calls from their requests, whatever the server does with them."""
 
     async def counting(scope: Message, receive: Any, send: Any) -> None:
         async def hears() -> Message:

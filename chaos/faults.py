@@ -1,4 +1,4 @@
-"""What is killed, stopped and cut: drawn from a seed before the storm begins."""
+"""Faults of the chaos test (kills, stops and cuts), drawn from a seed before it begins."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ KINDS = {
     "stop the server": 1,
     "cut the ledger": 3,
 }
-"""The kinds, and how often each is drawn against the others."""
+"""Kinds of faults, with the weight of each in the draw."""
 EVERYTHING = "kill everything"
-"""Not drawn: the only fault of a run with `--restart-after` (`chaos.restarts`)."""
+"""Not drawn: the only fault of a test with `--restart-after` (`chaos.restarts`)."""
 KILLS_RUNS = frozenset(KINDS) - {"kill a keeper", "stop a keeper"} | {EVERYTHING}
-"""Those after which a run may have ended in the middle of its effect, and nobody can know."""
+"""Faults that may end a run in the middle of its effect, so that its outcome is unknown."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """``at`` and ``lasts`` in seconds; ``which`` in [0, 1) draws among those that are there."""
+    """``at`` and ``lasts`` in seconds; ``which`` in [0, 1) selects one of the living targets."""
 
     at: float
     kind: str
@@ -46,7 +46,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Struck:
-    """A fault that was had: between two instants, as seconds of the epoch, and at whom."""
+    """A fault that happened, from ``began`` to ``ended`` (epoch seconds), and its target."""
 
     fault: Fault
     began: float
@@ -55,7 +55,7 @@ class Struck:
 
 
 def drawn(draw: random.Random, seconds: float, count: int, longest_stop: float) -> list[Fault]:
-    """So many faults, spread over the seconds: each in a part of its own, so none is left out."""
+    """Draw ``count`` faults, each in its own part of ``seconds``, so that no part is left out."""
     part, faults = seconds / count, list[Fault]()
     kinds, weights = list(KINDS), list(KINDS.values())
     for number in range(count):
@@ -67,7 +67,7 @@ def drawn(draw: random.Random, seconds: float, count: int, longest_stop: float) 
 
 
 async def strike(place: Place, faults: Sequence[Fault], since: float) -> list[Struck]:
-    """Have them all, each at its time after ``since`` (the epoch's seconds)."""
+    """Inject all faults, each at its time after ``since`` (epoch seconds)."""
 
     async def one(fault: Fault) -> Struck:
         await asyncio.sleep(max(0.0, since + fault.at - SYSTEM_CLOCK.now().timestamp()))
@@ -79,7 +79,7 @@ async def strike(place: Place, faults: Sequence[Fault], since: float) -> list[St
 
 
 async def _had(place: Place, fault: Fault) -> str:
-    """Returns at whom; empty when nobody was there."""
+    """Inject the fault and return its target; empty if there was none."""
     match fault.kind.split():
         case ["cut", *_]:
             await cut_ledger(place, fault.lasts)

@@ -1,4 +1,4 @@
-"""What the storm rages over: a home, a Prefect server, workers and keepers, each begun again."""
+"""Processes under test: a home, a Prefect server, workers and keepers; each is restarted."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from daybook.processes import children, proc
 from daybook.processes.children import Child
 
 PAUSE = 1.0
-"""Seconds until what died is begun again."""
+"""Seconds until a dead process is restarted."""
 STARTED = 300.0
-"""Seconds within which the server answers, on a loaded machine too."""
+"""Seconds within which the server answers, also on a loaded machine."""
 
 
 @dataclass
 class Member:
-    """One of those that may die; ``began`` counts its lives."""
+    """One process that may die; ``began`` counts its starts."""
 
     name: str
     start: Callable[[], Awaitable[Child]]
@@ -37,7 +37,7 @@ class Member:
 
 @dataclass
 class Place:
-    """``ledger`` is the ledger's address; ``hurt`` says whether who dies is begun again."""
+    """The processes under test; ``ledger`` is the ledger's address."""
 
     home: Home
     port: int
@@ -55,7 +55,7 @@ class Place:
         return SelectedPrefect(self.api_url, server.ui_url(self.port))
 
     async def hire(self, workers: int, keepers: int, *, most: int) -> None:
-        """Begin all of it; the server first."""
+        """Start all processes, the server first."""
         self._may_start.set()
         await self._begin("server", self._server)
         child = self.members["server"].child
@@ -70,7 +70,7 @@ class Place:
             await self._begin(name, self._process(name, command, most))
 
     def alive(self, name: str) -> Child | None:
-        """The process of this member, if it lives now."""
+        """Return the process of this member if it is alive."""
         child = self.members[name].child
         return child if child is not None and child.exit_code is None else None
 
@@ -78,18 +78,18 @@ class Place:
         return [name for name in self.members if name.startswith(kind)]
 
     async def kill_all(self) -> None:
-        """SIGKILL everything at once; nothing is started before `start_all`."""
+        """SIGKILL everything at once; nothing restarts before `start_all`."""
         self._may_start.clear()
         living = [child for name in self.members if (child := self.alive(name)) is not None]
         await proc.kill([each for child in living for each in proc.process_tree(child.process)])
 
     async def start_all(self) -> None:
-        """Start everything that `kill_all` killed; returns when the server answers."""
+        """Start everything that `kill_all` killed; return when the server answers."""
         self._may_start.set()
         await server.wait_until_healthy(self.api_url, STARTED)
 
     async def close(self) -> None:
-        """End all of it, the server last."""
+        """Stop all processes, the server last."""
         for nurse in self._nurses:
             nurse.cancel()
         await asyncio.gather(*self._nurses, return_exceptions=True)
@@ -133,14 +133,14 @@ class Place:
 
 
 async def cut_ledger(place: Place, seconds: float) -> None:
-    """Have the ledger away for so long: SQLite locked, PostgreSQL's connections ended."""
+    """Make the ledger unavailable: lock SQLite, terminate PostgreSQL's connections."""
     if place.ledger.startswith("sqlite"):
         await asyncio.to_thread(_lock, Path(urlsplit(place.ledger).path), seconds)
         return
     import asyncpg  # type: ignore[import-untyped]
 
     address, _, name = place.ledger.replace("postgresql+asyncpg", "postgresql").rpartition("/")
-    # From another database: of two who cut at once none ends the other's connection.
+    # Connect to another database, so that two simultaneous cuts do not end each other's connection.
     connection = await asyncpg.connect(f"{address}/postgres")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -152,7 +152,7 @@ async def cut_ledger(place: Place, seconds: float) -> None:
 
 
 def _lock(path: Path, seconds: float) -> None:
-    # A process that was stopped in the middle of a write keeps the lock until it goes on.
+    # A process stopped in the middle of a write keeps the lock until it continues.
     with closing(sqlite3.connect(path, isolation_level=None, timeout=600)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         time.sleep(seconds)
@@ -161,7 +161,7 @@ def _lock(path: Path, seconds: float) -> None:
 
 @asynccontextmanager
 async def database(home: Home, address: str) -> AsyncIterator[str]:
-    """The ledger's address: a file in the home, or a database made for this on that server."""
+    """Yield the ledger's address: a file in the home, or a new database on that server."""
     if not address:
         yield f"sqlite+aiosqlite:///{home.path / 'ledger.db'}"
         return

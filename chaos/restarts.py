@@ -1,12 +1,12 @@
-"""Everything is killed at once and started again later, and each job catches up.
+"""Restart test: everything is killed at once and started again later, and each job catches up.
 
 ::
 
-    first due times ──► killed ──────── later due times pass ────────► started again ──► the end
+    first due times ──► kill ─────────── later due times pass ───────► restart ──────► end
     their runs are at work      └── restart_after ──┘                  the latest due time runs
 
-Each job is due shortly before the kill, so that a run is at work, and again while nothing lives or
-soon after. Its latest due time that is inside its catch-up window after the restart has to run.
+Each job is due shortly before the kill, so that a run is at work, and again during the outage or
+soon after. Its latest due time that is inside its catch-up window after the restart must run.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.tables import RunRow
 
 FIRST = 40.0
-"""Seconds from when the last job should be there to the first due time."""
+"""Seconds between the expected addition of the last job and the first due time."""
 AT_WORK = 15.0
 """Seconds before the kill in which each job is due."""
 NAPS = (5.0, 20.0)
-"""Seconds that an agent's run takes."""
+"""Duration of an agent's run in seconds."""
 LONGEST = 20.0
-"""The most seconds that a request's effect takes."""
+"""Longest duration of a request's effect in seconds."""
 CLAIMED = 30.0
-"""Seconds after the server answers again within which the workers claim."""
+"""Seconds within which the workers claim after the server answers again."""
 TAIL = 120.0
 """Seconds after the restart until which jobs are due."""
 WINDOW = timedelta(minutes=1)
-"""How late a due time may be claimed at least (rule 9 of docs/promise.md)."""
+"""Smallest catch-up window: how late a claim is still allowed (docs/promise.md, rule 9)."""
 
 
 @dataclass(frozen=True)
 class Restart:
-    """The kill is at ``at``; ``schedules`` are those of the jobs, due every ``minutes``."""
+    """Kill at ``at``; ``schedules`` are those of the jobs, due every ``minutes``."""
 
     at: datetime
     after: float
@@ -50,12 +50,12 @@ class Restart:
 
     @property
     def end(self) -> datetime:
-        """When the last job is due at the latest."""
+        """Return the latest possible due time."""
         return self.at + timedelta(seconds=self.after + TAIL)
 
 
 def drawn(draw: random.Random, many: int, after: float, start: datetime) -> Restart:
-    """A kill soon after ``start``, and as many schedules, each with a due time right before it."""
+    """Draw a kill soon after ``start`` and ``many`` schedules with a due time right before it."""
     at = start.replace(microsecond=0) + timedelta(seconds=FIRST + AT_WORK)
     minutes = max(1, round(after * 0.75 / 60))
     schedules = list[dict[str, str]]()
@@ -77,7 +77,7 @@ class Restarted:
 
 
 async def strike(place: Place, restart: Restart) -> Restarted:
-    """Kill everything at its moment, and start it again so long after."""
+    """Kill everything at ``restart.at`` and start it again ``restart.after`` seconds later."""
     await SYSTEM_CLOCK.wait_until(restart.at)
     began = SYSTEM_CLOCK.now().timestamp()
     await place.kill_all()
@@ -95,9 +95,9 @@ def wrong(
     restart: Restart,
     healthy_at: datetime,
 ) -> list[str]:
-    """What breaks the promise that each job catches up, and that nothing runs twice.
+    """Return the violations of the promise that each job catches up and that nothing runs twice.
 
-    ``schedules`` are the stored ones by the job's id, as `is_due` reads them.
+    ``schedules`` are the stored ones by job id, as `is_due` reads them.
     """
     found = list[str]()
     checked = 0
@@ -124,14 +124,14 @@ def wrong(
 
 
 def _was_at_work(row: RunRow, restart: Restart) -> bool:
-    """Whether a run was at work at the kill: it is unknown, or was run again."""
+    """Return whether a run was at work at the kill: it is unknown, or it was run again."""
     return row.due <= restart.at and (row.status == "unknown" or row.attempts > 1)
 
 
 def latest_in_window(
     schedule: dict[str, str], restart: Restart, healthy_at: datetime
 ) -> datetime | None:
-    """The latest due time before the workers claim again, if it is inside its window then."""
+    """Return the latest due time before the workers claim again, if still inside its window."""
     claimed = (healthy_at + timedelta(seconds=CLAIMED)).replace(microsecond=0)
     due = claimed
     while not is_due(schedule, due):
@@ -143,7 +143,7 @@ def latest_in_window(
 
 
 def _ran(row: RunRow | None, of_job: Sequence[RunRow], restart: Restart) -> bool:
-    """Whether the due time ran, or was skipped for another one of after the kill that ran."""
+    """Return whether the due time ran, or was skipped for one after the kill that ran."""
     if row is None:
         return False
     if row.attempts:

@@ -1,4 +1,4 @@
-"""What the book says after the storm, held against what is found without the code under test."""
+"""Comparison of the ledger after the chaos test with results computed without the tested code."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ SHOWN = {
     "skipped": ("CANCELLED", "Skipped"),
     "missed": ("FAILED", "Missed"),
 }
-"""How Prefect is to show each outcome: the type and the name of its state (promise.md 13)."""
+"""State type and name in Prefect for each outcome (docs/promise.md, rule 13)."""
 NOT_BEGUN = frozenset({"skipped", "missed", "cancelled"})
 FAILED = frozenset({"failed", "timed_out", "unknown"})
 _SLACK = 12.0
-"""Seconds after the end of a fault in which a run that it struck may still have begun: a killed
-worker's parent ends its runs within its grace."""
+"""Seconds after the end of a fault in which a run that it hit may still have started: the parent
+process of a killed worker ends its runs within its grace period.
+"""
 
 
 @dataclass
 class Verdict:
-    """``wrong`` is what breaks a promise, in words; the rest are figures."""
+    """``wrong`` lists the broken promises as sentences; the rest are numbers for the report."""
 
     due: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -52,14 +53,14 @@ class Verdict:
     settled_after: float = 0.0
     wrong: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
-    """What failed, in the book's words: to be read, for nothing in a storm has to fail."""
+    """The ledger's messages of failed runs, for a reader: nothing has to fail in a chaos test."""
 
 
 async def settled(ledger: Ledger, work: Work, slots: int) -> tuple[float, str]:
-    """Wait until no due time lacks its outcome, and Prefect and all recipients have it.
+    """Wait until each due time has its outcome, and Prefect and all recipients know it.
 
-    Returns the seconds it took, and why it was given up if it was. ``slots`` is how many runs may
-    be at work at once.
+    Return the seconds it took, and the reason if it gave up. ``slots`` is the limit of concurrent
+    runs.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -80,7 +81,7 @@ async def judge(
     effects: Counter[str],
     struck: Sequence[Struck],
 ) -> Verdict:
-    """Read both books, and say what is wrong."""
+    """Read the ledger and Prefect, and report what is wrong."""
     rows, due = await _rows(ledger), await _due(ledger, work)
     lacking, twice = _counted(due, rows)
     found = Verdict(due=len(due), effects=sum(effects.values()))
@@ -105,7 +106,7 @@ async def judge(
 async def catch_ups_of(
     ledger: Ledger, work: Work, restart: Restart, healthy_at: datetime
 ) -> list[str]:
-    """What is wrong with the catch-ups after everything was killed at once."""
+    """Return what is wrong with the catch-ups after everything was killed at once."""
     async with ledger.read() as session:
         newest = select(RevisionRow).order_by(col(RevisionRow.number))
         schedules = {
@@ -115,14 +116,14 @@ async def catch_ups_of(
 
 
 async def callbacks_of(ledger: Ledger, called: Callbacks) -> list[str]:
-    """What is wrong with the callbacks."""
+    """Return what is wrong with the callbacks."""
     async with ledger.read() as session:
         outbox = (await session.execute(select(OutboxRow))).scalars().all()
     return callbacks.wrong(called, await _rows(ledger), outbox)
 
 
 async def _unsent(ledger: Ledger) -> int:
-    """How many callbacks have still to be sent, and alerts that do not wait for their hour."""
+    """Count the callbacks that are still to be sent, and the alerts whose time has come."""
     pending = col(OutboxRow.status) == Delivery.PENDING.value
     due = (col(OutboxRow.purpose) == "callback") | (col(OutboxRow.next_at) <= ledger.now())
     unsent = select(func.count()).select_from(OutboxRow).where(pending, due)
@@ -132,13 +133,13 @@ async def _unsent(ledger: Ledger) -> int:
 
 
 async def _rows(ledger: Ledger) -> list[RunRow]:
-    """All occurrences: of due times, for nobody asks for anything else here."""
+    """Return all occurrences; all are due times, because no test step requests a run."""
     async with ledger.read() as session:
         return list((await session.execute(select(RunRow))).scalars())
 
 
 async def _due(ledger: Ledger, work: Work) -> set[str]:
-    """The keys of all due times: second by second, by the revision in force."""
+    """Return the keys of all due times: second by second, by the revision in force."""
     async with ledger.read() as session:
         every = select(RevisionRow).order_by(col(RevisionRow.effective_from))
         revisions = defaultdict[str, list[RevisionRow]](list)
@@ -158,18 +159,18 @@ async def _due(ledger: Ledger, work: Work) -> set[str]:
 
 
 def _in_force(history: list[RevisionRow], second: datetime) -> dict[str, Any]:
-    """The schedule in force at this second; empty while the job is off."""
+    """Return the schedule in force at this second; empty while the job is off."""
     of_then = [each for each in history if each.effective_from <= second]
     return of_then[-1].schedule if of_then and of_then[-1].enabled else {}
 
 
 def _began(row: RunRow) -> bool:
-    """Not one that waited and was skipped, because an edit had made it none of the job's."""
+    """Return whether the run started: false if an edit made a waiting run obsolete (skipped)."""
     return bool(row.attempts) or row.status != "skipped"
 
 
 def _covers(row: RunRow) -> set[str]:
-    """The keys of the due times that a row is the outcome of; a range is told by its ends."""
+    """Return the keys of the due times that a row covers; a range is stored as its two ends."""
     if row.due_to is None or row.job_id is None:
         return {row.occurrence}
     before = row.due - timedelta(seconds=1)
@@ -177,7 +178,7 @@ def _covers(row: RunRow) -> set[str]:
 
 
 def _counted(due: set[str], rows: Sequence[RunRow]) -> tuple[set[str], set[str]]:
-    """The due times without an outcome, and those with two."""
+    """Return the due times without an outcome, and those with two."""
     count = Counter(key for row in rows for key in _covers(row) & due)
     return due - count.keys(), {key for key, times in count.items() if times > 1}
 
@@ -197,7 +198,7 @@ def _effects(rows: Sequence[RunRow], effects: Counter[str]) -> list[str]:
 
 
 def _unexplained(rows: Sequence[RunRow], struck: Sequence[Struck]) -> list[RunRow]:
-    """Those that are unknown although nothing died between their begin and their end."""
+    """Return the unknown runs for which nothing died between their start and their end."""
 
     def explained(row: RunRow) -> bool:
         assert row.started_at is not None and row.finished_at is not None
@@ -218,13 +219,13 @@ def _unexplained(rows: Sequence[RunRow], struck: Sequence[Struck]) -> list[RunRo
 
 
 async def _prefect(client: PrefectClient, rows: Sequence[RunRow]) -> list[str]:
-    """Where Prefect shows something else than the book."""
+    """Return where Prefect shows something else than the ledger."""
     there = await flow_runs.read(client, [row.flow_run_id for row in rows])
     wrong = list[str]()
     for row in rows:
         run = there.get(row.flow_run_id or "")
         if run is None or run.state is None:
-            continue  # gone with its deployment, or there never was one
+            continue  # deleted with its deployment, or it never existed
         shown = (run.state.type.value, str(run.state.name))
         if shown != SHOWN.get(row.status):
             wrong.append(f"Prefect shows {shown}: {_told(row)}")

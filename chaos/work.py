@@ -1,4 +1,4 @@
-"""The storm's jobs: of all kinds, in UTC, and none due after one instant."""
+"""Jobs of the chaos test: all kinds, in UTC, none due after one instant."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from daybook.api import jobs, tools
 from daybook.runs.claim_requests import due_key
 
 EVERY = 10
-"""Seconds between two due times of one job, whatever its schedule says."""
+"""Seconds between two due times of one job, in every kind of schedule."""
 NAPS = (0.1, 1.0)
 
 
 @dataclass
 class Work:
-    """The jobs by name: their ids. ``edited`` are those that the walk of edits has to itself."""
+    """The job ids by name. ``edited`` are the jobs reserved for the walk of edits."""
 
     end: datetime
     jobs: dict[str, str] = field(default_factory=dict)
     edited: dict[str, str] = field(default_factory=dict)
 
     def occurrence(self, effect: str) -> str:
-        """The occurrence's key of an effect; an agent's line says the job's name and the time."""
+        """Return the occurrence key of an effect; an agent's line has job name and time."""
         name, _, due = effect.partition(" ")
         ids = self.jobs | self.edited
         if name not in ids:
@@ -39,8 +39,9 @@ class Work:
 
 
 class Wanted(NamedTuple):
-    """``many`` jobs that nobody edits, their due times spread until ``end``, and some that are
-    edited. ``naps`` are the seconds that agents take; ``schedules`` replace those of this module.
+    """``many`` jobs that nobody edits, with due times spread until ``end``, and ``edited`` ones.
+
+    ``naps`` are the durations of the agents in seconds; ``schedules`` replace this module's.
     """
 
     end: datetime
@@ -86,7 +87,7 @@ def _kinds(effects: Effects, agents: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _schedule(number: int, many: int) -> dict[str, str]:
-    """Every `EVERY` seconds; of two jobs one says so as cron, at a second of its own."""
+    """Return a schedule every `EVERY` seconds, as cron for every second job, at its own second."""
     if number % 2:
         return {"every": f"{EVERY}s"}
     seconds = ",".join(str(each) for each in range(number % EVERY, 60, EVERY))
@@ -94,7 +95,7 @@ def _schedule(number: int, many: int) -> dict[str, str]:
 
 
 def is_due(schedule: dict[str, Any], second: datetime) -> bool:
-    """Whether a schedule of this storm is due at this second; found without the code under test."""
+    """Return whether a schedule is due at this second, computed without the tested code."""
     match schedule:
         case {"kind": "cron", "expr": expr}:
             seconds, minutes, *rest = expr.split()
@@ -115,7 +116,7 @@ def _seconds(text: str) -> int:
 
 
 def seconds_until(first: datetime, last: datetime) -> Iterator[datetime]:
-    """Each whole second in (first, last]."""
+    """Yield each whole second in (first, last]."""
     second = first.astimezone(UTC).replace(microsecond=0)
     while (second := second + timedelta(seconds=1)) <= last:
         yield second

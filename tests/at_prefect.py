@@ -1,4 +1,4 @@
-"""What tests of the command line and of blocks share at a real Prefect."""
+"""Helpers for tests of the command line and of blocks that use a real Prefect."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Daybook = Callable[..., Any]
 
 
 def basic(credential: str | None = None) -> httpx.BasicAuth:
-    """For requests past Prefect's client; the session's credential if none is given."""
+    """Return the auth for requests without Prefect's client; default: the session's credential."""
     user, _, password = (credential or os.environ[CLIENT_CREDENTIAL]).partition(":")
     return httpx.BasicAuth(user, password)
 
 
 def with_client(ask: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
-    """What ``ask`` answers, asked from a test that is not asynchronous."""
+    """Run ``ask`` with a client from a synchronous test, and return its result."""
 
     async def asked() -> Any:
         async with get_client() as client:
@@ -46,7 +46,10 @@ _PREPARED = set[str]()
 
 
 async def register_blocks(client: PrefectClient) -> None:
-    """Once for each server: a test that deletes a block type registers it again itself."""
+    """Register our block types, once per server.
+
+    A test that deletes a block type registers it again itself.
+    """
     address = str(client.api_url)
     if address not in _REGISTERED:
         await blocks.register(client)
@@ -54,7 +57,7 @@ async def register_blocks(client: PrefectClient) -> None:
 
 
 async def prepare(client: PrefectClient) -> None:
-    """Register our block types, the agent `default` and the work pool, once for each server.
+    """Register our block types, the agent `default` and the work pool, once per server.
 
     A test that deletes one of them has to create it again.
     """
@@ -68,8 +71,9 @@ async def prepare(client: PrefectClient) -> None:
 
 @asynccontextmanager
 async def knowing_our_blocks(*slugs: str) -> AsyncIterator[PrefectClient]:
-    """A client of a Prefect that knows our block types and holds no document of these ones,
-    before and after.
+    """Yield a client of a Prefect that knows our block types.
+
+    Delete the documents ``slugs`` before and after.
     """
     async with get_client() as client:
         await register_blocks(client)
@@ -86,9 +90,9 @@ async def _forget(client: PrefectClient, slugs: tuple[str, ...]) -> None:
 
 
 def typed(*tokens: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Carry out a command line in this process, with ``given`` as its standard input.
+    """Run a command line in this process, with ``given`` as its standard input.
 
-    That of a real process is seen in `tests/e2e/test_documented.py`, with all the guides.
+    `tests/e2e/test_documented.py` covers real processes, with all the guides.
     """
     given_there, said, complained = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(3))
     given_there.write(given)
@@ -107,7 +111,7 @@ def typed(*tokens: str, given: str = "") -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def commands(capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
-    """Carry out command lines with `--json`: what each printed. No job is there at the end."""
+    """Run command lines with `--json` and return what each printed; delete all jobs at the end."""
 
     def carry_out(*tokens: str, code: int = 0) -> Any:
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""A model agent at a provider of ours, for runs in which it calls tools."""
+"""Model agent at a provider of ours, for runs in which it calls tools."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(text: str) -> str:
 
 
 class Asked:
-    """A model agent at a provider of ours; its tools are a test's to say."""
+    """A model agent at a provider of ours; the test selects its tools."""
 
     def __init__(self, world: World, here: Provider) -> None:
         self.world, self.here = world, here

@@ -1,8 +1,8 @@
-"""One Prefect server for the whole session, and a home of its own for each test.
+"""Fixtures: one Prefect server for the whole session, and a separate home for each test.
 
-The environment is set here, before any test module imports Prefect, which reads it once. No test
-can then reach the developer's own Prefect or `~/.daybook`. The server itself starts at the first
-use of `prefect_server`; a test that talks to Prefect without that fixture finds nobody there.
+The environment is set here, before any test module imports Prefect, which reads it once. So no test
+can reach the developer's own Prefect or `~/.daybook`. The server itself starts at the first use of
+`prefect_server`; without that fixture a test's connection to Prefect is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.databases import Database, Server
     from tests.world import World
 
-# How fast an example is on a loaded machine is nothing that a test is about.
+# The speed of an example on a loaded machine is not what a test checks.
 settings.register_profile("without a deadline", deadline=None)
 settings.load_profile("without a deadline")
 settings.register_profile("few", max_examples=settings().max_examples // 10, deadline=None)
@@ -41,36 +41,36 @@ REPOSITORY = Path(__file__).parent.parent
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="daybook-tests-"))
 SESSION_PORT = free_port()
 
-# A script's shell has what it begins in the background ignore SIGINT, and so would all that the
-# tests begin. Prefect's own command of a worker ends by it, also when it is told SIGTERM.
+# A script's shell makes its background processes ignore SIGINT, and the tests' processes would
+# inherit that. Prefect's worker command stops by SIGINT, also after SIGTERM.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for _name in [n for n in os.environ if n.startswith(("PREFECT_", "DAYBOOK_"))]:
     del os.environ[_name]
-# No test asks a provider of the developer's, nor makes an agent with their key.
+# No test calls a provider of the developer, or creates an agent with their key.
 for _name in [n for n in os.environ if n.endswith(("_API_KEY", "_BASE_URL", "_AUTH_TOKEN"))]:
     del os.environ[_name]
-# What a command prints has the same width and no colours wherever the tests run.
+# Command output has the same width and no colours on every machine.
 for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(_name, None)
 os.environ["DAYBOOK_HOME"] = str(SESSION_HOME)
-# Prefect's second scheduler queues what was written in the last seconds, at a moment of its own:
-# what a test finds queued is what we asked for. The first one, each minute, stays.
+# Prefect's second scheduler queues recent changes at unpredictable moments. Switch it off, so that
+# queued runs come from our requests. The first scheduler, once a minute, stays on.
 os.environ["PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS"] = "3600"
-# Children run in other folders; from a checkout that is not installed they find it here.
+# Child processes run in other folders; from an uninstalled checkout they need this path.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 os.environ.update(server.environment(Home(SESSION_HOME).make(), SESSION_PORT))
-# Each server that a test starts asks for this credential, and what talks to it has to send it.
+# Each server of a test requires this credential, and its clients have to send it.
 CREDENTIAL = Home(SESSION_HOME).ensure_credential()
 os.environ.update({SERVER_CREDENTIAL: CREDENTIAL, CLIENT_CREDENTIAL: CREDENTIAL})
 
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """The session's server; `home` is the session's, not that of a test (`daybook_home`)."""
+    """The session's server; `home` is the session's home, not the test's (`daybook_home`)."""
 
     api_url: str
     ui_url: str
@@ -84,7 +84,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[PrefectServer]:
-    """Our own server, as `daybook up` starts it; `PREFECT_API_URL` points at it."""
+    """Run our own server as `daybook up` does; `PREFECT_API_URL` points at it."""
     home, address = Home(SESSION_HOME), server.api_url(SESSION_PORT)
     with start_blocking_portal("asyncio") as portal:
 
@@ -108,7 +108,7 @@ def prefect_server() -> Iterator[PrefectServer]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
-    """The PostgreSQL server of this machine; skips the test when there is none."""
+    """Return the PostgreSQL server of this machine; skip the test if there is none."""
     from tests import databases
 
     with databases.server() as found:
@@ -117,7 +117,7 @@ def postgresql() -> Iterator[Server]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    """An empty database for a ledger, of each kind."""
+    """Return an empty database for a ledger, of each kind."""
     from tests import databases
 
     path = tmp_path / "ledger.db"
@@ -126,7 +126,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 @pytest.fixture
 def daybook_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A fresh home, which `DAYBOOK_HOME` names for this test and the processes it begins."""
+    """Return a fresh home; `DAYBOOK_HOME` names it for this test and its child processes."""
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "home"))
     return Home(tmp_path / "home").make()
 
@@ -135,7 +135,7 @@ def daybook_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 async def world(
     prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path
 ) -> AsyncIterator[World]:
-    """A home with its ledger, agents and workers at the session's Prefect."""
+    """Yield a home with its ledger, agents and workers at the session's Prefect."""
     from tests.world import at_prefect
 
     async with at_prefect(tmp_path, prefect_server) as world:
@@ -168,12 +168,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(costs.Costs(config.getoption("--cpu-seconds")))
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests first: of those that run at a time, none is left alone at the end.
+    """Run files with long tests first, so that none of them runs alone at the end.
 
-    A case on PostgreSQL is `slow` unless its test is marked `dialect`: `make test` runs only those
-    that can differ between the databases, `make test-all` runs every case on both.
+    A case on PostgreSQL is `slow` unless its test is marked `dialect`: `make test` runs only the
+    cases that can differ between the databases, `make test-all` runs every case on both.
     """
     long = {item.path for item in items if any(map(item.get_closest_marker, ("e2e", "slow")))}
     items.sort(key=lambda item: item.path not in long)
@@ -185,14 +185,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and item.get_closest_marker("dialect") is None
         ):
             item.add_marker(pytest.mark.slow)
-        # Longer than `make test` gives the others: the first of them starts Prefect's server.
+        # Longer than the default of `make test`: the first of these tests starts Prefect's server.
         with_prefect = "prefect_server" in getattr(item, "fixturenames", ())
         if with_prefect and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(120))
 
 
 def pytest_collection_finish() -> None:
-    """Exclude what exists by now from garbage collection: 9,000 test items make it slow."""
+    """Exclude all existing objects from garbage collection: 9,000 test items make it slow."""
     gc.collect()
     gc.freeze()
 

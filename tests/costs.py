@@ -1,7 +1,7 @@
-"""What the tests cost: CPU seconds by file, and in all.
+"""Costs of the tests: CPU seconds per file and in total.
 
-CPU time says the same on a quiet machine and on a loaded one. It is that of the process of the
-tests, of every child that it has waited for, and of Prefect's server.
+CPU time is the same on a quiet machine and on a loaded one. It counts the process of the tests,
+every child that it has waited for, and Prefect's server.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import pytest
 from hypothesis import settings
 
 MOST = 10
-"""So many files are shown."""
+"""Number of files shown."""
 
 
 SERVERS = set[int]()
-"""Processes that live as long as the session; each adds its cost to the test that had it work."""
+"""Processes that live as long as the session; their cost counts for the test that used them."""
 
 
 def cpu() -> float:
-    """CPU seconds of this process, of the children that it has waited for, and of `SERVERS`."""
+    """Return the CPU seconds of this process, of its waited-for children, and of `SERVERS`."""
     return sum(os.times()[:4]) + sum(map(_of, SERVERS))
 
 
@@ -37,8 +37,9 @@ def _of(pid: int) -> float:
 
 
 def examples(full: int) -> int:
-    """How many examples a property test tries: a tenth of ``full`` in `make test`, which has the
-    profile `few`.
+    """Return the number of examples of a property test.
+
+    `make test` (profile `few`) runs a tenth of ``full``.
     """
     return full * settings().max_examples // 100
 
@@ -58,7 +59,7 @@ def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
 
 
 class Costs:
-    """A pytest plugin: the tests fail if all together use more CPU seconds than ``most``."""
+    """Pytest plugin that fails the tests if they use more than ``most`` CPU seconds in total."""
 
     def __init__(self, most: float) -> None:
         self._most = most
@@ -67,7 +68,7 @@ class Costs:
         self._workers = list[float]()
 
     def pytest_runtest_logstart(self) -> None:
-        """What came since the last test, such as collection, is of no file."""
+        """Charge the cost since the last test, such as collection, to no file."""
         self._counted = cpu()
 
     @pytest.hookimpl(wrapper=True)

@@ -1,9 +1,9 @@
-"""The databases that a ledger's tests run over: a SQLite file, and a real PostgreSQL server.
+"""Databases for the ledger's tests: a SQLite file, and a real PostgreSQL server.
 
-The server is the one of this machine, or that of `TEST_POSTGRESQL_URL`; without one the tests over
-it are left out, which CI refuses. A session makes two databases of its own there and drops them at
-its end: one is emptied for each test that makes its own schema, the other keeps the schema and
-loses its rows, which takes a millisecond.
+The server is the one on this machine, or that of `TEST_POSTGRESQL_URL`. Without one its tests are
+skipped, which CI refuses. A session creates two databases of its own there and drops them at its
+end: one is emptied for each test that creates its own schema, the other keeps the schema and loses
+its rows, which takes a millisecond.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from daybook.ledger.tables import new_id
 KINDS = ("sqlite", "postgresql")
 URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://root@127.0.0.1:5432/test")
 
-# A machine that is paused for half a minute cuts a write of this process off, as it should in the
-# product; to a test of something else it is nothing. Processes that a test begins keep the bound.
+# If the machine pauses for half a minute, PostgreSQL cuts off a write of this process. The product
+# needs that, but here it would break unrelated tests. Child processes keep the shorter bound.
 postgresql.IDLE_TRANSACTION_TIMEOUT = timedelta(minutes=10)
 
-# SQLAlchemy keeps what it has compiled per engine. Each test opens a ledger, so an engine, of its
-# own, and would compile all statements again: half of what it costs.
+# SQLAlchemy caches compiled statements per engine. Each test opens its own ledger, and so its own
+# engine, and would compile all statements again: half of the test's cost.
 _COMPILED = LRUCache[Any, Any](3000)
 
 
-for _dialect in (SQLiteDialect_aiosqlite, PGDialect_asyncpg):  # a part of the key
+for _dialect in (SQLiteDialect_aiosqlite, PGDialect_asyncpg):  # part of the cache key
     _dialect.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign]
     _dialect.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign]
 
@@ -75,22 +75,22 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 
 
 class Database(Protocol):
-    """One database that a test has to itself, and how it is looked at past the ledger."""
+    """A database reserved for one test, and queries on it that bypass the ledger."""
 
     kind: str
     address: str
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
-        """What the statement gives; committed."""
+        """Run the statement, commit, and return its rows."""
         ...
 
     def tables(self) -> list[tuple[Any, ...]]:
-        """All that it says of tables, columns and indexes."""
+        """Return the description of all tables, columns and indexes."""
         ...
 
 
 class Sqlite:
-    """A file that is not there yet."""
+    """A file that does not exist yet."""
 
     kind = "sqlite"
 
@@ -106,7 +106,7 @@ class Sqlite:
 
 
 class Postgresql:
-    """A database of the test session's, with a connection of its own for looks at it."""
+    """A database of the test session, with its own connection for queries."""
 
     kind = "postgresql"
 
@@ -122,11 +122,11 @@ class Postgresql:
         return sorted(self.query(f"{_TABLES} UNION ALL {_INDEXES}"), key=str)
 
     def run(self, statements: str) -> None:
-        """Several statements, in one transaction."""
+        """Run several statements in one transaction."""
         self._portal.call(self._connection.execute, statements)
 
     def cut_off(self) -> int:
-        """End every other connection to it; returns how many there were."""
+        """Terminate every other connection to it; return how many there were."""
         return len(self.query(_OTHERS))
 
     def close(self) -> None:
@@ -134,20 +134,20 @@ class Postgresql:
 
 
 class Server:
-    """The PostgreSQL server, and what this session has there."""
+    """The PostgreSQL server and this session's databases there."""
 
     def __init__(self, portal: BlockingPortal, fresh: Postgresql, kept: Postgresql) -> None:
         self._portal, self._fresh, self._kept = portal, fresh, kept
         self._has_schema = False
 
     def empty(self) -> Postgresql:
-        """A database without a table."""
+        """Return a database without a table."""
         self._fresh.cut_off()
         self._fresh.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         return self._fresh
 
     def prepared(self) -> Postgresql:
-        """A database with a new ledger's tables, and a ledger's id that is new."""
+        """Return a database with the tables of a new ledger and a new ledger id."""
         self._kept.cut_off()
         if not self._has_schema:
             self._portal.call(id_of, self._kept.address)
@@ -161,7 +161,7 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """The server, for one session; skips the test when there is none."""
+    """Yield the server for one session; skip the test if there is none."""
     base = URL.rpartition("/")[0]
     with start_blocking_portal("asyncio") as portal:
         try:
@@ -173,7 +173,7 @@ def server() -> Iterator[Server]:
             names = [f"{_PREFIX}{os.getpid()}_{kind}" for kind in ("fresh", "kept")]
             for name in names:
                 portal.call(admin.execute, f"CREATE DATABASE {name}")
-                # A power cut is no test's matter.
+                # No test depends on durability after a power cut.
                 portal.call(admin.execute, f"ALTER DATABASE {name} SET synchronous_commit = off")
             fresh, kept = (Postgresql(portal, f"{base}/{name}") for name in names)
             try:
@@ -191,7 +191,7 @@ async def _connected(url: str) -> Any:
 
 
 async def _drop_left_over(admin: Any) -> None:
-    """What sessions left behind that were killed."""
+    """Drop the databases of sessions that were killed."""
     like = _PREFIX.replace("_", r"\_") + "%"
     for row in await admin.fetch("SELECT datname FROM pg_database WHERE datname LIKE $1", like):
         pid = int(row["datname"].removeprefix(_PREFIX).partition("_")[0])
@@ -212,7 +212,10 @@ def _runs(pid: int) -> bool:
 def of_kind(
     kind: str, path: Path, server: Callable[[], Server], *, prepared: bool = False
 ) -> Database:
-    """A database of the test's own; ``path`` is where a file may lie, ``server`` is asked late."""
+    """Yield a database for one test.
+
+    ``path`` is where a file may be; ``server`` is called only if it is needed.
+    """
     if kind == "sqlite":
         there = Sqlite(path)
         if prepared:
@@ -224,7 +227,7 @@ def of_kind(
 
 @cache
 def _template() -> Path:
-    """A file with a new ledger's tables, made once: to migrate takes a tenth of a second."""
+    """Return a file with a new ledger's tables, made once: migrating takes a tenth of a second."""
     folder = tempfile.mkdtemp(prefix="daybook-template-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder) / "ledger.db"
@@ -234,7 +237,7 @@ def _template() -> Path:
 
 
 def server_of(request: pytest.FixtureRequest) -> Callable[[], Server]:
-    """Asks for the session's server when it is needed: it may not be there."""
+    """Return a function that gets the session's server on demand, because it may be missing."""
 
     def found() -> Server:
         there: Server = request.getfixturevalue("postgresql")
@@ -244,11 +247,11 @@ def server_of(request: pytest.FixtureRequest) -> Callable[[], Server]:
 
 
 async def id_of(address: str) -> str:
-    """Open the ledger there, which brings it up to date; its id."""
+    """Open the ledger there, which migrates it, and return its id."""
     async with Ledger(address) as ledger:
         return ledger.id
 
 
 def version_of(database: Database) -> list[tuple[Any, ...]]:
-    """What the ledger says of its schema."""
+    """Return the ledger's schema version."""
     return database.query(f"SELECT version_num FROM {schema.VERSION_TABLE}")

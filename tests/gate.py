@@ -1,4 +1,4 @@
-"""A way to Prefect that a test can close for some of the requests, for as long as it likes."""
+"""Proxy to Prefect that a test can close for some of the requests, for as long as it likes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from daybook.clock import SYSTEM_CLOCK
 
 
 class Gate:
-    """Whoever talks to ``api_url`` talks to the server behind it; `opened` makes one."""
+    """Forwards requests to ``api_url`` to the server behind it; `opened` creates one."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -22,16 +22,16 @@ class Gate:
         self._open.set()
         self.api_url = ""
         self.asked: list[tuple[datetime, str, str]] = []
-        """When each request came, its method and its path."""
+        """Time, method and path of each request."""
 
     def close_for(self, word: str) -> None:
-        """Hold each request from now on that has ``word`` in its first line or its headers."""
+        """Block each request from now on that has ``word`` in its first line or its headers."""
         self._word = word.encode()
         self._open.clear()
         self.held.clear()
 
     def let_go(self) -> None:
-        """Let them all go on."""
+        """Forward all blocked requests."""
         self._open.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,7 +74,7 @@ class Gate:
 
 @asynccontextmanager
 async def opened(api_url: str) -> AsyncIterator[Gate]:
-    """A gate before the server at ``api_url``, open."""
+    """Yield an open gate before the server at ``api_url``."""
     there = httpx.URL(api_url)
     gate = Gate(there.host, there.port or 80)
     connections: set[asyncio.Task[None]] = set()

@@ -1,4 +1,4 @@
-"""What `side_by_side` processes do that need a home's key at once; it imports little."""
+"""Functions for `side_by_side` processes that need a home's key at once; few imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job tells to whom that says nothing of it, as it is stored and shown (requirement 30)."""
+"""Default notifications of a job without any of its own, as stored and shown (requirement 30)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The policy of a job that says nothing of it, as it is stored and shown (requirement 11)."""
+"""Default policy of a job without one of its own, as stored and shown (requirement 11)."""
 
 from __future__ import annotations
 

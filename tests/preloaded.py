@@ -46,7 +46,7 @@ sys.exit(int(line.makefile().read() or 70))
 @contextmanager
 def program(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
     """Start the server with this environment; yield the path of the command, in ``folder``."""
-    # The address of a Unix socket is short: 104 characters on macOS.
+    # The path of a Unix socket is limited to 104 characters on macOS.
     short = Path(tempfile.mkdtemp(prefix="daybook-", dir="/tmp"))
     address, path = short / "commands", folder / "daybook"
     with socket.socket(socket.AF_UNIX) as listens:
@@ -63,7 +63,7 @@ def program(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
     try:
         yield path
     finally:
-        os.killpg(child.pid, signal.SIGTERM)  # commands whose caller was killed, too
+        os.killpg(child.pid, signal.SIGTERM)  # also ends commands whose caller was killed
         child.wait()
         shutil.rmtree(short)
 
@@ -105,7 +105,7 @@ def _execute(line: socket.socket, settings: Mapping[str, str]) -> NoReturn:
         while not text.endswith(b"\n"):
             more = line.recv(1 << 20)
             if not more:
-                sys.exit()  # the caller is gone
+                sys.exit()  # the caller has ended
             text += more
         words, folder, environment = json.loads(text)
         for standard, given in enumerate(descriptors):

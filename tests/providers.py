@@ -1,14 +1,14 @@
-"""A model provider on localhost that speaks the real protocols, and does what a test wrote.
+"""Model provider on localhost that speaks the real protocols and follows a test's script.
 
 It answers OpenAI's chat completions and responses, and Anthropic's messages, over HTTP/1.1, and
-keeps every request. ``Provider.script`` holds what it does next, a step for each request::
+keeps every request. ``Provider.script`` contains the next steps, one for each request::
 
-    with provider() as here:
-        here.script = [limited("7"), "The answer"]
-        ...  # ask http://127.0.0.1:…/v1
-        assert [seen.prompt for seen in here.requests] == ["Hello", "Hello"]
+    with provider() as model:
+        model.script = [limited("7"), "The answer"]
+        ...  # call http://127.0.0.1:…/v1
+        assert [seen.prompt for seen in model.requests] == ["Hello", "Hello"]
 
-The last step is done again and again. A request with another key than `KEY` is answered 401.
+The last step repeats forever. A request with another key than `KEY` is answered with 401.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "sk-test-7f3Qm0ZrW5pT9xKd"
-"""The key that the provider knows."""
+"""The key that the provider accepts."""
 
 WAIT = 20.0
 """Seconds that a test may wait for one of the provider's events."""
@@ -32,10 +32,10 @@ WAIT = 20.0
 
 @dataclass(frozen=True)
 class Answer:
-    """A text, and the tokens that it took; ``cached`` are among the input's.
+    """A text and its token counts; ``cached`` tokens are included in the input's.
 
-    ``finish`` is in OpenAI's words: ``stop``, ``length`` or ``content_filter``. With ``tool`` it
-    calls that one, with these arguments, beside saying the text.
+    ``finish`` is an OpenAI value: ``stop``, ``length`` or ``content_filter``. With ``tool`` the
+    answer also calls that tool with these arguments.
     """
 
     text: str = "Hello."
@@ -60,20 +60,21 @@ class Status:
 
 
 def limited(retry_after: str = "") -> Status:
-    """429, with the header if one is given."""
+    """Return a 429 answer, with the header if a value is given."""
     headers = {"Retry-After": retry_after} if retry_after else {}
     return Status(429, "Slow down.", "rate_limit_error", headers)
 
 
 @dataclass(frozen=True)
 class Hang:
-    """No answer; `Provider.left` is set when the other side has given up."""
+    """No answer; `Provider.left` is set when the client has closed the connection."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The connection ends after this share of the body; a reader that was told no length cannot
-    see it by that."""
+    """The connection ends after this share of the body; a client without a length header cannot
+    detect that.
+    """
 
     length: bool = True
     share: float = 0.7
@@ -81,7 +82,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Page:
-    """Something else than such an API answers with, and 200."""
+    """A response of something other than an LLM API, with status 200."""
 
     body: str = "<html>It works!</html>"
     content_type: str = "text/html"
@@ -89,12 +90,12 @@ class Page:
 
 Said = str | Answer | Status | Hang | Cut | Page
 Step = Said | Callable[["Seen"], Said]
-"""What it does; or what makes that of the request, such as of what a tool answered."""
+"""A step, or a function from the request to a step, for example to use a tool's result."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A request; names of headers in lowercase."""
+    """A request; header names are lowercase."""
 
     path: str
     headers: dict[str, str]
@@ -107,7 +108,7 @@ class Seen:
 
     @property
     def said(self) -> list[tuple[str, str]]:
-        """Role and text of each message, the system prompt first, whatever the protocol."""
+        """Return role and text of each message, the system prompt first, for every protocol."""
         given = [("system", _text(self.body["system"]))] if "system" in self.body else []
         if "instructions" in self.body:
             given.append(("system", self.body["instructions"]))
@@ -120,22 +121,22 @@ class Seen:
 
     @property
     def tools(self) -> list[str]:
-        """The names of the tools that it offers."""
+        """Return the names of the tools that the request offers."""
         return [each.get("function", each)["name"] for each in self.body.get("tools", [])]
 
 
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    # What a tool answered is a text in a part of its own; a call of one has none.
+    # A tool result is a text in a part of its own; a tool call has none.
     return "".join(part.get("text") or _text(part.get("content")) for part in content or [])
 
 
 class Provider:
-    """``address`` ends in /v1, as OpenAI's does; Anthropic's client wants ``origin``.
+    """``address`` ends in /v1, like OpenAI's; Anthropic's client needs ``origin``.
 
-    ``asked`` is set by each request, ``left`` when the other side gives up on a `Hang`, ``closed``
-    when a connection has ended.
+    Each request sets ``asked``. ``left`` is set when the client ends a `Hang`, ``closed`` when a
+    connection has ended.
     """
 
     def __init__(self) -> None:
@@ -172,7 +173,7 @@ class Provider:
 
 @contextmanager
 def provider() -> Iterator[Provider]:
-    """A provider that listens for as long as the block lasts."""
+    """Yield a provider that listens until the context ends."""
     here = Provider()
     thread = threading.Thread(target=here.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -190,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
     here: Provider
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def finish(self) -> None:
         super().finish()
@@ -272,7 +273,7 @@ def _answer(seen: Seen, step: Answer) -> dict[str, Any]:
 
 
 def _events(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """A message of Anthropic's as the events of a stream; its client asks for one."""
+    """Return an Anthropic message as stream events, because its client requests a stream."""
     began = message | {"content": [], "stop_reason": None}
     began["usage"] = message["usage"] | {"output_tokens": 1}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": began}]
@@ -376,7 +377,7 @@ def _messages(step: Answer, model: str) -> dict[str, Any]:
         "content": content,
         "stop_reason": "tool_use" if step.tool else _STOPS[step.finish],
         "stop_sequence": None,
-        "usage": {  # here, unlike in the other protocol, cached tokens are not among the input's
+        "usage": {  # unlike in the other protocol, the input excludes cached tokens
             "input_tokens": step.input_tokens - step.cached,
             "cache_read_input_tokens": step.cached,
             "cache_creation_input_tokens": 0,

@@ -1,8 +1,8 @@
-"""Real servers on localhost, and wires that lead to them from addresses that are not theirs.
+"""Real servers on localhost, and routes to them from addresses that are not theirs.
 
-A `Receiver` does with each request what a test says, byte by byte. `Wires` is the network below a
-`GuardedTransport`: a connection to an address that was laid goes to a server, any other is refused,
-and it keeps where connections went.
+A `Receiver` handles each request as the test says, byte by byte. `Wires` is the network below a
+`GuardedTransport`: a connection to a registered address goes to a server, any other is refused, and
+the targets of all connections are recorded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Request:
-    """A request; the names of headers in lowercase."""
+    """A request; header names are lowercase."""
 
     method: str
     path: str
@@ -38,10 +38,9 @@ Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Receiver:
-    """Does the steps one after the other, the last one again and again.
+    """Runs the steps one after the other and repeats the last one.
 
-    ``left`` is set when the other side has closed a connection, ``names`` are those that TLS was
-    asked for.
+    ``left`` is set when the client has closed a connection; ``names`` are the requested TLS names.
     """
 
     def __init__(self) -> None:
@@ -97,7 +96,7 @@ class Receiver:
 
 @asynccontextmanager
 async def serving(context: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
-    """A server that listens for as long as the block lasts."""
+    """Yield a server that listens until the context ends."""
     here = Receiver()
     if context is not None:
         context.sni_callback = lambda _, name, __: here.names.append(name)
@@ -134,7 +133,7 @@ def redirect(where: str, status: int = 302) -> Handler:
 
 
 def raw(text: bytes) -> Handler:
-    """These bytes, and the end of the connection."""
+    """Send these bytes and close the connection."""
 
     async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(text)
@@ -144,17 +143,17 @@ def raw(text: bytes) -> Handler:
 
 
 def cut(body: bytes = b"the first ha", status: int = 200) -> Handler:
-    """A body that ends before its length."""
+    """Send a body that ends before its length."""
     return raw(head(status, {"Content-Length": "1000"}) + body)
 
 
 async def hang(_: Request, writer: asyncio.StreamWriter) -> None:
-    """No answer, for as long as the other side waits."""
+    """Send no answer while the client waits."""
     await asyncio.Event().wait()
 
 
 def drip(first: bytes) -> Handler:
-    """``first``, and then a byte every few milliseconds, for ever."""
+    """Send ``first``, and then a byte every few milliseconds, for ever."""
 
     async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(first)
@@ -168,7 +167,7 @@ def drip(first: bytes) -> Handler:
 
 @dataclass
 class Flood:
-    """A body of ``total`` bytes, made while it is read; ``sent`` counts those that were taken."""
+    """A body of ``total`` bytes, made while it is read; ``sent`` counts the bytes read so far."""
 
     total: int
     sent: int = 0
@@ -183,7 +182,7 @@ class Flood:
 
 
 def bomb(mebibytes: int) -> Iterable[bytes]:
-    """A gzip file of that many mebibytes of zeros, in its parts of about a kibibyte."""
+    """Yield a gzip file of that many mebibytes of zeros, in parts of about a kibibyte."""
     made = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     yield made.compress(bytes(MEBIBYTE)) + made.flush(zlib.Z_FULL_FLUSH)
     part = made.compress(bytes(MEBIBYTE)) + made.flush(zlib.Z_FULL_FLUSH)
@@ -192,7 +191,7 @@ def bomb(mebibytes: int) -> Iterable[bytes]:
 
 
 def sends(parts: Iterable[bytes], headers: Mapping[str, str]) -> Handler:
-    """The parts in one go."""
+    """Send the parts at once."""
 
     async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(head(200, headers))
@@ -206,7 +205,7 @@ def sends(parts: Iterable[bytes], headers: Mapping[str, str]) -> Handler:
 class Wires(  # type: ignore[misc]  # one double for the backends of both libraries
     httpcore.AsyncNetworkBackend, httpcore2.AsyncNetworkBackend
 ):
-    """``laid`` says which server stands at an address and port; ``connected`` is what was tried.
+    """``laid`` maps an address and port to its server; ``connected`` lists the attempts.
 
     ``core`` is the library that connects, `httpcore` or `httpcore2`.
     """

@@ -15,13 +15,13 @@ from pathlib import Path
 from daybook.home import Home
 from daybook.operations import server
 
-# Below the ephemeral range of Linux and macOS: the system gives such a port to no connection and to
-# no listener on port 0 before the test's server starts. Each test process begins at another number.
+# Below the ephemeral range of Linux and macOS, so the system assigns such a port to no connection
+# and no listener on port 0 before the test's server starts. Each test process has its own offset.
 _BEGIN, _COUNT = 10_000, 20_000
 _numbers = cycle(_BEGIN + (os.getpid() * 101 + each) % _COUNT for each in range(_COUNT))
 
-# Prefect needs 5 to 12 seconds to migrate an empty database, so the first server's is kept for the
-# next ones, one file for each version of Prefect.
+# Prefect needs 5 to 12 seconds to migrate an empty database, so tests keep the first server's
+# database for the next ones, one file for each version of Prefect.
 _MIGRATED = Path(__file__).parents[1] / ".pytest_cache" / f"prefect-{version('prefect')}.db"
 
 
@@ -42,7 +42,7 @@ def migrate(home: Home) -> Home:
 def migrated(home: Home) -> Iterator[None]:
     """Give the home a migrated database; the body starts its server and waits until it is healthy.
 
-    If no database is kept, that of this home is, and other test processes wait for it.
+    If no database is kept yet, keep this home's; other test processes wait for it.
     """
     _MIGRATED.parent.mkdir(exist_ok=True)
     with _MIGRATED.with_suffix(".lock").open("w") as lock:

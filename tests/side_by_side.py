@@ -1,6 +1,7 @@
-"""Real processes that do the same thing at the same moment; what each of them found.
+"""Real processes that do the same thing at the same moment, and the result of each.
 
-Forked from a server that has imported what they need once, so that fifty start in a second or two.
+They are forked from a server that has imported what they need, so that fifty start in a second or
+two.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ def _process(act: Act[Any], given: tuple[Any, ...], barrier: Any, told: Connecti
 
 
 def at_once(act: Act[Found], each: Sequence[tuple[Any, ...]]) -> list[Found]:
-    """One process for each, which awaits ``act`` with that and a barrier of all of them."""
+    """Start one process for each item of ``each``; return their results.
+
+    Each awaits ``act`` with its arguments and a barrier of all processes.
+    """
     barrier = CONTEXT.Barrier(len(each))
     pipes = [CONTEXT.Pipe(duplex=False) for _ in each]
     children = [

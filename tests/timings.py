@@ -1,4 +1,4 @@
-"""Shorter times than a user's, for what would otherwise be waited out."""
+"""Shorter intervals than a user's, for tests that would otherwise wait for them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ SHORT = Timing(
         jobs_interval=2,
     )
 )
-"""For processes whose leases a test lets expire (`SHORT.environment()`). Long enough that they are
-renewed in time also where other work keeps both cores busy."""
+"""For processes whose leases a test lets expire (`SHORT.environment()`). Long enough for renewals
+in time, also if other work keeps both cores busy.
+"""
 
 
 def change(monkeypatch: pytest.MonkeyPatch, module: ModuleType, **seconds: float) -> None:
-    """Let the code of ``module`` in this process use other times, until the end of the test."""
+    """Use other intervals for the code of ``module`` in this process, until the end of the test."""
     monkeypatch.setattr(module, "TIMING", replace(vars(module)["TIMING"], **_of(**seconds)))

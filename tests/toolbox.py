@@ -1,7 +1,7 @@
-"""Tools that are there for one test: an installed distribution, saved servers that are programs.
+"""Tools for one test: an installed distribution, saved servers that are programs.
 
-The programs tell by the pipes of `tests.world.agents` where they are, so no test guesses how long
-anything takes.
+The programs report their progress through the pipes of `tests.world.agents`, so no test guesses
+durations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.world.agents import PRELUDE, Agent
 
 _METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
 
-# A server over the pipes of its process. What it has for a tool is what the test writes between.
+# An MCP server over the pipes of its process. The test inserts its tools between the parts.
 _BEGIN = """
 from fastmcp import FastMCP
 from fastmcp.exceptions import ToolError
@@ -29,7 +29,7 @@ _END = """
 server.run(transport="stdio", show_banner=False)
 """
 
-# begun(): a process of the tool's own, which ends only when somebody ends it.
+# begun(): a process of the tool's own that runs until it is killed.
 BEGUN = """
 import subprocess
 def begun():
@@ -41,7 +41,7 @@ def begun():
 def install(folder: Path, source: str, *tools: str) -> None:
     """Put a distribution into ``folder`` whose module is ``source``; the tools are functions in it.
 
-    ``folder`` has to be on the path of who calls them.
+    ``folder`` has to be on the path of the process that calls them.
     """
     name = f"toolbox_{uuid4().hex[:8]}"
     about = folder / f"{name}-1.0.dist-info"
@@ -54,7 +54,7 @@ def install(folder: Path, source: str, *tools: str) -> None:
 
 @contextmanager
 def nobody_there() -> Iterator[str]:
-    """The address of a server that refuses connections: its port is taken, and not listened on."""
+    """Yield an address that refuses connections: its port is bound, but nothing listens."""
     with socket.socket() as kept:
         kept.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{kept.getsockname()[1]}/mcp"
@@ -62,9 +62,9 @@ def nobody_there() -> Iterator[str]:
 
 @asynccontextmanager
 async def served(world: World, source: str) -> AsyncIterator[Agent]:
-    """A saved server whose tools are the functions of ``source`` under ``@server.tool``.
+    """Yield a saved server whose tools are the functions of ``source`` under ``@server.tool``.
 
-    Its name is the agent's, so that a tool of it is ``<agent.name>.<function>``.
+    It has the agent's name, so a tool's name is ``<agent.name>.<function>``.
     """
     agent = Agent(f"s-{uuid4().hex[:8]}", world.workers.elsewhere)
     script = agent.base.with_suffix(".py")

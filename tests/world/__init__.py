@@ -1,8 +1,8 @@
-"""What a test acts on: a ledger, and where it needs them a Prefect, agents and workers.
+"""Test environment: a ledger, and if a test needs them a Prefect, agents and workers.
 
-`World` is the ledger's side, with a clock that the test moves. ``world.tasks`` is the queue of
-tasks, ``world.prefect`` what people and workers do in Prefect, ``world.workers`` real workers.
-Without more it is only a ledger, in a database of the test's own; `at_prefect` adds the others.
+`World` is the ledger with a clock that the test moves. ``world.tasks`` is the task queue,
+``world.prefect`` does what people and workers do in Prefect, ``world.workers`` are real workers. By
+default it is only a ledger, in a database for this test; `at_prefect` adds the others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tests.world.workers import Workers
 
 LOST = 2 * TIMING.run_lease
-"""After so long without a renewal a run counts as lost."""
+"""A run counts as lost after this long without a renewal."""
 
 AS_PREFECT_SHOWS_IT = {
     "succeeded": ("COMPLETED", "Completed"),
@@ -59,11 +59,11 @@ AS_PREFECT_SHOWS_IT = {
 }
 
 Which = StoredJob | RunRow | str | None
-"""A run: itself, its id, its job if that has one run only, or None for the ledger's only run."""
+"""A run: its row, its id, its job if that has only one run, or None for the ledger's only run."""
 
 
 async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
-    """Whether it becomes so within that many seconds."""
+    """Return whether ``true`` becomes true within that many seconds."""
     import asyncio
 
     with suppress(TimeoutError):
@@ -75,7 +75,7 @@ async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
 
 
 class World:
-    """A ledger and what belongs to it; ``database`` is there if the test made it by itself."""
+    """A ledger and what belongs to it; ``database`` is set if the test created its own."""
 
     prefect: Prefect
     agents: Agents
@@ -88,7 +88,7 @@ class World:
         self.ledger, self.clock, self._database = ledger, clock, database
         self.tasks = Tasks(self)
         self.timezone = "UTC"
-        """That of jobs which name none."""
+        """The agent of jobs without one."""
 
     @property
     def database(self) -> Database:
@@ -97,11 +97,11 @@ class World:
 
     @property
     def client(self) -> PrefectClient:
-        """What the code under test talks to Prefect with."""
+        """Return the Prefect client of the code under test."""
         return self.prefect.client
 
     def beside(self, ledger: Ledger) -> World:
-        """Another ledger at the same Prefect."""
+        """Return a world with another ledger at the same Prefect."""
         other = World(ledger, self.clock)
         other.prefect = replace(self.prefect, world=other)
         return other
@@ -109,11 +109,11 @@ class World:
     # --- time
 
     def passes(self, **given: float) -> None:
-        """Let so much time pass for the ledger."""
+        """Advance the ledger's clock."""
         self.clock.move(timedelta(**given))
 
     def at(self, **given: float) -> datetime:
-        """So much from now on, for the ledger."""
+        """Return the ledger's time plus the given duration."""
         return self.ledger.now() + timedelta(**given)
 
     # --- jobs
@@ -121,7 +121,7 @@ class World:
     async def add(
         self, name: str = "brief", owner: str = "user", *, slug: str = "", **fields: Any
     ) -> StoredJob:
-        """A job in the ledger; hourly if nothing else is said of it."""
+        """Add a job to the ledger; hourly by default."""
         fields = {
             "prompt": "What is new?",
             **({"cron": "0 * * * *"} if not fields else {}),
@@ -134,7 +134,7 @@ class World:
             return await store.add(session, job, slug, now, owner)
 
     async def deploy(self, **fields: Any) -> StoredJob:
-        """A job in the ledger with its deployment; on demand if nothing else is said of it."""
+        """Add a job to the ledger with its deployment; on demand by default."""
         from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 
         when = {"cron", "every", "at", "on_demand"} & fields.keys()
@@ -145,7 +145,7 @@ class World:
         return await self.job(stored.id)
 
     async def job(self, ref: str) -> StoredJob:
-        """The job of that id, archived or not, or the live one of that name."""
+        """Return the job with that id, archived or not, or the live one with that name."""
         async with self.ledger.read() as session:
             return await store.get(session, ref) or await store.find(session, ref)
 
@@ -156,7 +156,7 @@ class World:
         return row
 
     async def ids(self) -> dict[str, str]:
-        """The id of every job by its name, archived ones too."""
+        """Return the id of every job by its name, archived ones too."""
         async with self.ledger.read() as session:
             rows = (await session.execute(select(JobRow))).scalars()
             return {row.name: row.id for row in rows}
@@ -164,7 +164,7 @@ class World:
     async def edit(
         self, ref: str, *, source: str = "ledger", reason: str = "", **changes: Any
     ) -> StoredJob:
-        """Change the job; ``reason`` is why it is switched off."""
+        """Change the job; ``reason`` is the reason for switching it off."""
         now = self.ledger.now()
         async with self.ledger.write() as session:
             stored = await store.find(session, ref)
@@ -174,7 +174,7 @@ class World:
             )
 
     async def archive(self, which: StoredJob | str) -> StoredJob:
-        """Remove the job; what it has in Prefect is still to be deleted."""
+        """Archive the job; its objects in Prefect still have to be deleted."""
         async with self.ledger.write() as session:
             ref = which if isinstance(which, str) else which.id
             found = await store.find(session, ref)
@@ -182,14 +182,14 @@ class World:
         return found
 
     async def forget_deployment(self, name: str) -> None:
-        """As if the program had died before it wrote down what it made in Prefect."""
+        """Simulate a crash before the program recorded what it created in Prefect."""
         async with self.ledger.write() as session:
             stored = await store.find(session, name)
             await records.record_agreement(session, stored.id, None, None, stored.row.created_at)
             stored.row.sync_pending = True
 
     async def sync(self) -> ReconcileReport:
-        """Reconcile all jobs with Prefect; the writes there are counted from here on."""
+        """Reconcile all jobs with Prefect, and reset the count of writes there."""
         from daybook.prefect import reconcile
 
         self.prefect.writes.clear()
@@ -198,7 +198,7 @@ class World:
     # --- claims
 
     def offer(self, stored: StoredJob, **changes: Any) -> ClaimRequest:
-        """The offer of the job's next due time, as Prefect's scheduler makes it."""
+        """Return the claim request of the job's next due time, as Prefect's scheduler makes it."""
         due = changes.pop("due", None) or next_due(stored.job.schedule, self.ledger.now())
         assert isinstance(due, datetime)
         offer = ClaimRequest(
@@ -214,7 +214,7 @@ class World:
         return replace(offer, **changes)
 
     def offer_of(self, row: RunRow, **changes: Any) -> ClaimRequest:
-        """The offer of a run that was asked for."""
+        """Return the claim request of a requested run."""
         offer = ClaimRequest(
             occurrence=row.occurrence,
             kind=row.kind,
@@ -230,7 +230,7 @@ class World:
     async def request(
         self, stored: StoredJob, until: datetime | None = None, **fields: Any
     ) -> RunRow:
-        """A waiting row that was asked for a while ago, and has no Prefect run."""
+        """Insert a waiting row that was requested a while ago and has no Prefect run."""
         row = await claims.request(self.ledger, stored, uuid4().hex[:8], "manual")
         long_ago = row.queued_at - timedelta(seconds=10)
         return await self.set_row(row, until=until or row.until, queued_at=long_ago, **fields)
@@ -239,7 +239,7 @@ class World:
         return await claims.claim(self.ledger, offer)
 
     async def granted(self, offer: ClaimRequest) -> Granted:
-        """Claim at the due time, and expect to get it."""
+        """Claim at the due time and expect the claim to succeed."""
         self.clock.move(max(offer.due - self.clock.now(), timedelta(0)))
         answer = await self.claim(offer)
         assert isinstance(answer, Granted), answer
@@ -260,21 +260,21 @@ class World:
         return await claims.finish(self.ledger, granted.run_id, granted.fence, outcome)
 
     async def suspect(self) -> None:
-        """Let every lease run out, and somebody find that."""
+        """Let every lease expire, and let a check find that."""
         self.clock.move(TIMING.run_lease)
         async with self.ledger.write() as session:
             for row in (await session.execute(select(RunRow))).scalars():
                 assert not await leases.check_lease(session, row, self.clock.now())
 
     async def lose(self) -> None:
-        """Let every lease run out, be found so, and stay so until it counts as lost."""
+        """Let every lease expire, be found, and stay expired until the run counts as lost."""
         await self.suspect()
         self.clock.move(TIMING.run_lease)
 
     # --- runs
 
     async def row(self, which: Which = None) -> RunRow:
-        """The run as the ledger has it; AssertionError when there is none."""
+        """Return the run's row in the ledger; raise AssertionError if there is none."""
         found = await self._row(which)
         assert found is not None, self._logs()
         return found
@@ -290,13 +290,13 @@ class World:
         return found
 
     async def rows(self) -> list[RunRow]:
-        """All runs, the earliest due first."""
+        """Return all runs, the earliest due first."""
         in_order = select(RunRow).order_by(col(RunRow.due), col(RunRow.queued_at))
         async with self.ledger.read() as session:
             return list((await session.execute(in_order)).scalars())
 
     async def set_row(self, row: RunRow, **fields: Any) -> RunRow:
-        """Write into the row what no code of ours would."""
+        """Write values into the row that the product's code would not write."""
         async with self.ledger.write() as session:
             found = await session.get(RunRow, row.id)
             assert found is not None
@@ -305,17 +305,17 @@ class World:
         return found
 
     async def attempts(self, which: Which = None) -> list[AttemptRow]:
-        """The attempts of the run, in their order."""
+        """Return the attempts of the run, in order."""
         run = which if isinstance(which, str) else (await self.row(which)).id
         of_run = select(AttemptRow).where(col(AttemptRow.run_id) == run)
         async with self.ledger.read() as session:
             found = await session.execute(of_run.order_by(col(AttemptRow.number)))
             return list(found.scalars())
 
-    # --- runs in both, the ledger and Prefect
+    # --- runs in both the ledger and Prefect
 
     async def becomes(self, which: Which, status: str, within: float = 30.0) -> RunRow:
-        """Wait until the ledger says so of the run."""
+        """Wait until the run has this status in the ledger."""
 
         async def it_is() -> bool:
             row = await self._row(which)
@@ -326,7 +326,7 @@ class World:
         return await self.row(which)
 
     async def ends(self, which: Which, status: str, within: float) -> RunRow:
-        """Wait until both sides say that the run has ended so; the row."""
+        """Wait until the run has ended with this status on both sides; return the row."""
         since = SYSTEM_CLOCK.now()
         row = await self.becomes(which, status, within)
         left = within - (SYSTEM_CLOCK.now() - since).total_seconds()
@@ -335,7 +335,7 @@ class World:
         return row
 
     async def has_ended(self, which: Which, status: str) -> RunRow:
-        """The row of a run of which both sides say already that it has ended so."""
+        """Return the row of a run that has already ended with this status on both sides."""
         row = await self.row(which)
         assert row.status == status, self._logs()
         shown = await self.prefect.shown(row.flow_run_id)
@@ -344,7 +344,7 @@ class World:
         return row
 
     async def shows(self, run: Any, *wanted: str, within: float) -> None:
-        """Wait until Prefect shows the state of that type and, where given, that name."""
+        """Wait until Prefect shows a state of that type and, if given, that name."""
 
         async def it_does() -> bool:
             return (await self.prefect.shown(run))[: len(wanted)] == wanted
@@ -361,7 +361,10 @@ class World:
 async def in_database(
     request: pytest.FixtureRequest, path: Path, clock: ManualClock
 ) -> AsyncIterator[World]:
-    """A ledger in the kind of database that the fixture's parameter names; ``path`` if a file."""
+    """Yield a ledger in the kind of database that the fixture's parameter names.
+
+    ``path`` is where its file goes.
+    """
     there = databases.of_kind(request.param, path, databases.server_of(request), prepared=True)
     async with Ledger(there.address, clock) as ledger:
         yield World(ledger, clock, there)
@@ -375,10 +378,10 @@ async def at_prefect(
     timing: Timing = TIMING,
     clock: ManualClock | None = None,
 ) -> AsyncIterator[World]:
-    """A home below ``root``, at the Prefect that this process talks to.
+    """Yield a home below ``root``, at the Prefect that this process uses.
 
-    Its clock goes with the machine's, and the test can put it forward. The ledger is the home's
-    unless there is a ``database``. ``timing`` is that of its workers and of what they start.
+    Its clock follows the machine's, and the test can put it forward. The ledger is the home's
+    unless there is a ``database``. ``timing`` applies to its workers and their child processes.
     """
     from daybook.operations.prefect_selection import SelectedPrefect
     from tests.world import agents, prefect, workers

@@ -1,7 +1,7 @@
-"""Command agents whose programs are a test's.
+"""Command agents whose programs belong to a test.
 
-They tell through a named pipe where they are, and wait at another one until they are let go, so no
-test guesses how long anything takes.
+They report their progress through one named pipe and wait at another until the test releases them,
+so no test guesses durations.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from daybook.errors import NotFound
 if TYPE_CHECKING:
     from tests.world import World
 
-# tell(word): one line into the pipe. had(): one more line in the file of effects. heed(): waits
-# until the test lets one go.
+# tell(word): writes a line into the pipe. had(): adds a line to the file of effects. heed(): waits
+# until the test releases one process.
 PRELUDE = """
 import os, signal, sys
 def tell(word):
@@ -39,14 +39,14 @@ def forever():
         signal.pause()
 """
 
-# Begins with what an agent is to do: says so, has its effect once, and answers when let go.
+# Starts an agent's typical program: reports, has its effect once, answers when released.
 WORKS = 'had(); tell("running"); heed(); print("done")\n'
 FOR_EVER = 'had(); tell("running"); forever()\n'
 DEAF = 'signal.signal(signal.SIGTERM, signal.SIG_IGN); had(); tell("running"); forever()\n'
 
 
 class Agent:
-    """A command agent whose program is a test's."""
+    """A command agent whose program belongs to a test."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -62,7 +62,7 @@ class Agent:
 
     @property
     def had(self) -> int:
-        """How often its effect was had."""
+        """Return how often its effect happened."""
         return len(self.effects.read_text().splitlines()) if self.effects.exists() else 0
 
     async def _line(self) -> str:
@@ -80,7 +80,7 @@ class Agent:
         return line.decode()
 
     async def word(self, within: float = 60.0) -> tuple[int, str]:
-        """Wait for what it says next; the process that says it, and what."""
+        """Wait for its next word; return the reporting process and the word."""
         try:
             async with asyncio.timeout(within):
                 pid, said = (await self._line()).split(" ", 1)
@@ -89,13 +89,13 @@ class Agent:
         return int(pid), said
 
     async def says(self, word: str, within: float = 60.0) -> int:
-        """Wait for the word, which is to be the next; returns the process that said it."""
+        """Wait for ``word``, which must be the next; return the process that reported it."""
         pid, said = await self.word(within)
         assert said == word
         return pid
 
     def let_go(self, count: int = 1) -> None:
-        """Let so many of those that `heed` go on, also who comes to it later."""
+        """Release that many processes that wait in `heed`, now or later."""
         os.write(self._go, b"." * count)
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class Agent:
 
 
 class Agents:
-    """The agents of a test; ``models`` are names of others, which end with it too."""
+    """The agents of a test; ``models`` are names of further agents, deleted with it."""
 
     def __init__(self, world: World, folder: Path) -> None:
         self._world, self._folder = world, folder
@@ -112,7 +112,7 @@ class Agents:
         self.models = list[str]()
 
     async def add(self, program: str) -> Agent:
-        """A new command agent whose program is Python."""
+        """Add a command agent whose program is Python."""
         agent = Agent(f"a-{uuid4().hex[:8]}", self._folder)
         self.all.append(agent)
         script = agent.base.with_suffix(".py")
@@ -131,7 +131,7 @@ class Agents:
 
 @asynccontextmanager
 async def of(world: World, root: Path) -> AsyncIterator[Agents]:
-    """Those of ``world``, with their files in ``root/elsewhere``."""
+    """Yield the agents of ``world``, with their files in ``root/elsewhere``."""
     folder = root / "elsewhere"
     folder.mkdir()
     agents = Agents(world, folder)

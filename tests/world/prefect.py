@@ -1,4 +1,4 @@
-"""What people, workers and flows do in Prefect, and what stands there."""
+"""Actions of people, workers and flows in Prefect, and its contents."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tests.world import World
 
 READS = ("/filter", "/csrf-token")
-"""How the paths of requests end that change nothing and are no GET."""
+"""Path endings of requests that are no GET but change nothing."""
 
 Hook = Callable[[], Awaitable[object]]
 Run = FlowRun | UUID | str | None
@@ -54,7 +54,7 @@ async def dies() -> None:
 
 
 class Ahead(ManualClock):
-    """The machine's clock, which a test puts forward: as if so much time had passed."""
+    """The machine's clock, put forward by a test: as if that much time had passed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,29 +76,29 @@ class Ahead(ManualClock):
 
 @dataclass
 class Prefect:
-    """``client`` is what the code under test gets; ``ui`` is everybody else's.
+    """``client`` belongs to the code under test; ``ui`` stands for everybody else.
 
-    Between two requests of ``client`` a test does something by ``before`` and ``after``, which are
-    kept by the last word of the request's path and called once.
+    ``before`` and ``after`` run test code between two requests of ``client``. They are keyed by the
+    last word of the request's path, and each is called once.
     """
 
     world: World
     client: PrefectClient
     ui: PrefectClient
     requests: Counter[str] = field(default_factory=Counter)
-    """How often it asked, by the last word of the path."""
+    """Number of requests, by the last word of the path."""
     writes: Counter[str] = field(default_factory=Counter)
-    """How often it changed something there, by method and path, ids left out."""
+    """Number of writes, by method and path without ids."""
     before: dict[str, Hook] = field(default_factory=dict)
     after: dict[str, Hook] = field(default_factory=dict)
     deadly: bool = False
-    """Whether the process dies at each new write in Prefect, when that has been done there."""
+    """Whether the process dies at each new kind of write, after Prefect has done it."""
     deaths: set[str] = field(default_factory=set)
 
     # --- deployments
 
     async def deployments(self) -> dict[str, DeploymentResponse]:
-        """All with this ledger's tag, by id, as Prefect's own client reads them."""
+        """Return the deployments with this ledger's tag by id, as Prefect's client reads them."""
         tags = DeploymentFilterTags(all_=[projection.ledger_tag(self.world.ledger.id)])
         found: dict[str, DeploymentResponse] = {}
         while True:
@@ -113,7 +113,7 @@ class Prefect:
                 return found
 
     async def deployment(self, name: str) -> DeploymentResponse:
-        """That of the agent prompt with this name."""
+        """Return the deployment of the agent prompt with this name."""
         return await self.ui.read_deployment_by_name(f"agent-prompt/{name}")
 
     async def edit_deployment(self, name: str, **body: Any) -> None:
@@ -124,7 +124,7 @@ class Prefect:
         await self.request("DELETE", f"/deployments/{(await self.deployment(name)).id}")
 
     async def edit_schedule(self, name: str, **body: Any) -> datetime:
-        """Save the dialog of the job's schedule, or flip its switch; returns the time of that."""
+        """Save the job's schedule dialog, or flip its switch; return the time of the change."""
         found = await self.deployment(name)
         path = f"/deployments/{found.id}/schedules/{found.schedules[0].id}"
         before = found.schedules[0].updated
@@ -141,7 +141,7 @@ class Prefect:
         await self.request("POST", path, body)
 
     async def request(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """A request as the UI's JavaScript makes it."""
+        """Send a request as the UI's JavaScript does."""
         base = str(self.client.api_url)
         async with httpx.AsyncClient(
             base_url=base, auth=basic(), trust_env=False, timeout=30
@@ -156,7 +156,7 @@ class Prefect:
         return await self.ui.read_flow_run(_id(run))
 
     async def runs(self, which: StoredJob | DeploymentResponse) -> list[FlowRun]:
-        """All Prefect runs of the job, the earliest first."""
+        """Return all Prefect runs of the job, the earliest first."""
         deployment = which.row.deployment_id if isinstance(which, StoredJob) else which.id
         wanted = FlowRunFilter.model_validate({"deployment_id": {"any_": [str(deployment)]}})
         return await self.ui.read_flow_runs(
@@ -164,27 +164,27 @@ class Prefect:
         )
 
     async def scheduled(self, stored: StoredJob) -> FlowRun:
-        """The first run that Prefect's scheduler has made of the job."""
+        """Return the first run that Prefect's scheduler has created for the job."""
         return (await self.runs(stored))[0]
 
     async def due(self, name: str) -> list[datetime]:
-        """When the queued runs of the job are due, floored to the second."""
+        """Return the due times of the job's queued runs, floored to the second."""
         expected = [run.expected_start_time for run in await self.runs(await self.deployment(name))]
         return [datetime.fromtimestamp(int(each.timestamp()), UTC) for each in expected if each]
 
     async def start(self, run: Run) -> datetime:
-        """When it is scheduled for."""
+        """Return the time that the run is scheduled for."""
         at = (await self.run(run)).next_scheduled_start_time
         assert at is not None
         return at
 
     async def custom_run(self, stored: StoredJob, **given: Any) -> FlowRun:
-        """A custom run, asked for in Prefect."""
+        """Start a custom run in Prefect."""
         deployment = UUID(str(stored.row.deployment_id))
         return await self.ui.create_flow_run_from_deployment(deployment, parameters=given)
 
     async def keyed_run(self, stored: StoredJob, key: str, **given: Any) -> FlowRun:
-        """A run that we ask Prefect for, with a key of ours."""
+        """Create a run in Prefect with one of our idempotency keys."""
         return await self.ui.create_flow_run_from_deployment(
             UUID(str(stored.row.deployment_id)),
             **{"parameters": stored.job.parameters(), "idempotency_key": key, **given},
@@ -193,8 +193,9 @@ class Prefect:
     async def carried(
         self, stored: StoredJob, *states: State[Any], until: datetime | None = None, **fields: Any
     ) -> tuple[RunRow, FlowRun]:
-        """A waiting row with its Prefect run, in the last of these states; without any, scheduled
-        for `until`.
+        """Create a waiting row with its Prefect run, in the last of these states.
+
+        Without states the run is scheduled for `until`.
         """
         ledger, row = self.world.ledger, await self.world.request(stored, until, **fields)
         run = await self.keyed_run(
@@ -216,7 +217,7 @@ class Prefect:
             await self.ui.set_flow_run_state(_id(run), state, force=True)
 
     async def cancel(self, run: Run) -> None:
-        """As Prefect's UI does."""
+        """Cancel the run as Prefect's UI does."""
         await self.ui.set_flow_run_state(_id(run), Cancelling())
 
     async def state(self, run: Run) -> State[Any]:
@@ -225,21 +226,21 @@ class Prefect:
         return state
 
     async def shown(self, run: Run) -> tuple[str, str]:
-        """Type and name of the state that Prefect shows."""
+        """Return type and name of the state that Prefect shows."""
         state = await self.state(run)
         return state.type.value, str(state.name)
 
     async def states(self, run: Run) -> int:
-        """How many states it has had."""
+        """Return how many states the run has had."""
         return len(await self.ui.read_flow_run_states(_id(run)))
 
     async def artifact(self, run: Run) -> str:
-        """The Markdown of that run's artifact."""
+        """Return the Markdown of that run's artifact."""
         of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[_id(run)]))
         (found,) = await self.ui.read_artifacts(artifact_filter=of_run)
         return str(found.data)
 
-    # --- what is asked
+    # --- requests
 
     async def _asked(self, request: httpx.Request) -> None:
         path = request.url.path
@@ -270,19 +271,19 @@ def _id(run: Run) -> UUID:
 
 @asynccontextmanager
 async def connected(world: World) -> AsyncIterator[Prefect]:
-    """The Prefect that this process talks to; at the end the ledger's deployments are deleted."""
+    """Yield the Prefect that this process uses; delete the ledger's deployments at the end."""
     async with get_client() as client, get_client() as ui:
         await prepare(ui)
         prefect = Prefect(world, client, ui)
         client._client.event_hooks = {"request": [prefect._asked], "response": [prefect._answered]}
         yield prefect
-        # A worker that another test starts at this Prefect would take their runs.
+        # Otherwise a worker that another test starts at this Prefect would execute their runs.
         for each in await prefect.deployments():
             await ui.delete_deployment(UUID(each))
 
 
 async def forget_workers(client: PrefectClient) -> None:
-    """Prefect holds a worker that has ended for online for half a minute more."""
+    """Delete ended workers, which Prefect shows as online for another half minute."""
     for gone in await client.read_workers_for_work_pool(worker.POOL):
         await client.request(
             "DELETE",

@@ -1,4 +1,4 @@
-"""The queue of tasks of a `World`, and short ways to its rows."""
+"""The task queue of a `World`, and short ways to its rows."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class Tasks:
         self._world = world
 
     async def add(self, title: str = "tidy up", **fields: Any) -> TaskRunRow:
-        """A task; its first run."""
+        """Add a task; return its first run."""
         _, run = await queue.add(self._world.ledger, title, **fields)
         return run
 
     async def register(self, name: str = "one", **fields: Any) -> TaskSessionRow:
-        """A session."""
+        """Register a task session."""
         return await sessions.register(self._world.ledger, name, **fields)
 
     async def claim(self, name: str = "one", lease: str | None = None) -> claims.Claimed:
         return await claims.claim(self._world.ledger, name, lease)
 
     async def claimed(self, name: str = "one", lease: str | None = None) -> claims.Claimed:
-        """A task and a session that has claimed it."""
+        """Add a task and a task session that has claimed it."""
         await self.add()
         await self.register(name)
         return await self.claim(name, lease)
 
     async def sweep(self, limit: int = sweep.MAX_EXPIRED_PER_PASS) -> list[str]:
-        """One pass; the ids of what it took back."""
+        """Run one sweep; return the ids of the tasks that it took back."""
         async with self._world.ledger.write() as session:
             return [
                 run.id
@@ -67,7 +67,7 @@ class Tasks:
             return await queue.events(session, run_id)
 
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
-        """All rows of all the tables of tasks, in every column."""
+        """Return all rows of all task tables, with every column."""
         tables = ("tasks", "task_runs", "task_sessions", "task_events")
         query = self._world.database.query
         return {name: sorted(query(f"SELECT * FROM {name}"), key=str) for name in tables}

@@ -1,7 +1,7 @@
-"""Real workers and executions: begun, killed, stopped; and who of them lives.
+"""Real workers and executions: starting, killing and stopping them, and listing living processes.
 
-What lives is found by the test's folder, which stands in the environment or the command line of
-all that its workers begin, and not by the program's own way of finding a family.
+Living processes are found by the test's folder, which is in the environment or the command line of
+all child processes of its workers, and not by the product's own way to find a process family.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.world.prefect import forget_workers
 if TYPE_CHECKING:
     from tests.world import World
 
-# Prefect reads where results are stored through a client that it does not close, at each flow run.
+# At each flow run Prefect reads the result storage through a client that it does not close.
 PREFECT_LEAVES_A_SOCKET = [
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings(
@@ -49,39 +49,41 @@ PREFECT_LEAVES_A_SOCKET = [
 ]
 
 JUDGED = 2 * SHORT.run_lease.total_seconds() + 30.0
-"""Seconds within which a run whose holder is gone has its end, where the workers have `SHORT`
-times: a lease, as long again to judge it, and a grace, a pass and a start on a busy machine."""
+"""Seconds within which a run of a dead holder ends, if the workers have `SHORT` times: a lease, as
+long again to judge it, and a grace period, a keeper pass and a start on a busy machine.
+"""
 SEEN = 20.0
-"""Seconds within which a worker that lives has told both sides of the end of a process. No lease
-has anything to do with that: it is the shortest time between two renewals."""
+"""Seconds within which a living worker has recorded the end of a process on both sides. This does
+not depend on leases: it is the shortest time between two renewals.
+"""
 CANCELLED = 5.0
-"""Seconds within which nothing is left of the processes of a cancelled run."""
+"""Seconds within which all processes of a cancelled run are gone."""
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):  # the second one: gone since it was opened
+    except (FileNotFoundError, ProcessLookupError):  # the second one: ended since it was opened
         return False
 
 
 async def stand_still(pid: int, free: Callable[[], bool]) -> None:
-    """SIGSTOP at a moment at which it holds no lock of the ledger: others would wait for it.
+    """SIGSTOP the process while it holds no lock of the ledger, as others would wait for the lock.
 
-    ``free`` says, in a thread, whether nobody holds it (`sqlite_is_free`).
+    ``free`` returns, in a thread, whether no process holds it (`sqlite_is_free`).
     """
     os.kill(pid, signal.SIGSTOP)
     while not await asyncio.to_thread(free):
         os.kill(pid, signal.SIGCONT)
         await SYSTEM_CLOCK.wait_until(
             SYSTEM_CLOCK.now() + timedelta(seconds=0.05)
-        )  # to give the lock back
+        )  # time to release the lock
         os.kill(pid, signal.SIGSTOP)
 
 
 def sqlite_is_free(address: str) -> bool:
-    """Whether nobody holds the write lock of the SQLite ledger at this address."""
+    """Return whether no process holds the write lock of the SQLite ledger at this address."""
     path = urlsplit(address).path
     with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as ledger:
         try:
@@ -93,9 +95,9 @@ def sqlite_is_free(address: str) -> bool:
 
 
 def pending(pid: int) -> list[int]:
-    """The signals that were sent to the process and that it has not taken yet, as masks.
+    """Return the masks of the signals that were sent to the process but are not delivered yet.
 
-    One that is gone has none.
+    An ended process has none.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -113,8 +115,8 @@ class Execution:
     async def sent(self, number: signal.Signals) -> None:
         """Send it a signal while its main thread sleeps.
 
-        Prefect raises an exception where the signal meets the process. In a step of a task, asyncio
-        keeps it as that task's: then nothing ends, unless somebody kills it after a while.
+        Prefect raises an exception where the signal interrupts the process. In a step of a task,
+        asyncio stores it as that task's exception: then only a kill ends the process.
         """
         async with asyncio.timeout(60):
             before = ""
@@ -125,7 +127,7 @@ class Execution:
             self.child.send_signal(number)
 
     def _woken(self) -> str:
-        """How often its main thread has slept, and run, by now."""
+        """Return its main thread's counts of context switches so far."""
         try:
             status = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/status").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -133,7 +135,7 @@ class Execution:
         return "".join(line for line in status.splitlines() if "ctxt_switches" in line)
 
     async def ends(self) -> tuple[int, str]:
-        """Wait for its end; its exit code and what it said."""
+        """Wait for its end; return its exit code and its output."""
         async with asyncio.timeout(90):
             said, _ = await self.child.communicate()
         return self.child.returncode or 0, said.decode()
@@ -151,17 +153,17 @@ class Worker:
 
     @property
     def parent(self) -> Process:
-        """The process that begins its runs."""
+        """Return the process that starts its runs."""
         (found,) = [each for each in proc.living_processes().values() if each.parent == self.pid]
         return found
 
     def heads(self) -> list[Process]:
-        """The processes that lead its runs, at work now."""
+        """Return the lead processes of its current runs."""
         parent = self.parent.pid
         return [each for each in proc.living_processes().values() if each.parent == parent]
 
     async def told(self, number: signal.Signals) -> None:
-        """Tell it, and wait until the signal was taken: the next one is another."""
+        """Send a signal and wait until it is delivered, so that the next one counts separately."""
         os.kill(self.pid, number)
         mask = 1 << (number - 1)
 
@@ -171,7 +173,7 @@ class Worker:
         assert await so(taken, 10.0)
 
     async def ends(self, within: float) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for its end; return its exit code."""
         try:
             async with asyncio.timeout(within):
                 return await self.child.wait()
@@ -183,18 +185,18 @@ class Worker:
 
 @dataclass
 class Workers:
-    """The workers and executions of one world, whose files are all in the folder ``root``."""
+    """The workers and executions of one world; all their files are in the folder ``root``."""
 
     world: World
     root: Path
     here: SelectedPrefect
     variables: dict[str, str]
-    """What its processes are told beside this one's environment."""
+    """Environment variables of its processes in addition to this process's."""
     all: list[Worker] = field(default_factory=list)
     executions: list[Execution] = field(default_factory=list)
     deployments: list[UUID] = field(default_factory=list)
     apart: set[int] = field(default_factory=set)
-    """Processes that are no worker's, though the test's folder stands in them."""
+    """Processes that belong to no worker although they have the test's folder in them."""
     gates: list[Gate] = field(default_factory=list)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -212,7 +214,7 @@ class Workers:
         by_prefect: bool = False,
         api_url: str = "",
     ) -> Worker:
-        """Begin one, and wait until it takes runs; ``by_prefect`` with `prefect worker start`."""
+        """Start a worker (``by_prefect``: `prefect worker start`); wait until it accepts runs."""
         name = name or f"{self.root.name}-{len(self.all) + 1}"
         here = SelectedPrefect(api_url or self.here.api_url, self.here.ui_url)
         variables = worker.environment(self.world.home, here) | self.variables
@@ -237,7 +239,7 @@ class Workers:
         return begun
 
     async def gate(self) -> Gate:
-        """A way to Prefect for a worker, which the test can close; it is there until the end."""
+        """Return a proxy to Prefect for a worker; the test can close it, the end stops it."""
         gate = await self.stack.enter_async_context(opened(self.here.api_url))
         self.gates.append(gate)
         return gate
@@ -245,9 +247,9 @@ class Workers:
     async def execute(
         self, run: FlowRun, *, bare: bool = False, variables: Mapping[str, str] | None = None
     ) -> Execution:
-        """Execute the flow run with the command of the process worker, in a folder elsewhere.
+        """Execute the flow run with the process worker's command, in a folder elsewhere.
 
-        ``bare`` leaves the supervisor out: only the process in which the flow runs.
+        ``bare`` omits the supervisor: only the process in which the flow runs.
         """
         arguments = ["prefect.engine", str(run.id)] if bare else ["prefect", "flow-run", "execute"]
         child = await asyncio.create_subprocess_exec(
@@ -266,16 +268,16 @@ class Workers:
         return execution
 
     async def executed(self, run: FlowRun) -> State[Any]:
-        """Execute it to its end; the state that Prefect has then."""
+        """Execute the run to its end; return its final state in Prefect."""
         code, said = await (await self.execute(run, bare=True)).ends()
         state = await self.world.prefect.state(run)
         assert code == 0 or not state.is_completed(), said
         return state
 
-    # --- who lives
+    # --- living processes
 
     def living(self) -> dict[int, str]:
-        """What lives of all that was begun here, by pid: its command line."""
+        """Return the command line of every living process that was started here, by pid."""
         mark, found = f"{self.root}/".encode(), {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) in {os.getpid(), *self.apart}:
@@ -287,7 +289,7 @@ class Workers:
         return found
 
     def at_work(self) -> dict[int, str]:
-        """The same without the workers and what they have for themselves."""
+        """Return the same without the workers and their own helper processes."""
         living, mine = self.living(), {each.pid for each in self.all}
         mine |= {each.pid for each in proc.living_processes().values() if each.parent in mine}
         return {pid: line for pid, line in living.items() if pid not in mine}
@@ -302,7 +304,7 @@ class Workers:
             raise AssertionError(f"after {within} s there lives {self.at_work()}\n{self.logs()}")
 
     async def nobody(self, within: float) -> None:
-        """Wait until nothing lives, no worker either."""
+        """Wait until no process lives, including workers."""
 
         async def it_is() -> bool:
             return not self.living()
@@ -313,10 +315,10 @@ class Workers:
     def logs(self) -> str:
         return "\n".join(f"{each.child.log.name}:\n{each.child.tail(40)}" for each in self.all)
 
-    # --- flows of somebody else's
+    # --- flows that are not Daybook's
 
     async def foreign(self, program: str, **given: Any) -> UUID:
-        """The deployment in our pool of a flow that is not ours, called `foreign`."""
+        """Create the deployment `foreign` in our pool, for a flow that is not ours."""
         (self.elsewhere / "foreign.py").write_text(program)
         client, folder = self.world.client, str(self.elsewhere)
         deployment = await client.create_deployment(
@@ -331,7 +333,7 @@ class Workers:
         return deployment
 
     async def noted(self, name: str, within: float = SEEN) -> list[str]:
-        """Wait for a line that such a flow wrote into the file ``name``; the words of all."""
+        """Wait for a line that such a flow wrote into the file ``name``; return all words."""
         path = self.elsewhere / name
 
         async def there() -> bool:
@@ -348,14 +350,14 @@ class Workers:
     # --- the end
 
     async def close(self) -> None:
-        """End them; AssertionError when something outlives a worker."""
+        """Stop them; raise AssertionError if a process outlives its worker."""
         for execution in self.executions:
             if execution.child.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(execution.child.pid, signal.SIGKILL)
                 await execution.child.communicate()
         for each in self.all:
-            while each.child.exit_code is None:  # asked again, it hurries
+            while each.child.exit_code is None:  # the second request stops it faster
                 with suppress(ProcessLookupError):
                     os.kill(each.pid, signal.SIGCONT)
                     os.kill(each.pid, signal.SIGTERM)
@@ -379,7 +381,7 @@ class Workers:
 async def of(
     world: World, root: Path, here: SelectedPrefect, variables: dict[str, str]
 ) -> AsyncIterator[Workers]:
-    """Those of ``world``; none is there yet."""
+    """Yield the workers of ``world``, initially none."""
     workers = Workers(world, root, here, variables)
     async with workers.stack:
         try:
@@ -388,5 +390,5 @@ async def of(
             await workers.close()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()  # here, not in somebody else's test
+        gc.collect()  # collect here, not in another test
     gc.freeze()  # the next collection skips what survived this one

@@ -25,7 +25,7 @@ class Worker:
     def __init__(self) -> None:
         self.facts: list[dict[str, object]] = []
 
-    def tell(self, **facts: object) -> None:
+    def report(self, **facts: object) -> None:
         self.facts.append(facts)
 
 
