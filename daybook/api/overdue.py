@@ -8,24 +8,20 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from daybook.api import views
-from daybook.keeper import leadership
+from daybook.keeper import leader_lease
 from daybook.runs import slots
 from daybook.runs.overdue import Overdue
 from daybook.schedules.descriptions import duration_in_words
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
-    from daybook.keeper.leadership import Leader
+    from daybook.keeper.leader_lease import Leader
     from daybook.prefect.work_pool import WorkPool
 
 MAX_CLOCK_SKEW = timedelta(seconds=1)
 """Maximum clock skew before it is reported as a problem (`docs/promise.md` 16)."""
 MAX_OBSERVATION_AGE = timedelta(minutes=10)
 """Maximum age of the last observation of Prefect; one observation takes its time."""
-LEADERSHIP_NAME = "keeper"
-"""The name under which keepers elect a leader. `daybook.keeper.leader` has it too, but imports
-Prefect.
-"""
 NO_KEEPER = "no keeper leads, so nothing is observed, audited or carried on"
 
 
@@ -119,7 +115,7 @@ def keeper_view(leader: Leader | None, now: datetime) -> dict[str, Any]:
     ``passes`` has `{"at", "seconds", "cpu_seconds", "requests", "error"}` for each service.
     """
     if leader is None:
-        leader = leadership.Leader("", now, {})
+        leader = leader_lease.Leader("", now, {})
     return {
         "running": leader.leads(now),
         "holder": leader.holder,

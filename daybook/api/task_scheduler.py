@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from daybook.api import overdue, tasks
 from daybook.api import task_views as views
+from daybook.api import tasks
 from daybook.errors import InvalidInput
-from daybook.keeper import leadership
+from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
@@ -45,7 +45,7 @@ async def status() -> dict[str, Any]:
     `statistics` are the counts of all cycles, with the last report.
     """
     async with open_ledger() as ledger:
-        leader = await leadership.read(ledger, overdue.LEADERSHIP_NAME)
+        leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         async with ledger.read() as session:
             now = ledger.now()
             snapshot = await figures.read_counts(session, now)

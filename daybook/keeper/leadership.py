@@ -1,118 +1,192 @@
-"""Leader election: one leader among any number of processes (promise 16: the keeper leads by a
-lease).
+"""Leadership of this process, and a Prefect client that checks it before each write (promise 16:
+one leader by a lease; its Prefect writes are keyed or derived again).
 
 ::
 
-    no leader ──acquire──► leads(fence) ──renew, in time──► leads(fence)
-         ▲                        │
-         ├── release ─────────────┤
-         └── not renewed for `Timing.leader_lease`: the next `acquire` raises the fencing token
+    stands by ──acquire──► leads ──renew, in time──► leads
+        ▲                    │
+        ├── release, wait ───┤  given up
+        ├── refused ─────────┤  another process leads
+        └── no renewal for ──┘  nearly a lease: another process may lead
+            so long
 
-``acquire`` and ``renew`` return whether they succeeded; a process that is refused no longer leads
-and must write nothing. The time is the ledger's. Unlike a run's lease, the leadership passes on as
-soon as its lease expires: nothing is lost with it, because each write of a leader is keyed or
-derived from the ledger again.
+A process that was suspended, or whose renewals hang, does not know that it lost the leadership:
+`Leadership.check` asks the ledger right before each write in Prefect. A write sent just before the
+loss is harmless, because it is keyed or derived again.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+import asyncio
+import logging
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, NoReturn
 
+import httpx
+from prefect.client.orchestration import PrefectClient, get_client
+
+from daybook.errors import LeadershipLost, LedgerUnreachable
+from daybook.keeper import leader_lease
+from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import Fact, LeadRow
 from daybook.timing import TIMING
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Leader:
-    """The current or last leader; ``holder`` is empty if it released the leadership.
 
-    ``note`` is what the leader stored with its last renewal; {} if it stored nothing.
+_READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
+"""Paths that read although they are requested by POST."""
+_GATEWAY_ERRORS = (502, 504)
+"""Status codes of a proxy that does not reach Prefect."""
+
+
+def new_holder() -> str:
+    """Return the name of this process in leases; no later process has the same."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+class Leadership:
+    """The leadership of one process; ``holder`` is its name, which no later process has.
+
+    ``note`` is called at each renewal for what `daybook status` shows of this leader
+    (`leadership.Leader.note`).
     """
 
-    holder: str
-    until: datetime
-    note: dict[str, Any]
+    def __init__(
+        self,
+        ledger: Ledger,
+        holder: str,
+        *,
+        name: str = LEADERSHIP_NAME,
+        note: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self._ledger, self._name, self._note = ledger, name, note
+        self.holder = holder
+        self._fence: int | None = None
+        self._until = self._not_before = 0.0
+        self._gained, self._ended = asyncio.Event(), asyncio.Event()
+        self._wake_up = asyncio.Event()
+        self.last_answer_at = time.monotonic()
+        """When Prefect last answered, by this process's monotonic clock."""
 
-    def leads(self, now: datetime) -> bool:
-        """Return whether its lease is valid at ``now`` (ledger time)."""
-        return bool(self.holder) and self.until > now
+    @property
+    def fence(self) -> int | None:
+        """The fencing token of this term; None while this process is not known to lead."""
+        return self._fence if time.monotonic() < self._until else None
+
+    async def wait_until_leading(self) -> int:
+        """Wait until this process leads; return the fencing token."""
+        while (fence := self.fence) is None:
+            self._gained.clear()
+            await self._gained.wait()
+        return fence
+
+    async def wait_until_not_leading(self) -> None:
+        """Wait until the ledger refuses a renewal, or the leadership is released."""
+        while self._fence is not None:
+            self._ended.clear()
+            await self._ended.wait()
+
+    async def keep(self) -> NoReturn:
+        """Acquire the leadership when it is free and renew it, until cancelled."""
+        while True:
+            self._wake_up.clear()
+            try:
+                pause = await self._turn()
+            except LedgerUnreachable as error:
+                log.warning("the lead is not kept: %s", error, extra={"action": "lead_unreachable"})
+                pause = TIMING.leader_check.total_seconds()
+            except Exception:
+                log.exception("the lead is not kept", extra={"action": "lead_failed"})
+                pause = TIMING.leader_check.total_seconds()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake_up.wait()
+            except TimeoutError:
+                pass
+
+    async def _turn(self) -> float:
+        """Acquire, renew or check; return the seconds until the next turn."""
+        if self._fence is not None:
+            sent_at = time.monotonic()
+            if await leader_lease.renew(self._ledger, self._name, self._fence, self._note()):
+                self._extend(sent_at)
+                return TIMING.leader_lease_renewal.total_seconds()
+            self._lost()
+        if (delay := self._not_before - time.monotonic()) > 0:
+            return delay
+        sent_at = time.monotonic()
+        fence = await leader_lease.acquire(self._ledger, self._name, self.holder)
+        if fence is None:
+            return TIMING.leader_check.total_seconds()
+        log.info("%s leads", self.holder, extra={"action": "lead_acquired"})
+        self._fence = fence
+        self._extend(sent_at)
+        return 0.0  # renewed at once, which stores its note
+
+    def _extend(self, sent_at: float) -> None:
+        self._until = sent_at + TIMING.leader_trust.total_seconds()
+        self._gained.set()
+
+    def _lost(self) -> None:
+        if self._fence is not None:
+            log.warning("%s leads no more", self.holder, extra={"action": "lead_lost"})
+        self._fence = None
+        self._ended.set()
+
+    async def check(self) -> None:
+        """Raise `LeadershipLost` unless the ledger says that this process leads now."""
+        fence = self.fence
+        if fence is None or not await leader_lease.check(self._ledger, self._name, fence):
+            raise LeadershipLost(self.holder)
+
+    async def release(self, rest: float = 0.0) -> None:
+        """Give up the leadership, and do not acquire it again for ``rest`` seconds.
+
+        If the ledger cannot be reached, the lease expires by itself.
+        """
+        fence, self._fence = self._fence, None
+        self._not_before = time.monotonic() + rest
+        self._ended.set()
+        self._wake_up.set()
+        if fence is not None:
+            try:
+                await leader_lease.release(self._ledger, self._name, fence)
+            except LedgerUnreachable as error:
+                log.warning(
+                    "the lead is not given back: %s", error, extra={"action": "lead_unreachable"}
+                )
 
 
-async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
-    """Acquire the leadership ``name`` for one lease; return the fencing token, None if it is held.
-
-    ``holder`` names this process alone: a leadership of its own, from a commit whose answer was
-    lost, is acquired again. While another process holds it, this only reads and needs no write
-    lock.
-    """
-    async with ledger.read() as session:
-        row = await session.get(LeadRow, name)
-    if row is not None and _is_held(row, holder, ledger.now()):
-        return None
-    async with ledger.write() as session:
-        row, now = await session.get(LeadRow, name), ledger.now()
-        if row is None:
-            row = LeadRow(name=name, holder=holder, until=now + TIMING.leader_lease, fence=1)
-        elif _is_held(row, holder, now):
-            return None
-        else:
-            row.holder, row.until, row.fence = holder, now + TIMING.leader_lease, row.fence + 1
-        session.add(row)
-        return row.fence
+request_count: ContextVar[list[int]] = ContextVar("requests")
+"""A list with the number of requests that the cycle of this task has sent."""
 
 
-async def renew(
-    ledger: Ledger, name: str, fence: int, note: Mapping[str, Any] | None = None
-) -> bool:
-    """Renew the lease and store ``note``; return False if another process has acquired it.
+def leader_client(lead: Leadership) -> PrefectClient:
+    """Return a client (not entered) whose writes raise `LeadershipLost` once ``lead`` is lost."""
 
-    An expired lease that no other process has acquired is renewed too.
-    """
-    async with ledger.write() as session:
-        row = await session.get(LeadRow, name)
-        if row is None or row.fence != fence or not row.holder:
-            return False
-        row.until = ledger.now() + TIMING.leader_lease
-        session.add(row)
-        if note is not None:
-            await session.merge(Fact(key=_note(name), value=json.dumps(note)))
-        return True
+    async def check_leadership(request: httpx.Request) -> None:
+        if counted := request_count.get(None):
+            counted[0] += 1
+        if is_write(request.method, request.url.path):
+            await lead.check()
 
+    async def note_answer(response: httpx.Response) -> None:
+        if response.status_code not in _GATEWAY_ERRORS:
+            lead.last_answer_at = time.monotonic()
 
-async def check(ledger: Ledger, name: str, fence: int) -> bool:
-    """Return whether ``fence`` still holds the leadership and its lease has not expired."""
-    async with ledger.read() as session:
-        row = await session.get(LeadRow, name)
-    return row is not None and bool(row.holder) and row.fence == fence and row.until > ledger.now()
+    hooks = {"request": [check_leadership], "response": [note_answer]}
+    return get_client(httpx_settings={"event_hooks": hooks})
 
 
-async def release(ledger: Ledger, name: str, fence: int) -> None:
-    """Release the leadership, so that no other waits for its expiry; no-op if another holds it."""
-    async with ledger.write() as session:
-        row = await session.get(LeadRow, name)
-        if row is not None and row.fence == fence:
-            row.holder, row.until = "", ledger.now()
-            session.add(row)
-
-
-async def read(ledger: Ledger, name: str) -> Leader | None:
-    """Return the current or last leader; None if there never was one."""
-    async with ledger.read() as session:
-        row = await session.get(LeadRow, name)
-        fact = await session.get(Fact, _note(name))
-    if row is None:
-        return None
-    return Leader(row.holder, row.until, json.loads(fact.value) if fact else {})
-
-
-def _is_held(row: LeadRow, by_another_than: str, now: datetime) -> bool:
-    return row.until > now and row.holder != by_another_than
-
-
-def _note(name: str) -> str:
-    return f"lead:{name}"
+def is_write(method: str, path: str) -> bool:
+    """Return whether such a request may change something in Prefect."""
+    if method == "POST":
+        return not _READS.search(path)
+    return method not in ("GET", "HEAD", "OPTIONS")

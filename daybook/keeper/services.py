@@ -53,7 +53,7 @@ from daybook.keeper import (
     blocks,
     deliveries,
     event_stream,
-    leader,
+    leadership,
     lease_reaper,
     listeners,
     retention,
@@ -61,9 +61,9 @@ from daybook.keeper import (
 from daybook.keeper import observer as observe
 from daybook.keeper.budget import CpuBudget
 from daybook.keeper.cost import MeteredCoroutine
-from daybook.keeper.leader import Leadership
+from daybook.keeper.leadership import Leadership
 from daybook.ledger.engine import Ledger
-from daybook.prefect import corrections, ended_runs, run_naming, scheduled_runs, state_mirror
+from daybook.prefect import corrections, ended_runs, run_names, scheduled_runs, state_mirror
 from daybook.resources import mirror as block_mirror
 from daybook.tasks import model, notifier
 from daybook.tasks.scheduler import Cycle, Scheduler
@@ -119,7 +119,7 @@ class _Term:
     observed_at: datetime | None = None
     audited: auditor.AuditorState = field(default_factory=auditor.AuditorState)
     corrected: corrections.CorrectionState = field(default_factory=corrections.CorrectionState)
-    named: run_naming.NamingState = field(default_factory=run_naming.NamingState)
+    named: run_names.NamingState = field(default_factory=run_names.NamingState)
     unshown: deliveries.DeliveriesState = field(default_factory=deliveries.DeliveriesState)
     watched: alerts.AlertState = field(default_factory=alerts.AlertState)
     heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
@@ -159,7 +159,7 @@ class Keeper:
         """Run until cancelled, then release the leadership."""
         try:
             async with (
-                leader.leader_client(self.leadership) as client,
+                leadership.leader_client(self.leadership) as client,
                 asyncio.TaskGroup() as group,
             ):
                 group.create_task(self.leadership.keep())
@@ -262,7 +262,7 @@ class Keeper:
         budget = CpuBudget()
         while True:
             term = await self._leading()
-            await self._turn("naming", run_naming.name_runs(self._ledger, client, term.named))
+            await self._turn("naming", run_names.name_runs(self._ledger, client, term.named))
             budget.spend(self.costs["naming"].cpu_seconds)
             await asyncio.sleep(max(TIMING.jobs_interval.total_seconds(), budget.wait()))
 
@@ -340,7 +340,7 @@ class Keeper:
     async def _turn(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
         """Run one cycle and record its cost; return None if it failed, which is logged."""
         started, request_count, error = time.monotonic(), [0], ""
-        metered, token = MeteredCoroutine(work), leader.request_count.set(request_count)
+        metered, token = MeteredCoroutine(work), leadership.request_count.set(request_count)
         try:
             async with asyncio.timeout(CYCLE_TIMEOUT_SECONDS):
                 return await metered
@@ -357,7 +357,7 @@ class Keeper:
             error = repr(failure)
             log.exception("%s failed", name, extra={"action": "pass_failed"})
         finally:
-            leader.request_count.reset(token)
+            leadership.request_count.reset(token)
             seconds = time.monotonic() - started
             self.costs[name] = CycleCost(
                 self._ledger.now(), seconds, metered.seconds, request_count[0], error

@@ -32,12 +32,12 @@ from urllib.parse import urlsplit
 
 from daybook import home as homes
 from daybook.api import task_scheduler, views
-from daybook.api.overdue import LEADERSHIP_NAME, ledger_write_problem, observed_at
+from daybook.api.overdue import ledger_write_problem, observed_at
 from daybook.clock import Clock
 from daybook.delivery import sending
 from daybook.errors import DaybookError, LedgerUnreachable
-from daybook.keeper import leadership
-from daybook.keeper.leadership import Leader
+from daybook.keeper import leader_lease
+from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
 from daybook.operations.shared_query import LoopThread, SharedQuery
 from daybook.runs import counts as figures
@@ -252,7 +252,7 @@ class HealthMonitor:
         if ledger is None:
             ledger = await self._stack.enter_async_context(Ledger(self._address, self._clock))
             self._open_ledger = ledger
-        leader = await leadership.read(ledger, LEADERSHIP_NAME)
+        leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         led = leader is not None and leader.leads(ledger.now())
         unwritable = "" if led else await ledger.why_unwritable()
         async with ledger.read() as session:

@@ -21,7 +21,7 @@ async def run_keeper(say: Callable[[str], None]) -> None:
     Raises `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` if Prefect has jobs of
     another ledger and none of this one's (promise 15: a deployment belongs to one ledger).
     """
-    from daybook.keeper import leader
+    from daybook.keeper import leadership
     from daybook.keeper.services import Keeper
     from daybook.prefect import client as connection
     from daybook.prefect import private_names
@@ -33,7 +33,7 @@ async def run_keeper(say: Callable[[str], None]) -> None:
         async with connection.connected() as client:
             await connection.check_connection(client)
             await work_pool.check_ledger(client, WORK_POOL, ledger.id)
-        keeper = Keeper(ledger, leader.new_holder())
+        keeper = Keeper(ledger, leadership.new_holder())
         work = asyncio.create_task(keeper.run())
         reporting = asyncio.create_task(_report(keeper, say))
         loop = asyncio.get_running_loop()

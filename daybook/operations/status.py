@@ -11,7 +11,7 @@ from daybook.api import overdue, task_scheduler, views
 from daybook.api.overdue import DelayFacts
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import store as jobs
-from daybook.keeper import leadership
+from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.operations import outbox_status as told_of
@@ -43,7 +43,7 @@ async def status() -> dict[str, Any]:
             tasks = await figures.read_counts(session, now := ledger.now())
             servers = instances.conflict(await instances.in_use(session, now))
         prefect, worker, ready, context = await _prefect(ledger, ledger_facts["jobs"], problems)
-        leader = await leadership.read(ledger, overdue.LEADERSHIP_NAME)
+        leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         has_leader = leader is not None and leader.leads(ledger.now())
         unwritable = "" if has_leader else await ledger.why_unwritable()
         context = replace(

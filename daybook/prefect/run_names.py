@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import logging
 import re
-from datetime import datetime
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import ObjectNotFound
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from sqlmodel import col, select
 
+from daybook.jobs import store
 from daybook.jobs.store import StoredJob
-from daybook.ledger.tables import RunRow
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import JobRow, RunRow
+from daybook.prefect import flow_runs
+from daybook.prefect.projection import ledger_tag
 from daybook.schedules.zones import zone
 
 log = logging.getLogger(__name__)
@@ -106,3 +119,125 @@ async def rename_own_run(flow_run: FlowRun, wanted: str) -> None:
 def _local(instant: datetime, timezone: str) -> str:
     local = instant.astimezone(zone(timezone)).isoformat(" ", "seconds")
     return f"{local[:19]} {'UTC' if timezone == 'UTC' else local[19:]}"
+
+
+FIRST_PAGE_SIZE = 10
+"""How many runs are read if there is nothing new."""
+ID_ORDER_GRACE = timedelta(seconds=60)
+"""After this time no run can be stored any more whose id is lower than one that was read."""
+MAX_JOBS_PER_QUERY = 200
+"""Maximum number of jobs that one query reads for the runs to be named."""
+
+_BY_SCHEDULER = {"type_": ["SCHEDULE"]}
+_BY_OTHERS = {"operator": "or_", "is_null_": True, "type_": ["AUTOMATION"]}
+
+
+@dataclass
+class NamingState:
+    """State of a keeper between passes.
+
+    ``newest`` is the highest id of the scheduler's runs that was read; ``seen`` are the other runs
+    of the last pass; ``unnamed`` are those still to be named, the earliest due first.
+    """
+
+    newest: UUID | None = None
+    seen: frozenset[UUID] = frozenset()
+    unnamed: deque[FlowRun] = field(default_factory=deque)
+
+
+async def name_runs(
+    ledger: Ledger, client: PrefectClient, memory: NamingState, *, most_seconds: float = 3.0
+) -> int:
+    """Name new runs for about ``most_seconds``; return how many were named.
+
+    The next pass names the rest. A run that was named or deleted meanwhile is no error.
+    """
+    deadline = time.monotonic() + most_seconds
+    await _read_new(client, ledger_tag(ledger.id), memory)
+    named, jobs = 0, dict[str, StoredJob | None]()
+    while memory.unnamed and time.monotonic() < deadline:
+        run = memory.unnamed[0]
+        if str(run.deployment_id) not in jobs:
+            jobs |= await _jobs(ledger, memory.unnamed)
+        stored = jobs[str(run.deployment_id)]
+        name = stored and of_new(stored, run, ledger.id)
+        try:
+            named += await rename_run(client, run, name) if name else 0
+        except PrefectHTTPStatusError as error:
+            if not flow_runs.is_run_error(error):
+                raise
+            log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
+        memory.unnamed.popleft()
+    return named
+
+
+async def _read_new(client: PrefectClient, tag: str, memory: NamingState) -> None:
+    others = await _page(client, tag, _BY_OTHERS, flow_runs.PAGE_SIZE)
+    new = [run for run in others if run.id not in memory.seen]
+    scheduled = await _scheduled(client, tag, memory)
+    new += scheduled
+    queued = {run.id for run in memory.unnamed}
+    new = [run for run in new if run.id not in queued and not is_own_name(run.name)]
+    memory.seen = frozenset(run.id for run in others)
+    ids = [*(run.id for run in scheduled), *([memory.newest] if memory.newest else [])]
+    memory.newest = max(ids, default=None)
+    if new:
+        memory.unnamed = deque(sorted((*memory.unnamed, *new), key=_due))
+
+
+async def _scheduled(client: PrefectClient, tag: str, memory: NamingState) -> list[FlowRun]:
+    """Return the runs that the scheduler has made since the last pass, and some older ones."""
+    runs = dict[UUID, FlowRun]()
+    offset, limit = 0, FIRST_PAGE_SIZE
+    while True:
+        page = await _page(client, tag, _BY_SCHEDULER, limit, offset)
+        runs |= {run.id: run for run in page}
+        if len(page) < limit or _was_read(page[-1].id, memory.newest):
+            return list(runs.values())
+        offset, limit = offset + len(page), flow_runs.PAGE_SIZE
+
+
+def _was_read(flow_run_id: UUID, newest: UUID | None) -> bool:
+    """Return whether an earlier pass read this run and all with lower ids."""
+    if newest is None or flow_run_id > newest:
+        return False
+    age = time.time() - _made_at(newest)
+    return age > ID_ORDER_GRACE.total_seconds() or _made_at(flow_run_id) < _made_at(newest) - 1
+
+
+def _made_at(flow_run_id: UUID) -> float:
+    """Return when an id of UUID version 7 was made, in seconds since 1970."""
+    return (flow_run_id.int >> 80) / 1000
+
+
+def _due(run: FlowRun) -> float:
+    at: datetime | None = run.expected_start_time
+    return at.timestamp() if at else 0.0
+
+
+async def _page(
+    client: PrefectClient, tag: str, made_by: dict[str, Any], limit: int, offset: int = 0
+) -> list[FlowRun]:
+    query = FlowRunFilter.model_validate(
+        {
+            "tags": {"all_": [tag]},
+            # A waiting run has a name of ours: the worker gives it when it sets the run back.
+            "state": {"name": {"any_": ["Scheduled", "Late"]}},
+            "created_by": made_by,
+        }
+    )
+    return await client.read_flow_runs(
+        flow_run_filter=query, sort=FlowRunSort.ID_DESC, limit=limit, offset=offset
+    )
+
+
+async def _jobs(ledger: Ledger, runs: Iterable[FlowRun]) -> dict[str, StoredJob | None]:
+    """Return the jobs of the first of these runs by deployment id; None if there is no job."""
+    deployments = list(dict.fromkeys(str(run.deployment_id) for run in runs))[:MAX_JOBS_PER_QUERY]
+    query = select(JobRow.id).where(col(JobRow.deployment_id).in_(deployments))
+    async with ledger.read() as session:
+        ids = set((await session.execute(query)).scalars())
+        by_deployment = {
+            str(each.row.deployment_id): each for each in await store.all_jobs(session, ids)
+        }
+    return {each: by_deployment.get(each) for each in deployments}

@@ -37,7 +37,7 @@ from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNam
 from prefect.logging.loggers import flow_run_logger
 
 from daybook.errors import DaybookError, Unreachable
-from daybook.keeper import event_stream, leader
+from daybook.keeper import event_stream, leadership
 from daybook.keeper.services import Keeper
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
@@ -93,7 +93,7 @@ class WorkerLoop:
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = place, sync, configure
-        self._holder = leader.new_holder()
+        self._holder = leadership.new_holder()
         self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()

@@ -237,7 +237,7 @@ CASES: dict[str, Case] = {
     "daybook/prefect/run_names.py:_RANDOM": case("fullmatch", "a", "a-", Text("a", "a-", "!")),
     "daybook/execution/agent_tools.py:_ILLEGAL": case("sub", "a", "!"),
     # --- ledger, sync, keeper, service, programs
-    "daybook/keeper/leader.py:_READS": case("search", "/", "/filter", "/count/", "/filter/a"),
+    "daybook/keeper/leadership.py:_READS": case("search", "/", "/filter", "/count/", "/filter/a"),
     "daybook/ledger/texts.py:_PERHAPS": case("search", "\\", "\\u", "\\u00", "\\ud"),
     "daybook/ledger/texts.py:_UNKEPT": case("sub", "a", "\0"),
     "daybook/processes/environment.py:_NAME": case("match", "a", Text("a", "", "-")),

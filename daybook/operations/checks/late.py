@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from daybook.api import overdue, task_scheduler, views
 from daybook.api.overdue import DelayFacts
 from daybook.clock import SYSTEM_CLOCK
-from daybook.keeper import leadership
+from daybook.keeper import leader_lease
 from daybook.ledger.engine import open_ledger
 from daybook.operations.checks import Problem
 from daybook.operations.checks import ledger as book
@@ -77,7 +77,7 @@ async def keeper(client: PrefectClient) -> list[Problem]:
     if not jobs or (await work_pool.read(client, ledger_id)).idle:
         return []
     async with open_ledger() as ledger:
-        leader = await leadership.read(ledger, overdue.LEADERSHIP_NAME)
+        leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         problem = overdue.keeper_problem(DelayFacts(ledger.now(), leader=leader))
         if problem == overdue.NO_KEEPER and await ledger.why_unwritable():
             return []  # `checks.ledger.ledger` reports it
@@ -99,7 +99,7 @@ async def late(client: PrefectClient) -> list[Problem]:
             now, live = ledger.now(), await history.live(session)
             candidates = [*live, *await book_of_late.unattended(session, now)]
             overdue_runs = await book_of_late.find(session, stored, candidates, now)
-        leader = await leadership.read(ledger, overdue.LEADERSHIP_NAME)
+        leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         known = DelayFacts(ledger.now(), "", pool, ahead, ledger.skew(), leader)
     described = overdue.overdue_views(overdue_runs[:MAX_LISTED], known)
     return [Problem(overdue.as_sentence(each), "daybook status") for each in described]

@@ -14,7 +14,7 @@ from pathlib import Path
 from prefect.client.orchestration import get_client
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.keeper import deliveries, leader
+from daybook.keeper import deliveries, leadership
 from daybook.ledger.engine import Ledger
 from daybook.testing import ManualClock
 from tests.world.prefect import Ahead
@@ -47,7 +47,7 @@ async def _send(address: str, clock: ManualClock) -> None:
     memory = deliveries.DeliveriesState()
     async with Ledger(address, clock) as ledger, get_client() as client:
         while True:
-            pause = await deliveries.send_due(ledger, client, leader.new_holder(), memory)
+            pause = await deliveries.send_due(ledger, client, leadership.new_holder(), memory)
             await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=min(pause, 0.05)))
 
 

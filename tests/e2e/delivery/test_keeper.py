@@ -8,7 +8,8 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 
-from daybook.keeper import deliveries, leader, leadership
+from daybook.keeper import deliveries, leader_lease
+from daybook.keeper import leadership as leader
 from daybook.keeper.services import Keeper
 from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks
 from tests.world import World, so
@@ -42,7 +43,10 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
 
 
 async def test_one_that_stands_by_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
-    assert await leadership.acquire(world.ledger, leader.LEADERSHIP_NAME, "there:2") is not None
+    assert (
+        await leader_lease.acquire(world.ledger, leader_lease.LEADERSHIP_NAME, "there:2")
+        is not None
+    )
     keeper = Keeper(world.ledger, leader.new_holder())
     working = asyncio.create_task(keeper.run())
 

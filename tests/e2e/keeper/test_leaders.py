@@ -26,8 +26,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LeadershipLost
 from daybook.home import Home
-from daybook.keeper import leader as lead
-from daybook.keeper import leadership as leads
+from daybook.keeper import leader_lease as leads
+from daybook.keeper import leadership as lead
 from daybook.keeper import services
 from daybook.keeper.services import Keeper
 from daybook.ledger.tables import RunRow
@@ -87,7 +87,7 @@ class Keepers:
 
     async def leader(self) -> Child | None:
         """The one that leads now, as the ledger says."""
-        found = await leads.read(self.world.ledger, lead.LEADERSHIP_NAME)
+        found = await leads.read(self.world.ledger, leads.LEADERSHIP_NAME)
         if found is None or not found.leads(self.world.ledger.now()):
             return None
         (pid,) = found.holder.split(":")[1:2]
@@ -187,7 +187,7 @@ async def stopped(keepers: Keepers) -> None:
     await keepers.leads(second, FOLLOWED)
     await keepers.stop(second)
     row, woken = await keepers.waits(), SYSTEM_CLOCK.now()
-    held = await leads.read(world.ledger, lead.LEADERSHIP_NAME)
+    held = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
     assert held is not None
     os.kill(first.pid, signal.SIGCONT)
 
@@ -265,7 +265,8 @@ async def test_who_does_not_reach_prefect_lets_another_lead(
 
             async def free() -> bool:
                 return (
-                    await leads.acquire(world.ledger, lead.LEADERSHIP_NAME, "there:2:b") is not None
+                    await leads.acquire(world.ledger, leads.LEADERSHIP_NAME, "there:2:b")
+                    is not None
                 )
 
             # Much sooner than a lease that nobody renews would run out.
@@ -283,7 +284,7 @@ async def test_a_client_asks_before_each_write(world: World) -> None:
         deployment = await client.read_deployment(job.row.deployment_id or "")
         made = await client.create_flow_run_from_deployment(deployment.id)
         world.passes(seconds=TIMING.leader_lease.total_seconds())
-        assert await leads.acquire(world.ledger, lead.LEADERSHIP_NAME, "there:2:b") is not None
+        assert await leads.acquire(world.ledger, leads.LEADERSHIP_NAME, "there:2:b") is not None
 
         with pytest.raises(LeadershipLost):
             await client.create_flow_run_from_deployment(deployment.id)
@@ -309,14 +310,14 @@ async def test_the_leader_tells_of_itself(world: World) -> None:
 async def _tells(world: World) -> None:
 
     async def told() -> bool:
-        found = await leads.read(world.ledger, lead.LEADERSHIP_NAME)
+        found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
         passes = found.note.get("passes", {}) if found else {}
         wanted = {"drain", "expire", "ends", "ensure", "wake", "mirror", "unread"}
         wanted |= {"observe", "correct", "audit", "prune"}
         return wanted <= passes.keys()
 
     assert await so(told, SOON)
-    found = await leads.read(world.ledger, lead.LEADERSHIP_NAME)
+    found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
     assert found is not None
     assert {name: each["error"] for name, each in found.note["passes"].items()} == dict.fromkeys(
         found.note["passes"], ""
@@ -363,4 +364,4 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
     assert await so(off, SOON)
     keeping.cancel()
     await asyncio.wait({keeping})
-    assert await leads.acquire(world.ledger, lead.LEADERSHIP_NAME, "there:2:b") == 2
+    assert await leads.acquire(world.ledger, leads.LEADERSHIP_NAME, "there:2:b") == 2

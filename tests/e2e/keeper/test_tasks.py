@@ -13,8 +13,7 @@ import pytest
 import blocks
 from daybook.agents import documents
 from daybook.home import Home
-from daybook.keeper import leader as lead
-from daybook.keeper import leadership
+from daybook.keeper import leader_lease
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.operations import worker
 from daybook.operations.prefect_selection import SelectedPrefect
@@ -115,7 +114,7 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
         return "starved" in (await row()).tiers and bool(await events(world, run.id))
 
     async def noted() -> bool:
-        leader = await leadership.read(world.ledger, lead.LEADERSHIP_NAME)
+        leader = await leader_lease.read(world.ledger, leader_lease.LEADERSHIP_NAME)
         return leader is not None and "tasks" in leader.note.get("passes", {})
 
     assert await so(spawned, SOON), child.tail()
@@ -132,7 +131,7 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
     assert event["payload"]["capabilities"] == [agent]
     # The leader says of the pass how it went.
     assert await so(noted, SOON), child.tail()
-    leader = await leadership.read(world.ledger, lead.LEADERSHIP_NAME)
+    leader = await leader_lease.read(world.ledger, leader_lease.LEADERSHIP_NAME)
     assert leader is not None
     assert leader.note["passes"]["tasks"]["error"] == ""
 

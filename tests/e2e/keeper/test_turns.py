@@ -16,7 +16,7 @@ from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.jobs import store
 from daybook.keeper import auditor, lease_reaper, services
 from daybook.keeper.budget import CpuBudget
-from daybook.keeper.leader import leader_client
+from daybook.keeper.leadership import leader_client
 from daybook.keeper.services import Keeper
 from daybook.ledger.states import Outcome, Status
 from daybook.timing import TIMING

@@ -15,7 +15,7 @@ from daybook.api.overdue import DelayFacts
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
-from daybook.keeper.leadership import Leader
+from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.prefect.work_pool import WorkPool

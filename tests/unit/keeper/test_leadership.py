@@ -1,128 +1,24 @@
-"""One leader: who gets the lead, keeps it, loses it (`docs/promise.md` 16)."""
+"""Who gives the lead back lets others have it (`docs/promise.md` 16)."""
 
 from __future__ import annotations
 
-import asyncio
-from datetime import timedelta
-
 import pytest
 
-from daybook.keeper import leadership
-from daybook.timing import TIMING
+from daybook.keeper.leadership import Leadership
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
-
-MICROSECOND = timedelta(microseconds=1)
-NAME = "keeper"
+pytestmark = pytest.mark.anyio
 
 
-def test_the_figures_of_the_page() -> None:
-    assert timedelta(seconds=30) == TIMING.leader_lease
-    assert timedelta(seconds=10) == TIMING.leader_lease_renewal
+async def test_who_gave_it_back_to_rest_leaves_it_to_another(world: World) -> None:
+    one, two = Leadership(world.ledger, "one"), Leadership(world.ledger, "two")
+    leading = []
+    await one._turn()
+    leading.append((one.fence, two.fence))
 
+    await one.release(rest=60.0)
 
-async def test_the_first_leads_and_the_second_waits(world: World) -> None:
-    first = await leadership.acquire(world.ledger, NAME, "here:1")
-
-    assert first == 1
-    assert await leadership.acquire(world.ledger, NAME, "there:2") is None
-    assert await leadership.check(world.ledger, NAME, first)
-    leader = await leadership.read(world.ledger, NAME)
-    assert leader == leadership.Leader("here:1", world.clock.now() + TIMING.leader_lease, {})
-
-
-async def test_of_many_at_once_one_leads(world: World) -> None:
-    asked = (leadership.acquire(world.ledger, NAME, f"here:{n}") for n in range(12))
-
-    found = await asyncio.gather(*asked)
-
-    assert sorted(fence for fence in found if fence is not None) == [1]
-
-
-async def test_leads_of_two_names_have_nothing_to_do_with_each_other(world: World) -> None:
-    assert await leadership.acquire(world.ledger, NAME, "here:1") == 1
-    assert await leadership.acquire(world.ledger, "other", "there:2") == 1
-
-
-async def test_it_is_free_exactly_when_it_has_run_out(world: World) -> None:
-    await leadership.acquire(world.ledger, NAME, "here:1")
-    world.clock.move(TIMING.leader_lease - MICROSECOND)
-    assert await leadership.check(world.ledger, NAME, 1)
-    assert await leadership.acquire(world.ledger, NAME, "there:2") is None
-
-    world.clock.move(MICROSECOND)
-    assert not await leadership.check(world.ledger, NAME, 1)
-    assert await leadership.acquire(world.ledger, NAME, "there:2") == 2
-
-
-async def test_a_renewal_counts_from_the_renewal(world: World) -> None:
-    await leadership.acquire(world.ledger, NAME, "here:1")
-    world.clock.move(timedelta(seconds=29))
-
-    assert await leadership.renew(world.ledger, NAME, 1, {"passes": {}})
-
-    leader = await leadership.read(world.ledger, NAME)
-    assert leader == leadership.Leader(
-        "here:1", world.clock.now() + TIMING.leader_lease, {"passes": {}}
-    )
-    world.clock.move(timedelta(seconds=29))
-    assert await leadership.check(world.ledger, NAME, 1)
-
-
-async def test_a_renewal_without_a_note_leaves_the_last_one(world: World) -> None:
-    await leadership.acquire(world.ledger, NAME, "here:1")
-    await leadership.renew(world.ledger, NAME, 1, {"told": 1})
-    await leadership.renew(world.ledger, NAME, 1)
-
-    leader = await leadership.read(world.ledger, NAME)
-    assert leader is not None
-    assert leader.note == {"told": 1}
-
-
-async def test_who_slept_and_was_not_missed_leads_on(world: World) -> None:
-    await leadership.acquire(world.ledger, NAME, "here:1")
-    world.clock.move(timedelta(hours=5))
-
-    assert not await leadership.check(world.ledger, NAME, 1)
-    assert await leadership.renew(world.ledger, NAME, 1)
-    assert await leadership.check(world.ledger, NAME, 1)
-
-
-async def test_who_was_followed_can_neither_renew_nor_release(world: World) -> None:
-    await leadership.acquire(world.ledger, NAME, "here:1")
-    world.clock.move(TIMING.leader_lease)
-    await leadership.acquire(world.ledger, NAME, "there:2")
-
-    assert not await leadership.renew(world.ledger, NAME, 1, {"told": "by the old one"})
-    await leadership.release(world.ledger, NAME, 1)
-
-    leader = await leadership.read(world.ledger, NAME)
-    assert leader == leadership.Leader("there:2", world.clock.now() + TIMING.leader_lease, {})
-
-
-async def test_who_gives_it_back_is_followed_at_once(world: World) -> None:
-    await leadership.acquire(world.ledger, NAME, "here:1")
-
-    await leadership.release(world.ledger, NAME, 1)
-
-    assert not await leadership.check(world.ledger, NAME, 1)
-    assert not await leadership.renew(world.ledger, NAME, 1)
-    leader = await leadership.read(world.ledger, NAME)
-    assert leader is not None
-    assert not leader.leads(world.clock.now())
-    assert await leadership.acquire(world.ledger, NAME, "there:2") == 2
-
-
-async def test_whose_answer_was_lost_takes_its_own_lead_again(world: World) -> None:
-    await leadership.acquire(world.ledger, NAME, "here:1")
-
-    assert await leadership.acquire(world.ledger, NAME, "here:1") == 2
-    assert not await leadership.check(world.ledger, NAME, 1)
-
-
-async def test_nobody_leads_what_nobody_took(world: World) -> None:
-    assert await leadership.read(world.ledger, NAME) is None
-    assert not await leadership.check(world.ledger, NAME, 1)
-    assert not await leadership.renew(world.ledger, NAME, 1)
-    await leadership.release(world.ledger, NAME, 1)
+    assert 0 < await one._turn() <= 60.0
+    await two._turn()
+    leading.append((one.fence, two.fence))
+    assert leading == [(1, None), (None, 2)]

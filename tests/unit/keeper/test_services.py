@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daybook.keeper.budget import MAX_WAIT_SECONDS, CpuBudget
-from daybook.keeper.leader import is_write
+from daybook.keeper.leadership import is_write
 
 
 class Time:

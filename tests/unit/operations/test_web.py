@@ -18,11 +18,11 @@ from typing import Any
 import httpx
 import pytest
 
-from daybook.api.overdue import LEADERSHIP_NAME
 from daybook.cli.main import main
 from daybook.cli.web import web_
 from daybook.errors import InvalidInput
 from daybook.home import Home
+from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import LeadRow
 from daybook.operations import home_lock, server, web

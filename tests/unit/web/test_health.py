@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from daybook.api.overdue import LEADERSHIP_NAME
 from daybook.home import Home
-from daybook.keeper import leadership
+from daybook.keeper import leader_lease
+from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.states import Status
 from daybook.operations import server
 from daybook.operations.health import ANSWER_TIMEOUT_SECONDS
@@ -42,7 +42,7 @@ async def health(page: httpx.AsyncClient, *, well: bool) -> dict[str, object]:
 
 
 async def lead(world: World) -> None:
-    assert await leadership.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a") is not None
+    assert await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a") is not None
 
 
 async def test_all_is_well(world: World, pages: Callable[[], Served]) -> None:
@@ -84,10 +84,10 @@ async def test_it_fails_as_long_as_no_keeper_leads(
         said = "no keeper leads, for 7 minutes: `daybook keeper` starts one"
         assert view["problems"] == [said]
 
-        fence = await leadership.acquire(world.ledger, LEADERSHIP_NAME, "there:1:b")
+        fence = await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "there:1:b")
         await health(page, well=True)
         assert fence is not None
-        await leadership.release(world.ledger, LEADERSHIP_NAME, fence)
+        await leader_lease.release(world.ledger, LEADERSHIP_NAME, fence)
         await health(page, well=False)
 
 

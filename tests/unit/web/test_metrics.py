@@ -15,10 +15,10 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 from sqlmodel import delete, select
 
-from daybook.api.overdue import LEADERSHIP_NAME
 from daybook.delivery import outbox
 from daybook.home import Home
-from daybook.keeper import leadership
+from daybook.keeper import leader_lease
+from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, LaneRow, RunRow
 from daybook.ledger.task_tables import TaskRunRow
@@ -59,7 +59,7 @@ async def full(world: World) -> None:
         await world.settled(world.offer(awkward), Status.FAILED, error="no")
     await world.settled(world.offer(first), Status.SUCCEEDED)
     await world.begun(world.offer(slow))
-    await leadership.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a")
+    await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "here:1:a")
     async with world.ledger.write() as session:
         now = world.clock.now()
         for channel, event in (("ops", "one"), ("inbox", "overdue")):

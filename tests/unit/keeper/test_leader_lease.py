@@ -1,0 +1,128 @@
+"""One leader: who gets the lead, keeps it, loses it (`docs/promise.md` 16)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from daybook.keeper import leader_lease
+from daybook.timing import TIMING
+from tests.world import World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+
+MICROSECOND = timedelta(microseconds=1)
+NAME = "keeper"
+
+
+def test_the_figures_of_the_page() -> None:
+    assert timedelta(seconds=30) == TIMING.leader_lease
+    assert timedelta(seconds=10) == TIMING.leader_lease_renewal
+
+
+async def test_the_first_leads_and_the_second_waits(world: World) -> None:
+    first = await leader_lease.acquire(world.ledger, NAME, "here:1")
+
+    assert first == 1
+    assert await leader_lease.acquire(world.ledger, NAME, "there:2") is None
+    assert await leader_lease.check(world.ledger, NAME, first)
+    leader = await leader_lease.read(world.ledger, NAME)
+    assert leader == leader_lease.Leader("here:1", world.clock.now() + TIMING.leader_lease, {})
+
+
+async def test_of_many_at_once_one_leads(world: World) -> None:
+    asked = (leader_lease.acquire(world.ledger, NAME, f"here:{n}") for n in range(12))
+
+    found = await asyncio.gather(*asked)
+
+    assert sorted(fence for fence in found if fence is not None) == [1]
+
+
+async def test_leads_of_two_names_have_nothing_to_do_with_each_other(world: World) -> None:
+    assert await leader_lease.acquire(world.ledger, NAME, "here:1") == 1
+    assert await leader_lease.acquire(world.ledger, "other", "there:2") == 1
+
+
+async def test_it_is_free_exactly_when_it_has_run_out(world: World) -> None:
+    await leader_lease.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(TIMING.leader_lease - MICROSECOND)
+    assert await leader_lease.check(world.ledger, NAME, 1)
+    assert await leader_lease.acquire(world.ledger, NAME, "there:2") is None
+
+    world.clock.move(MICROSECOND)
+    assert not await leader_lease.check(world.ledger, NAME, 1)
+    assert await leader_lease.acquire(world.ledger, NAME, "there:2") == 2
+
+
+async def test_a_renewal_counts_from_the_renewal(world: World) -> None:
+    await leader_lease.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(timedelta(seconds=29))
+
+    assert await leader_lease.renew(world.ledger, NAME, 1, {"passes": {}})
+
+    leader = await leader_lease.read(world.ledger, NAME)
+    assert leader == leader_lease.Leader(
+        "here:1", world.clock.now() + TIMING.leader_lease, {"passes": {}}
+    )
+    world.clock.move(timedelta(seconds=29))
+    assert await leader_lease.check(world.ledger, NAME, 1)
+
+
+async def test_a_renewal_without_a_note_leaves_the_last_one(world: World) -> None:
+    await leader_lease.acquire(world.ledger, NAME, "here:1")
+    await leader_lease.renew(world.ledger, NAME, 1, {"told": 1})
+    await leader_lease.renew(world.ledger, NAME, 1)
+
+    leader = await leader_lease.read(world.ledger, NAME)
+    assert leader is not None
+    assert leader.note == {"told": 1}
+
+
+async def test_who_slept_and_was_not_missed_leads_on(world: World) -> None:
+    await leader_lease.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(timedelta(hours=5))
+
+    assert not await leader_lease.check(world.ledger, NAME, 1)
+    assert await leader_lease.renew(world.ledger, NAME, 1)
+    assert await leader_lease.check(world.ledger, NAME, 1)
+
+
+async def test_who_was_followed_can_neither_renew_nor_release(world: World) -> None:
+    await leader_lease.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(TIMING.leader_lease)
+    await leader_lease.acquire(world.ledger, NAME, "there:2")
+
+    assert not await leader_lease.renew(world.ledger, NAME, 1, {"told": "by the old one"})
+    await leader_lease.release(world.ledger, NAME, 1)
+
+    leader = await leader_lease.read(world.ledger, NAME)
+    assert leader == leader_lease.Leader("there:2", world.clock.now() + TIMING.leader_lease, {})
+
+
+async def test_who_gives_it_back_is_followed_at_once(world: World) -> None:
+    await leader_lease.acquire(world.ledger, NAME, "here:1")
+
+    await leader_lease.release(world.ledger, NAME, 1)
+
+    assert not await leader_lease.check(world.ledger, NAME, 1)
+    assert not await leader_lease.renew(world.ledger, NAME, 1)
+    leader = await leader_lease.read(world.ledger, NAME)
+    assert leader is not None
+    assert not leader.leads(world.clock.now())
+    assert await leader_lease.acquire(world.ledger, NAME, "there:2") == 2
+
+
+async def test_whose_answer_was_lost_takes_its_own_lead_again(world: World) -> None:
+    await leader_lease.acquire(world.ledger, NAME, "here:1")
+
+    assert await leader_lease.acquire(world.ledger, NAME, "here:1") == 2
+    assert not await leader_lease.check(world.ledger, NAME, 1)
+
+
+async def test_nobody_leads_what_nobody_took(world: World) -> None:
+    assert await leader_lease.read(world.ledger, NAME) is None
+    assert not await leader_lease.check(world.ledger, NAME, 1)
+    assert not await leader_lease.renew(world.ledger, NAME, 1)
+    await leader_lease.release(world.ledger, NAME, 1)
