@@ -10,7 +10,7 @@ from prefect.blocks.core import Block
 from daybook.agents import kinds
 from daybook.agents.base import Agent
 from daybook.agents.command import CommandSettings
-from daybook.agents.model import ModelSettings
+from daybook.agents.model_settings import ModelSettings
 from daybook.agents.offline import OfflineSettings
 
 

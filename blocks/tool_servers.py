@@ -5,8 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 
 from daybook.tools import server_blocks
-from daybook.tools.base import ToolServer
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 
 
 # The settings are the first base; see agents.py.

@@ -156,7 +156,7 @@ MAX_ENTRIES = 50
 MAX_ENTRY_LENGTH = 200
 
 
-def check(entries: list[str]) -> list[str]:
+def check_tool_entries(entries: list[str]) -> list[str]:
     """Return ``entries``; raises ValueError for an entry that cannot name a tool."""
     if len(entries) > MAX_ENTRIES:
         raise ValueError(f"are too many; legal are {MAX_ENTRIES} entries")
@@ -170,9 +170,9 @@ def check(entries: list[str]) -> list[str]:
     return entries
 
 
-def check_servers(entries: list[str]) -> list[str]:
+def check_server_entries(entries: list[str]) -> list[str]:
     """Return ``entries``, for an agent that can use only whole servers; raises ValueError."""
-    for entry in check(entries):
+    for entry in check_tool_entries(entries):
         if "." in entry or "*" in entry:
             raise ValueError(
                 f'"{entry}" names a part of a server; a program is given the whole of it: '

@@ -107,7 +107,7 @@ class CommandSettings(BaseModel):
                 "are named, and no argument of the command holds {mcp_config}, the file in which "
                 "the program finds them"
             )
-        return base.check_servers(value)
+        return base.check_server_entries(value)
 
     @field_validator("work_dir")
     @classmethod

@@ -10,7 +10,8 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from daybook.agents.base import Agent, refuse_model
 from daybook.agents.command import CommandAgent, CommandSettings
-from daybook.agents.model import ModelAgent, ModelSettings
+from daybook.agents.model import ModelAgent
+from daybook.agents.model_settings import ModelSettings
 from daybook.agents.offline import OfflineAgent, OfflineSettings
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.resources.documents import BlockType

@@ -6,22 +6,11 @@ import asyncio
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-
-from daybook.agents import base
+from daybook.agents import providers
 from daybook.agents.base import AgentReply, AgentRequest
-from daybook.agents.capabilities import Capabilities
+from daybook.agents.model_settings import ModelSettings
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTimeout
 
 if TYPE_CHECKING:
@@ -40,157 +29,6 @@ MAX_REQUESTS_WITH_TOOLS = 50
 
 _CUT = "max_tokens, the most that an answer may have, are reached"
 _REASON = "finish_reason"  # key of the provider's own reason, also if pydantic-ai knows none
-
-
-class Options(BaseModel):
-    """The keys of the field ``options``, with pydantic-ai's names; omitted keys are not sent."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    max_tokens: int | None = Field(default=None, ge=1)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: int | None = Field(default=None, ge=1)
-    seed: int | None = None
-    presence_penalty: float | None = Field(default=None, allow_inf_nan=False)
-    frequency_penalty: float | None = Field(default=None, allow_inf_nan=False)
-    stop_sequences: list[str] | None = None
-    thinking: bool | Literal["minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
-
-
-class ModelSettings(BaseModel):
-    """Which model a model agent asks, and how. The operator sets all fields, never an agent."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str = Field(
-        title="Model",
-        description=(
-            "The provider and the model's name, such as openai:…, anthropic:… or google:…; any "
-            "provider of pydantic-ai. With a base URL also a name alone: an OpenAI-compatible "
-            "model there."
-        ),
-        examples=["openai:gpt-6-luna", "anthropic:claude-haiku-5-5", "google:gemini-3.8-flash"],
-    )
-    base_url: str = Field(
-        default="",
-        validate_default=True,
-        title="Base URL",
-        description=(
-            "Where the API is, up to its version, such as http://127.0.0.1:11434/v1. Empty: the "
-            "provider's own. With openai:… it is asked for chat completions."
-        ),
-    )
-    api_key: SecretStr = Field(
-        default=SecretStr(""),
-        title="API key",
-        description=(
-            "Empty: the provider's usual variable of the worker's environment, such as "
-            "OPENAI_API_KEY; never for a base URL, which then gets no key."
-        ),
-    )
-    system_prompt: str = Field(
-        default="",
-        title="System prompt",
-        description="Sent with every request, before the conversation.",
-        json_schema_extra={"format": "textarea"},
-    )
-    options: dict[str, Any] = Field(
-        default={},
-        title="Options",
-        description=(
-            "A JSON object with any of: " + ", ".join(Options.model_fields) + ". What is left out "
-            "is the provider's default."
-        ),
-        examples=[{"temperature": 0.2, "max_tokens": 2000}],
-    )
-    tools: list[str] = Field(
-        default=[],
-        title="Tools",
-        description=(
-            "What it may call while it answers, one entry each: a tool server's name for all that "
-            "it has, server.tool or server.get_* for some, the name of a Python tool, and daybook "
-            "or daybook.cron_list for Daybook's own. All others it cannot call."
-        ),
-        examples=[["search", "calendar.list_*", "daybook"]],
-    )
-    request_limit: int = Field(
-        default=0,
-        ge=0,
-        title="Request limit",
-        description=(
-            "The most requests that one answer may take. 0: one, and with tools 50. More are made "
-            "only when the model calls tools instead of answering."
-        ),
-    )
-    input_price: float = Field(
-        default=0.0,
-        ge=0,
-        allow_inf_nan=False,
-        title="Input price",
-        description="US dollars for a million input tokens. Both prices 0: from the price table.",
-    )
-    output_price: float = Field(
-        default=0.0,
-        ge=0,
-        allow_inf_nan=False,
-        title="Output price",
-        description="US dollars for a million output tokens. Both prices 0: from the price table.",
-    )
-    capabilities: Capabilities = []
-
-    @field_validator("model")
-    @classmethod
-    def _named(cls, value: str) -> str:
-        if not value or any(letter.isspace() for letter in value):
-            raise ValueError("write the provider and the model's name, such as openai:gpt-6-luna")
-        return value
-
-    @field_validator("base_url")
-    @classmethod
-    def _address(cls, value: str, info: ValidationInfo) -> str:
-        if not value:
-            model = info.data.get("model", ":")
-            if ":" not in model:
-                raise ValueError(
-                    f'is missing, and the model "{model}" names no provider; write it before the '
-                    f"name, such as openai:{model}"
-                )
-            return value
-        try:
-            parts = urlsplit(value)
-            legal = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            legal = False
-        if not legal:
-            raise ValueError("legal is an address that begins with http:// or https://")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("cannot hold a user, a password or a query; a key is the API key")
-        return value
-
-    @field_validator("api_key")
-    @classmethod
-    def _header(cls, value: SecretStr) -> SecretStr:
-        if not all("!" <= letter <= "~" for letter in value.get_secret_value()):
-            raise ValueError("has a character that no key has, such as a blank or a line's end")
-        return value
-
-    @field_validator("tools")
-    @classmethod
-    def _nameable(cls, value: list[str]) -> list[str]:
-        return base.check(value)
-
-    @field_validator("options")
-    @classmethod
-    def _sendable(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return Options.model_validate(value).model_dump(exclude_none=True)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            name = str(first["loc"][0]) if first["loc"] else "options"
-            legal = ", ".join(Options.model_fields)
-            raise ValueError(f"{name}: {first['msg']}; legal are {legal}") from None
 
 
 @dataclass(frozen=True)
@@ -226,8 +64,6 @@ class ModelAgent:
         raise failed from None
 
     def _model(self, wanted: str) -> Model:
-        from daybook.agents import providers
-
         try:
             return providers.model(self.settings, wanted)
         except AgentMisconfigured as error:
@@ -238,7 +74,7 @@ class ModelAgent:
         raise failed
 
     def _translate_error(self, error: Exception, model: Model, request: AgentRequest) -> AgentError:
-        from daybook.agents import failures, providers
+        from daybook.agents import failures
 
         try:
             secrets = providers.secrets(self.settings, model)
@@ -269,7 +105,7 @@ class ModelAgent:
         from pydantic_ai import Agent, UsageLimits, capture_run_messages
         from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitUnavailableWarning
 
-        from daybook.agents import failures, providers
+        from daybook.agents import failures
 
         # `_check_tokens_left` checks the limit.
         warnings.simplefilter("ignore", UsageLimitUnavailableWarning)
@@ -362,8 +198,6 @@ class ModelAgent:
         """Return the cost by the agent's prices, which apply to its own model; else by the price
         table.
         """
-        from daybook.agents import providers
-
         prices = (self.settings.input_price, self.settings.output_price)
         if any(prices) and providers.is_own(self.settings, request.model):
             tokens = (usage.input_tokens, usage.output_tokens)

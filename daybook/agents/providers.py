@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
     from pydantic_ai.providers import Provider
 
-    from daybook.agents.model import ModelSettings
+    from daybook.agents.model_settings import ModelSettings
 
 DEFAULT_MODELS = {
     "OPENAI_API_KEY": "openai:gpt-6-luna",

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
-from daybook.agents.model import ModelSettings
+from daybook.agents.model_settings import ModelSettings
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.jobs import store
 from daybook.ledger.engine import open_ledger

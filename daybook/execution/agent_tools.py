@@ -36,9 +36,10 @@ from daybook.errors import (
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
 from daybook.tools import pool, python_tools
-from daybook.tools.base import ToolInfo, ToolServer, ToolServers
+from daybook.tools.base import ToolInfo
 from daybook.tools.connection import CallFailed
 from daybook.tools.pool import PooledSession, PreloadedSecrets
+from daybook.tools.server_blocks import ToolServer, ToolServers
 
 MAX_TOOLS = 128
 """The most tools of one request; some providers refuse more."""

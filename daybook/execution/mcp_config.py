@@ -22,8 +22,8 @@ from daybook.http.secrets import FilledSecrets, SecretDestination
 from daybook.owners import Actor
 from daybook.processes import environment
 from daybook.settings import home_path
-from daybook.tools.base import ToolServer, ToolServers
 from daybook.tools.pool import PreloadedSecrets
+from daybook.tools.server_blocks import ToolServer, ToolServers
 
 _VARIABLE_PREFIXES = ("DAYBOOK_", "PREFECT_API_", "PREFECT_PROFILE", "PREFECT_HOME")
 """Prefixes of variables that Daybook's own server reads, to reach the same ledger and Prefect."""

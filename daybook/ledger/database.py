@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Protocol
 
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from daybook.clock import Clock
@@ -118,18 +118,6 @@ class Database(Protocol):
     def skew(self) -> timedelta:
         """Return how far the database's clock is ahead of this machine's."""
         ...
-
-
-def for_address(address: str, busy: timedelta) -> Database:
-    """Return the database at ``address``; a write waits at most ``busy`` for the claim lock."""
-    url = make_url(address)
-    if url.get_backend_name() == "sqlite":
-        from daybook.ledger.sqlite import Sqlite
-
-        return Sqlite(url, busy)
-    from daybook.ledger.postgresql import Postgresql
-
-    return Postgresql(url, busy)
 
 
 def without_password(url: URL) -> str:

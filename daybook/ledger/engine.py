@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,6 +24,7 @@ from daybook import settings
 from daybook.clock import Clock
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import database, in_use, schema, texts
+from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
 
 PROBE_TIMEOUT = timedelta(milliseconds=500)
@@ -54,7 +55,7 @@ class Ledger:
     ) -> None:
         self.address = address
         self._busy, self._turn = busy, asyncio.Lock()
-        self._database = database.for_address(address, busy)
+        self._database = _database_at(address, busy)
         self._engine = self._database.engine
         event.listen(self._engine.sync_engine, "handle_error", self._translate)
         event.listen(self._engine.sync_engine, "before_cursor_execute", _sanitize, retval=True)
@@ -71,7 +72,7 @@ class Ledger:
         running = in_use.find(self.place)
         self._database.prepare_files(running)
         try:
-            self.id = await schema.bring_up_to_date(self, running)
+            self.id = await self._migrate(running)
             self._verified_at = time.monotonic()
         except BaseException:
             await self.close()  # `__aexit__` is not called if entering fails
@@ -177,9 +178,38 @@ class Ledger:
         """Return the ledger's time, in UTC."""
         return self.clock.now()
 
+    async def _migrate(self, in_use: InUse | None) -> str:
+        """Migrate if needed and return the ledger's id; raise `LedgerNewer`.
+
+        Raise `LedgerReplaced` if it is not the one that a running `daybook up` has ``in_use``.
+        """
+        async with self.read() as session:
+            if in_use is not None:
+                error = await schema.replacement_error(session, self.place, in_use.id)
+                if error is not None:
+                    raise error
+            connection = await session.connection()
+            if await connection.run_sync(schema.current) == schema.head():
+                return await connection.run_sync(schema.ledger_id)
+        async with schema.exclusive(), self.write() as session:
+            connection = await session.connection()
+            return await connection.run_sync(schema.upgrade)
+
     def skew(self) -> timedelta:
         """Return how far the database's clock is ahead of this machine's; zero on SQLite."""
         return self._database.skew()
+
+
+def _database_at(address: str, busy: timedelta) -> database.Database:
+    """Return the database at ``address``; a write waits at most ``busy`` for the claim lock."""
+    url = make_url(address)
+    if url.get_backend_name() == "sqlite":
+        from daybook.ledger.sqlite import Sqlite
+
+        return Sqlite(url, busy)
+    from daybook.ledger.postgresql import Postgresql
+
+    return Postgresql(url, busy)
 
 
 @asynccontextmanager

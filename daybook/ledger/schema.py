@@ -11,18 +11,13 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.errors import LedgerNewer, LedgerReplaced
 from daybook.ledger import database
-from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import new_id
-
-if TYPE_CHECKING:
-    from daybook.ledger.engine import Ledger
 
 VERSION_TABLE = "daybook_version"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -38,23 +33,23 @@ def head() -> str:
     return (MIGRATIONS / "HEAD").read_text().split()[0]
 
 
-def _current(connection: Connection) -> str | None:
+def current(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     version = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
     return None if version is None else str(version)
 
 
-def _ledger_id(connection: Connection) -> str:
+def ledger_id(connection: Connection) -> str:
     return str(connection.execute(_ID).scalar_one())
 
 
-def _upgrade(connection: Connection) -> str:
+def upgrade(connection: Connection) -> str:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    version = _current(connection)
+    version = current(connection)
     if version != head():
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
@@ -68,25 +63,7 @@ def _upgrade(connection: Connection) -> str:
         text("INSERT INTO facts (key, value) VALUES ('id', :id) ON CONFLICT (key) DO NOTHING"),
         parameters,
     )
-    return _ledger_id(connection)
-
-
-async def bring_up_to_date(ledger: Ledger, in_use: InUse | None = None) -> str:
-    """Migrate if needed and return the ledger's id; raises `LedgerNewer`.
-
-    Raises `LedgerReplaced` if it is not the one that a running `daybook up` has ``in_use``.
-    """
-    async with ledger.read() as session:
-        if in_use is not None:
-            error = await replacement_error(session, ledger.place, in_use.id)
-            if error is not None:
-                raise error
-        connection = await session.connection()
-        if await connection.run_sync(_current) == head():
-            return await connection.run_sync(_ledger_id)
-    async with _exclusive(), ledger.write() as session:
-        connection = await session.connection()
-        return await connection.run_sync(_upgrade)
+    return ledger_id(connection)
 
 
 async def replacement_error(session: AsyncSession, place: str, known: str) -> LedgerReplaced | None:
@@ -109,7 +86,7 @@ def _id_if_any(connection: Connection) -> str:
 
 
 @asynccontextmanager
-async def _exclusive() -> AsyncIterator[None]:
+async def exclusive() -> AsyncIterator[None]:
     """Run one migration at a time in this process: Alembic's state is global.
 
     Migrations may come from several event loops, so an asyncio lock does not suffice. A thread must

@@ -7,14 +7,11 @@ the rules in a table that is generated from their docstrings.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import timedelta
 
 from daybook.jobs import lateness, upcoming
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.jobs.model import Job
 from daybook.ledger.states import Status
 from daybook.runs import (
     budget,
@@ -28,18 +25,11 @@ from daybook.runs import (
     waiting_runs,
 )
 from daybook.runs.claim_requests import ClaimResult, Waiting
+from daybook.runs.decision import Decision, Rule
 from daybook.schedules import durations
-
-if TYPE_CHECKING:
-    from daybook.runs.decision import Decision
 
 UNDECIDED_GRACE = timedelta(minutes=5)
 """How long after `until` a run that waits to learn whether a holder lives is not judged late."""
-
-
-def is_due(job: Job, instant: datetime) -> bool:
-    """Return whether ``instant`` is a due time of the job; a disabled job has none."""
-    return job.enabled and upcoming.is_due(job.schedule, job.policy, instant)
 
 
 async def invalid_parameters(claim: Decision) -> ClaimResult | None:
@@ -89,7 +79,7 @@ async def no_longer_due(claim: Decision) -> ClaimResult | None:
     """Skip a due time that an edit removed before it began."""
     if claim.stored is None or not claim.is_timed or claim.row.attempts:
         return None
-    if is_due(claim.stored.job, claim.row.due):
+    if eligibility.is_due(claim.stored.job, claim.row.due):
         return None
     return await claim.end(Status.SKIPPED, corrections.NO_LONGER_DUE_REASON)
 
@@ -233,7 +223,7 @@ async def no_slot(claim: Decision) -> ClaimResult | None:
     )
 
 
-RULES: tuple[Callable[[Decision], Awaitable[ClaimResult | None]], ...] = (
+RULES: tuple[Rule, ...] = (
     invalid_parameters,
     past_deadline,
     still_waiting,

@@ -36,6 +36,7 @@ from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.runs import claim_requests, decision, leases, outcomes, overlap, rows, sessions, slots
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
+from daybook.runs.claim_rules import RULES
 from daybook.timing import TIMING
 
 MAX_REQUEST_ID_LENGTH = 200
@@ -45,7 +46,7 @@ MAX_REQUEST_ID_LENGTH = 200
 async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
     """Decide about one occurrence, in one transaction under the claim lock."""
     async with ledger.write() as session:
-        return await decision.Decision(session, ledger.now(), offer).decide()
+        return await decision.Decision(session, ledger.now(), offer).decide(RULES)
 
 
 async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:

@@ -7,6 +7,7 @@ rules of `daybook.runs.claim_rules` in their order.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,6 +23,7 @@ from daybook.runs import (
     claim_limits,
     claim_requests,
     corrections,
+    eligibility,
     leases,
     missed_ranges,
     outcomes,
@@ -38,7 +40,6 @@ from daybook.runs.claim_requests import (
     NeedsReconcile,
     Waiting,
 )
-from daybook.runs.claim_rules import RULES, is_due
 from daybook.schedules import due
 from daybook.timing import TIMING
 
@@ -96,8 +97,8 @@ class Decision:
             self._newest = await store.get(self.session, self.stored.id)
         return self._newest
 
-    async def decide(self) -> ClaimResult:
-        """Decide, and write the decision."""
+    async def decide(self, rules: Sequence[Rule]) -> ClaimResult:
+        """Decide by the first of ``rules`` that applies, or grant the run; write the decision."""
         row = await rows.find(self.session, self.request.flow_run_id, self.request.occurrence)
         if row is not None:
             await leases.check_lease(self.session, row, self.now)
@@ -117,7 +118,7 @@ class Decision:
             await self._continue_waiting(row)
         elif result := await self._start_new():
             return result
-        for rule in RULES:
+        for rule in rules:
             if result := await rule(self):
                 return result
         return await self._grant()
@@ -208,7 +209,7 @@ class Decision:
 
     def _without_row(self, stored: StoredJob | None) -> ClaimResult | None:
         """Return the result for an instant that gets no row; None for a due time."""
-        if stored is None or not is_due(stored.job, self.request.due):
+        if stored is None or not eligibility.is_due(stored.job, self.request.due):
             return self._not_due(stored)
         if not self._agrees(stored):
             # Edited in Prefect, or queued before an edit in Daybook: the revision decides, but
@@ -304,3 +305,7 @@ class Decision:
         """Record that the requesting Prefect run carries ``row``; it starts only if granted."""
         row.flow_run_id = self.request.flow_run_id or row.flow_run_id
         row.flow_starts = self.request.flow_starts - (not self.request.started)
+
+
+Rule = Callable[[Decision], Awaitable[ClaimResult | None]]
+"""A rule of the claim: its result ends the claim, None leaves it to the next rule."""

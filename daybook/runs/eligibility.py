@@ -13,6 +13,8 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook.jobs import upcoming
+from daybook.jobs.model import Job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
@@ -99,3 +101,8 @@ async def _started_runs(session: AsyncSession, job_id: str, run_id: str) -> Sequ
 def _may_wait_again(row: RunRow, now: datetime) -> bool:
     """Return whether a run without an attempt has an expired lease: it may go back to waiting."""
     return not row.attempts and leases.is_expired(row, now)
+
+
+def is_due(job: Job, instant: datetime) -> bool:
+    """Return whether ``instant`` is a due time of the job; a disabled job has none."""
+    return job.enabled and upcoming.is_due(job.schedule, job.policy, instant)

@@ -42,7 +42,7 @@ from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.runs import claim_requests, corrections, leases, outcomes, rows
 from daybook.runs.claim_requests import ClaimRequest
-from daybook.runs.claim_rules import is_due
+from daybook.runs.eligibility import is_due
 
 MAX_PREFECT_RUNS = 3
 """How many Prefect runs are made for a run that never began; if the last ends too, the run failed.

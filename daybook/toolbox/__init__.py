@@ -9,7 +9,7 @@ them to the agents of programs, and the `agent-prompt` flow to an agent in its r
 arguments. Importing this package imports neither Prefect nor a database.
 """
 
-from daybook.toolbox.invocation import NotDone, ToolAnswer, call
-from daybook.toolbox.tools import BY_NAME, TOOLS
+from daybook.toolbox.invocation import NotDone, ToolAnswer
+from daybook.toolbox.tools import BY_NAME, TOOLS, call
 
 __all__ = ["BY_NAME", "TOOLS", "NotDone", "ToolAnswer", "call"]

@@ -7,7 +7,7 @@ to this process's log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def guarded(name: str, takes: tuple[Argument, ...], does: ToolFunction) -> ToolF
             return await does(arguments.read(takes, given))
         except DaybookError as error:
             text = _error_text(error)
-            _log(name, text)
+            log_refusal(name, text)
             if text == str(error):
                 raise
             raise NotDone(text) from error
@@ -64,25 +64,6 @@ def define_tool(
     """Return a tool that takes these arguments."""
     call = guarded(name, takes, does)
     return Tool(name, description, arguments.schema(takes), call, read_only)
-
-
-async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
-    """Call a tool by name, for `owners.current_actor()`.
-
-    Never raises for an invalid name or argument.
-    """
-    from daybook.toolbox.tools import BY_NAME
-
-    tool = BY_NAME.get(name)
-    if tool is None:
-        name = redact_tokens(name)
-        text = f"there is no tool {_loggable(name)} (known: {', '.join(BY_NAME)})"
-        _log(name, text)
-        return ToolAnswer(text, refused=True)
-    try:
-        return ToolAnswer(await tool.call(dict(given or {})))
-    except DaybookError as error:
-        return ToolAnswer(str(error), refused=True)
 
 
 def _error_text(error: DaybookError) -> str:
@@ -108,12 +89,12 @@ def _error_text(error: DaybookError) -> str:
     return text
 
 
-def _log(tool: str, text: str) -> None:
+def log_refusal(tool: str, text: str) -> None:
     owner = owners.current_actor().owner
     extra = {"action": "agent_refused", "owner": owner, "tool": tool, "error": text}
-    log.warning("%s: %s is refused: %s", owner, _loggable(tool), text, extra=extra)
+    log.warning("%s: %s is refused: %s", owner, loggable(tool), text, extra=extra)
 
 
-def _loggable(tool: str) -> str:
+def loggable(tool: str) -> str:
     """Return the tool's name in a form that is safe to log: the caller may have made it up."""
     return tool if tool.isidentifier() and len(tool) < 100 else repr(tool)[:100]

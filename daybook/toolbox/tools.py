@@ -6,11 +6,17 @@ KB together, the task tools under 5 KB.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from daybook import names
 from daybook.agents.base import Tool
+from daybook.errors import DaybookError
 from daybook.schedules import cron, zones
-from daybook.toolbox import calls, task_tools
+from daybook.tasks.model import redact_tokens
+from daybook.toolbox import calls, invocation, task_tools
 from daybook.toolbox.arguments import Argument
+from daybook.toolbox.invocation import ToolAnswer
 from daybook.toolbox.invocation import define_tool as _tool
 
 _FORMS = (
@@ -199,3 +205,20 @@ JOB_TOOLS: tuple[Tool, ...] = (
 TOOLS: tuple[Tool, ...] = (*JOB_TOOLS, *task_tools.TASK_TOOLS)
 
 BY_NAME = {each.name: each for each in TOOLS}
+
+
+async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
+    """Call a tool by name, for `owners.current_actor()`.
+
+    Never raises for an invalid name or argument.
+    """
+    tool = BY_NAME.get(name)
+    if tool is None:
+        name = redact_tokens(name)
+        text = f"there is no tool {invocation.loggable(name)} (known: {', '.join(BY_NAME)})"
+        invocation.log_refusal(name, text)
+        return ToolAnswer(text, refused=True)
+    try:
+        return ToolAnswer(await tool.call(dict(given or {})))
+    except DaybookError as error:
+        return ToolAnswer(str(error), refused=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from daybook.errors import ToolUnreachable
 from daybook.ledger.states import Outcome
 
-if TYPE_CHECKING:
-    from daybook.http.secrets import SecretStore
-    from daybook.tools.server_blocks import ToolServerSettings
-
-__all__ = ["PYTHON", "CallResult", "ToolInfo", "ToolServer", "ToolServers", "ToolUnreachable"]
+__all__ = ["PYTHON", "CallResult", "ToolInfo", "ToolUnreachable"]
 
 PYTHON = "python"
 """The source of tools that are Python functions."""
@@ -40,26 +36,3 @@ class CallResult:
     outcome: Outcome
     temporary: bool = False
     retry_after: float | None = None
-
-
-@dataclass(frozen=True)
-class ToolServer:
-    """A saved server."""
-
-    name: str
-    settings: ToolServerSettings
-
-
-class ToolServers(Protocol):
-    """Storage of saved servers. ``secrets`` resolves the references in their headers."""
-
-    @property
-    def secrets(self) -> SecretStore: ...
-
-    async def names(self) -> list[str]:
-        """Return all names, sorted."""
-        ...
-
-    async def read(self, name: str) -> ToolServer:
-        """Return the server; raises `UnknownName`, and `InvalidInput` for invalid settings."""
-        ...

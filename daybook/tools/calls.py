@@ -28,7 +28,8 @@ from daybook.http.guard import Guard
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.ledger.states import Outcome, Status
 from daybook.tools import answers, catalog, python_tools
-from daybook.tools.base import CallResult, ToolServers
+from daybook.tools.base import CallResult
+from daybook.tools.server_blocks import ToolServers
 
 if TYPE_CHECKING:
     from daybook.tools.connection import Connection

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -25,25 +24,15 @@ from daybook.http.guard import Guard
 from daybook.jobs.actions import is_address
 from daybook.tools import python_tools, schemas
 from daybook.tools.base import ToolInfo
+from daybook.tools.connection import ToolLocation
 from daybook.tools.server_blocks import ToolServerSettings
 
 if TYPE_CHECKING:
-    from daybook.tools.base import ToolServers
     from daybook.tools.connection import Connection
+    from daybook.tools.server_blocks import ToolServers
 
 MAX_SUGGESTIONS = 12
 """How many names the error for an unknown name lists."""
-
-
-@dataclass(frozen=True)
-class ToolLocation:
-    """A tool of a server. ``name`` is what a job writes; ``source`` is that of its `ToolInfo`."""
-
-    name: str
-    tool: str
-    source: str
-    settings: ToolServerSettings
-    guard: Guard
 
 
 async def find(name: str, servers: ToolServers, guard: Guard) -> ToolInfo:

@@ -21,11 +21,13 @@ import daybook
 from daybook.errors import DaybookError, InvalidInput, ToolUnreachable
 from daybook.http import request as http
 from daybook.http import secrets as references
+from daybook.http.guard import Guard
 from daybook.http.request import IDEMPOTENCY_KEY, idempotency_key
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.http.transport import SECRET_BODY
 from daybook.processes.ending import wait_shielded
 from daybook.tools.answers import HideSecrets
+from daybook.tools.server_blocks import ToolServerSettings
 from daybook.tools.wire import Wire
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from mcp.client.session import ClientSession
     from mcp_types import CallToolResult
 
-    from daybook.tools.catalog import ToolLocation
 
 OPEN_TIMEOUT_SECONDS = 30.0
 """Timeout to start or reach a server and to list its tools; less than a lease lasts."""
@@ -51,6 +52,17 @@ MAX_DESCRIPTION_LENGTH = 1_000
 
 _QUIET = ("mcp.client", "mcp.shared", "client", "httpx2")
 """Loggers that would log messages, addresses with their query, or tracebacks."""
+
+
+@dataclass(frozen=True)
+class ToolLocation:
+    """A tool of a server. ``name`` is what a job writes; ``source`` is that of its `ToolInfo`."""
+
+    name: str
+    tool: str
+    source: str
+    settings: ToolServerSettings
+    guard: Guard
 
 
 @dataclass(frozen=True)

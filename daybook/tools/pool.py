@@ -17,9 +17,14 @@ from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import FilledSecrets, Secret, SecretStore
 from daybook.processes import environment
 from daybook.tools import answers, connection
-from daybook.tools.base import ToolServer
-from daybook.tools.catalog import ToolLocation
-from daybook.tools.connection import CallFailed, CallUnanswered, Connection, ToolDescription
+from daybook.tools.connection import (
+    CallFailed,
+    CallUnanswered,
+    Connection,
+    ToolDescription,
+    ToolLocation,
+)
+from daybook.tools.server_blocks import ToolServer
 
 if TYPE_CHECKING:
     from mcp_types import CallToolResult

@@ -7,18 +7,19 @@ A secret setting is a reference to a secret block, so the document holds no secr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.http import request, secrets
 from daybook.http.guard import Guard, Rule
+from daybook.http.secrets import SecretStore
 from daybook.processes import environment, locations
 from daybook.resources import documents
 from daybook.resources.documents import BlockType
 from daybook.resources.secrets import PrefectSecretStore
-from daybook.tools.base import ToolServer
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -123,6 +124,29 @@ class ToolServerSettings(BaseModel):
         if self.command and self.headers:
             raise ValueError("headers are for a url; this server is a command")
         return self
+
+
+@dataclass(frozen=True)
+class ToolServer:
+    """A saved server."""
+
+    name: str
+    settings: ToolServerSettings
+
+
+class ToolServers(Protocol):
+    """Storage of saved servers. ``secrets`` resolves the references in their headers."""
+
+    @property
+    def secrets(self) -> SecretStore: ...
+
+    async def names(self) -> list[str]:
+        """Return all names, sorted."""
+        ...
+
+    async def read(self, name: str) -> ToolServer:
+        """Return the server; raises `UnknownName`, and `InvalidInput` for invalid settings."""
+        ...
 
 
 def check_headers(headers: Mapping[str, str]) -> None:

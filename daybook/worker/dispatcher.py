@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -43,9 +43,8 @@ from daybook.prefect import ended_runs, occurrence, run_names, states, unmirrore
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
-from daybook.worker.external_runs import ProcessSpec
 from daybook.worker.launcher import Launcher
-from daybook.worker.messages import LaunchRequest
+from daybook.worker.messages import LaunchRequest, ProcessSpec
 from daybook.worker.run_queue import expected_start
 from daybook.worker.supervision import SupervisedRun
 
@@ -56,6 +55,8 @@ MAX_CONCURRENT_RESCHEDULES = 4
 """How many runs are rescheduled in Prefect at a time; requests of active runs go first."""
 MAX_REMEMBERED_RUNS = 500
 """How many waiting runs a worker remembers, to start them without a request to Prefect."""
+ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
+"""Resolves the process settings of the pool and the deployment for a flow run."""
 UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, httpx.HTTPError)
 
 

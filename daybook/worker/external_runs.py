@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -22,30 +20,16 @@ from prefect.states import Cancelled, Crashed
 from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.ledger.states import Status
 from daybook.prefect.states import terminal_state
+from daybook.worker.dispatcher import Dispatcher, ResolveProcessSpec
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
 from daybook.worker.supervision import StopCause, SupervisedRun, describe_exit
-
-if TYPE_CHECKING:
-    from daybook.worker.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
 
 HOOKS_TIMEOUT_SECONDS = 60.0
 """Seconds that a flow's hooks may take."""
 _ACTIVE_STATES = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING}
-
-
-@dataclass(frozen=True)
-class ProcessSpec:
-    """Process settings of the pool and the deployment: environment, folder, command."""
-
-    environment: dict[str, str]
-    folder: str
-    command: str
-
-
-ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 
 
 async def start(

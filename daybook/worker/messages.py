@@ -78,3 +78,12 @@ class FrameDecoder:
             complete.append(json.loads(self._buffer[_LENGTH.size : end]))
             del self._buffer[:end]
         return complete
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """Process settings of the pool and the deployment: environment, folder, command."""
+
+    environment: dict[str, str]
+    folder: str
+    command: str

@@ -28,8 +28,9 @@ from daybook.prefect import private_names
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.tasks import model
-from daybook.worker import external_runs, pool
+from daybook.worker import pool
 from daybook.worker.launcher import open_launcher
+from daybook.worker.messages import ProcessSpec
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 
 MAX_POLL_AGE = timedelta(seconds=60)
@@ -130,7 +131,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         if self._work is not None:
             self._work.force_stop()
 
-    async def _configure(self, run: FlowRun) -> external_runs.ProcessSpec:
+    async def _configure(self, run: FlowRun) -> ProcessSpec:
         configuration = await self.job_configuration.resolve_for_flow_run(
             run,
             client=self.client,
@@ -139,7 +140,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             worker_id=self.backend_id,
         )
         command = configuration.command or ""
-        return external_runs.ProcessSpec(
+        return ProcessSpec(
             environment={
                 **self._environment,
                 **{name: value for name, value in configuration.env.items() if value is not None},

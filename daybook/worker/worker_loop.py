@@ -45,7 +45,7 @@ from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
 from daybook.runs import leases
 from daybook.timing import TIMING
 from daybook.worker import exit_handling, external_runs
-from daybook.worker.dispatcher import Dispatcher
+from daybook.worker.dispatcher import Dispatcher, ResolveProcessSpec
 from daybook.worker.launcher import Launcher
 from daybook.worker.run_queue import RunQueue
 from daybook.worker.supervision import StopCause, SupervisedRun
@@ -89,7 +89,7 @@ class WorkerLoop:
         place: WorkerConfig,
         *,
         sync: Callable[[], Coroutine[Any, Any, Any]],
-        configure: external_runs.ResolveProcessSpec,
+        configure: ResolveProcessSpec,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = place, sync, configure

@@ -16,8 +16,8 @@ from daybook.errors import UnknownName
 from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import Secret
 from daybook.tools import calls
-from daybook.tools.base import CallResult, ToolServer
-from daybook.tools.server_blocks import build
+from daybook.tools.base import CallResult
+from daybook.tools.server_blocks import ToolServer, build
 
 OURS = Path(__file__).parent / "ours.py"
 OCCURRENCE = "due:nightly:2026-11-20T09:00:00Z"

@@ -18,7 +18,7 @@ from daybook.prefect import projection
 from daybook.prefect import states as prefect_states
 from daybook.worker import external_runs
 from daybook.worker.dispatcher import Dispatcher
-from daybook.worker.external_runs import ProcessSpec
+from daybook.worker.messages import ProcessSpec
 from tests.world import World, so
 from tests.world.agents import WORKS
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive

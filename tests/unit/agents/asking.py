@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from daybook.agents.base import AgentReply, AgentRequest
-from daybook.agents.model import ModelAgent, ModelSettings
+from daybook.agents.model import ModelAgent
+from daybook.agents.model_settings import ModelSettings
 from tests.providers import KEY, Provider
 
 PROTOCOLS = ("openai", "anthropic")

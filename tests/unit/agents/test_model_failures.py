@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from daybook.agents import providers
-from daybook.agents.model import ModelSettings
+from daybook.agents.model_settings import ModelSettings
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, NonRetryable
 from tests.providers import KEY, Answer, Cut, Page, Provider, Status, Step, limited
 from tests.servers import free_port

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_ai.models import KnownModelName
 
 from daybook.agents import kinds, providers
-from daybook.agents.model import ModelSettings
+from daybook.agents.model_settings import ModelSettings
 from daybook.clock import SystemClock
 from daybook.errors import AgentMisconfigured, InvalidInput
 

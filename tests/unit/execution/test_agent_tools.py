@@ -18,9 +18,8 @@ from daybook.execution import agent_tools
 from daybook.execution.agent_tools import legal_names
 from daybook.owners import Actor
 from daybook.processes.group import TERM_GRACE_SECONDS
-from daybook.tools.base import ToolServer
 from daybook.tools.pool import PreloadedSecrets
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 
 LEGAL = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 
@@ -121,13 +120,13 @@ async def test_without_an_allow_list_nothing_is_looked_up() -> None:
 )
 def test_an_entry_that_cannot_be_one_is_refused_when_it_is_written(entry: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        base.check([entry])
+        base.check_tool_entries([entry])
 
 
 def test_more_entries_than_anybody_writes_are_refused() -> None:
-    assert len(base.check(["a"] * 50)) == 50
+    assert len(base.check_tool_entries(["a"] * 50)) == 50
     with pytest.raises(ValueError, match="50"):
-        base.check(["a"] * 51)
+        base.check_tool_entries(["a"] * 51)
 
 
 async def test_a_python_tool_and_a_server_of_one_name_are_told_apart_by_nobody(

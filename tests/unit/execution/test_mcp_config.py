@@ -13,8 +13,7 @@ from daybook.execution import mcp_config
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.owners import Actor
-from daybook.tools.base import ToolServer
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 
 ACTOR = Actor("agent:brief", "ana", "run")
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from daybook.tools.base import ToolServer
 from daybook.tools.connection import CallFailed
 from daybook.tools.pool import PooledSession, PreloadedSecrets
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 from tests.unit.tools.test_stdio import PROGRAM
 
 pytestmark = pytest.mark.anyio
