@@ -139,7 +139,7 @@ async def test_one_that_does_not_come_up_in_the_attempts_time_is_temporary(told:
             pass
 
 
-@pytest.mark.parametrize(("bound", "most"), [("MOST", 3), ("LARGEST", 500)])
+@pytest.mark.parametrize(("bound", "most"), [("MAX_TOOLS", 3), ("MAX_DEFINITION_CHARACTERS", 500)])
 async def test_more_than_a_model_takes_is_the_operators_to_narrow(
     ours: Caller, bound: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
