@@ -1,12 +1,12 @@
 """The keeper: runs the leader's services in loops, and the two services of every process.
 
-The names in the second column are those of `daybook status` (`passes`) and of the log.
+`daybook status` (`passes`) and the log use the names in the second column.
 
 ::
 
-    every process   renew the leadership, or try to acquire it           (`keeper.leader`)
+    every process   renew the leadership, or try to acquire it           (`leadership`)
                     drain     `outcome_spool`: this home's spooled outcomes
-                    server    `server_record`: all processes must use the same Prefect server
+                    server    `observer`: all processes must use the same Prefect server
     the leader      runs      drain ─► expire (`lease_reaper`) ─► ends (`ended_runs`)
                               ─► ensure, wake (`scheduled_runs`) ─► mirror (`state_mirror`)
                               ─► unread (`ended_runs`)                          every 5 s

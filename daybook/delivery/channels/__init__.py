@@ -16,8 +16,7 @@
 - A message is one message: it is never split, and never truncated without a mark.
 - No error and no log contains a secret of a block.
 
-Only `prefect_blocks` and `registry` import Prefect, and only `apprise_plugins` and `apprise` import
-apprise; all import it when they are called.
+Prefect and apprise are imported only when a channel that needs them is checked or used.
 """
 
 from daybook.delivery.channels.base import Message, NotDelivered
