@@ -36,7 +36,7 @@ def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-ASKED = ("fastapi<0.151", "sqlalchemy[asyncio]>=2.0.40,<2.1", "fastmcp>=4", "prefect>=3.8.8,<3.9")
+ASKED = ("fastapi<0.151", "sqlalchemy[asyncio]>=2.0.40,<2.1", "mcp>=2.3,<3", "prefect>=3.8.8,<3.9")
 
 
 def test_the_bounds_are_those_of_the_project() -> None:
@@ -45,7 +45,7 @@ def test_the_bounds_are_those_of_the_project() -> None:
     told = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
     asked = installation.requirements()
     assert len(asked) == len(told)
-    for name in ("fastapi", "sqlalchemy", "fastmcp", "prefect"):
+    for name in ("fastapi", "sqlalchemy", "mcp", "prefect"):
         assert any(str(asked[name]) == str(Requirement(each)) for each in told)
 
 
@@ -58,7 +58,7 @@ def test_this_environment_is_inside_the_bounds() -> None:
     [
         ("fastapi", "0.155.0", "<0.151"),
         ("sqlalchemy", "2.1.9", "<2.1,>=2.0.40"),
-        ("fastmcp", "2.11.0", ">=4"),
+        ("mcp", "1.9.0", "<3,>=2.3"),
         ("prefect", "3.9.1", "<3.9,>=3.8.8"),
     ],
 )
@@ -88,7 +88,7 @@ def test_another_version_out_of_bounds_or_a_daybook_not_installed_is_doctors_aff
     front: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(front, "daybook", "0.1.0", *ASKED)
-    installed(front, "fastmcp", "2.11.0")
+    installed(front, "mcp", "1.9.0")
     assert len(installation.versions()) == 1
     installation.require_versions()
     monkeypatch.setattr(sys, "path", [str(REPOSITORY)])
