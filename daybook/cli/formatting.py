@@ -98,7 +98,7 @@ def short_reason(run: dict[str, Any]) -> str:
 def delivery_summary(run: dict[str, Any]) -> str:
     """Return the state of a run's callbacks and messages, or else of its alert, for a table.
 
-    `delivery_state`, `alert delivered`; a dash if there are none.
+    `delivered`, `alert delivered`; a dash if there are none.
     """
     if run["delivery"] != "not_requested":
         return str(run["delivery"])
@@ -148,8 +148,7 @@ def recipient(each: dict[str, Any]) -> str:
 def notifications(told: dict[str, list[str]]) -> str:
     """Return the notifications of a job: `completed, failed → inbox, https://…`.
 
-    ``delivery_details`` maps each event to its recipients. Recipients of the same events share a
-    line.
+    ``told`` maps each event to its recipients. Recipients of the same events share a line.
     """
     events_of: dict[str, list[str]] = {}
     for event, receivers in told.items():

@@ -223,7 +223,7 @@ async def _written(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _found(name: str) -> Callable[..., Any]:
-    """Return the listener of that name, importing it if necessary; raise `Unusable`."""
+    """Return the listener of that name, importing it if necessary; raise `UnusableFunction`."""
     function = registry.find(registry.LISTENERS, name)
     if function is None:
         raise registry.UnusableFunction("it is not registered here")

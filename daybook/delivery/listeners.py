@@ -5,7 +5,7 @@
     announce ─► the fact `listeners`: names, and when each was last present
                         │
     outcome ──► enqueue ┴─► an outbox row for each name, in the transaction of the outcome
-     (outcomes.write)        │  one at a time for each name, oldest first
+     (outcomes.record)       │  one at a time for each name, oldest first
                              ▼
                           pending ──► delivered | failed      sent by a process with the listener
                              └──────► failed                  no such process for `UNSEEN_TIMEOUT`

@@ -3,7 +3,7 @@
 ::
 
     outcome ──► enqueue ─┬─ callback   on_complete | on_fail: the run as JSON
-     (outcomes.write)    ├─ message    the job's channel: the answer, or the failure
+     (outcomes.record)   ├─ message    the job's channel: the answer, or the failure
                          └─ alert      the operator's channel: failures of a job without its own
                               │
                               ▼  one row each; the unique key prevents a second one

@@ -26,7 +26,7 @@ def target_parts(job: Job) -> dict[str, object]:
 
 
 def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
-    """Return the author of each part after ``author_of`` changed ``before`` into ``after``.
+    """Return the author of each part after ``writer`` changed ``before`` into ``after``.
 
     An empty part has no target, and so no author, whichever way the job was created.
     """

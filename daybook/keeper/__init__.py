@@ -20,15 +20,16 @@ time be forgotten.
                         tasks           leases of tasks, wakes of sessions
                         retention       deletes old rows
 
-`services` runs them in the one process that leads (`leader`; promise 16: one leader by a lease).
-Each worker, and `daybook keeper`, has a keeper that leads or stands by. `stale_runs` runs in each
-worker instead. The services that compare runs with Prefect are modules of `daybook.prefect`.
+`services` runs them in the one process that leads (`leadership`; promise 16: one leader by a
+lease). Each worker, and `daybook keeper`, has a keeper that leads or stands by. `stale_runs` runs
+in each worker instead. The services that compare runs with Prefect are modules of
+`daybook.prefect`.
 
 One cycle of a service is idempotent. Two processes may run the same cycle at once, and one may die
 between any two of its writes: each cycle derives its work from the ledger anew, Prefect runs are
 created under an idempotency key, and a state is written only if the row is still the one that was
-read (`prefect.flow_runs.change`). The ledger tells what is to be written, so a cycle without work
-sends no request to Prefect; only `ended_runs` and `stale_runs` have to send one.
+read (`prefect.flow_runs.change_state`). The ledger tells what is to be written, so a cycle without
+work sends no request to Prefect; only `ended_runs` and `stale_runs` have to send one.
 
 Services raise `LedgerUnreachable`, `PrefectUnreachable` and the errors of Prefect's client; writes
 made before the error persist, and the next cycle does the rest.

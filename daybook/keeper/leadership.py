@@ -55,7 +55,7 @@ class Leadership:
     """The leadership of one process; ``holder`` is its name, which no later process has.
 
     ``note`` is called at each renewal for what `daybook status` shows of this leader
-    (`leadership.Leader.note`).
+    (`leader_lease.Leader.note`).
     """
 
     def __init__(

@@ -12,8 +12,8 @@ state.
     reports     status, doctor     what runs and is due; what is wrong (one module of `checks` each)
                 health             state and metrics for monitors; `shared_query` shares one query
                 outbox_status      the outbox, for `status` and `doctor`
-    servers     origin, login, peers, browser   access to our Prefect server
-                host_names, connections         guards and limits of our own HTTP servers
+    servers     login, peers, browser     access to our Prefect server
+                host_names, connections   guards and limits of our own HTTP servers
 
     up.lock   held (flock) by the living `daybook up`; a second one is refused
     up.json   what it runs: `home_lock.UpRecord`, rewritten at each change
@@ -24,6 +24,6 @@ start Prefect, create the work pool, start the worker; `supervision.supervise` r
 It stops in the reverse order.
 
 Pitfalls: each run's process leads a session of its own, so ending the worker's process group is not
-enough (`processes.proc.family`), and the worker needs time to record the outcomes of the runs that
-it ends (`worker.GRACE_SECONDS`). `home_lock` imports no Prefect, so that `down` is fast.
+enough (`processes.proc.process_tree`), and the worker needs time to record the outcomes of the runs
+that it ends (`worker.GRACE_SECONDS`). `home_lock` imports no Prefect, so that `down` is fast.
 """

@@ -3,8 +3,8 @@
 `python -m daybook.operations.server --port 4200` runs it in the foreground; `start` runs that as a
 child. It listens on 127.0.0.1, sends no analytics, and keeps flow runs as long as the ledger keeps
 its runs. It requires the home's credential, or the cookie of a logged-in browser
-(`login.BrowserLogin`), and accepts no web page but its own UI (`origin.SameOriginGuard`): a Prefect
-that cannot be guarded so is not started.
+(`login.BrowserLogin`), and accepts no web page but its own UI (`host_names.SameOriginGuard`): a
+Prefect that cannot be guarded so is not started.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class UpReporter(Protocol):
         ...
 
     def synced(self, report: dict[str, Any]) -> None:
-        """Show the result of the first sync (`api.sync.plain`)."""
+        """Show the result of the first sync (`api.sync.report_view`)."""
         ...
 
     def ready(self, facts: dict[str, Any]) -> None:

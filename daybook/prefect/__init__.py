@@ -7,13 +7,13 @@ Jobs: `projection` defines what a job looks like in Prefect, `diff` compares thr
 ledger's, the last agreement, Prefect's), `import_edits` takes over edits made in Prefect and keeps
 the losing values, `deployment` reads and writes one deployment, `reconcile_job` handles one job and
 `reconcile` all of them, with a `report`. `deployments` lists all deployments in few requests, and
-`fingerprints` lets the next pass skip jobs that still agree. `prefect_instance` knows whether this
-is the Prefect in which the deployments were made: if so, a missing one was deleted there, else it
+`fingerprints` lets the next pass skip jobs that still agree. `instances` knows whether this is
+the Prefect in which the deployments were made: if so, a missing one was deleted there, else it
 has to be made again. `adoption` makes jobs of deployments of our flows that somebody else made.
 
 Runs: `state_mirror` shows outcomes in Prefect, `ended_runs` reads ends from it, `scheduled_runs`
 gives waiting rows their Prefect runs, `stale_runs` handles runs without a process, `corrections`
-fixes Prefect's due times, `run_naming` names runs.
+fixes Prefect's due times, `run_names` names runs.
 
 Contract: if nothing changed, nothing is sent; else only the changes are. Writes go one after the
 other. Other deployments are never written, and only the deployments of archived jobs are deleted.

@@ -75,8 +75,8 @@ async def build_claim_request(
 
     ``kind`` is the kind of its flow, and ``parameters`` are in their normal form then. A caller
     that does not know the flow passes the parameters as Prefect has them, and the job's kind
-    applies. ``current_holder`` is the name of the would-be holder in the lease. ``starts`` is how
-    often Prefect has started the run, including the start that the claim is for. ``refused`` is the
+    applies. ``holder`` is the name of the would-be holder in the lease. ``starts`` is how often
+    Prefect has started the run, including the start that the claim is for. ``refused`` is the
     problem with the parameters, if any. ``most`` is the maximum number of concurrent runs;
     ``started`` is as in `ClaimRequest`.
     """

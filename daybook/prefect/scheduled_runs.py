@@ -17,7 +17,7 @@ This implements promise 11 (each waiting row has exactly one scheduled Prefect r
     of a disabled job without a      skipped, a minute after the request: a request for a run of
     deployment by agreement          such a job makes a deployment
     refused by Prefect               made after a pause that doubles; after some refusals the row
-                                     fails (`runs.prefect_ends.refused`)
+                                     fails (`runs.prefect_ends.record_refusal`)
 
 By the key, two processes, or a second attempt after a crash, get the same run. It also returns an
 ended run: then the next number is used. Before a run is moved the row is read again, and afterwards

@@ -60,7 +60,7 @@ def outcome_message(status: Status, run_id: str | None, error: str | None, reaso
 def terminal_state(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
     """Return the terminal Prefect state of a terminal status.
 
-    The UI shows ``outcome_message`` with it; ``data`` is the flow's result. A state that is not
+    The UI shows ``message`` with it; ``data`` is the flow's result. A state that is not
     COMPLETED has no data, so that Prefect makes the caller's error from the message.
     """
     kind, name = _TERMINAL_STATES[status]

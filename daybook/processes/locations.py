@@ -139,7 +139,7 @@ def _missing_program(name: str) -> str:
 
 
 def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
-    """Return the file of the program called ``name``, for a process that runs in ``run_folder``."""
+    """Return the file of the program called ``name``, for a process that runs in ``folder``."""
     name = os.path.expanduser(name)
     if "/" in name:
         path = os.path.join(folder, name)

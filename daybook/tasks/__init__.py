@@ -35,6 +35,7 @@ Guarantees:
 
 ::
 
+    model           fields of a task; `[tasks]` in the settings           pure
     matching        whether a session fits a run, and in which order      pure
     sessions        register, report, expire and remove sessions
     queue           add, list, pause, retry, recover, cancel; history of a run
@@ -47,7 +48,6 @@ Guarantees:
     worker_requests requests for a new worker                             rows of the runs
     notifier        reports starving runs                                 a port; Prefect events
     statistics      the report of a cycle, and the totals of all cycles
-    escalation      `[tasks]` in the settings
     scheduler       repeats the cycle, in the keeper
     retention       deletes old tasks, wakes and sessions
 """

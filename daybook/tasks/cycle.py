@@ -65,7 +65,7 @@ NOTIFY_TIMEOUT_SECONDS = 30.0
 
 REQUEST_WORKER = "request_worker"
 NEEDS_ATTENTION = "needs_attention"
-"""Event of the run and of the operator's alert (`ledger.alerts.ALARMING`)."""
+"""Event of the run and of the operator's alert (`delivery.alerts.ALERT_EVENTS`)."""
 
 
 async def cycle(

@@ -22,7 +22,7 @@ from daybook.settings import Settings
 from daybook.validation import as_pydantic, from_pydantic, raising_pydantic_error
 
 PRIORITIES = ("urgent", "high", "medium", "low")
-"""From first to last; `priority_index` in the ledger is the index in this tuple."""
+"""From first to last; `priority` in the ledger is the index in this tuple."""
 MEDIUM = "medium"
 
 ANY_SESSION = ""

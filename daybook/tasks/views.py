@@ -120,7 +120,7 @@ async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -
 
 
 def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: datetime) -> str:
-    """Return why no session of ``live_candidates`` has claimed a queued run yet."""
+    """Return why no session of ``there`` has claimed a queued run yet."""
     if wanted.paused:
         return "the task is paused"
     if wanted.owner == owners.USER:

@@ -42,7 +42,7 @@ def truncate(text: str) -> str:
 
 @dataclass(frozen=True)
 class PreloadedSecrets:
-    """`SecretStore` that were read in advance, for code that no longer has access to Prefect."""
+    """`SecretStore` of secrets read in advance, for code that no longer has access to Prefect."""
 
     known: dict[str, Secret] = field(default_factory=dict, repr=False)
 

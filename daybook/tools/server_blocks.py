@@ -203,8 +203,8 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
 
 
 class PrefectServers:
-    """`Servers` stored in Prefect, with its async client; the client's connection errors are passed
-    on.
+    """`ToolServers` stored in Prefect, with its async client; the client's connection errors are
+    passed on.
     """
 
     def __init__(self, client: PrefectClient) -> None:

@@ -6,7 +6,7 @@
     `daybook web` ────────────────────┴──► python -m daybook.web
                                                     │
                                                     ▼
-                                                  guard ──► app ──► operations.health
+                                                  Guard ──► app ──► operations.health
                                                                 └──► metrics
 
 It is a process of its own, so that it answers if the worker, the keeper or Prefect do not. It reads

@@ -22,7 +22,7 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def application(watch: HealthMonitor) -> Starlette:
-    """Return the application, which starts and closes ``watch``; wrap it in `web.guard.Guard`."""
+    """Return the application, which starts and closes ``watch``; wrap it in `Guard`."""
 
     async def health(request: Request) -> Response:
         healthy, view = await watch.health()
