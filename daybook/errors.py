@@ -138,7 +138,7 @@ class NothingClaimable(DaybookError):
 
 
 class TokenRefused(DaybookError):
-    """The token does not hold that task run (any more); nothing was changed."""
+    """The token does not hold that task run, or no longer does; nothing was changed."""
 
     code = "token_refused"
     exit_code = 2
@@ -291,7 +291,7 @@ class FenceRefused(LedgerError):
 
 
 class LeadershipLost(DaybookError):
-    """Another process leads by now; the caller must write nothing more."""
+    """Another process leads now; the caller must write nothing more."""
 
     code = "lead_lost"
 

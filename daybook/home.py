@@ -269,7 +269,7 @@ def _ensure_secret(file: Path, new: str) -> str:
 
 
 def write_private_draft(file: Path, text: str) -> Path:
-    """Write ``text`` to a new file beside ``file``, readable by its owner only, and sync it."""
+    """Write ``text`` to a new file next to ``file``, readable only by its owner, and sync it."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -79,7 +79,7 @@ def listener(function: Any = None, /, *, name: str = "") -> Any:
             print(run["job"], run["status"])
 
     It gets the run as a callback does, with its output. All listeners are called, even if one
-    fails; an exception is recorded beside the run and does not change it. Each listener gets every
+    fails; an exception is recorded with the run and does not change it. Each listener gets every
     outcome at least once, even if processes die meanwhile: `run["id"]`, `run["status"]` and, for a
     range of due times, `run["count"]` identify it. A listener is identified by ``name``, by default
     the names of its module and function: keep it, and outcomes that were not delivered yet arrive

@@ -1,6 +1,6 @@
 """Location of the Prefect entry points: `flows/`, `blocks/`, `deployments/` and `prefect.yaml`.
 
-They are beside the package in a checkout, and under `daybook/_repo/` in an installed wheel. No
+They are next to the package in a checkout, and under `daybook/_repo/` in an installed wheel. No
 machine-specific path is stored anywhere: each process asks this module for its own.
 """
 
@@ -22,7 +22,7 @@ _REQUIRED_FILES = ("flows", "blocks/agents.py")
 def root() -> Path:
     """Return the repository root; raises `DaybookError` if the installation lacks it.
 
-    The wheel's folder comes first: beside an installed package there are other projects' files.
+    The wheel's folder comes first: the files next to an installed package belong to other projects.
     """
     for folder in (_PACKAGE / "_repo", _PACKAGE.parent):
         if all((folder / file).exists() for file in _REQUIRED_FILES):

@@ -118,7 +118,7 @@ class Timing:
 
     @property
     def leader_trust(self) -> timedelta:
-        """How long after it sent its last renewal, by its own clock, a leader acts as leader."""
+        """How long a leader acts as leader after sending its last renewal, by its own clock."""
         return self.leader_lease * 14 / 15
 
     def environment(self) -> dict[str, str]:

@@ -160,7 +160,7 @@ async def test(ref: str) -> dict[str, Any]:
     """Send one signed `test` event, to a destination's address or to any address.
 
     Return `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`; `id` is the
-    `webhook-id`. Raise `NotFound` for the name, `InvalidInput` for the address.
+    `webhook-id`. Raise `NotFound` for an unknown name, `InvalidInput` for an invalid address.
     """
     from daybook.delivery.callbacks import CallbackSender
     from daybook.prefect import client as prefect

@@ -1,8 +1,8 @@
 """`daybook.listening`: calls a program's own listeners, wherever the runs execute.
 
-The listeners are announced in the ledger, so every later outcome is stored for them. Outcomes from
-a time when the program was not running arrive when it runs again, if it was away for less than a
-day.
+The listeners are announced in the ledger, so every later outcome is stored for them. Outcomes
+recorded while the program was down are delivered when it starts again, if it was down for less than
+a day.
 """
 
 from __future__ import annotations

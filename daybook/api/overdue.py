@@ -75,9 +75,9 @@ def clock_problem(known: DelayFacts) -> str:
 
 
 def keeper_problem(known: DelayFacts) -> str:
-    """Report that no keeper leads or that the last observation is too old; empty if all is well.
+    """Return a problem if no keeper leads or the last observation is too old; "" if all is well.
 
-    A leader that ended or was killed is replaced within a lease, so only a longer absence counts.
+    A leader that exits or is killed is replaced within one lease, so only a longer absence counts.
     """
     leader = known.leader
     if leader is None or leader.until + TIMING.leader_lease < known.now:
@@ -89,7 +89,7 @@ def keeper_problem(known: DelayFacts) -> str:
 
 
 def ledger_write_problem(why: str) -> str:
-    """Report that the ledger cannot be written, why, the consequence, and the fix."""
+    """Return why the ledger cannot be written, the consequence, and the fix, as one sentence."""
     return f"the ledger cannot be written ({why}), so no keeper leads; {ledger_write_fix(why)}"
 
 

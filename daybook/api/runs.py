@@ -142,8 +142,7 @@ async def find_logged(ref: str) -> dict[str, Any]:
 def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
     """Return what a run logged in Prefect, oldest first: `{"at", "level", "message"}`.
 
-    ``ref`` is a run, or a job (which may be a removed one), of which the last run that Prefect
-    knows is meant.
+    ``ref`` is a run or a job (possibly removed); a job stands for its last run that Prefect knows.
     """
     return _logs(ref, owners.current_actor())  # the actor of the call, not of the iteration
 

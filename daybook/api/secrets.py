@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 async def add(
     name: str, value: str, hosts: Sequence[str], *, replace: bool = False
 ) -> dict[str, Any]:
-    """Store a secret as a Prefect block: `{"name", "hosts"}`, the hosts in the form used for
-    comparison.
+    """Store a secret as a Prefect block. Return `{"name", "hosts"}`, with normalised hosts.
 
-    Raise `InvalidInput` (nothing is stored); its text does not contain the value.
+    Raise `InvalidInput`, without the value in its text, and store nothing if the input is invalid.
     """
     from daybook.prefect import client as prefect
     from daybook.resources import documents

@@ -21,7 +21,7 @@ from daybook.schedules import schedule
 async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
     """Skip the job's next due time; a repeated call changes nothing. Return the job.
 
-    With ``undo``, skip no due time any more. Raise `InvalidInput` for a job that has no next due
+    With ``undo``, stop skipping due times. Raise `InvalidInput` for a job that has no next due
     time.
     """
 

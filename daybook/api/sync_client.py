@@ -21,9 +21,9 @@ R = TypeVar("R")
 
 
 def run_blocking(work: Coroutine[Any, Any, R]) -> R:
-    """Run ``work`` in an event loop of its own; return its result.
+    """Run ``work`` in its own event loop; return its result.
 
-    If a loop runs in this thread already, as in a notebook, use a thread of its own.
+    If a loop already runs in this thread, as in a notebook, use another thread.
     """
     # Not inside an `except`: every error of `work` would be chained to the one handled there.
     if not _has_loop():

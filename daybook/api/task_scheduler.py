@@ -111,8 +111,7 @@ async def backlog(limit: int = 50) -> dict[str, Any]:
     """Return the queued runs: `{"pending", "oldest_seconds", "by_priority", "starving", "paused",
     "reason", "at", "actor", "runs"}`, where `at` and `actor` describe a current pause.
 
-    ``runs`` are the first ``limit`` runs in the order of claims, each with `why` it is not claimed
-    yet.
+    ``runs`` are the first ``limit`` runs in claim order, each with `why` it is not claimed yet.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()

@@ -62,8 +62,8 @@ async def add(
 
 
 async def list_tasks(status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
-    """Return tasks, each with its newest run: live ones in the order of claims, then ended ones,
-    newest first.
+    """Return tasks, each with its newest run: live ones in claim order, then ended ones, newest
+    first.
 
     ``status`` selects tasks of that status; raise `InvalidInput` for an unknown one.
     """
@@ -220,7 +220,7 @@ async def report(
 ) -> dict[str, Any]:
     """Report a session's state: `idle` or `active`, and whether it waits for a person to answer.
 
-    An argument that is None stays as it was. Raise `InvalidInput`, `NotFound`.
+    None leaves a value unchanged. Raise `InvalidInput`, `NotFound`.
     """
     async with open_ledger() as ledger:
         row = await sessions.report(ledger, name, state=state, prompting=prompting)

@@ -83,7 +83,7 @@ async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> d
 
 
 async def test(name: str | None = None) -> list[dict[str, Any]]:
-    """Start or reach a saved server, or each of them, and list its tools.
+    """Start or connect to one saved server, or all of them, and list their tools.
 
     Return ``[{"server", "tools", "seconds", "problem"}]``; ``tools`` are names, and ``problem`` is
     None if the server answered. Raise `UnknownName`.

@@ -184,7 +184,7 @@ def _style(cell: str) -> str:
 def _json(value: Any, indent: int | None = None) -> str:
     """Return JSON, with all non-ASCII characters escaped if stdout cannot encode one of them.
 
-    UTF-8 cannot encode half a surrogate pair.
+    Not even UTF-8 can encode a lone surrogate.
     """
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     # json.dumps escapes only the control characters below U+0020.

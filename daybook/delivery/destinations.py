@@ -1,7 +1,7 @@
 """Destinations of callbacks: the signing secret, token, timeout and number of attempts of a URL.
 
-A destination is a block document of our own type, whose secret Prefect encrypts. It applies to
-every URL that begins with its own up to a slash; the longest match wins. A callback to a URL
+A destination is a block document of Daybook's own type, whose secret Prefect encrypts. It applies
+to every URL that begins with its own up to a slash; the longest match wins. A callback to a URL
 without a destination is signed with the home's secret (`home_secret`).
 
 ::
@@ -178,7 +178,7 @@ _UrlParts = tuple[str, str, int, str]
 
 @dataclass(frozen=True)
 class DestinationIndex:
-    """All destinations, with their secrets, as read at one moment."""
+    """Snapshot of all destinations and their secrets."""
 
     documents: tuple[tuple[_UrlParts, str, dict[str, Any]], ...] = field(default=(), repr=False)
 
@@ -203,7 +203,7 @@ class DestinationIndex:
 
 
 def _url_parts(url: str) -> _UrlParts | None:
-    """Return the normalised parts of a URL; None if it is no web address."""
+    """Return the normalised parts of a URL; None if it is not a web address."""
     try:
         parsed = httpx.URL(url.strip())
     except (httpx.InvalidURL, TypeError, ValueError):

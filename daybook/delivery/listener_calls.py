@@ -45,7 +45,7 @@ LISTENER_TIMEOUT_SECONDS = 30.0
 CANCEL_GRACE_SECONDS = 1.0
 """Additional time in which a cancelled call may end."""
 MAX_CRASHES = 5
-"""Calls about one outcome that end without a recorded result, after which it is given up."""
+"""Maximum number of calls about one outcome that end without a recorded result."""
 POLL_INTERVAL_SECONDS = 1.0
 """Interval between checks for due listeners while others are being called."""
 SHUTDOWN_GRACE_SECONDS = 5.0
@@ -58,7 +58,7 @@ class ListenerTimeout(Exception):
 
 
 class TooManyCrashes(Exception):
-    """The listener is not called any more."""
+    """The listener is no longer called about this outcome."""
 
 
 async def load_names() -> list[str]:
@@ -85,8 +85,9 @@ async def call_listeners(
 ) -> int:
     """Call these listeners for all due outcomes, or those of one run; return the number of calls.
 
-    After ``claims_for`` seconds no call is started; each call ends within ``within`` seconds. No
-    listener waits for another. If nothing is due, nothing is written. Raises `LedgerUnreachable`.
+    Start no call after ``claims_for`` seconds, and stop waiting for a call after ``within``
+    seconds. No listener waits for another. If nothing is due, write nothing. Raises
+    `LedgerUnreachable`.
     """
     deadline = None if claims_for is None else time.monotonic() + claims_for
     this_pass = _Pass(ledger, holder, run_id, deadline, within, at_home=at_home)

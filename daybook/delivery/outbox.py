@@ -105,8 +105,8 @@ async def enqueue(
 ) -> None:
     """Enqueue the notifications about the outcome that ``row`` just got.
 
-    ``stored`` is the job including the changes by the outcome. ``late`` is true if the outcome
-    corrects an `unknown`, ``paused`` if the job was paused because of its failures.
+    ``stored`` is the job as changed by the outcome. ``late`` is true if the outcome corrects an
+    `unknown`, ``paused`` if the job was paused because of its failures.
     """
     event = OUTCOME_EVENTS.get(row.state)
     if event is None:

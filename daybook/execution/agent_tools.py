@@ -58,7 +58,7 @@ OwnTools = Callable[[], Sequence[Tool]]
 
 @dataclass(frozen=True)
 class ServerTools:
-    """A server, the patterns of which a tool's name has to match one, and the server's secrets."""
+    """A server, its secrets, and patterns; a tool's name must match one of them."""
 
     server: ToolServer
     patterns: tuple[str, ...]

@@ -15,9 +15,9 @@
      ├ the process is stopped     unknown: the effect may have happened
      └ the lease was refused      the agent is ended, its outcome so far is kept: `LeaseLost`
 
-A second try at the effect follows only a temporary error that ended the attempt, and only if the
-job has retries left (promise.md 4: which errors are retried; 8: timeouts). A begun attempt with an
-unknown end is never rescheduled (promise.md 3).
+The effect is attempted again only if a temporary error ended the attempt and the job has retries
+left (promise.md 4: which errors are retried; 8: timeouts). An attempt that began and whose outcome
+is unknown is never rescheduled (promise.md 3).
 """
 
 from __future__ import annotations

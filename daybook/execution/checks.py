@@ -261,7 +261,7 @@ def _verdict_of_result(value: Any, whose: str) -> Verdict:
 
 
 async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
-    """Run the operator's program in a folder of its own, with a minimal environment."""
+    """Run the operator's program in a temporary folder, with a minimal environment."""
     if owners.is_agent(_owner(granted)):
         raise CheckFailed("a command is the operator's to write, and the job is an agent's")
     variables = environment.select(environment.DEFAULT_NAMES)

@@ -51,7 +51,7 @@ DIRECT_SEND_TIMEOUT_SECONDS = 60.0
 
 
 async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[OutboxRow]:
-    """Send a run's pending messages; return its callbacks and messages with their status by now.
+    """Send a run's pending messages; return its callbacks and messages with their current status.
 
     ``alone`` means that the run is a direct call.
     """
@@ -100,7 +100,7 @@ async def _rows_of(ledger: Ledger, run_id: str) -> list[OutboxRow]:
 async def publish_delivery(ledger: Ledger, client: PrefectClient, run_ids: Iterable[str]) -> None:
     """Publish the delivery status of these runs' callbacks and messages in Prefect's UI.
 
-    It is an artifact of the flow run, beside the run's own; a state is never forced for it.
+    It is an artifact of the flow run, in addition to the run's own; no state is forced for it.
     """
     for run_id in run_ids:
         async with ledger.read() as session:

@@ -1,4 +1,4 @@
-"""Lease that renews itself from a thread of its own (promise.md 5: a refused renewal stops it).
+"""Lease that renews itself from its own thread (promise.md 5: a refused renewal stops it).
 
 The thread has its own event loop and its own connection, so that a flow that blocks its loop keeps
 its claim. A *refused* renewal cancels the run; an *unreachable* ledger does not.

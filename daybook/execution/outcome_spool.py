@@ -77,7 +77,7 @@ def folder() -> Path:
 
 
 def put(spooled: SpooledOutcome) -> Path:
-    """Store an outcome in a file of its own that survives a power failure. Raise OSError."""
+    """Store an outcome in its own file, which survives a power failure. Raise OSError."""
     directory = folder()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Each time, not only by the process that made the folder: it may have died, or not be done.

@@ -1,8 +1,8 @@
 """Classification of IP addresses: a cloud's metadata service, public or neither. Pure.
 
-The tables are our own, because `ipaddress.is_global` differs between Python versions, lacks ranges
-that were registered later, and includes multicast. An address is public if IANA's registries of
-special addresses call it globally reachable and somebody may serve HTTP there, which excludes
+The tables are Daybook's own, because `ipaddress.is_global` differs between Python versions, lacks
+ranges that were registered later, and includes multicast. An address is public if IANA's registries
+of special addresses call it globally reachable and somebody may serve HTTP there, which excludes
 relays.
 
 An IPv6 address can embed an IPv4 address, and the network delivers packets to that. So no address

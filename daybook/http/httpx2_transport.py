@@ -41,7 +41,7 @@ class Httpx2Transport(GuardedTransport, httpx2.AsyncBaseTransport):
 
         It serves as the client factory of fastmcp and mcp. Their redirect setting is ignored: this
         transport follows redirects. ``trust_env`` is false because a client that reads the
-        environment adds proxies beside its transport and reads `.netrc`.
+        environment adds proxies that bypass its transport, and reads `.netrc`.
         """
         given |= {"transport": self, "trust_env": False, "follow_redirects": False}
         return httpx2.AsyncClient(**given)

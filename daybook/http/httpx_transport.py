@@ -39,8 +39,8 @@ class HttpxTransport(GuardedTransport, httpx.AsyncBaseTransport):
     def client(self, **given: Any) -> httpx.AsyncClient:
         """Return a client that uses only this transport; ``given`` are its other arguments.
 
-        ``trust_env`` is false because a client that reads the environment adds proxies beside its
-        transport and reads `.netrc`.
+        ``trust_env`` is false because a client that reads the environment adds proxies that bypass
+        its transport, and reads `.netrc`.
         """
         given |= {"transport": self, "trust_env": False, "follow_redirects": False}
         return httpx.AsyncClient(**given)

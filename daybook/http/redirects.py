@@ -54,7 +54,7 @@ class RedirectedRequest:
 
 
 def location(status: int, headers: httpx.Headers) -> str | None:
-    """Return the Location of a redirect; None if the response is no redirect."""
+    """Return the Location of a redirect; None if the response is not a redirect."""
     return headers.get("location") if status in _REDIRECT_STATUSES else None
 
 

@@ -256,7 +256,7 @@ def status_text(status: int) -> str:
 
 
 def retry_after(text: str, now: datetime) -> float | None:
-    """Return the seconds of a ``Retry-After`` (a number or a date); None for other text."""
+    """Return the delay in seconds of a ``Retry-After`` (number or date); None for other text."""
     if text.strip().isascii() and text.strip().isdigit():
         return float(text)
     with suppress(ValueError, TypeError, OverflowError):

@@ -122,7 +122,7 @@ class AgentLimits:
     """Limits for all agents, and those for one agent by its id.
 
     ``user_jobs`` is False if only plugins' jobs and heartbeats may fire. ``timezone`` is the
-    operator's: it defines an agent's day, so that a job's own zone cannot start it anew.
+    operator's: it defines an agent's day, so that a job's own zone cannot restart it.
     """
 
     for_all: Limits = field(default_factory=Limits)

@@ -101,7 +101,7 @@ _WITH_ARTICLE = {
     "heartbeat": "a heartbeat",
 }
 _OBJECTS = ("policy", "notify")
-"""Parameters that are objects, beside the fields of the action."""
+"""Parameters that are objects, in addition to the fields of the action."""
 _SCHEDULE_FIELDS = ("cron", "every", "at", "on_demand", "schedule")
 
 

@@ -85,8 +85,8 @@ def _revision(
 async def taken_names(session: AsyncSession, owner: str) -> set[str]:
     """Return the names that are taken for a job of ``owner``.
 
-    Each agent has a namespace of its own, so that a refusal reveals nothing about the jobs of
-    others. All other owners share one.
+    Each agent has its own namespace, so that a refusal reveals nothing about the jobs of others.
+    All other owners share one.
     """
     condition = col(JobRow.owner) == owner if owners.is_agent(owner) else ~_owned_by_agent()
     query = select(JobRow.name).where(col(JobRow.archived_at).is_(None), condition)

@@ -2,7 +2,7 @@
 
 The ledger holds the names of the installed listeners, so that the process that records an outcome
 queues calls for them (`daybook.delivery.listeners`). Without listeners this costs one cycle a
-minute. It has a loop of its own: a listener that hangs delays no callback.
+minute. It has its own loop, so a listener that hangs delays no callback.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The retention service: deletes old rows of the ledger, as the settings say, in small batches.
 
-It changes nothing in Prefect: a server of ours has a retention of its own on the same terms
+It changes nothing in Prefect: Daybook's own server has its own retention on the same terms
 (`daybook.operations.server`); any other server keeps what its operator wants.
 """
 

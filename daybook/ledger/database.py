@@ -81,7 +81,7 @@ class Database(Protocol):
         ...
 
     def replaced(self) -> LedgerReplaced | None:
-        """Return the error to raise if the ledger is no longer at its place; else None."""
+        """Return the error to raise if the ledger is no longer at its path; else None."""
         ...
 
     def reading(self) -> AsyncSession:

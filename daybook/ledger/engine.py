@@ -122,7 +122,7 @@ class Ledger:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Return a session that sees one moment of the ledger and writes nothing."""
+        """Return a read-only session that sees a snapshot of the ledger."""
         async with self._translated(), self._database.reading() as session:
             await self._database.begin_reading(session)
             await self._verify(session)

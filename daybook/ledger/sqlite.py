@@ -74,7 +74,7 @@ class Sqlite:
         self._immediate = self.engine.execution_options(immediate=True)
 
     def prepare_files(self, in_use: InUse | None) -> None:
-        """Make the file so that other users can never read it, not even for a moment."""
+        """Create the file so that other users can never read it, not even briefly."""
         path = self._path
         if path is None:
             return
@@ -134,10 +134,10 @@ class Sqlite:
         return None if inode == self._inode else LedgerReplaced(self.place, *database.REPLACED)
 
     def _compare(self, opened: tuple[int, ...] | None) -> None:
-        """Raise `LedgerReplaced` if one of the ``opened`` files is no longer at its place.
+        """Raise `LedgerReplaced` if one of the ``opened`` files is no longer at its path.
 
-        A connection continues to read and write deleted files; a process that opens them anew sees
-        others. SQLite itself removes none of them as long as a connection is open.
+        A connection continues to read and write deleted files; a process that opens them again sees
+        different ones. SQLite itself removes none of them as long as a connection is open.
         """
         if opened is None:
             return
@@ -188,7 +188,7 @@ class Sqlite:
         return f"{self._path}{WAL_SUFFIX}.of-{stamp}"
 
     def _stamp_now(self) -> str:
-        """Return what distinguishes the file at the ledger's place; empty if there is none."""
+        """Return a stamp that identifies the file now at the ledger's path; "" if there is none."""
         try:
             status = os.stat(f"{self._path}")
         except OSError:
@@ -224,7 +224,7 @@ def _inode(path: str) -> int:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that makes no file, and that releases the lock when it is closed.
+    """A connection that creates no file and releases the lock when it is closed.
 
     If a task is cancelled, its connection is closed in the middle of a transaction. SQLite keeps
     the connection and its lock as long as a cursor with rows left is referenced, for example by the

@@ -11,7 +11,7 @@
             │                                              └─ lease lost ─► unknown ─► (late outcome
             └──► skipped(why) · missed(why)                                   of the last fence)
 
-Live is waiting, claimed, running. A transition that is not in `TRANSITIONS` raises
+The live states are waiting, claimed and running. A transition that is not in `TRANSITIONS` raises
 `IllegalTransition`; `None` stands for "no row yet".
 """
 

@@ -1,6 +1,7 @@
-"""Configuration of the common MCP clients for this server: JSON or TOML for their files.
+"""Configuration of common MCP clients for this server, as JSON or TOML for their files.
 
-It never contains a token: it names the variable that holds the token, or makes the client ask.
+It never contains a token: it names the variable that holds the token, or makes the client ask for
+it.
 """
 
 from __future__ import annotations

@@ -130,9 +130,7 @@ class WakeNotifier:
             each.end()
 
     async def _mark_disconnected(self, held: Subscription) -> None:
-        """Mark the sessions as disconnected at once, so that they are woken another way without a
-        failed try.
-        """
+        """Mark the sessions as disconnected now, so that no wake is sent over this connection."""
         with anyio.CancelScope(shield=True), suppress(TimeoutError, DaybookError):
             async with (
                 asyncio.timeout(DISCONNECT_TIMEOUT_SECONDS),

@@ -10,11 +10,11 @@
                  └── twice in a row ──► LedgerUnreachable; the query goes on, and no other starts
 
 The query runs in a thread of its own, so neither a ledger that hangs nor a thousand overdue jobs
-delay an answer, and it never runs twice at once. The outcome of a job's runs is its owner's matter:
-a job that fails is a metric, and no fault of the scheduler.
+delay an answer, and it never runs twice at once. The outcome of a job's runs concerns its owner: a
+job that fails is a metric, not a fault of the scheduler.
 
 This module does not import Prefect and does not depend on it: whether Prefect answers is reported
-beside.
+separately.
 """
 
 from __future__ import annotations

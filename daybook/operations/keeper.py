@@ -1,4 +1,4 @@
-"""The keeper as a process of its own, beside workers or without one."""
+"""The keeper as its own process, alongside workers or without one."""
 
 from __future__ import annotations
 

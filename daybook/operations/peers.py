@@ -1,4 +1,4 @@
-"""Lookup of the local user who opened a connection to an IPv4 address of ours (Linux)."""
+"""Lookup of the local user who opened a connection to a local IPv4 address (Linux)."""
 
 from __future__ import annotations
 

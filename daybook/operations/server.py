@@ -1,10 +1,10 @@
-"""A Prefect server of our own: API, UI and services on this machine, on SQLite in the home.
+"""Daybook's own Prefect server: API, UI and services on this machine, with SQLite in the home.
 
 `python -m daybook.operations.server --port 4200` runs it in the foreground; `start` runs that as a
 child. It listens on 127.0.0.1, sends no analytics, and keeps flow runs as long as the ledger keeps
 its runs. It requires the home's credential, or the cookie of a logged-in browser
 (`login.BrowserLogin`), and accepts no web page but its own UI (`host_names.SameOriginGuard`): a
-Prefect that cannot be guarded so is not started.
+Prefect that cannot be guarded this way is not started.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SHUTDOWN_GRACE_SECONDS = 5
 
 
 class ServerNotStarted(PrefectUnreachable):
-    """A server of our own does not start; the user's own Prefect is not concerned."""
+    """Daybook's own Prefect server does not start. Never raised for the user's own Prefect."""
 
     def __init__(self, api_url: str, why: str) -> None:
         super().__init__(api_url, why)
@@ -198,10 +198,10 @@ def _any_port() -> int:
 
 
 def run(port: int) -> None:
-    """Run the server in this process until it is told to end; for a process of its own.
+    """Run the server in this process, which must be its own, until it is told to stop.
 
     Exits with `EXIT_PORT_TAKEN` if another process listens on ``port``, and with `EXIT_UNGUARDED`
-    if other web pages cannot be kept from this Prefect; the printed message then says what to do.
+    if this Prefect cannot reject other web pages; the printed message then says what to do.
     """
     listener = listen(port)  # before the slow imports, so that others see the port as taken
     os.umask(0o077)  # Prefect makes its database readable for all users

@@ -76,9 +76,7 @@ def _retrieve_exception(task: asyncio.Task[Any]) -> None:
 
 
 class LoopThread:
-    """An event loop in a thread of its own, so that computing there delays no answer of this
-    loop.
-    """
+    """An event loop in its own thread, so that computing there delays no answer of this loop."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()

@@ -85,8 +85,8 @@ class UpReporter(Protocol):
         """Show that everything runs: `{"api_url", "ui_url", "open_url", "web_url", "ledger",
         "jobs", "example"}`.
 
-        ``open_url`` opens the UI once without a password, None if no link was requested;
-        ``web_url`` is None while the health page does not listen.
+        ``open_url`` opens the UI once without a password; it is None if no link was requested.
+        ``web_url`` is None while the health page is not listening.
         """
         ...
 

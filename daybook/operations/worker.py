@@ -55,7 +55,7 @@ def command(
 def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
     """Return the variables for a worker of ``home`` that uses the Prefect ``here``.
 
-    The worker reads the credential of a server of our own from the home.
+    The worker reads the credential of Daybook's own server from the home.
     """
     preferred = {
         "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_INTERVAL_SECONDS),

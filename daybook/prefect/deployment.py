@@ -34,7 +34,7 @@ _TICK = timedelta(microseconds=1)
 
 
 async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse | None:
-    """Return one deployment, or None if it does not exist (any more)."""
+    """Return one deployment, or None if it does not exist."""
     from prefect.exceptions import ObjectNotFound
 
     try:

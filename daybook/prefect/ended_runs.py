@@ -155,7 +155,7 @@ async def record_end(
 ) -> Status | None:
     """Record the end of one flow run that Prefect reports; None if nothing changed.
 
-    ``gone`` says that the caller knows that no process of the run is alive.
+    ``gone`` is true if the caller knows that no process of the run is alive.
     """
     row = (await rows_of_flow_runs(ledger, [flow_run_id])).get(flow_run_id)
     if row is not None and row.state in TERMINAL:

@@ -84,8 +84,8 @@ async def record_lost_deployment(
 ) -> bool:
     """Disable a job whose deployment is gone from Prefect; neither side has one from then on.
 
-    Returns False, and writes nothing, if the job has another deployment by now. Its waiting runs
-    are skipped, because Prefect has no deployment left to run them.
+    Returns False, and writes nothing, if the job has another deployment now. Its waiting runs are
+    skipped, because Prefect has no deployment left to run them.
     """
     stored = await store.get(session, job_id)
     if stored is None or stored.row.archived_at is not None:
@@ -120,7 +120,7 @@ async def skip_without_deployment(session: AsyncSession, run_id: str, now: datet
     """Skip a waiting run whose job is disabled and has no deployment by agreement.
 
     The run was held when the deployment was lost (`record_lost_deployment`), and waits only since
-    then. Returns False, and writes nothing, if any of this is not the case (any more).
+    then. Returns False, and writes nothing, if any of this does not hold.
     """
     run = await session.get(RunRow, run_id)
     if run is None or run.state is not Status.WAITING or run.job_id is None:

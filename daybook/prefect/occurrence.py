@@ -27,7 +27,7 @@ class Recogniser(Protocol):
     """The part of reconciliation that this module needs."""
 
     async def recognise(self, deployment_id: str) -> None:
-        """Record to which job a deployment of ours belongs."""
+        """Record which job one of our deployments belongs to."""
         ...
 
 

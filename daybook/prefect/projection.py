@@ -44,7 +44,7 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Projection:
-    """Fields of a deployment that a job decides; ``schedule`` has a normal form of our own."""
+    """Fields of a deployment that a job decides; ``schedule`` is in Daybook's normal form."""
 
     enabled: bool
     schedule: dict[str, Any]
@@ -203,7 +203,7 @@ def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
 
 
 def to_prefect_schedules(plain: dict[str, Any]) -> list[Any]:
-    """Return the Prefect schedules of a normal form that `of_job` made: one, or none."""
+    """Return the Prefect schedules for a normal form from `of_job`: one or none."""
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 
     if "cron" in plain:
@@ -219,10 +219,10 @@ def to_prefect_schedules(plain: dict[str, Any]) -> list[Any]:
 
 
 def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
-    """Return the schedule of a normal form, as ours.
+    """Return the `Schedule` for a normal form.
 
     ``timezone`` is the job's, used if Prefect does not carry one. Raises `InvalidInput` for a
-    schedule that Prefect can express and Daybook cannot.
+    schedule that Prefect can express but Daybook cannot.
     """
     try:
         with raising_invalid_input():

@@ -178,7 +178,7 @@ class PrefectReconciler:
             return projection.unmanaged_schedule_ids(existing) if existing else frozenset()
 
     async def recognise(self, deployment_id: str) -> None:
-        """Record the job of a deployment of ours whose id a crash kept from the ledger."""
+        """Record the job of one of our deployments whose id a crash kept out of the ledger."""
         async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
             existing = await deployment.read(client, deployment_id)
             if existing is None or not deployment.is_ours(existing, ledger.id):

@@ -118,7 +118,7 @@ async def _handle_own(
 async def _with_dead_worker(
     client: PrefectClient, pool: str, worker_name: str, runs: list[FlowRun]
 ) -> list[FlowRun]:
-    """Return those whose worker is not alive any more."""
+    """Return those whose worker is no longer alive."""
     by_worker: list[tuple[str, str, FlowRun]] = []
     for run in runs:
         name, _, incarnation = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")

@@ -158,8 +158,8 @@ async def _make(
 ) -> str | None:
     """Make the Prefect run of a row that no run carried; None if its deployment does not exist.
 
-    The run gets the deployment's parameters: those of the row may not fit the deployment any more,
-    and nothing runs with them.
+    The run gets the deployment's parameters: those of the row may no longer fit the deployment, and
+    nothing runs with them.
     """
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
     made = await deployment.create_run(

@@ -70,7 +70,7 @@ async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunR
 async def clear_mark(ledger: Ledger, run_id: str) -> None:
     """Clear the mark of this run; the caller has just set its outcome in Prefect.
 
-    A range keeps it, because its Prefect run has still to show the other due times.
+    A range keeps its mark, because its Prefect run must still show the other due times.
     """
     statement = update(RunRow).where(col(RunRow.id) == run_id, col(RunRow.due_to).is_(None))
     async with ledger.write() as session:

@@ -48,7 +48,7 @@ class WorkPool:
 
     @property
     def idle(self) -> str:
-        """Why nothing of this ledger runs; empty if a worker of ours is online."""
+        """Why no run of this ledger can start; empty if one of our workers is online."""
         if any(each["ours"] for each in self.workers):
             return ""
         if not self.workers:

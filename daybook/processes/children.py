@@ -1,8 +1,8 @@
 """Children of `daybook up`: their start, their logs, and their end.
 
-Each child leads a session of its own, so Ctrl-C in the terminal reaches only `up`, which ends the
-children in its own order. A child's output is appended to a log in the home; a log that is too
-long is cut to its newest part when the child is started again, and once a minute meanwhile.
+Each child leads its own session, so Ctrl-C in the terminal reaches only `up`, which ends the
+children in its own order. A child's output is appended to a log in the home; a log that is too long
+is cut to its newest part when the child is restarted, and once a minute while it runs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Child:
         Send SIGTERM to its group. After ``grace`` seconds (default: its own), or once it has ended,
         send SIGTERM to descendants that left the group (`proc.process_tree`), so that they can
         clean up. After ``last`` more seconds send SIGKILL to all. If the child has already ended,
-        do nothing: its pid may belong to another process by now.
+        do nothing: its pid may belong to another process now.
         """
         if self.exit_code is not None:
             return self.exit_code
@@ -170,7 +170,7 @@ def trim_log(log: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) 
 
 
 def truncate_logs(folder: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
-    """Cut the logs in ``folder`` to which running processes append.
+    """Truncate the logs in ``folder`` that running processes append to.
 
     The processes keep their open file, so the file is truncated and its newest part goes to
     `<log>.old`. A line that is printed between the two steps is lost.

@@ -44,7 +44,7 @@ _MIN_SECRET_LENGTH = 8
 def search_path() -> str:
     """Return this process's PATH with the interpreter's own `bin` first.
 
-    That folder has the programs of the packages installed beside Daybook. A system interpreter's
+    That folder has the programs of the packages installed alongside Daybook. A system interpreter's
     folder that is already on the PATH stays in its place: `/usr/bin` first would hide other
     programs.
     """

@@ -1,4 +1,4 @@
-"""Program in a process group of its own, of which `end` leaves no process running.
+"""A program in its own process group: `end` leaves no process of the group running.
 
 ::
 
@@ -8,11 +8,11 @@
 Why not `asyncio.subprocess`: its child watchers reap the leader as soon as it exits. From then on
 the kernel may give the leader's pid to another process, and a signal to "the group" could hit that
 one. So the exit is awaited *without* reaping (``waitid`` with ``WNOWAIT``, in a thread), every
-signal is sent while the leader is at least a zombie and still owns its pid, and only then it is
+signal is sent while the leader is at least a zombie and still owns its pid, and only then is it
 reaped. SIGKILL to a group is one step in the kernel: no member can fork out of it. It is always
 sent, because listing the members is not one step.
 
-A process that makes a session of its own (``setsid``) leaves the group and is not seen here.
+A process that creates its own session (``setsid``) leaves the group and is not seen here.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ async def reconcile(
 async def list_lost(
     ledger: Ledger, client: PrefectClient, types: Collection[BlockType]
 ) -> list[str]:
-    """Return the documents that Prefect lost and of which the ledger has a copy."""
+    """Return the documents that Prefect lost but the ledger has a copy of."""
     run = _Pass(
         ledger, client, {each.slug: each for each in types}, ComparisonCache(), MirrorReport()
     )

@@ -1,4 +1,4 @@
-"""Secrets in Prefect: one block document each, of our own block type.
+"""Secrets in Prefect: one block document each, of Daybook's own block type.
 
 Prefect's own `Secret` block has no field for hosts, and a secret without hosts is sent nowhere. So
 our type holds both, and Prefect's UI shows and edits them. Prefect encrypts the value.
@@ -60,7 +60,7 @@ class SecretSettings(BaseModel):
 
 
 def build(name: str, data: dict[str, Any]) -> Secret:
-    """Return the secret of stored settings; raise `InvalidInput` if they are invalid.
+    """Build a secret from stored settings; raise `InvalidInput` if they are invalid.
 
     The Prefect server does not validate a block that was edited in its UI, so this check does.
     """

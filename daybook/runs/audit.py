@@ -112,7 +112,7 @@ async def advance(
 ) -> AuditResult | None:
     """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
 
-    Stops one minute before now: until then a due time is on time for any claim. Returns None if
+    Stops one minute before now: a later due time can still be claimed on time. Returns None if
     there is no such job.
     """
     async with ledger.write() as session:
@@ -173,7 +173,7 @@ def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime)
 
 @dataclass
 class _Range:
-    """Adjacent due times of one revision with one outcome; missed ones for whatever reasons."""
+    """Adjacent due times of one revision with one outcome; missed ones for any reasons."""
 
     stored: StoredJob
     status: Status

@@ -50,8 +50,7 @@ async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
 
 
 async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
-    """Return once more what this fence was granted, for a process that did not claim the run
-    itself.
+    """Return the existing grant of this fence, for a process that did not claim the run itself.
 
     Raises `FenceRefused` if the claim was lost or has begun, `NotFound`.
     """

@@ -46,8 +46,7 @@ def manual_skip_reason(newest: StoredJob, due: datetime) -> str:
 async def max_runs_reason(
     session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = ""
 ) -> str:
-    """Return why the job may have no run beside ``run_id``: it has used `max_runs`; empty if it
-    may.
+    """Return why the job may have no run besides ``run_id``: it has used `max_runs`; "" if it may.
 
     A run that is uncertain (`uncertain_last_run`) does not count yet.
     """

@@ -228,7 +228,7 @@ async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
 
 
 async def _judge_each(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
-    """Judge each run in a transaction of its own; log and skip one that cannot be judged."""
+    """Judge each run in its own transaction; log and skip one that cannot be judged."""
     changed = []
     for run_id in run_ids:
         try:

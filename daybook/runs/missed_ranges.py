@@ -36,9 +36,9 @@ async def range_covering(session: AsyncSession, job_id: str, due: datetime) -> R
 async def range_before(
     session: AsyncSession, stored: StoredJob, due: datetime, status: Status, reason: str
 ) -> RunRow | None:
-    """Return the row that the due time ``due`` extends if it ends with this outcome, or None.
+    """Return the row that ``due`` would extend with this outcome, or None if it needs its own row.
 
-    ``stored`` is the job by the revision in force at ``due``. Missed due times form one range
+    ``stored`` is the job with the revision in force at ``due``. Missed due times form one range,
     whatever their reasons; skipped ones only if the reason is the same and no Prefect run had them.
     """
     row = await _last(session, stored.id, col(RunRow.due) < due)

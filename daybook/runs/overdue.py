@@ -75,7 +75,7 @@ class Overdue:
 
     @property
     def missed(self) -> bool:
-        """Return whether it has ended: nothing will begin any more."""
+        """Return whether it has ended, so that it will never begin."""
         return self.run is not None and self.run.state in TERMINAL
 
     @property
@@ -331,7 +331,7 @@ def _passed_due_times(
 def _due_after(
     stored: StoredJob, start: datetime, end: datetime, firsts: Mapping[str, datetime | None]
 ) -> Iterator[datetime]:
-    """Yield the due times in (start, end]; a known first one saves expanding the schedule."""
+    """Yield the due times in (start, end]; knowing the first one saves expanding the schedule."""
     if stored.id in firsts:
         first = firsts[stored.id]
         if first is None or first > end:
@@ -342,7 +342,7 @@ def _due_after(
 
 
 async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, datetime]:
-    """Return up to when a claim judged the due times of each job as one range, by the job's id.
+    """Return, by job id, the end of the newest range of due times that a claim judged at once.
 
     The claim extends such a row before the audit has moved the watermark there.
     """

@@ -119,7 +119,7 @@ class _Others:
     now: datetime
 
     async def verdict(self, session: AsyncSession, due: datetime) -> OverlapDecision | None:
-        """Return whether ``row``, due at ``due``, is skipped or waits for a holder; else None."""
+        """Return whether to skip ``row``, due at ``due``, or let it wait; None if neither."""
         queues = _overlap_policy(self.row) == "queue_one"
         alive = [each for each in self.at_work if await self._is_alive(session, each, due)]
         certain = [*alive, *self.queued]

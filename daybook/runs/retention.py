@@ -285,8 +285,7 @@ async def _max_deletable(
 
 
 async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
-    """Delete the archived jobs, with their revisions, of which nothing else is left; return their
-    names.
+    """Delete archived jobs that nothing refers to, with their revisions; return their names.
 
     At most one batch of them.
     """

@@ -6,10 +6,10 @@
             └─ held, or a run due earlier waits for it ─────► waiting; it claims again soon
     finish ─── succeeded ──► prompt and answer appended, in the transaction of the outcome
 
-The held run of a session is its lock (`docs/promise.md` 17): there is no lock apart from the claim,
-so none can be left behind. The history is read in the claim's transaction, and nothing is appended
-until that run has ended. One exception: a run that was judged `unknown` and did succeed appends its
-messages late, after those that came meanwhile, and the next run reads them.
+The claim of a session's run is the session's lock (`docs/promise.md` 17): there is no other lock
+that could be left behind. The history is read in the claim's transaction, and nothing is appended
+until that run has ended. One exception: a run that was judged `unknown` but turns out to have
+succeeded appends its messages late, after those added in the meantime, and the next run reads them.
 
 Only succeeded runs are in the history, and in full. A prompt without its answer would make the
 model answer an old question, and each retry would ask it once more.

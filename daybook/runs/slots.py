@@ -141,7 +141,7 @@ async def next_up(
 ) -> list[RunRow]:
     """Return the runs that the free slots can take now, by due time: no more than are free.
 
-    Adds up to as many runs that wait for their worker, which may have room by now. ``most`` is the
+    Adds up to as many runs that wait for their worker, which may have room now. ``most`` is the
     overall limit, ``classes`` the limits of the classes that have one.
     """
     slots = _Slots(most, classes, await _count(session, _IS_HELD))

@@ -121,7 +121,7 @@ def make(
     now: datetime,
     current: Cron | Every | At | OnDemand | None = None,
 ) -> Cron | Every | At | OnDemand:
-    """Return the schedule of separate fields, exactly one of which is given.
+    """Build a schedule from separate fields, exactly one of which is given.
 
     ``now`` is an aware instant. The anchor of an `every` is ``now`` floored to the second. An `at`
     without an offset is read in ``timezone``; `in 30m` counts from ``now`` rounded up to the

@@ -102,5 +102,5 @@ async def claimed_run_ids(session: AsyncSession, now: datetime) -> list[str]:
 
 
 async def drained(session: AsyncSession, now: datetime) -> bool:
-    """Return whether no session holds a run any more; while paused, none can claim another."""
+    """Return whether no session still holds a run; while paused, none can claim another."""
     return not await claimed_run_ids(session, now)

@@ -76,7 +76,7 @@ async def runs(
 ) -> list[TaskAndRun]:
     """Return runs with their tasks, those of ``status``; None means the live ones.
 
-    In the order of claims; if ended runs are included, the newest first.
+    Live runs come in claim order; if ended runs are included, the newest come first.
     """
     wanted = LIVE if status is None else frozenset(status)
     query = (
@@ -189,9 +189,9 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
 async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
     """Queue a claimed run, or one that needs attention, again as if it had just arrived.
 
-    Its lease expiries are counted anew, and its session no longer holds it. A queued run for which
-    the operator was notified waits anew; its escalation steps are not repeated before a claim.
-    Raises `InvalidInput` for any other run, and as `find`.
+    Its count of lease expiries restarts, and its session no longer holds it. A queued run for which
+    the operator was notified starts to wait again; its escalation steps are not repeated before a
+    claim. Raises `InvalidInput` for any other run, and as `find`.
     """
     reason = validate_line(reason, "reason")
     async with ledger.write() as session:

@@ -26,7 +26,7 @@ MAX_RETENTION_AGE = timedelta(days=7)
 
 
 async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
-    """Delete one batch of tasks of which all runs have ended; return the number of runs deleted."""
+    """Delete one batch of tasks whose runs have all ended; return the number of runs deleted."""
     since = keep.since(ledger.now())
     ended_tasks = (
         select(TaskRunRow.task_id)

@@ -47,7 +47,7 @@ async def holder(session: AsyncSession, run: TaskRunRow) -> TaskSessionRow | Non
 
 
 def change_status(run: TaskRunRow, new: Status, now: datetime) -> None:
-    """Move a run that no session holds any more to another state, and invalidate its token.
+    """Move a run to a state in which no session holds it, and invalidate its token.
 
     A run that is queued again keeps its place; `requeue` gives it a new one.
     """

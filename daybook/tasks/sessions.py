@@ -92,7 +92,7 @@ async def register(
 async def report(
     ledger: Ledger, name: str, *, state: str | None = None, prompting: bool | None = None
 ) -> TaskSessionRow:
-    """Set what the session does now; None keeps a value. An expired session is live again.
+    """Set the session's state; None keeps a value. An expired session becomes live again.
 
     Raises `InvalidInput`, `NotFound`.
     """

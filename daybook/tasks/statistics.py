@@ -1,8 +1,8 @@
 """Report of a cycle, and the totals of all cycles, stored in the ledger as one fact.
 
 Every process reads the leader's totals there. Each cycle writes them in its transaction; a cycle
-without work leaves them as they are. A fact that cannot be read, such as one of another version,
-is started anew: only the time of the last rebuild affects a decision.
+without work leaves them as they are. A fact that cannot be read, for example one of another
+version, is reset: only the time of the last rebuild affects a decision.
 """
 
 from __future__ import annotations

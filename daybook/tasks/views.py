@@ -86,7 +86,7 @@ async def live_candidates(session: AsyncSession, now: datetime) -> list[Candidat
 
 
 async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
-    """Return tasks with their newest runs: live ones in the order of claims, then the latest ended.
+    """Return tasks with their newest runs: live ones in claim order, then the most recently ended.
 
     With ``status``, return only tasks whose newest run has that state.
     """

@@ -84,9 +84,9 @@ class WakeResult:
 async def wake_results(
     session: AsyncSession, under_way: Collection[str], now: datetime
 ) -> WakeResult:
-    """Return the results of these rows of the outbox so far.
+    """Return the results of these outbox rows so far.
 
-    All wakes that are under way for too long are withdrawn, also those that no statistics list.
+    Withdraw all wakes that have been under way for too long, even those that no statistics list.
     """
     results = WakeResult()
     overdue = update(OutboxRow).where(

@@ -1,4 +1,4 @@
-"""The definitions of the tools with which a task session claims tasks and ends them."""
+"""Definitions of the tools that a task session uses to claim and finish tasks."""
 
 from __future__ import annotations
 

@@ -327,7 +327,7 @@ class WorkerLoop:
         self._force_stop.set()
 
     async def shutdown(self) -> None:
-        """Take no further run; wait for active runs, end the rest and record their outcomes."""
+        """Stop taking runs; wait for active ones, then end the rest and record their outcomes."""
         self._stopping = True
         async with self._keep_up():
             await self.run_queue.wait_until_taken()

@@ -1,6 +1,6 @@
-"""Channels of our own block type: any service that apprise supports, by its URL.
+"""Channels of Daybook's own block type: any service that apprise supports, by its URL.
 
-They serve the services without a Prefect block: e-mail, Telegram, ntfy, Matrix and many more. The
+They cover services that have no Prefect block: e-mail, Telegram, ntfy, Matrix and many more. The
 whole URL is secret, and Prefect encrypts it. If the URL contains `{chat_id}`, one block serves many
 chats, and each job names its chat.
 """

@@ -77,12 +77,12 @@ class File:
 
 
 def folder() -> Path:
-    """Return the folder of all files of the channel `file`."""
+    """Return the folder that holds the files of the `file` channel."""
     return current_home().path / "out"
 
 
 def check_name(name: str) -> None:
-    """Raise `InvalidInput` if ``name`` is no legal file name there."""
+    """Raise `InvalidInput` if ``name`` is not a legal file name there."""
     if not _NAME.match(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise InvalidInput(
             "chat_id",

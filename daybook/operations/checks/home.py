@@ -29,7 +29,7 @@ def settings() -> list[Problem]:
 
 
 def home() -> list[Problem]:
-    """Check that the home can be written, or created."""
+    """Check that the home is writable or can be created."""
     path = current_home().path
     other_home = "export DAYBOOK_HOME=<a folder of your own>"
     nearest = next(place for place in (path, *path.parents) if place.exists())

@@ -37,7 +37,7 @@ _RESTORE_KEY = (
 
 
 async def ledger() -> list[Problem]:
-    """Check that the ledger can be opened by this program and written; a missing one is no
+    """Check that the ledger can be opened by this program and written; a missing one is not a
     problem.
     """
     if not _exists():
