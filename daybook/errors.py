@@ -1,4 +1,4 @@
-"""All errors that Daybook raises, in one tree.
+"""Errors that callers of Daybook meet, in one tree.
 
 ::
 

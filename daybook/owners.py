@@ -64,8 +64,8 @@ def validate_user_id(user_id: str) -> str:
 class Actor:
     """The party that a request is made for. ``via`` is the interface: `cli`, `mcp`, `api` or `run`.
 
-    The interface `run` stands for the tools of a run. ``user_id`` is the person whom an agent or a
-    program serves, by its own name for that person; empty if it gives none.
+    The interface `run` stands for the tools of a run. ``user_id`` is the person that an agent or a
+    program represents, in its own naming; empty if it names none.
     """
 
     owner: str = USER

@@ -1,4 +1,4 @@
-"""`daybook.context`: the agent and the person for whom a program acts."""
+"""`daybook.context`: the agent and the person that a program represents."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def context(agent: str = "", user: str = "") -> Iterator[Actor]:
 
     ``agent`` is the agent's id: jobs added inside belong to it (`agent:<id>`) and are subject to
     the operator's limits; no other jobs can be seen or changed. ``user`` is the id of the person
-    for whom the program acts, as the program names that person; it is stored with each job. An
-    omitted argument keeps its value from the enclosing context::
+    that the program represents, in the program's own naming; it is stored with each job. An omitted
+    argument keeps its value from the enclosing context::
 
         with daybook.context(agent="researcher", user="u-17"):
             await daybook.Client().add("Read the news", schedule="0 8 * * *")

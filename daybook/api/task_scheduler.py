@@ -160,8 +160,8 @@ async def cycle() -> dict[str, Any]:
     async with open_ledger() as ledger:
         report = await cycles.cycle(
             ledger,
-            ladder=model.load_policy(),
-            sink=_notify_prefect,
+            policy=model.load_policy(),
+            notifier=_notify_prefect,
             capabilities_of=_capabilities,
         )
         return report.as_json() | {"at": utc_text(report.at)}

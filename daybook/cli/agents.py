@@ -10,8 +10,7 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.model_options import ModelOptions
-from daybook.cli.options import Json
-from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Name = Annotated[str, Parameter(help="The agent's name.")]

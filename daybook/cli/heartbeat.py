@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Cron, Every, Json, Zone
-from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.options import Cron, Every, Json, Zone, prepare_prefect
 
 _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Job, JobOptions, Json, Prompt
-from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.options import Job, JobOptions, Json, Prompt, prepare_prefect
 from daybook.cli.runs import print_run_details
 from daybook.cli.skips import skip_fields
 from daybook.errors import InvalidInput, NotFound

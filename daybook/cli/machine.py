@@ -14,8 +14,7 @@ from cyclopts import Parameter
 from daybook import home as homes
 from daybook.cli import formatting as words
 from daybook.cli import output, sync
-from daybook.cli.options import Json
-from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
 
 

@@ -495,3 +495,16 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InvalidInput(field, "is no JSON object", _JSON_OBJECT_EXAMPLES.get(field, ""))
     return value
+
+
+def prepare_prefect() -> None:
+    """Point Prefect at the right server; call this before importing anything of Prefect.
+
+    From then on the process may hold a credential, so other processes of this user
+    cannot inspect it.
+    """
+    from daybook import home
+    from daybook.processes import proc
+
+    proc.deny_inspection()
+    home.configure_prefect()

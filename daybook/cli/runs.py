@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Job, Json
-from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.options import Job, Json, prepare_prefect
 from daybook.errors import InvalidInput
 
 POLL_INTERVAL_SECONDS = 1.0

@@ -8,8 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from daybook.cli import output
-from daybook.cli.options import Json
-from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
 
 Name = Annotated[str, Parameter(help="The secret's name.")]

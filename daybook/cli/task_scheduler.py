@@ -10,8 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Json
-from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput
 
 _NO_LEADER = "No keeper leads, so nobody is woken; `daybook keeper` starts one."

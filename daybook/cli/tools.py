@@ -10,8 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, header, parse_json_object
-from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.options import Json, header, parse_json_object, prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Server = Annotated[str, Parameter(help="The server's name.")]

@@ -35,7 +35,7 @@ from daybook.tools.server_blocks import PrefectServers
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """An agent, the request to it, the tools that it may call, and for whom it then acts."""
+    """An agent, the request to it, its tools, and the actor of Daybook's own tools."""
 
     agent: Agent
     request: AgentRequest = field(repr=False)
@@ -103,7 +103,7 @@ def _report_usage(usage: dict[str, Any]) -> None:
 
 
 def actor_of(granted: Granted, agent: str) -> Actor:
-    """Return for whom the agent's Daybook tools act: the agent that owns the job, else itself."""
+    """Return the actor of the agent's Daybook tools: the agent that owns the job, else itself."""
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
     return Actor(owner, (row.user_id or "") if row is not None else "", "run")

@@ -301,8 +301,8 @@ class Keeper:
 
         scheduler = Scheduler(
             self._ledger,
-            ladder=model.load_policy,
-            sink=notifier.prefect_notifier(client),  # the client checks the leadership first
+            policy=model.load_policy,
+            notifier=notifier.prefect_notifier(client),  # the client checks the leadership first
             capabilities_of=partial(documents.capabilities, client),
         )
         try:

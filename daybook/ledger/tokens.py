@@ -1,4 +1,4 @@
-"""Access tokens for MCP over HTTP: whom a token's bearer works for.
+"""Access tokens for MCP over HTTP, each with the owner that its bearer represents.
 
 Only the token's digest is stored. A bearer is looked up by the digest of the token it presents, so
 the time of the look-up reveals nothing about any token. Functions take a session of `Ledger.write`

@@ -20,9 +20,7 @@ leaves a held row, whose lease expires.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -34,7 +32,7 @@ from daybook.ledger import states
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.runs import claim_requests, decision, leases, outcomes, overlap, rows, sessions, slots
+from daybook.runs import claim_requests, decision, leases, outcomes, overlap, rows, sessions
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
 from daybook.runs.claim_rules import RULES
 from daybook.timing import TIMING
@@ -285,13 +283,3 @@ async def link_prefect_run(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bo
         row.prefect_runs += 1
         session.add(row)
         return True
-
-
-async def next_for_slot(
-    session: AsyncSession,
-    now: datetime,
-    most: int,
-    classes: Mapping[str, int] = MappingProxyType({}),
-) -> list[RunRow]:
-    """Return the runs that the free slots of ``most`` can take now, by due time."""
-    return await slots.next_up(session, now, most, classes)

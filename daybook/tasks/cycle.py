@@ -71,18 +71,18 @@ NEEDS_ATTENTION = "needs_attention"
 async def cycle(
     ledger: Ledger,
     *,
-    ladder: EscalationPolicy,
-    sink: Notifier,
+    policy: EscalationPolicy,
+    notifier: Notifier,
     capabilities_of: CapabilityLoader,
     refused: InvalidInput | None = None,
 ) -> CycleReport:
     """Run one cycle and return its report.
 
     A failure outside the ledger is listed in the report, and the next cycle tries again.
-    ``refused`` says why ``ladder`` is not the policy in the settings; the report lists it, too.
+    ``refused`` says why ``policy`` is not the one in the settings; the report lists it, too.
     Raises `LedgerUnreachable`.
     """
-    findings = await _inspect(ledger, ladder)
+    findings = await _inspect(ledger, policy)
     report = findings.report
     if refused is not None:
         report.error("[tasks] stays as it was", refused)
@@ -93,10 +93,10 @@ async def cycle(
     capable = await _load_capabilities(capabilities_of, report) if may_request_worker else None
     async with ledger.write() as session:
         report.at = ledger.now()
-        work = _Cycle(session, ledger.id, ladder, capable, report)
+        work = _Cycle(session, ledger.id, policy, capable, report)
         await work.do(recovery_failed=recovery_failed)
     if work.starving:
-        await _notify(ledger, sink, work.starving, report)
+        await _notify(ledger, notifier, work.starving, report)
     return report
 
 
@@ -113,7 +113,7 @@ class _Findings:
     asks: bool = False
 
 
-async def _inspect(ledger: Ledger, ladder: EscalationPolicy) -> _Findings:
+async def _inspect(ledger: Ledger, policy: EscalationPolicy) -> _Findings:
     live = (
         select(
             TaskRunRow.status,
@@ -142,7 +142,7 @@ async def _inspect(ledger: Ledger, ladder: EscalationPolicy) -> _Findings:
         if status == Status.NEEDS_ATTENTION or attention:
             findings.report.add(NEEDS_ATTENTION, id_)
         if status == Status.QUEUED and not paused and not only_waits:
-            owed = model.escalate(ladder, now - queued_at, starved, tiers)
+            owed = model.escalate(policy, now - queued_at, starved, tiers)
             findings.asks |= REQUEST_WORKER in owed.steps
     findings.anything = bool(findings.report.pending or findings.over or under_way)
     return findings
@@ -417,7 +417,7 @@ def _record_step(
 
 
 async def _notify(
-    ledger: Ledger, sink: Notifier, starving: Sequence[StarvingRun], report: CycleReport
+    ledger: Ledger, notifier: Notifier, starving: Sequence[StarvingRun], report: CycleReport
 ) -> None:
     """Report each starving run, and record which reports succeeded.
 
@@ -431,7 +431,7 @@ async def _notify(
             break
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
-                await sink(each)
+                await notifier(each)
         except EventRejected as error:
             report.error("Prefect does not take the event of a run that starves", error)
             continue

@@ -10,16 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from daybook import owners, settings
+from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.names import validate_line, validate_name
 from daybook.schedules import durations
-from daybook.settings import Settings
 from daybook.validation import as_pydantic, from_pydantic, raising_pydantic_error
+
+if TYPE_CHECKING:
+    from daybook.settings import Settings
 
 PRIORITIES = ("urgent", "high", "medium", "low")
 """From first to last; `priority` in the ledger is the index in this tuple."""
@@ -205,20 +207,20 @@ class EscalationDue:
 
 
 def escalate(
-    ladder: EscalationPolicy, queued_for: timedelta, cycles: int, taken: Iterable[str]
+    policy: EscalationPolicy, queued_for: timedelta, cycles: int, taken: Iterable[str]
 ) -> EscalationDue:
     """Count one cycle of a queued run, and return the new count and the steps that are due.
 
     ``cycles`` is the count before, ``taken`` are the steps already taken. A step that failed does
     not count as taken, and is due again in the next cycle.
     """
-    if not ladder.starve_after or queued_for < ladder.starve_after:
+    if not policy.starve_after or queued_for < policy.starve_after:
         return EscalationDue(cycles, ())
     done = set(taken)
     due_steps = (
         name
         for name in ESCALATION_STEPS
-        if cycles + 1 >= getattr(ladder, name) and name not in done
+        if cycles + 1 >= getattr(policy, name) and name not in done
     )
     return EscalationDue(cycles + 1, tuple(due_steps))
 
@@ -229,6 +231,8 @@ def load_policy(found: Settings | None = None) -> EscalationPolicy:
     Called for each cycle, because the file may have changed. Raises `InvalidInput` naming the
     variable, or the file and the key.
     """
+    from daybook import settings  # slow to import, and this module is pure
+
     found = found or settings.load()
     try:
         return EscalationPolicy.of(found.tasks)

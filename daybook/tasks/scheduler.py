@@ -26,7 +26,7 @@ CycleRunner = Callable[[Cycle], Awaitable[object]]
 class Scheduler:
     """Repeats the cycle until it is stopped; it cannot be started again.
 
-    ``ladder`` is called for each cycle, because the settings may have changed. If it raises
+    ``policy`` is called for each cycle, because the settings may have changed. If it raises
     `InvalidInput`, the last valid policy stays in force, and the report says so.
     """
 
@@ -34,12 +34,12 @@ class Scheduler:
         self,
         ledger: Ledger,
         *,
-        ladder: Callable[[], EscalationPolicy],
-        sink: Notifier,
+        policy: Callable[[], EscalationPolicy],
+        notifier: Notifier,
         capabilities_of: CapabilityLoader,
     ) -> None:
-        self._ledger, self._load_policy = ledger, ladder
-        self._notifier, self._capabilities_of = sink, capabilities_of
+        self._ledger, self._load_policy = ledger, policy
+        self._notifier, self._capabilities_of = notifier, capabilities_of
         self._stopped = asyncio.Event()
         self._policy: EscalationPolicy | None = None
 
@@ -73,8 +73,8 @@ class Scheduler:
             refused = error
         return await cycle(
             self._ledger,
-            ladder=self._policy,
-            sink=self._notifier,
+            policy=self._policy,
+            notifier=self._notifier,
             capabilities_of=self._capabilities_of,
             refused=refused,
         )

@@ -42,9 +42,9 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
         agent = pydantic_ai.Agent("openai:gpt-5", toolsets=[daybook.toolset(agent="researcher")])
 
     ``agent`` is the id of the agent that uses them: it owns its jobs, under the operator's limits;
-    the default is the agent of `daybook.context`, else `program`. ``user`` is the person for whom
-    it acts. ``tools`` are the names of the tools to offer; the default is all. The model receives a
-    tool's error as text. Raise `InvalidInput` for an unknown tool name.
+    the default is the agent of `daybook.context`, else `program`. ``user`` is the person that it
+    represents. ``tools`` are the names of the tools to offer; the default is all. The model
+    receives a tool's error as text. Raise `InvalidInput` for an unknown tool name.
     """
     from daybook.agents.model_tools import OfferedTools
 

@@ -34,8 +34,8 @@ async def _told(starving: StarvingRun) -> None:
 
 
 async def _cycle(world: World, receiver: ReceiverProcess) -> CycleReport:
-    ladder = EscalationPolicy(wake_url=f"{receiver.address}/wake?key=private")
-    return await cycle.cycle(world.ledger, ladder=ladder, sink=_told, capabilities_of=_capable)
+    policy = EscalationPolicy(wake_url=f"{receiver.address}/wake?key=private")
+    return await cycle.cycle(world.ledger, policy=policy, notifier=_told, capabilities_of=_capable)
 
 
 async def _wakes(world: World) -> list[OutboxRow]:

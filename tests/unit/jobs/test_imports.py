@@ -1,4 +1,4 @@
-"""Schedules and jobs, except the store, import nothing heavy: commands start fast."""
+"""Models, rules and schedules import nothing heavy: commands start fast."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def test_pure_modules_import_nothing_heavy() -> None:
         for path in sorted((PACKAGE / name).glob("*.py"))
         if path.stem not in {"__init__", "store"}
     ]
+    modules += [f"daybook.{name}" for name in ("names", "owners", "validation", "tasks.model")]
     assert {"daybook.jobs.model", "daybook.schedules.due"} <= set(modules)
 
     code = f"import sys, {', '.join(modules)}"

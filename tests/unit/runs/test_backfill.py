@@ -9,7 +9,7 @@ import pytest
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import backfill, claims, leases, waiting_runs
+from daybook.runs import backfill, claims, leases, slots, waiting_runs
 from daybook.runs.claim_requests import Finished, Granted, Waiting
 from tests.world import World
 
@@ -94,7 +94,7 @@ async def test_what_is_due_meanwhile_waits_for_one_of_them_only(world: World) ->
     await world.settle(running, Status.SUCCEEDED)
 
     async with world.ledger.read() as session:
-        woken = await claims.next_for_slot(session, world.clock.now(), 4)
+        woken = await slots.next_up(session, world.clock.now(), 4, {})
     assert [row.due for row in woken] == [offer.due]
     assert isinstance(await world.claim(world.offer_of(rows[1])), Waiting)
     assert isinstance(await world.claim(offer), Granted)

@@ -13,7 +13,7 @@ import pytest
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.runs import claim_requests, claims
+from daybook.runs import claim_requests, claims, slots
 from daybook.runs.claim_requests import ClaimRequest, Granted, Waiting
 from tests.world import World
 
@@ -54,7 +54,7 @@ def _offers(world: World, jobs: list[StoredJob], most: int) -> list[ClaimRequest
 
 async def _next(world: World, most: int) -> list[str | None]:
     async with world.ledger.read() as session:
-        found = await claims.next_for_slot(session, world.clock.now(), most, LIMITS)
+        found = await slots.next_up(session, world.clock.now(), most, LIMITS)
     return [row.flow_run_id for row in found]
 
 

@@ -10,7 +10,7 @@ import pytest
 from daybook.jobs import upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Outcome, Status
-from daybook.runs import audit, claims, leases
+from daybook.runs import audit, claims, leases, slots
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
@@ -85,7 +85,7 @@ async def test_the_keeper_s_judgement_wakes_what_waits_for_it(world: World) -> N
     await _judged(world)
 
     async with world.ledger.read() as session:
-        (woken,) = await claims.next_for_slot(session, world.clock.now(), 1)
+        (woken,) = await slots.next_up(session, world.clock.now(), 1, {})
     assert (woken.occurrence, woken.status) == (offer.occurrence, "waiting")
     assert isinstance(await world.claim(offer), Granted)
 

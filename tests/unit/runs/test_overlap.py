@@ -11,7 +11,7 @@ import pytest
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.runs import claims, leases
+from daybook.runs import claims, leases, slots
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
@@ -37,7 +37,7 @@ async def _next(
 async def _woken(world: World, most: int = 4) -> list[str]:
     """What the end of a run wakes: the due times, as minutes and seconds."""
     async with world.ledger.read() as session:
-        found = await claims.next_for_slot(session, world.clock.now(), most)
+        found = await slots.next_up(session, world.clock.now(), most, {})
     return [f"{row.due:%M:%S}" for row in found]
 
 

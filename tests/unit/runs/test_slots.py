@@ -47,7 +47,7 @@ def _offers(world: World, jobs: list[StoredJob], **changes: Any) -> list[ClaimRe
 
 async def _next(world: World, most: int) -> list[RunRow]:
     async with world.ledger.read() as session:
-        return await claims.next_for_slot(session, world.clock.now(), most)
+        return await slots.next_up(session, world.clock.now(), most, {})
 
 
 async def test_one_more_than_the_limit_waits_and_says_so(world: World) -> None:

@@ -35,12 +35,12 @@ class Away(Exception):
 
 @dataclass
 class Cycling:
-    """A queue with its scheduler. ``capable`` is what agents can do, ``told`` what the sink got;
-    with ``away`` both fail.
+    """A queue with its scheduler. ``capable`` is what agents can do, ``told`` what the notifier
+    got; with ``away`` both fail.
     """
 
     world: World
-    ladder: EscalationPolicy = field(default_factory=EscalationPolicy)
+    policy: EscalationPolicy = field(default_factory=EscalationPolicy)
     capable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     told: list[StarvingRun] = field(default_factory=list)
     away: bool = False
@@ -49,12 +49,12 @@ class Cycling:
     def scheduler(self, ledger: Ledger | None = None) -> Scheduler:
         return Scheduler(
             ledger or self.world.ledger,
-            ladder=lambda: self.ladder,
-            sink=self.sink,
+            policy=lambda: self.policy,
+            notifier=self.notifier,
             capabilities_of=self.capabilities,
         )
 
-    async def sink(self, starving: StarvingRun) -> None:
+    async def notifier(self, starving: StarvingRun) -> None:
         if self.away:
             raise Away("no answer")
         self.told.append(starving)

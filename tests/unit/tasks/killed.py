@@ -26,7 +26,7 @@ def _kill(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _cycle(address: str, clock: ManualClock, ladder: EscalationPolicy, when: When) -> None:
+def _cycle(address: str, clock: ManualClock, policy: EscalationPolicy, when: When) -> None:
     async def capable() -> dict[str, frozenset[str]]:
         return CAPABLE
 
@@ -44,14 +44,14 @@ def _cycle(address: str, clock: ManualClock, ladder: EscalationPolicy, when: Whe
 
             if when == "before":
                 event.listen(engine, "before_cursor_execute", asks)
-            await cycle(ledger, ladder=ladder, sink=told, capabilities_of=capable)
+            await cycle(ledger, policy=policy, notifier=told, capabilities_of=capable)
 
     asyncio.run(one())
 
 
-def killed(address: str, clock: ManualClock, ladder: EscalationPolicy, when: When) -> int | None:
+def killed(address: str, clock: ManualClock, policy: EscalationPolicy, when: When) -> int | None:
     """Let a process of its own do that, up to its end; the exit code."""
-    child = CONTEXT.Process(target=_cycle, args=(address, clock, ladder, when))
+    child = CONTEXT.Process(target=_cycle, args=(address, clock, policy, when))
     child.start()
     child.join(60)
     return child.exitcode

@@ -172,8 +172,8 @@ async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
     scheduler = Scheduler(
         world.ledger,
-        ladder=model.load_policy,
-        sink=cycling.sink,
+        policy=model.load_policy,
+        notifier=cycling.notifier,
         capabilities_of=cycling.capabilities,
     )
     with pytest.raises(InvalidInput, match="DAYBOOK_TASKS: starved: "):
@@ -191,8 +191,8 @@ async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
     held, waiting = await world.tasks.claimed(), await world.tasks.add(capabilities=["gpu"])
     scheduler = Scheduler(
         world.ledger,
-        ladder=model.load_policy,
-        sink=cycling.sink,
+        policy=model.load_policy,
+        notifier=cycling.notifier,
         capabilities_of=cycling.capabilities,
     )
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "4m"}')
@@ -220,8 +220,8 @@ async def test_who_leads_late_knows_the_ladder_from_its_start(
     cycling = Cycling(world)
     scheduler = Scheduler(
         world.ledger,
-        ladder=model.load_policy,
-        sink=cycling.sink,
+        policy=model.load_policy,
+        notifier=cycling.notifier,
         capabilities_of=cycling.capabilities,
     )
     await world.tasks.claimed()

@@ -1,4 +1,4 @@
-"""The ladder: what is done for a run that nobody claims, each step once."""
+"""Escalation: the steps for a run that no session claims, each taken once."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_a_run_starves_exactly_after_its_time(world: World) -> None:
 
 async def test_an_age_of_nothing_switches_it_off(world: World) -> None:
     cycling, run_id = await starving(world)
-    cycling.ladder = EscalationPolicy(starve_after=timedelta(0))
+    cycling.policy = EscalationPolicy(starve_after=timedelta(0))
     await cycles(cycling, 15)
     run = await world.tasks.run(run_id)
     assert (run.starved_cycles, run.tiers, cycling.told, cycling.asked) == (0, [], [], 0)
@@ -321,14 +321,14 @@ async def test_a_worker_is_asked_for_once_though_the_cycle_is_killed(
     world: World, when: killed.When
 ) -> None:
     cycling, run_id = await starving(world)
-    cycling.ladder = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
+    cycling.policy = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
     await cycles(cycling, 1)
     if when == "after":  # both steps in one cycle: it is killed when Prefect was told
-        cycling.ladder = EscalationPolicy(fan_out=3, request_worker=4, starved=5)
+        cycling.policy = EscalationPolicy(fan_out=3, request_worker=4, starved=5)
         await cycles(cycling, 2)
-        cycling.ladder = EscalationPolicy(fan_out=1, request_worker=3, starved=4)
+        cycling.policy = EscalationPolicy(fan_out=1, request_worker=3, starved=4)
     world.clock.move(CYCLE)
-    code = killed.killed(world.ledger.address, world.clock, cycling.ladder, when)
+    code = killed.killed(world.ledger.address, world.clock, cycling.policy, when)
     assert code == -signal.SIGKILL
     assert len(await cycling.requests()) == (when == "after")
 
@@ -381,7 +381,9 @@ async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(world: 
     steps = EscalationPolicy(fan_out=1, request_worker=2, starved=3)
     world.clock.move(STARVED)
     for _ in range(4):
-        report = await cycle(world.ledger, ladder=steps, sink=particular, capabilities_of=capable)
+        report = await cycle(
+            world.ledger, policy=steps, notifier=particular, capabilities_of=capable
+        )
         world.clock.move(CYCLE)
     assert told == ["low"]
     assert "starved" in (await world.tasks.run(good.id)).tiers
@@ -403,7 +405,7 @@ async def test_a_run_that_is_claimed_while_it_is_told_begins_anew(world: World) 
         return {}
 
     world.clock.move(CYCLE)
-    await cycle(world.ledger, ladder=EscalationPolicy(), sink=slow, capabilities_of=capable)
+    await cycle(world.ledger, policy=EscalationPolicy(), notifier=slow, capabilities_of=capable)
     assert [each.run_id for each in told] == [run_id]
     assert (await world.tasks.run(run_id)).tiers == []
 
@@ -476,7 +478,7 @@ async def test_one_that_is_given_back_while_it_is_told_begins_anew(world: World)
 
     world.clock.move(CYCLE)
     await cycle(
-        world.ledger, ladder=EscalationPolicy(), sink=slow, capabilities_of=cycling.capabilities
+        world.ledger, policy=EscalationPolicy(), notifier=slow, capabilities_of=cycling.capabilities
     )
 
     run = await world.tasks.run(run_id)

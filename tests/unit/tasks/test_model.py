@@ -1,4 +1,4 @@
-"""What a task and a session may say of themselves, and the arithmetic of the ladder."""
+"""The fields of a task and a session, and the arithmetic of the escalation policy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from daybook.tasks.model import EscalationPolicy, escalate
 STARVING = timedelta(minutes=2)
 
 
-def steps(ladder: EscalationPolicy, queued_for: timedelta, cycles: int) -> list[tuple[int, str]]:
+def steps(policy: EscalationPolicy, queued_for: timedelta, cycles: int) -> list[tuple[int, str]]:
     """The steps that so many cycles owe, each with the number of its cycle, all of them taken."""
     count, taken = 0, list[tuple[int, str]]()
     for number in range(1, cycles + 1):
-        owed = escalate(ladder, queued_for, count, [step for _, step in taken])
+        owed = escalate(policy, queued_for, count, [step for _, step in taken])
         count = owed.cycles
         taken += [(number, step) for step in owed.steps]
     return taken
@@ -35,8 +35,8 @@ def test_each_step_is_owed_once_and_at_its_cycle() -> None:
 
 
 def test_steps_of_its_own() -> None:
-    ladder = EscalationPolicy(fan_out=1, request_worker=2, starved=3, needs_attention=9)
-    assert [number for number, _ in steps(ladder, STARVING, 9)] == [1, 2, 3, 9]
+    policy = EscalationPolicy(fan_out=1, request_worker=2, starved=3, needs_attention=9)
+    assert [number for number, _ in steps(policy, STARVING, 9)] == [1, 2, 3, 9]
 
 
 def test_below_the_age_no_cycle_counts() -> None:

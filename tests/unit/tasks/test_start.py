@@ -1,4 +1,4 @@
-"""A ladder that is wrong stops what would act by it when it starts, before it does anything."""
+"""A wrong escalation policy stops every process that would apply it, when the process starts."""
 
 from __future__ import annotations
 
