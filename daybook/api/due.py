@@ -84,4 +84,4 @@ def _valid_count(count: int) -> int:
 
 
 def _view(schedule: Schedule, due: list[dict[str, str]]) -> dict[str, Any]:
-    return {"schedule": views.schedule(schedule), "words": describe(schedule), "due": due}
+    return {"schedule": schedule.to_json(), "words": describe(schedule), "due": due}

@@ -20,7 +20,6 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.owners import Actor
 from daybook.runs import history, outcomes
-from daybook.schedules.schedule import At
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -128,8 +127,8 @@ async def resume(ref: str) -> dict[str, Any]:
 
     def on(stored: StoredJob, _: Collection[str], now: datetime) -> Job:
         schedule = stored.job.schedule
-        if not stored.job.enabled and isinstance(schedule, At) and schedule.at <= now:
-            problem = f"{views.utc_text(schedule.at)} has passed"
+        if not stored.job.enabled and schedule.has_passed(now):
+            problem = f"{views.utc_text(schedule.only_due)} has passed"
             raise InvalidInput("at", problem, f"`daybook edit {ref} --at …` gives a new time")
         if not stored.job.enabled and store.has_had_all_runs(stored.row, stored.job):
             problem = f"it has had its {stored.row.run_count}"

@@ -29,7 +29,7 @@ from daybook.api.sync_wrapper import SyncWrapper
 from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.processes.ending import wait_shielded
 from daybook.schedules.due import next_due
-from daybook.schedules.schedule import Cron, Every, Schedule, make
+from daybook.schedules.schedule import Schedule, make
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,6 @@ class Recurring(SyncWrapper):
             running.cancel()
 
     async def _run_schedule(self, task: RecurringTask) -> None:
-        assert isinstance(task.schedule, Cron | Every)
         due = next_due(task.schedule, self._clock.now())
         while due is not None:
             await self._clock.wait_until(due)

@@ -15,7 +15,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
-from daybook.schedules import schedule
+from daybook.schedules.schedule import one_time
 
 
 async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
@@ -57,11 +57,10 @@ async def snooze(ref: str, until: str | None) -> dict[str, Any]:
             stored.row.snoozed_until = None
             return
         try:
-            moment = schedule.make(at=until, timezone=stored.job.schedule.timezone, now=now)
+            moment = one_time(until, "until", stored.job.schedule.timezone, now)
         except InvalidInput as error:
             legal = "write 2027-01-15T09:00, or in 2h"
             raise InvalidInput("until", error.problem, legal) from error
-        assert isinstance(moment, schedule.At)
         stored.row.snoozed_until = moment.at
 
     return await _changed(ref, change)

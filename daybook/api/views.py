@@ -16,9 +16,8 @@ from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import due_times
 from daybook.ledger.run_json import run, utc_text
 from daybook.ledger.states import Delivery
-from daybook.schedules import durations
 from daybook.schedules.descriptions import describe
-from daybook.schedules.schedule import At, Cron, Every, Schedule, zone
+from daybook.schedules.schedule import Schedule, zone
 
 if TYPE_CHECKING:
     from daybook.jobs.model import Job
@@ -33,7 +32,6 @@ __all__ = [
     "job",
     "recipients",
     "run",
-    "schedule",
     "utc_text",
 ]
 
@@ -69,22 +67,6 @@ def due_of_job(stored: StoredJob, after: datetime, count: int) -> list[dict[str,
     return due(job.schedule, start, count, job.policy, stored.row.skips)
 
 
-def schedule(value: Schedule) -> dict[str, Any]:
-    """Return `{"kind", "expr" | "every" | "at", "timezone"}`."""
-    plain: dict[str, Any] = {"kind": value.kind}
-    match value:
-        case Cron():
-            plain["expr"] = value.expr
-        case Every():
-            plain["every"] = durations.to_text(value.every)
-            plain["anchor"] = utc_text(value.anchor)
-        case At():
-            plain["at"] = value.at.astimezone(zone(value.timezone)).isoformat()
-        case _:
-            pass
-    return plain | {"timezone": value.timezone}
-
-
 def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
     """Return one job; `next_due` is empty for a disabled one.
 
@@ -101,7 +83,7 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
         "enabled": definition.enabled,
         "disabled_reason": row.disabled_reason,
         "deployment": f"{row.kind}/{row.slug}",
-        "schedule": schedule(definition.schedule),
+        "schedule": definition.schedule.to_json(),
         "words": describe(definition.schedule),
         "next_due": [each["local"] for each in upcoming],
         "skips": [

@@ -25,12 +25,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
-import anyio
 from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 
@@ -42,6 +41,7 @@ from daybook.jobs.policy import MAX_REQUESTED_DELAY, Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import occurrence, states
+from daybook.processes.ending import wait_shielded
 from daybook.runs.claim_requests import Granted
 from daybook.timing import TIMING
 
@@ -72,8 +72,6 @@ Prepare = Callable[[Granted], Awaitable[Act]]
 
 STOP_ERRORS = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
 """How the end of this process reaches a flow; Prefect's SIGTERM handler raises anywhere."""
-
-_MAX_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -201,23 +199,5 @@ async def _record_interruption(ledger: Ledger, granted: Granted) -> None:
 
 
 async def _run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run ``work`` to its end even if this task is stopped; the stop takes effect afterwards.
-
-    A loop that is torn down cancels every task, including the one for ``work``, which is then
-    repeated.
-    """
-    task = asyncio.ensure_future(work())
-    try:
-        await asyncio.shield(task)
-    except STOP_ERRORS:
-        with anyio.CancelScope(shield=True):  # a scope cancels at each turn of the loop
-            for _ in range(_MAX_TRIES):
-                while not task.done():
-                    with suppress(asyncio.CancelledError):
-                        await asyncio.wait({task})
-                if not task.cancelled():
-                    break
-                task = asyncio.ensure_future(work())
-        if task.done() and not task.cancelled():
-            task.exception()  # mark it as retrieved: the stop is raised
-        raise
+    """Run ``work`` to its end even if this task is stopped; the stop takes effect afterwards."""
+    await wait_shielded(asyncio.create_task(work()), repeat=work)

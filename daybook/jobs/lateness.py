@@ -12,7 +12,7 @@ from typing import Literal
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import next_due
 from daybook.schedules.descriptions import duration_in_words
-from daybook.schedules.schedule import At, Cron, Every, OnDemand
+from daybook.schedules.schedule import Schedule
 
 ON_TIME_GRACE = timedelta(seconds=60)
 MIN_WINDOW = timedelta(seconds=60)
@@ -46,9 +46,7 @@ class Following:
     due: datetime | None
 
 
-def window(
-    schedule: Cron | Every | At | OnDemand, due: datetime, policy: Policy | None = None
-) -> timedelta:
+def window(schedule: Schedule, due: datetime, policy: Policy | None = None) -> timedelta:
     """Return how late this due time may still run: half the gap to the next one, 60 s to 2 h.
 
     For a one-time job it is always 24 h.
@@ -56,10 +54,8 @@ def window(
     return _window(schedule, due, next_due(schedule, policy or Policy(), due))
 
 
-def _window(
-    schedule: Cron | Every | At | OnDemand, due: datetime, following: datetime | None
-) -> timedelta:
-    if isinstance(schedule, At):
+def _window(schedule: Schedule, due: datetime, following: datetime | None) -> timedelta:
+    if schedule.only_due is not None:
         return ONE_TIME_WINDOW
     if following is None:
         return MAX_WINDOW
@@ -67,7 +63,7 @@ def _window(
 
 
 def judge(
-    schedule: Cron | Every | At | OnDemand,
+    schedule: Schedule,
     due: datetime,
     now: datetime,
     policy: Policy | None = None,

@@ -31,7 +31,7 @@ from daybook.names import default_name, free_name, validate_name
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
-from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
+from daybook.schedules.schedule import Schedule
 from daybook.validation import raising_invalid_input, raising_pydantic_error, unknown_field
 
 __all__ = [
@@ -366,7 +366,7 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
 
 def _bounded(job: Job, now: datetime) -> Job:
     """Return ``job`` if its policy suits its schedule and it is ever due. Raises `InvalidInput`."""
-    if job.policy.delete_after_run and not isinstance(job.schedule, At):
+    if job.policy.delete_after_run and job.schedule.only_due is None:
         raise InvalidInput("delete_after_run", "only a job that is due once is removed", "give at")
     if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
         given = [name for name in bounds.FIELDS if getattr(job.policy, name)]
@@ -413,8 +413,8 @@ def _schedule(
     given: Mapping[str, object],
     timezone: str,
     now: datetime,
-    current: Cron | Every | At | OnDemand | None,
-) -> Cron | Every | At | OnDemand:
+    current: Schedule | None,
+) -> Schedule:
     when = [name for name in _SCHEDULE_FIELDS if name in given]
     if "schedule" in when:
         if len(when) > 1:

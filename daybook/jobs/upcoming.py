@@ -12,7 +12,7 @@ from itertools import takewhile
 
 from daybook.jobs.policy import Policy
 from daybook.schedules import bounds, due
-from daybook.schedules.schedule import At, Cron, Every, OnDemand
+from daybook.schedules.schedule import Schedule
 
 MAX_SKIPS = 1_000
 """Number of times in a row that the bounds may skip a due time before there is none in sight.
@@ -22,7 +22,7 @@ An interval may take years to reach the active hours, and some cron expressions 
 
 
 def due_times(
-    schedule: Cron | Every | At | OnDemand,
+    schedule: Schedule,
     policy: Policy,
     *,
     after: datetime,
@@ -51,21 +51,17 @@ def due_times(
         after, inclusive, skips = next_candidate, True, skips + 1
 
 
-def next_due(
-    schedule: Cron | Every | At | OnDemand, policy: Policy, after: datetime
-) -> datetime | None:
+def next_due(schedule: Schedule, policy: Policy, after: datetime) -> datetime | None:
     """Return the first due time strictly after ``after``, in UTC; None if none is in sight."""
     return next(due_times(schedule, policy, after=after), None)
 
 
-def is_due(schedule: Cron | Every | At | OnDemand, policy: Policy, instant: datetime) -> bool:
+def is_due(schedule: Schedule, policy: Policy, instant: datetime) -> bool:
     """Return whether exactly this instant is a due time."""
     return due.is_due(schedule, instant) and not exclusion_reason(schedule, policy, instant)
 
 
-def exclusion_reason(
-    schedule: Cron | Every | At | OnDemand, policy: Policy, instant: datetime
-) -> str:
+def exclusion_reason(schedule: Schedule, policy: Policy, instant: datetime) -> str:
     """Return why the bounds exclude a due time of the schedule, or "" if they do not."""
     return bounds.read_bounds(policy, schedule.timezone).exclusion_reason(instant)
 
@@ -79,7 +75,7 @@ def stagger_offset(job_id: str, stagger: timedelta | None) -> timedelta:
 
 
 def between(
-    schedule: Cron | Every | At | OnDemand, policy: Policy, start: datetime, end: datetime
+    schedule: Schedule, policy: Policy, start: datetime, end: datetime
 ) -> Iterator[datetime]:
     """Return the due times in (start, end]."""
     return takewhile(lambda instant: instant <= end, due_times(schedule, policy, after=start))

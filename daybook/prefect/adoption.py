@@ -40,7 +40,6 @@ from daybook.prefect import links as records
 from daybook.prefect.deployments import ListedDeployment
 from daybook.prefect.fingerprints import RETRY_INTERVAL_SECONDS
 from daybook.prefect.report import ReconcileReport
-from daybook.schedules.schedule import At
 from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
@@ -135,7 +134,6 @@ def _job(
     if isinstance(action, Heartbeat) and "file" not in observed.parameters:
         # All parameters of a heartbeat have defaults: without any, the deployment is a template.
         raise InvalidInput("file", "is missing", f"write which, such as {DEFAULT_ORDERS_FILE}")
-    has_passed = isinstance(schedule, At) and schedule.at <= now
     own_tags = [
         tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)
     ]
@@ -146,7 +144,7 @@ def _job(
                 "kind": kind,
                 "description": projection.own_description(observed.description),
                 "tags": own_tags,
-                "enabled": observed.enabled and not has_passed,
+                "enabled": observed.enabled and not schedule.has_passed(now),
                 "action": action,
                 "schedule": schedule,
                 "policy": policy,
@@ -165,6 +163,6 @@ def _name(given: str) -> str:
 def _disabled_reason(job: Job, now: datetime) -> str:
     if job.enabled:
         return ""
-    if isinstance(job.schedule, At) and job.schedule.at <= now:
+    if job.schedule.has_passed(now):
         return f"{store.FIRED_REASON} before it was taken over"
     return "switched off in Prefect"

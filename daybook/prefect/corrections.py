@@ -34,7 +34,6 @@ from daybook.ledger.tables import JobRow
 from daybook.prefect import deployment, flow_runs, projection, states
 from daybook.runs import corrections
 from daybook.schedules import due as spec_due
-from daybook.schedules.schedule import Cron
 from daybook.schedules.zones import next_change, zone
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ async def _jobs_to_compare(
 def _next_clock_change(stored: StoredJob, now: datetime) -> datetime | None:
     """Return when the clocks of the job's time zone change, if that is near."""
     schedule = stored.job.schedule
-    if not stored.job.enabled or not isinstance(schedule, Cron):
+    if not stored.job.enabled or not schedule.follows_wall_clock:
         return None
     floor = now.replace(microsecond=0)
     return next_change(

@@ -23,7 +23,6 @@ from daybook.jobs.store import StoredJob
 from daybook.prefect import parameter_schema, projection
 from daybook.prefect.projection import SCHEDULE_SLUG, Projection
 from daybook.schedules.descriptions import describe
-from daybook.schedules.schedule import At, Cron, Every
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -119,7 +118,7 @@ def _schedule_from(stored: StoredJob) -> datetime:
     claim judges it.
     """
     now, changed = SYSTEM_CLOCK.now(), stored.revision.effective_from
-    one_time = isinstance(stored.job.schedule, At)
+    one_time = stored.job.schedule.only_due is not None
     # Plus a tick: an interval is not due at its anchor, which a change at a whole second hits.
     return min(now, changed + _TICK) if one_time or now - changed <= ON_TIME_GRACE else now
 
@@ -133,11 +132,8 @@ def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict
     """
     (schedule,) = projection.to_prefect_schedules(target.schedule)
     ours = stored.job.schedule
-    has_seconds = isinstance(ours, Cron) and len(ours.expr.split()) == 6
-    ui_describes_it = isinstance(ours, Every) or (isinstance(ours, Cron) and not has_seconds)
-    slug_text = (
-        slugify(f"{SCHEDULE_SLUG}-{describe(ours)}") if slug or not ui_describes_it else None
-    )
+    needs_slug = slug or not ours.prefect_describes_it
+    slug_text = slugify(f"{SCHEDULE_SLUG}-{describe(ours)}") if needs_slug else None
     return {"schedule": schedule.model_dump(mode="json"), "active": True, "slug": slug_text}
 
 

@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
 Result = TypeVar("Result")
 
 
+MAX_REPEATS = 2
+"""How often `wait_shielded` repeats work whose task was itself cancelled."""
+
+
 async def wait_shielded(
-    task: asyncio.Task[Result], cancelled: Callable[[], object] = lambda: None
+    task: asyncio.Task[Result],
+    cancelled: Callable[[], object] = lambda: None,
+    *,
+    repeat: Callable[[], Coroutine[Any, Any, Result]] | None = None,
 ) -> Result:
     """Return or raise the result of ``task``, which the caller's cancellation does not reach.
 
-    A cancellation calls ``cancelled``, and is raised when the task is done; further cancellations
-    until then are ignored.
+    A cancellation, or an error of a signal handler, calls ``cancelled``, and is raised when the
+    task is done; further cancellations until then are ignored. A loop that is torn down cancels
+    ``task`` as well: then ``repeat`` starts its work again.
     """
     try:
         await asyncio.wait({task})
-    except asyncio.CancelledError:
+    except BaseException:
         cancelled()
         with anyio.CancelScope(shield=True):  # a cancel scope repeats its cancellation
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({task})
+            await _wait_until_done(task)
+            for _ in range(MAX_REPEATS):
+                if repeat is None or not task.cancelled():
+                    break
+                task = asyncio.create_task(repeat())
+                await _wait_until_done(task)
         if not task.cancelled():
             task.exception()
         raise
     return task.result()
+
+
+async def _wait_until_done(task: asyncio.Task[Result]) -> None:
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task})

@@ -19,7 +19,6 @@ from daybook.ledger import states
 from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.runs import slots, usage
-from daybook.schedules.schedule import At
 
 MAX_OUTPUT_CHARACTERS = 8_000
 """How many characters of an answer the ledger keeps; Prefect's artifact has the full text."""
@@ -151,9 +150,7 @@ async def update_job(
             job.consecutive_failures += 1
     session.add(job)
     schedule = stored.job.schedule
-    fired = (
-        row.occurrence.startswith("due:") and isinstance(schedule, At) and schedule.at == row.due
-    )
+    fired = row.occurrence.startswith("due:") and schedule.only_due == row.due
     why, policy = "", stored.job.policy
     if fired and (stored.job.enabled or job.disabled_reason.startswith(store.FIRED_REASON)):
         # A one-time job fires once, also across a restart. A new time set since is kept.

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from daybook.schedules import cron
 from daybook.schedules.cron import CronField, CronFields
-from daybook.schedules.schedule import At, Cron, Every, OnDemand
+from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
 from daybook.schedules.zones import to_instant, wall_time, zone
 
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
@@ -38,7 +38,7 @@ class _NoDescription(Exception):
     """The expression has no readable description."""
 
 
-def describe(schedule: Cron | Every | At | OnDemand) -> str:
+def describe(schedule: Schedule) -> str:
     """Describe the schedule, with its zone if the zone matters.
 
     "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "once at 14:30 on Friday 15 January

@@ -33,7 +33,7 @@ from zoneinfo import ZoneInfo
 from croniter import croniter
 
 from daybook.schedules import cron
-from daybook.schedules.schedule import At, Cron, Every, OnDemand
+from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
 from daybook.schedules.zones import next_change, to_instant, wall_time, zone
 
 _SECOND = timedelta(seconds=1)
@@ -41,7 +41,7 @@ _LAST_YEAR = 9000  # far from the end of datetime's range, where arithmetic over
 
 
 def due_times(
-    schedule: Cron | Every | At | OnDemand, *, after: datetime, inclusive: bool = False
+    schedule: Schedule, *, after: datetime, inclusive: bool = False
 ) -> Iterator[datetime]:
     """Return the due times after ``after`` (also at it if ``inclusive``), strictly increasing.
 
@@ -65,21 +65,19 @@ def due_times(
             return iter(())
 
 
-def next_due(schedule: Cron | Every | At | OnDemand, after: datetime) -> datetime | None:
+def next_due(schedule: Schedule, after: datetime) -> datetime | None:
     """Return the first due time strictly after ``after``, in UTC; None if there is none."""
     return next(due_times(schedule, after=after), None)
 
 
-def is_due(schedule: Cron | Every | At | OnDemand, instant: datetime) -> bool:
+def is_due(schedule: Schedule, instant: datetime) -> bool:
     """Return whether exactly this instant is a due time; never with a fraction of a second."""
     if instant.microsecond:
         return False
     return next(due_times(schedule, after=instant, inclusive=True), None) == instant
 
 
-def between(
-    schedule: Cron | Every | At | OnDemand, start: datetime, end: datetime
-) -> Iterator[datetime]:
+def between(schedule: Schedule, start: datetime, end: datetime) -> Iterator[datetime]:
     """Return the due times in (start, end]."""
     return takewhile(lambda instant: instant <= end, due_times(schedule, after=start))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -69,19 +69,48 @@ Instant = Annotated[datetime, AfterValidator(_whole_second_utc)]
 """Aware datetime in whole seconds, converted to UTC; naive ones and fractions are refused."""
 
 
-class _Frozen(BaseModel):
+class _Schedule(BaseModel):
+    """What the kinds of schedules share; each kind overrides what differs."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    follows_wall_clock: ClassVar[bool] = False
+    """Whether a change of the zone's clocks moves its due times."""
 
-class Cron(_Frozen):
+    @property
+    def only_due(self) -> datetime | None:
+        """Return the due time of a schedule that is due once; None for other schedules."""
+        return None
+
+    @property
+    def prefect_describes_it(self) -> bool:
+        """Return whether Prefect's UI describes such a schedule well."""
+        return False
+
+    def has_passed(self, now: datetime) -> bool:
+        """Return whether its only due time is not after ``now``."""
+        return self.only_due is not None and self.only_due <= now
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `{"kind", "expr" | "every" | "at", "timezone"}`, as `--json` prints it."""
+        return self.model_dump(mode="json")
+
+
+class Cron(_Schedule):
     """Due by the wall clock of its zone; ``expr`` is as written, with single spaces."""
+
+    follows_wall_clock = True
 
     kind: Literal["cron"] = "cron"
     expr: Annotated[str, AfterValidator(_canonical)]
     timezone: Zone
 
+    @property
+    def prefect_describes_it(self) -> bool:
+        return len(self.expr.split()) < 6  # it misreads seconds
 
-class Every(_Frozen):
+
+class Every(_Schedule):
     """Due at anchor + n * every, n ≥ 1: the phase stays, however long the runs take.
 
     The zone affects only the display of due times.
@@ -92,16 +121,27 @@ class Every(_Frozen):
     anchor: Instant
     timezone: Zone
 
+    @property
+    def prefect_describes_it(self) -> bool:
+        return True
 
-class At(_Frozen):
+
+class At(_Schedule):
     """Due once, at a whole second. The zone affects only the display."""
 
     kind: Literal["at"] = "at"
     at: Instant
     timezone: Zone
 
+    @property
+    def only_due(self) -> datetime:
+        return self.at
 
-class OnDemand(_Frozen):
+    def to_json(self) -> dict[str, Any]:
+        return super().to_json() | {"at": self.at.astimezone(zone(self.timezone)).isoformat()}
+
+
+class OnDemand(_Schedule):
     """Never due by itself: run by hand, hook or API."""
 
     kind: Literal["on_demand"] = "on_demand"
@@ -119,8 +159,8 @@ def make(
     on_demand: bool = False,
     timezone: str,
     now: datetime,
-    current: Cron | Every | At | OnDemand | None = None,
-) -> Cron | Every | At | OnDemand:
+    current: Schedule | None = None,
+) -> Schedule:
     """Build a schedule from separate fields, exactly one of which is given.
 
     ``now`` is an aware instant. The anchor of an `every` is ``now`` floored to the second. An `at`
@@ -147,7 +187,7 @@ def make(
     if every is not None:
         return _every(every, "every", timezone, now, current)
     if at is not None:
-        return _at(at, "at", timezone, now, current)
+        return one_time(at, "at", timezone, now, current)
     return OnDemand(timezone=timezone)
 
 
@@ -156,8 +196,8 @@ def parse(
     *,
     timezone: str,
     now: datetime,
-    current: Cron | Every | At | OnDemand | None = None,
-) -> Cron | Every | At | OnDemand:
+    current: Schedule | None = None,
+) -> Schedule:
     """Parse the schedule from one text; the inverse of `to_text`.
 
     ``now`` and ``current`` are as for `make`. Raises `InvalidInput` naming `schedule` or
@@ -175,9 +215,9 @@ def parse(
     if lower == "every" and rest:
         return _every(rest, "schedule", timezone, now, current)
     if lower == "at" and rest:
-        return _at(rest, "schedule", timezone, now, current)
+        return one_time(rest, "schedule", timezone, now, current)
     if (lower == "in" and rest) or _DATE.match(word):
-        return _at(word, "schedule", timezone, now, current)
+        return one_time(word, "schedule", timezone, now, current)
     if _BARE.fullmatch(word):
         raise _ambiguous("schedule", word)
     if word.startswith("@") or " " in word:
@@ -185,7 +225,7 @@ def parse(
     raise InvalidInput("schedule", f'"{text}" is no schedule' if word else "is empty", SYNTAX_HINT)
 
 
-def to_text(schedule: Cron | Every | At | OnDemand) -> str:
+def to_text(schedule: Schedule) -> str:
     """Return the text that `parse` reads as this schedule.
 
     For an `every`, ``now`` must be its anchor.
@@ -205,7 +245,7 @@ def to_text(schedule: Cron | Every | At | OnDemand) -> str:
             return "on demand"
 
 
-def in_zone(schedule: Cron | Every | At | OnDemand, timezone: str) -> Cron | Every | At | OnDemand:
+def in_zone(schedule: Schedule, timezone: str) -> Schedule:
     """Return the same schedule in another zone.
 
     A cron expression is read by the new zone's clocks; the instants of the others stay, and only
@@ -220,7 +260,7 @@ def _every(
     field: str,
     timezone: str,
     now: datetime,
-    current: Cron | Every | At | OnDemand | None,
+    current: Schedule | None,
 ) -> Every:
     every = durations.parse(text, field)
     if isinstance(current, Every) and current.every == every:
@@ -230,13 +270,17 @@ def _every(
     )
 
 
-def _at(
+def one_time(
     text: str,
     field: str,
     timezone: str,
     now: datetime,
-    current: Cron | Every | At | OnDemand | None,
+    current: Schedule | None = None,
 ) -> At:
+    """Return the schedule of an RFC 3339 time, or of `in 30m`; the arguments are as for `make`.
+
+    Raises `InvalidInput` naming ``field``, also for a time in the past.
+    """
     word = " ".join(text.split())
     if word.lower().startswith("in "):
         whole = now.replace(microsecond=0)
@@ -245,7 +289,7 @@ def _at(
     if _BARE.fullmatch(word):
         raise _ambiguous(field, word)
     due = parse_instant(word, field, timezone)
-    if due <= now and not (isinstance(current, At) and current.at == due):
+    if due <= now and (current is None or current.only_due != due):
         local = due.astimezone(zone(timezone)).isoformat()
         raise InvalidInput(field, f"{local} ({timezone}) is in the past", "write a time to come")
     return At(at=due, timezone=timezone)

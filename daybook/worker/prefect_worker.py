@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ from daybook.ledger.engine import Ledger
 from daybook.prefect import private_names
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
+from daybook.processes.ending import wait_shielded
 from daybook.tasks import model
 from daybook.worker import pool
 from daybook.worker.launcher import open_launcher
@@ -123,7 +124,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 await (work.run_once() if run_once else work.run_until_cancelled())
             finally:
                 # Prefect's own command stops a worker by cancelling it.
-                await _run_to_end(work.shutdown())
+                await wait_shielded(asyncio.create_task(work.shutdown()))
         printer(f"Worker {self.name!r} stopped!")
 
     def force_stop(self) -> None:
@@ -168,12 +169,3 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         """Return whether the last poll is recent enough, for the health check."""
         last = self._work.run_queue.last_poll if self._work else None
         return last is None or SYSTEM_CLOCK.now() - last < MAX_POLL_AGE
-
-
-async def _run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` to its end, even if this task is cancelled again."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    task.result()
