@@ -9,7 +9,6 @@ from daybook.api import authorization, views
 from daybook.execution import conversation
 from daybook.ledger.engine import open_ledger
 from daybook.runs import decision, rows, sessions
-from daybook.runs.claim_requests import ClaimRequest
 
 
 async def of_job(ref: str) -> dict[str, Any]:
@@ -23,11 +22,9 @@ async def of_job(ref: str) -> dict[str, Any]:
     """
     async with open_ledger() as ledger, ledger.read() as session:
         stored, now = await authorization.find_job(session, ref), ledger.now()
-        parameters = stored.job.parameters()
-        request = ClaimRequest("", stored.row.kind, "manual", now, "", parameters, stored.id)
-        row = rows.new(request, "", "manual", stored, now)
+        row = rows.of_job(stored, "", "manual", now, now)
         row.session_id = sessions.session_id_of(
-            parameters, job_id=stored.id, run_id=row.id, stored=stored
+            row.parameters, job_id=stored.id, run_id=row.id, stored=stored
         )
         grant = await decision.build_grant(session, row, stored)
     action = stored.job.action.model_dump(mode="json")

@@ -20,7 +20,7 @@ still waits is skipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain, islice, pairwise
@@ -39,6 +39,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow, new_id
 from daybook.runs import (
     claim_requests,
+    claim_rules,
     corrections,
     eligibility,
     missed_ranges,
@@ -47,6 +48,7 @@ from daybook.runs import (
     rows,
     slots,
 )
+from daybook.runs.decision import Rule
 
 MAX_DUE_TIMES = 2000
 """How many due times one transaction judges: about a third of a second."""
@@ -183,6 +185,15 @@ class _Range:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class _Verdict:
+    """Status and reason of a due time; ``late`` is True if it waits to be caught up on."""
+
+    status: Status
+    reason: str
+    late: bool = False
+
+
 @dataclass
 class _Audit:
     """The audit in one transaction; ``newest`` is the job as it is now, ``before`` its old
@@ -196,6 +207,7 @@ class _Audit:
     counts: dict[Status, int] = field(
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
+    max_runs_reason: str = ""
     _open_range: _Range | None = None
     _templates: dict[int, dict[str, Any]] = field(default_factory=dict)
     _new_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -204,7 +216,9 @@ class _Audit:
         existing = await self._rows(chunk[-1].due)
         # A claim may have extended a range beyond the watermark.
         judged = await missed_ranges.range_covering(self.session, self.newest.id, chunk[0].due)
-        max_runs_reason = await eligibility.max_runs_reason(self.session, self.newest, self.now)
+        self.max_runs_reason = await eligibility.max_runs_reason(
+            self.session, self.newest, self.now
+        )
         for each in chunk:
             row = existing.get(each.due)
             if row is not None and row.waits_for != corrections.UNTIL_DUE:
@@ -213,17 +227,17 @@ class _Audit:
                 continue
             if row is None and judged is not None and each.due <= (judged.due_to or judged.due):
                 continue
-            status, reason, late = self._judge(each, max_runs_reason)
-            if status is Status.WAITING:
+            verdict = self.judge(each)
+            if verdict.status is Status.WAITING:
                 await self._close_range()
-                await self._add_waiting(each, row, reason, late)
+                await self._add_waiting(each, row, verdict)
             elif row is not None:
                 await self._close_range()
                 rows.use_revision(row, each.stored)
-                await self._write(row, status, reason)
+                await self._write(row, verdict.status, verdict.reason)
             else:
-                await self._add_to_range(each, status, reason)
-            self.counts[status] += 1
+                await self._add_to_range(each, verdict.status, verdict.reason)
+            self.counts[verdict.status] += 1
         await self._close_range()
         await self._insert()
 
@@ -236,22 +250,26 @@ class _Audit:
         )
         return {row.due: row for row in (await self.session.execute(of_job)).scalars()}
 
-    def _judge(self, each: _Due, max_runs_reason: str) -> tuple[Status, str, bool]:
-        """Return the status, the reason, and whether the due time is caught up on late."""
-        if (
-            why := eligibility.job_off_reason(self.newest)
-            or eligibility.manual_skip_reason(self.newest, each.due)
-            or max_runs_reason
-        ):
-            return Status.SKIPPED, why, False
+    def judge(self, each: _Due) -> _Verdict:
+        """Judge a due time that nothing claimed, by the rules of the claim and in their order."""
+        for rule in claim_rules.RULES:
+            if rule in _JUDGES and (verdict := _JUDGES[rule](self, each)):
+                return verdict
+        return _Verdict(Status.WAITING, NOT_RUN_REASON)
+
+    def skipped(self, each: _Due) -> _Verdict | None:
+        why = eligibility.skip_reason(self.newest, each.due, self.max_runs_reason)
+        return _Verdict(Status.SKIPPED, why) if why else None
+
+    def late(self, each: _Due) -> _Verdict | None:
         job = each.stored.job
         stagger = upcoming.stagger_offset(self.newest.id, job.policy.stagger)
         late = lateness.judge(
             job.schedule, each.due, self.now - stagger, job.policy, Following(each.following)
         )
-        if late.runs:
-            return Status.WAITING, late.reason or NOT_RUN_REASON, late.verdict == "run"
-        return Status.MISSED, f"{NOT_RUN_REASON}, and {late.why}", False
+        if not late.runs:
+            return _Verdict(Status.MISSED, f"{NOT_RUN_REASON}, and {late.why}")
+        return _Verdict(Status.WAITING, late.reason, late=True) if late.reason else None
 
     async def _add_to_range(self, each: _Due, status: Status, reason: str) -> None:
         open_range = self._open_range
@@ -296,15 +314,15 @@ class _Audit:
             row.unmirrored = True
             self.session.add(row)
 
-    async def _add_waiting(self, each: _Due, row: RunRow | None, reason: str, late: bool) -> None:
-        policy = each.stored.job.policy
+    async def _add_waiting(self, each: _Due, row: RunRow | None, verdict: _Verdict) -> None:
+        policy, late = each.stored.job.policy, verdict.late
         if late and policy.catch_up == "latest":
             await self._supersede(each.due)
         begins = max(self.now, each.due + upcoming.stagger_offset(self.newest.id, policy.stagger))
         columns: dict[str, Any] = {
             "until": begins,
             "queued_at": begins,
-            "reason": reason,
+            "reason": verdict.reason,
             # They run in order, whichever of their Prefect runs starts first.
             "waits_for": slots.OVERLAP if late and policy.catch_up == "all" else "",
             "trigger": overlap.CATCH_UP if late else "schedule",
@@ -340,19 +358,8 @@ class _Audit:
             )
 
     def _row(self, stored: StoredJob, due: datetime) -> RunRow:
-        parameters = stored.job.parameters()
-        return RunRow(
-            occurrence=claim_requests.due_key(stored.id, due),
-            job_id=stored.id,
-            revision=stored.revision.number,
-            kind=stored.row.kind,
-            trigger="schedule",
-            due=due,
-            status="",
-            parameters=parameters,
-            agent=claim_requests.agent_of(parameters),
-            queued_at=self.now,
-        )
+        key = claim_requests.due_key(stored.id, due)
+        return rows.of_job(stored, key, "schedule", due, self.now)
 
     def _template(self, stored: StoredJob) -> dict[str, Any]:
         """Return the columns that all rows of that revision share."""
@@ -360,3 +367,13 @@ class _Audit:
         if number not in self._templates:
             self._templates[number] = self._row(stored, self.now).model_dump()
         return self._templates[number]
+
+
+_JUDGES: dict[Rule, Callable[[_Audit, _Due], _Verdict | None]] = {
+    claim_rules.switched_off: _Audit.skipped,
+    claim_rules.too_late: _Audit.late,
+}
+"""The rules of the claim that decide about a due time which nothing claimed.
+
+The others concern a run that a process wants to begin; each claim of a waiting row applies them.
+"""

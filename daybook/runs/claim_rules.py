@@ -69,7 +69,9 @@ async def switched_off(claim: Decision) -> ClaimResult | None:
     if newest is None:
         return None
     if claim.is_timed:
-        why = await eligibility.skip_reason(claim.session, claim.row, newest, claim.now)
+        row = claim.row
+        max_runs = await eligibility.max_runs_reason(claim.session, newest, claim.now, row.id)
+        why = eligibility.skip_reason(newest, row.due, max_runs, attempted=row.attempts > 0)
     else:
         why = eligibility.job_off_reason(newest)
     return await claim.end(Status.SKIPPED, why) if why else None

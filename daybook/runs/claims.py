@@ -250,21 +250,7 @@ def new_requested_row(
     stored: StoredJob, occurrence: str, trigger: str, due: datetime, now: datetime
 ) -> RunRow:
     """Return the row, not stored yet, of a requested run, with the job as it is now."""
-    parameters = stored.job.parameters()
-    return RunRow(
-        occurrence=occurrence,
-        job_id=stored.id,
-        revision=stored.revision.number,
-        kind=stored.row.kind,
-        trigger=trigger,
-        due=due,
-        status=Status.WAITING,
-        reason="asked for",
-        until=now,
-        parameters=parameters,
-        agent=claim_requests.agent_of(parameters),
-        queued_at=now,
-    )
+    return rows.wait(rows.of_job(stored, occurrence, trigger, due, now), now, "requested")
 
 
 async def link_prefect_run(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bool:

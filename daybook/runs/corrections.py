@@ -20,11 +20,9 @@ from datetime import datetime
 from sqlmodel import col, select
 
 from daybook.jobs import store
-from daybook.ledger import states
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import claim_requests
+from daybook.runs import claim_requests, rows
 
 UNTIL_DUE = "due"
 """The `waits_for` of a row that waits for its due time and has not been judged."""
@@ -51,24 +49,9 @@ async def add_waiting_runs(
             col(RunRow.job_id) == job_id, *between, col(RunRow.occurrence).startswith("due:")
         )
         existing_due_times = set((await session.execute(existing)).scalars())
-        parameters = stored.job.parameters()
         missing = [each for each in instants if each not in existing_due_times and each > now]
         for due in missing:
-            row = RunRow(
-                occurrence=claim_requests.due_key(job_id, due),
-                job_id=job_id,
-                revision=revision,
-                kind=stored.row.kind,
-                trigger="schedule",
-                due=due,
-                status=Status.WAITING,
-                reason=why,
-                until=due,
-                waits_for=UNTIL_DUE,
-                parameters=parameters,
-                agent=claim_requests.agent_of(parameters),
-                queued_at=due,  # nothing else delays it before
-            )
-            states.check_transition(row.id, None, row.state)
-            session.add(row)
+            key = claim_requests.due_key(job_id, due)
+            row = rows.of_job(stored, key, "schedule", due, queued_at=due)  # no delay before it
+            session.add(rows.wait(row, due, why, UNTIL_DUE))
         return len(missing)

@@ -154,7 +154,7 @@ class Decision:
             stored = await store.in_force(self.session, request.job_id, at)
         if timed and (result := self._without_row(stored)):
             return result
-        self.row = rows.new(request, request.occurrence, request.trigger, stored, self.now)
+        self.row = rows.of_request(request, request.occurrence, request.trigger, stored, self.now)
         self.stored, self.is_new = stored, True
         if timed and stored is not None:
             self.row.parameters = stored.job.parameters()
@@ -169,7 +169,7 @@ class Decision:
             len(self.request.retries),
         )
         stored = await store.get(self.session, ended.job_id) if ended.job_id else None
-        row = rows.new(self.request, f"{base}:{number}", "retry", stored, self.now)
+        row = rows.of_request(self.request, f"{base}:{number}", "retry", stored, self.now)
         row.due, row.retry_of = self.now, ended.id
         row.parameters = ended.parameters or self.request.parameters
         if self._carries(ended):
@@ -246,11 +246,7 @@ class Decision:
 
     def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
         """Let the run wait; ``waits_for`` is one of `slots.WAITS_FOR_TURN`, or empty."""
-        row = self.row
-        if row.status != Status.WAITING:
-            states.check_transition(row.id, None, Status.WAITING)
-        row.status, row.waits_for = Status.WAITING, waits_for
-        row.until, row.reason = until, why
+        row = rows.wait(self.row, until, why, waits_for)
         self._link_request(row)
         self.session.add(row)
         return Waiting(until, why, row.id, fence=row.fence)

@@ -21,16 +21,16 @@ from daybook.ledger.tables import RunRow
 from daybook.runs import leases
 
 
-async def skip_reason(session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime) -> str:
-    """Return why ``row`` is to be skipped; empty if it may run.
+def skip_reason(
+    newest: StoredJob, due: datetime, max_runs_reason: str, *, attempted: bool = False
+) -> str:
+    """Return why a due time is skipped; empty if it may run.
 
     A run that has begun an attempt continues unless its job is disabled.
     """
-    if (why := job_off_reason(newest)) or row.attempts:
+    if (why := job_off_reason(newest)) or attempted:
         return why
-    return manual_skip_reason(newest, row.due) or await max_runs_reason(
-        session, newest, now, row.id
-    )
+    return manual_skip_reason(newest, due) or max_runs_reason
 
 
 def manual_skip_reason(newest: StoredJob, due: datetime) -> str:

@@ -38,6 +38,7 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
+FIRST_RESTART_DELAY = timedelta(seconds=2)
 MAX_DELAY = timedelta(minutes=5)
 
 
@@ -148,7 +149,7 @@ async def release_lost(
     """
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
-        return_to_waiting(row, now + _delay(row), unknown.reason)
+        return_to_waiting(row, now + start_delay(_grants(row)), unknown.reason)
         session.add(row)
         return
     run_policy = policy.policy_from_parameters(row.parameters)
@@ -162,15 +163,22 @@ async def release_lost(
         await outcomes.record(session, row, unknown, now)
 
 
-def _delay(row: RunRow) -> timedelta:
-    """Return the delay before the next start: none at first, then longer ones.
+def _grants(row: RunRow) -> int:
+    return (row.fence + 1) // 2  # each grant raises the fence, and so does each return
 
-    A run whose process dies at each start must not be started in a tight loop.
+
+def start_delay(starts: int) -> timedelta:
+    """Return the delay before the next start, after ``starts`` that came to nothing.
+
+    None at first, then longer ones: a run that ends at each start must not be started in a tight
+    loop.
     """
-    grants = (row.fence + 1) // 2  # each grant raises the fence, and so does each return
-    if grants < 2:
-        return timedelta(0)
-    return min(timedelta(seconds=2 ** min(grants - 1, 9)), MAX_DELAY)
+    return backoff(FIRST_RESTART_DELAY, starts - 2) if starts > 1 else timedelta(0)
+
+
+def backoff(first: timedelta, repeats: int) -> timedelta:
+    """Return ``first``, doubled ``repeats`` times, at most `MAX_DELAY`."""
+    return min(first * (1 << min(repeats, 9)), MAX_DELAY)
 
 
 def return_to_waiting(row: RunRow, until: datetime, why: str) -> None:

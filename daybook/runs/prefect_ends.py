@@ -48,8 +48,6 @@ MAX_PREFECT_RUNS = 3
 """How many Prefect runs are made for a run that never began; if the last ends too, the run failed.
 """
 
-MAX_DELAY = timedelta(minutes=5)
-
 PREFECT_REFUSAL = "prefect"
 """The `waits_for` of a row whose Prefect run was refused: none is requested again before `until`.
 """
@@ -123,7 +121,7 @@ async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | Non
             times = f"Prefect refused to make its run, {row.prefect_runs} were asked for: "
             await _fail(session, row, times + why, now)
         else:
-            delay = min(FIRST_REFUSAL_DELAY * 2 ** min(row.prefect_runs - 1, 9), MAX_DELAY)
+            delay = leases.backoff(FIRST_REFUSAL_DELAY, row.prefect_runs - 1)
             row.until = max(row.until or now, now + delay)
             row.waits_for, row.reason = PREFECT_REFUSAL, f"Prefect refused to make its run: {why}"
             session.add(row)
@@ -162,7 +160,7 @@ async def _wait_for_another(
         await _fail(session, row, problem + (end.message or end.name), now)
     else:
         # It still waits for the same thing, such as a backoff or a slot.
-        row.until = max(row.until or now, now + _delay(row))
+        row.until = max(row.until or now, now + leases.start_delay(row.prefect_runs))
         row.reason = end.describe()
 
 
@@ -171,17 +169,6 @@ async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -
     states.check_transition(row.id, row.state, Status.CLAIMED)
     row.status = Status.CLAIMED
     await outcomes.record(session, row, Outcome(Status.FAILED, error=error), now)
-
-
-def _delay(row: RunRow) -> timedelta:
-    """Return the delay before the next Prefect run: none at first, then longer ones.
-
-    Prefect runs that always end at once must not be made in a tight loop.
-    """
-    made = row.prefect_runs
-    if made < 2:
-        return timedelta(0)
-    return min(timedelta(seconds=2 ** min(made - 1, 9)), MAX_DELAY)
 
 
 async def _apply_to_uncarried(
@@ -215,7 +202,7 @@ async def _apply_without_row(
     stored = await store.in_force(session, request.job_id, request.due if timed else now)
     if stored is None or (timed and not _has_no_row_yet(stored, request.due)):
         return None
-    row = rows.new(request, request.occurrence, request.trigger, stored, now)
+    row = rows.of_request(request, request.occurrence, request.trigger, stored, now)
     row.flow_run_id, row.flow_starts = end.flow_run_id, request.flow_starts
     if timed:
         row.parameters = stored.job.parameters()
@@ -244,9 +231,8 @@ async def _apply_without_row(
 
 def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime) -> None:
     """Let a row that is not stored yet wait for another Prefect run."""
-    states.check_transition(row.id, None, Status.WAITING)
-    row.status, row.flow_run_id = Status.WAITING, None
-    row.until, row.reason = max(now, row.due), end.describe()
+    rows.wait(row, max(now, row.due), end.describe())
+    row.flow_run_id = None
     if claim_requests.is_due_key(row.occurrence) and row.due > now:
         # The job may still be edited; the run is judged when it is due.
         row.waits_for, row.queued_at = corrections.UNTIL_DUE, row.due

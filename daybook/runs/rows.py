@@ -7,6 +7,7 @@ Only this module decides which of several rows an occurrence is: a live row with
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -14,7 +15,8 @@ from sqlmodel import col, select
 from daybook.errors import FenceRefused, NotFound
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
-from daybook.ledger.states import HELD, LIVE, TERMINAL
+from daybook.ledger import states
+from daybook.ledger.states import HELD, LIVE, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, missed_ranges
 from daybook.runs.claim_requests import ClaimRequest
@@ -70,22 +72,54 @@ async def job_id_of_finished(session: AsyncSession, flow_run_id: str) -> str | N
     return job_id
 
 
-def new(
+def of_request(
     offer: ClaimRequest, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
 ) -> RunRow:
-    """Return a row that is not stored yet and has no status."""
-    return RunRow(
+    """Return a row for a claim request, not stored yet and without a status."""
+    return _new(
+        stored,
         occurrence=occurrence,
-        job_id=stored.id if stored else None,
-        revision=stored.revision.number if stored else None,
-        kind=offer.kind,
         trigger=trigger,
         due=offer.due,
-        status="",
-        parameters=offer.parameters,
-        agent=claim_requests.agent_of(offer.parameters),
         queued_at=now,
+        kind=offer.kind,
+        parameters=offer.parameters,
     )
+
+
+def of_job(
+    stored: StoredJob, occurrence: str, trigger: str, due: datetime, queued_at: datetime
+) -> RunRow:
+    """Return a row that acts with this revision of the job, not stored yet and without a status."""
+    return _new(
+        stored,
+        occurrence=occurrence,
+        trigger=trigger,
+        due=due,
+        queued_at=queued_at,
+        kind=stored.row.kind,
+        parameters=stored.job.parameters(),
+    )
+
+
+def _new(stored: StoredJob | None, *, parameters: dict[str, Any], **columns: Any) -> RunRow:
+    return RunRow(
+        **columns,
+        parameters=parameters,
+        agent=claim_requests.agent_of(parameters),
+        status="",
+        job_id=stored.id if stored else None,
+        revision=stored.revision.number if stored else None,
+    )
+
+
+def wait(row: RunRow, until: datetime, why: str, waits_for: str = "") -> RunRow:
+    """Let a row that is not stored yet, or already waits, wait until ``until``; return it."""
+    if row.status != Status.WAITING:
+        states.check_transition(row.id, None, Status.WAITING)
+    row.status, row.waits_for = Status.WAITING, waits_for
+    row.until, row.reason = until, why
+    return row
 
 
 def use_revision(row: RunRow, stored: StoredJob) -> None:

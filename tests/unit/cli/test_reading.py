@@ -298,7 +298,7 @@ def test_show_of_a_run_is_the_run_and_of_a_job_still_the_job(daybook: Any) -> No
     assert out.startswith("weekly: waiting\n")
     assert re.search(rf"^  id +{run['id']}$", out, re.MULTILINE)
     assert re.search(r"^  attempts +0$", out, re.MULTILINE)
-    assert "\n  asked for\n" in out
+    assert "\n  requested\n" in out
     assert daybook("show", "weekly").out.startswith("weekly (")
 
 

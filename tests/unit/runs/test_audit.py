@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from daybook.jobs.store import StoredJob
 from daybook.keeper import auditor as keeper
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import audit, claims, prefect_ends
+from daybook.runs import audit, claim_rules, claims, prefect_ends
 from daybook.runs.audit import AuditResult
 from daybook.runs.claim_requests import Finished, Granted, NeedsReconcile, Waiting
 from daybook.runs.prefect_ends import EndInPrefect
@@ -318,6 +319,65 @@ async def test_what_is_not_wanted_is_skipped(
 
     rows = [row for row in await world.rows() if row.status == status]
     assert [(row.reason, row.count) for row in rows] == [(reason, count)]
+
+
+STATES_OF_A_JOB = {
+    "off": lambda row: None,
+    "skipped": lambda row: row.sqlmodel_update({"skips": [(NOON + HOUR).isoformat()]}),
+    "snoozed": lambda row: row.sqlmodel_update({"snoozed_until": NOON + 24 * HOUR}),
+    "spent": lambda row: row.sqlmodel_update({"run_count": 1}),
+}
+
+
+async def _job_in(world: World, name: str, states: tuple[str, ...]) -> StoredJob:
+    max_runs = {"max_runs": 1} if "spent" in states else {}
+    stored = await world.add(name, cron="0 13 * * *", catch_up="none", **max_runs)
+    async with world.ledger.write() as session:
+        row = (await store.find(session, stored.id)).row
+        for state in states:
+            STATES_OF_A_JOB[state](row)
+        session.add(row)
+    return stored
+
+
+@pytest.mark.parametrize("late", [MINUTE, HOUR], ids=["on time", "too late"])
+async def test_the_audit_and_the_claim_decide_alike(world: World, late: timedelta) -> None:
+    """Every combination of reasons: the same one of them decides in both."""
+    combinations = [
+        which
+        for number in range(len(STATES_OF_A_JOB) + 1)
+        for which in itertools.combinations(STATES_OF_A_JOB, number)
+    ]
+    pairs = [
+        [await _job_in(world, f"{each}-{number}", states) for each in ("audited", "claimed")]
+        for number, states in enumerate(combinations)
+    ]
+    world.clock.set(NOON + HOUR + late)
+    for states, jobs in zip(combinations, pairs, strict=True):
+        for stored in jobs:
+            if "off" in states:
+                await world.edit(stored.id, enabled=False)
+
+    for states, (audited, claimed) in zip(combinations, pairs, strict=True):
+        await advance(world, audited)
+        (row,) = [each for each in await world.rows() if each.job_id == audited.id]
+        answer = await world.claim(world.offer(claimed, due=NOON + HOUR))
+        if isinstance(answer, Finished):
+            decided = (answer.status, answer.reason.removeprefix("1 hour late, and "))
+            assert (row.status, row.reason.removeprefix("nothing ran it in time, and ")) == decided
+        else:
+            assert (type(answer), row.status, states) == (Granted, "waiting", ())
+
+
+async def test_the_order_of_the_audit_is_the_order_of_the_claim(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = await world.add(cron="0 13 * * *", catch_up="none")
+    world.clock.set(NOON + 2 * HOUR)
+    await world.edit(stored.id, enabled=False)
+    monkeypatch.setattr(claim_rules, "RULES", claim_rules.RULES[::-1])
+    await advance(world, stored)
+    assert [row.status for row in await world.rows()] == ["missed"]
 
 
 async def test_of_a_removed_job_nothing_after_its_removal(world: World) -> None:
