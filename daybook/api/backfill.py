@@ -33,10 +33,10 @@ async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> dict[
             stored = await authorization.find_job(session, ref)
             if owners.current_actor().is_agent:
                 raise InvalidInput(
-                    "backfill", "is the operator's to ask for", "trigger it in its place"
+                    "backfill", "is for the operator only", "trigger the job instead"
                 )
             if not stored.job.enabled:
-                raise InvalidInput("job", "is off, so nothing is run", f"`daybook resume {ref}`")
+                raise InvalidInput("job", "is disabled", f"run `daybook resume {ref}` first")
             due = _due_times(stored, start, end, ledger.now())
             statuses = await backfill.known_statuses(session, stored.id, due)
         eligible = sum(backfill.needs_run(statuses.get(each)) for each in due)
@@ -61,13 +61,13 @@ def _due_times(stored: StoredJob, start: str, end: str, now: datetime) -> list[d
     if first is None or last is None:
         raise InvalidInput("start" if first is None else "end", "is empty", TIME_HINT)
     if first > now:
-        raise InvalidInput("start", f'"{start}" has not passed yet', "what is to come is scheduled")
+        raise InvalidInput("start", f'"{start}" is in the future', "use a time that has passed")
     if last < first:
-        raise InvalidInput("end", f'"{end}" is before from, "{start}"')
+        raise InvalidInput("end", f'"{end}" is before the start "{start}"')
     due = upcoming.between(schedule, policy, first - timedelta(seconds=1), min(last, now))
     due_times = list(islice(due, MAX_DUE_TIMES + 1))
     if len(due_times) > MAX_DUE_TIMES:
         raise InvalidInput(
-            "start", f"more than {MAX_DUE_TIMES:,} due times lie there", "take a shorter range"
+            "start", f"the range has more than {MAX_DUE_TIMES:,} due times", "use a shorter range"
         )
     return due_times

@@ -49,7 +49,7 @@ def parse_side(given: str) -> Side:
     for each in SIDES:
         if given == each:
             return each
-    raise InvalidInput("prefer", f'"{given}" is not legal', f"legal: {' or '.join(SIDES)}")
+    raise InvalidInput("prefer", f'"{given}" is unknown', f"use {' or '.join(SIDES)}")
 
 
 async def decide(
@@ -70,7 +70,7 @@ async def decide(
     if named is not None:
         if named.id not in ids:
             problem = f"{named.row.name} has no conflict"
-            raise InvalidInput("JOB", problem, "`daybook conflicts` lists them")
+            raise InvalidInput("JOB", problem, "`daybook conflicts` lists all conflicts")
         ids = [named.id]
     decided, refused = dict[str, str](), dict[str, str]()
     for job_id in ids:

@@ -72,14 +72,14 @@ def _after(text: str | None, timezone: str) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        legal = "write 2027-01-15T14:30:00+01:00, or the same without an offset"
-        raise InvalidInput("after", f'"{text}" is no RFC 3339 time', legal) from None
+        legal = "use a time such as 2027-01-15T14:30:00+01:00 (the offset is optional)"
+        raise InvalidInput("after", f'"{text}" is not an RFC 3339 time', legal) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=zone(timezone))
 
 
 def _valid_count(count: int) -> int:
     if not 1 <= count <= MAX_COUNT:
-        raise InvalidInput("count", f"{count} is not legal", f"legal: 1 to {MAX_COUNT}")
+        raise InvalidInput("count", f"{count} is out of range", f"use 1 to {MAX_COUNT}")
     return count
 
 

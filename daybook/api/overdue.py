@@ -22,7 +22,7 @@ MAX_CLOCK_SKEW = timedelta(seconds=1)
 """Maximum clock skew before it is reported as a problem (`docs/promise.md` 16)."""
 MAX_OBSERVATION_AGE = timedelta(minutes=10)
 """Maximum age of the last observation of Prefect; one observation takes its time."""
-NO_KEEPER = "no keeper leads, so nothing is observed, audited or carried on"
+NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     """Return the reason for the delay of this due time; the nearest cause comes first."""
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP, slots.HOLDER):
-        return f"it waits: {row.reason}"
+        return f"waiting: {row.reason}"
     if known.away or known.pool is None:
         return "Prefect does not answer"
     if known.pool.paused:
@@ -55,10 +55,10 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     if known.pool.idle:
         return known.pool.idle
     if row is not None and row.waits_for == slots.WORKER:
-        return f"it waits: {row.reason}"
+        return f"waiting: {row.reason}"
     if each.stored.row.sync_pending:
         return "the job is not in Prefect yet"
-    unclaimed = "nobody came for it" if each.missed else "nobody has come for it, as yet"
+    unclaimed = "no worker claimed it" if each.missed else "no worker has claimed it yet"
     return "; ".join(filter(None, (clock_problem(known), keeper_problem(known)))) or unclaimed
 
 
@@ -98,8 +98,8 @@ def ledger_write_fix(why: str) -> str:
     if "full" in why or "no space" in why.lower():
         return "free space on its disk"
     if "locked" in why:
-        return "end the process that keeps it locked"
-    return "see to its disk and its permissions"
+        return "end the process that holds its lock"
+    return "check its disk and its permissions"
 
 
 def observed_at(leader: Leader) -> datetime | None:
@@ -143,5 +143,5 @@ def overdue_views(found: Sequence[Overdue], known: DelayFacts) -> list[dict[str,
 def as_sentence(late: dict[str, Any]) -> str:
     """Return one item of `overdue_views` as a sentence."""
     by = duration_in_words(timedelta(seconds=late["late_seconds"]))
-    what = "was missed" if late["missed"] else "has not begun"
+    what = "was missed" if late["missed"] else "has not started"
     return f"{late['job']} was due at {late['due']}, {by} ago, and {what}: {late['why']}"

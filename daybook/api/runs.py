@@ -110,7 +110,7 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
             live, _ = await authorization.find_live_run(session, ref)
         if live.state in TERMINAL - {Status.CANCELLED}:
             raise InvalidInput(
-                "run", f"{live.id[:8]} has ended: {live.status}", "nothing to cancel"
+                "run", f"{live.id[:8]} has already ended: {live.status}", "cancel an active run"
             )
         row = await claims.cancel(ledger, live.id)
         async with prefect.connected() as client:

@@ -36,10 +36,12 @@ async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
             )
             if not job.enabled:
                 raise InvalidInput(
-                    "job", "is off, so nothing is skipped", f"`daybook resume {ref}`"
+                    "job",
+                    "is disabled, so it has no due times",
+                    f"run `daybook resume {ref}` first",
                 )
             if following is None:
-                raise InvalidInput("job", "is not due any more, so nothing is skipped")
+                raise InvalidInput("job", "has no further due time to skip")
             to_come = sorted({*to_come, following.isoformat()})
         row.skips = to_come
 
@@ -59,7 +61,7 @@ async def snooze(ref: str, until: str | None) -> dict[str, Any]:
         try:
             moment = one_time(until, "until", stored.job.schedule.timezone, now)
         except InvalidInput as error:
-            legal = "write 2027-01-15T09:00, or in 2h"
+            legal = "use a time such as 2027-01-15T09:00, or in 2h"
             raise InvalidInput("until", error.problem, legal) from error
         stored.row.snoozed_until = moment.at
 

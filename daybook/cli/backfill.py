@@ -15,17 +15,18 @@ async def backfill_(
     /,
     *,
     start: Annotated[
-        str, Parameter(name="--from", help="2026-11-01, or 2026-11-01T09:00 by the job's clock.")
+        str,
+        Parameter(name="--from", help="Start in the job's zone: 2026-11-01 or 2026-11-01T09:00."),
     ],
-    end: Annotated[str, Parameter(name="--to", help="The same; a day is included.")],
-    dry_run: Annotated[bool, Parameter(help="Only show what would be run.")] = False,
+    end: Annotated[str, Parameter(name="--to", help="End, inclusive, in the same form.")],
+    dry_run: Annotated[bool, Parameter(help="List the due times without running them.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Run a job for due times that have passed.
+    """Run a job for past due times.
 
-    Those that succeeded are left out. One after the other, behind all that is scheduled, with the
-    job as it is now; at most 1,000. The same again runs nothing twice. Needs no Prefect, but a
-    worker to carry them out.
+    Leaves out due times whose run succeeded. The runs use the job as it is now, wait for all
+    scheduled runs, and run one after the other. A range has at most 1,000 due times; repeating the
+    command runs nothing twice. Works without Prefect, but needs a worker to run them.
 
     Example: daybook backfill nightly-export --from 2026-11-01 --to 2026-11-07 --dry-run
     """
@@ -39,8 +40,8 @@ async def backfill_(
         for each in result["due"]:
             status = f"  ({each['status']})" if each["status"] else ""
             output.line(formatting.due_time_with_utc(each["local"]) + status)
-    verb = "would be run" if dry_run else "asked for"
+    verb = "would be run" if dry_run else "requested"
     output.line(f"{result['job']}: {result['asked']} {verb}, {result['left_out']} left out")
     if result["asked"] and not dry_run:
-        output.say(f"See what becomes of them: daybook runs {formatting.quoted(job)}")
+        output.say(f"See their outcomes: daybook runs {formatting.quoted(job)}")
     return 0

@@ -12,7 +12,8 @@ from daybook.cli.options import At, Cron, Every, Json, Zone
 from daybook.errors import InvalidInput
 
 Reference = Annotated[
-    str | None, Parameter(help="Name, id, or unique beginning of the id; else give a schedule.")
+    str | None,
+    Parameter(help="Job name, id or unique id prefix; leave out if you give a schedule."),
 ]
 
 
@@ -25,14 +26,14 @@ def next_(
     at: At = None,
     timezone: Zone = None,
     after: Annotated[
-        str | None, Parameter(help="Due times after this RFC 3339 time. Default: now.")
+        str | None, Parameter(help="Show due times after this RFC 3339 time [default: now].")
     ] = None,
-    count: Annotated[int, Parameter(help="How many.", show_default=True)] = 5,
+    count: Annotated[int, Parameter(help="Number of due times.", show_default=True)] = 5,
     as_json: Json = False,
 ) -> int | Coroutine[Any, Any, int]:
-    """Show the next due times of a job, or of a bare schedule.
+    """Show the next due times of a job or a schedule.
 
-    A bare schedule needs neither server nor ledger.
+    A schedule needs neither Prefect nor the ledger.
 
     Example: daybook next --cron "0 9 * * 1-5" --tz Europe/Berlin --count 10
     """
@@ -45,12 +46,12 @@ def next_(
                 " and ".join(["job", *given_options]), "only one of these can be given"
             )
         if timezone is not None:
-            raise InvalidInput("timezone", "goes with a bare schedule", "a job has its own zone")
+            raise InvalidInput(
+                "timezone", "cannot be combined with a job", "a job has its own time zone"
+            )
         return _next_of_job(job, after, count, as_json)
     if not given_options:
-        raise InvalidInput(
-            "schedule", "none is given", "name a job, or give one of cron, every, at"
-        )
+        raise InvalidInput("schedule", "is missing", "give a job, or one of cron, every, at")
     from daybook.api import due
 
     result = due.of_schedule(
@@ -73,5 +74,5 @@ def _print_due_times(result: dict[str, Any], as_json: bool) -> int:
     for each in result["due"]:
         output.line(formatting.due_time_with_utc(each["local"]))
     if not result["due"]:
-        output.say("It is not due any more.")
+        output.say("There are no further due times.")
     return 0

@@ -13,31 +13,32 @@ from daybook.errors import InvalidInput
 
 async def inbox_(
     *messages: Annotated[
-        str, Parameter(name="ID", help="A message's id or its unique beginning: it is shown whole.")
+        str, Parameter(name="ID", help="Message id or unique prefix; shows the full message.")
     ],
-    all_: Annotated[
-        bool, Parameter(name="--all", help="Also those that were read before.")
-    ] = False,
+    all_: Annotated[bool, Parameter(name="--all", help="Include messages that were read.")] = False,
     job: Annotated[
-        str | None, Parameter(help="Only those about this job, also a removed one.")
+        str | None, Parameter(help="List only messages about this job, which may be a removed one.")
     ] = None,
     read: Annotated[
-        bool, Parameter(help="Mark them as read: those named, else all that are unread.")
+        bool, Parameter(help="Mark the given messages as read; without ID, all messages.")
     ] = False,
-    limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 20,
+    limit: Annotated[int, Parameter(help="Maximum number of messages.", show_default=True)] = 20,
     as_json: Json = False,
 ) -> int:
-    """Show what was told to you, newest first: answers of jobs whose channel it is, and alerts.
+    """List inbox messages, newest first: alerts, and answers of jobs that send to the inbox.
 
-    Needs no Prefect. Times are by this machine's clock. A look leaves a message unread.
+    Showing a message leaves it unread. Works without Prefect. Times are in this machine's time
+    zone.
 
     Example: daybook inbox --read
     """
     if limit < 1:
-        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
     if (messages or read) and (job or all_):
         other = "ID" if messages else "read"
-        raise InvalidInput("job" if job else "all", f"does not go with {other}", "leave one out")
+        raise InvalidInput(
+            "job" if job else "all", f"cannot be combined with {other}", "leave one out"
+        )
     from daybook.api import inbox
 
     if read:
@@ -54,8 +55,8 @@ async def inbox_(
     elif listed:
         _print_list(listed, limit)
     else:
-        empty_text = "Nothing is unread; `daybook inbox --all` shows what was read."
-        output.say("There is nothing in the inbox." if all_ or job else empty_text)
+        empty_text = "No unread messages. `daybook inbox --all` lists all messages."
+        output.say("There are no messages." if all_ or job else empty_text)
     return 0
 
 
@@ -87,9 +88,9 @@ def _print_list(listed: list[dict[str, Any]], limit: int) -> None:
         cut=True,
     )
     more_text = (
-        f"These are the newest {limit}; --limit shows more. " if len(listed) == limit else ""
+        f"Showing the newest {limit}; use --limit for more. " if len(listed) == limit else ""
     )
-    output.say(f"{more_text}One in full: daybook inbox ID; all are read: daybook inbox --read")
+    output.say(f"{more_text}Show one: daybook inbox ID. Mark all as read: daybook inbox --read")
 
 
 def _summary(message: dict[str, Any]) -> str:
@@ -105,7 +106,7 @@ def _print_message(message: dict[str, Any]) -> None:
     pairs = [
         ("about", ", ".join(filter(None, [formatting.job_label(message, ""), message["event"]]))),
         ("at", formatting.local_time(message["created_at"])),
-        ("read", formatting.local_time(message["read_at"]) if message["read_at"] else "not yet"),
+        ("read", formatting.local_time(message["read_at"]) if message["read_at"] else "no"),
         ("run", f"{run} (`daybook show {run[:8]}`)" if run else ""),
         ("id", message["id"]),
     ]

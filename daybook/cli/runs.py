@@ -21,17 +21,18 @@ async def run_(
     /,
     *,
     wait: Annotated[
-        bool, Parameter(help="Wait for the outcome; exit code 0 if it succeeded or was skipped.")
+        bool,
+        Parameter(help="Wait for the outcome; exit with 0 if the run succeeded or was skipped."),
     ] = False,
     request_id: Annotated[
-        str | None, Parameter(help="The same id again is the same run, not another one.")
+        str | None, Parameter(help="Request id; repeating it returns the same run.")
     ] = None,
     dry_run: Annotated[
-        bool, Parameter(help="Only show what would be asked of whom; costs are not estimated yet.")
+        bool, Parameter(help="Show what the run would do, without running it.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Run a job now, also one that is switched off.
+    """Run a job now, even if it is paused.
 
     Example: daybook run morning-brief --wait
     """
@@ -47,13 +48,15 @@ async def run_(
     else:
         print_run(result)
         if not wait:
-            output.say(f"See what becomes of it: daybook runs {formatting.quoted(job)}")
+            output.say(f"See its outcome: daybook runs {formatting.quoted(job)}")
     return 0 if not wait or result["status"] in ("succeeded", "skipped") else 1
 
 
 async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
     if wait:
-        raise InvalidInput("dry_run", "runs nothing", "leave out --wait and --request-id")
+        raise InvalidInput(
+            "dry_run", "cannot be combined with --wait or --request-id", "leave them out"
+        )
     from daybook.api import preview
 
     view = await preview.of_job(job)
@@ -68,13 +71,13 @@ async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
         if each and each != defaults.get(name)
     ]
     if view["session_id"]:
-        pairs.append(("session", f"{view['session_id']}, {view['history']} messages before it"))
-    answer_text = "goes to the ledger and to the Prefect UI"
+        pairs.append(("session", f"{view['session_id']}, {view['history']} earlier messages"))
+    answer_text = "stored in the ledger and shown in the Prefect UI"
     notifications = formatting.notifications(view["told"])
     pairs += [
         ("answer", answer_text),
-        ("told", notifications),
-        ("cost", "not estimated by this version"),
+        ("notifies", notifications),
+        ("cost", "not estimated"),
     ]
     output.fields(pairs)
     return 0
@@ -82,21 +85,21 @@ async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
 
 async def runs_(
     job: Annotated[
-        str | None, Parameter(help="Name, id, or unique beginning of the id. Default: all jobs.")
+        str | None, Parameter(help="Job name, id or unique id prefix [default: all jobs].")
     ] = None,
     /,
     *,
-    limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 20,
+    limit: Annotated[int, Parameter(help="Maximum number of runs.", show_default=True)] = 20,
     as_json: Json = False,
 ) -> int:
-    """List runs with their outcomes, newest first; also those of a removed job.
+    """List runs with their outcomes, newest first.
 
-    Needs no Prefect. Times are by this machine's clock.
+    Includes runs of removed jobs. Works without Prefect. Times are in this machine's time zone.
 
     Example: daybook runs morning-brief --limit 50
     """
     if limit < 1:
-        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
     from daybook.api import runs
 
     listed = await runs.history(job, limit)
@@ -127,14 +130,17 @@ async def runs_(
 
 
 async def cancel_(
-    run: Annotated[str, Parameter(help="A run's id or its unique beginning, or a job's live run.")],
+    run: Annotated[
+        str, Parameter(help="Run id or unique prefix, or a job that has one active run.")
+    ],
     /,
     *,
     as_json: Json = False,
 ) -> int:
-    """End a run: one that waits at once, one at work with all that it began.
+    """Cancel a run.
 
-    Exit code 0 when it is cancelled, 1 when it ended otherwise meanwhile.
+    A waiting run ends at once; a running one is stopped with all its processes. Exits with 0 if the
+    run was cancelled, 1 if it ended in another way first.
 
     Example: daybook cancel morning-brief
     """
@@ -150,15 +156,15 @@ async def cancel_(
 
 
 async def logs_(
-    run: Annotated[str, Parameter(help="A run's id or its unique beginning, or a job's last run.")],
+    run: Annotated[str, Parameter(help="Run id or unique prefix, or a job (its last run).")],
     /,
     *,
     follow: Annotated[
-        bool, Parameter(alias="-f", help="Go on until the run has ended; JSON comes line by line.")
+        bool, Parameter(alias="-f", help="Follow until the run ends; prints JSON line by line.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Show what a run logged in Prefect.
+    """Show the log of a run.
 
     Example: daybook logs morning-brief --follow
     """
@@ -177,7 +183,7 @@ async def logs_(
     for each in [] if as_json else lines:
         _print_log_line(each)
     if not lines:
-        output.say("Prefect has no log of it.")
+        output.say("Prefect has no log of this run.")
     return 0
 
 
@@ -190,7 +196,7 @@ def print_run(run: dict[str, Any]) -> None:
     if spent := formatting.usage_summary(run):
         output.line(f"  {spent}")
     output.fields(
-        [("told", deliveries)] if (deliveries := formatting.delivery_details(run)) else []
+        [("delivery", deliveries)] if (deliveries := formatting.delivery_details(run)) else []
     )
     _print_texts(run)
 
@@ -213,7 +219,7 @@ def print_run_details(run: dict[str, Any]) -> None:
         ("tokens", formatting.tokens(usage)),
         ("cost", formatting.cost(usage)),
         ("session", run["session_id"]),
-        ("told", formatting.delivery_details(run)),
+        ("delivery", formatting.delivery_details(run)),
         ("id", run["id"]),
         ("retry of", run["retry_of"]),
         ("flow run", run["flow_run_id"]),
@@ -239,7 +245,7 @@ class WaitReporter:
 
     def asked(self) -> None:
         if not self._quiet:
-            output.say("Waiting for the outcome; Ctrl-C ends the waiting, not the run.")
+            output.say("Waiting for the outcome. Ctrl-C stops waiting; the run continues.")
 
     def held_up(self, why: str) -> None:
         output.say(f"! {why}")

@@ -10,13 +10,13 @@ from daybook.cli import formatting, output
 from daybook.cli.options import Json
 from daybook.errors import InvalidInput
 
-Limit = Annotated[int, Parameter(help="The most that are shown.", show_default=True)]
+Limit = Annotated[int, Parameter(help="Maximum number to show.", show_default=True)]
 
 
 async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
-    """List conversations, the last used first.
+    """List conversations, most recently used first.
 
-    Needs no Prefect. Times are by this machine's clock.
+    Works without Prefect. Times are in this machine's time zone.
 
     Example: daybook session list
     """
@@ -41,7 +41,7 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
             ],
         )
     else:
-        output.say("There are no conversations yet: a job's first answer begins one.")
+        output.say("There are no conversations yet. A job's first answer starts one.")
     return 0
 
 
@@ -49,7 +49,7 @@ async def show_(
     session: Annotated[
         str,
         Parameter(
-            help="Its id, the unique beginning of it, or its key; or a job: the one it continues."
+            help="Session id, unique prefix or key, or a job (the session that it continues)."
         ),
     ],
     /,
@@ -57,9 +57,9 @@ async def show_(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> int:
-    """Show what was said in a conversation: the last messages, oldest first.
+    """Show the last messages of a conversation, oldest first.
 
-    Needs no Prefect. Times are by this machine's clock.
+    Works without Prefect. Times are in this machine's time zone.
 
     Example: daybook session show morning-brief
     """
@@ -74,7 +74,7 @@ async def show_(
     output.line(conversation["id"], style="bold")
     output.line(
         f"  {conversation['messages']} messages with {conversation['agent']}"
-        + (f", the last {shown} of them" if shown < conversation["messages"] else "")
+        + (f", last {shown} shown" if shown < conversation["messages"] else "")
     )
     for each in conversation["history"]:
         output.line()
@@ -85,7 +85,7 @@ async def show_(
 
 def _check_limit(limit: int) -> None:
     if limit < 1:
-        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
 
 
 def _speaker(message: dict[str, Any], agent: str) -> str:

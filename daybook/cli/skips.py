@@ -15,12 +15,12 @@ async def skip_(
     job: Job,
     /,
     *,
-    undo: Annotated[bool, Parameter(help="Skip none any more.")] = False,
+    undo: Annotated[bool, Parameter(help="Clear all skips.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Skip a job's next due time. Typed twice it is still that one.
+    """Skip a job's next due time.
 
-    Needs no Prefect.
+    Repeating the command skips no other due time. Works without Prefect.
 
     Example: daybook skip morning-brief
     """
@@ -32,21 +32,22 @@ async def skip_(
 async def snooze_(
     job: Job,
     until: Annotated[
-        str | None, Parameter(help="2027-01-15T09:00 by the job's clock, or `in 2h`.")
+        str | None, Parameter(help="Time in the job's zone, such as 2027-01-15T09:00, or `in 2h`.")
     ] = None,
     /,
     *,
-    off: Annotated[bool, Parameter(help="Snooze no longer.")] = False,
+    off: Annotated[bool, Parameter(help="End the snooze.")] = False,
     as_json: Json = False,
 ) -> int:
     """Skip all due times of a job before an instant.
 
-    Needs no Prefect. It can still be run by hand.
+    Runs by hand still start. Works without Prefect.
 
     Example: daybook snooze morning-brief "in 2d"
     """
     if off is (until is not None):
-        raise InvalidInput("until", "give it, or --off", 'such as "in 2h"')
+        problem = "cannot be combined with --off" if off else "is missing"
+        raise InvalidInput("until", problem, 'use a time such as "in 2h", or --off')
     from daybook.api import skips
 
     return _print_job(await skips.snooze(job, until), as_json)

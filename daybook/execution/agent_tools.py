@@ -124,8 +124,8 @@ def _source(
     if entry in functions and name in saved:
         raise InvalidInput(
             "tools",
-            f'"{entry}" is ambiguous: a Python tool has that name, and a saved server "{name}"',
-            "save the server under another name",
+            f'"{entry}" is ambiguous: a Python tool and a saved server ("{name}") match',
+            "rename the server",
         )
     if entry in functions:
         return "python"
@@ -161,14 +161,15 @@ async def open_tools(
         own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in offer.own}
         if len(tools) + len(own) > MAX_TOOLS:
             raise AgentMisconfigured(
-                f'agent "{offer.agent}": its entries name {len(tools) + len(own)} tools, and a '
-                f"model takes {MAX_TOOLS}; name those that it needs, as server.tool or server.get_*"
+                f'agent "{offer.agent}": its entries name {len(tools) + len(own)} tools, but '
+                f"a model accepts {MAX_TOOLS}; list only those it needs, as server.tool or "
+                "server.get_*"
             )
         size = sum(len(each.description) + len(str(each.schema)) for each in tools.values())
         if size > MAX_DEFINITION_CHARACTERS:
             raise AgentMisconfigured(
-                f'agent "{offer.agent}": the definitions of its tools have {size:,} characters, '
-                f"and {MAX_DEFINITION_CHARACTERS:,} are sent; name those that it needs, as "
+                f'agent "{offer.agent}": its tool definitions have {size:,} characters, but '
+                f"the limit is {MAX_DEFINITION_CHARACTERS:,}; list only those it needs, as "
                 "server.tool"
             )
         taken = {each.name for each in own.values()}
@@ -183,10 +184,10 @@ async def _connect(offer: ToolSelection, sessions: list[PooledSession], timeout:
     except TimeoutError:
         names = ", ".join(each.name for each in sessions)
         raise AgentTemporary(
-            f"the tools ({names}) were not ready within {timeout:g} s; nothing was asked"
+            f"the tools ({names}) were not ready within {timeout:g} s; the agent was not asked"
         ) from None
     except ToolUnreachable as error:
-        raise AgentTemporary(f"{error}; nothing was asked", error.retry_after) from None
+        raise AgentTemporary(f"{error}; the agent was not asked", error.retry_after) from None
     except InvalidInput as error:
         raise AgentMisconfigured(f'agent "{offer.agent}": {error}') from None
 

@@ -163,7 +163,7 @@ async def _ask_agent(
     try:
         reply = _checked(second, schema)
     except _Mismatch as mismatch:
-        failed = AgentFailed(f"the answer, asked for twice, {mismatch}", second.text)
+        failed = AgentFailed(f"the second answer {mismatch}", second.text)
         failed.usage = second.usage
         raise failed from None
     remarks = (f"repaired: the first answer {wrong}", _cut_remark(reply))
@@ -178,7 +178,8 @@ async def _ask_again(
         raise AgentTimeout(timeout, first_answer)
     if request.tokens is not None and request.tokens <= 0:
         raise AgentFailed(
-            "stopped: the token limit is reached, and the first answer did not fit", first_answer
+            "stopped: the token limit is reached, and the first answer did not match the format",
+            first_answer,
         )
     try:
         return await agent.answer(request)
@@ -216,7 +217,7 @@ def _checked(reply: AgentReply, schema: Mapping[str, Any]) -> AgentReply:
             value = json_text.read(reply.text) if reply.cut else json_text.find(reply.text)
         except ValueError as error:
             why = f"{error}; it was {_cut_remark(reply)}" if reply.cut else str(error)
-            raise _Mismatch(f"is no JSON: {why}") from None
+            raise _Mismatch(f"is not JSON: {why}") from None
     if schema and (wrong := answer_schema.mismatch(schema, value)):
         raise _Mismatch(wrong)
     return replace(reply, result=value)

@@ -224,4 +224,4 @@ async def publish(
             description=f"{outcome.status}, {granted.due:%F %T} UTC",
         )
     except Exception as error:
-        log.warning("no artifact: %s", error, extra={"action": "artifact_failed"})
+        log.warning("cannot create the artifact: %s", error, extra={"action": "artifact_failed"})

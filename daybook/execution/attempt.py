@@ -118,7 +118,7 @@ async def run_attempt(
         known = (
             tried.outcome
             if tried
-            else Outcome(Status.UNKNOWN, "the lease was refused, the agent was ended")
+            else Outcome(Status.UNKNOWN, "the lease was lost, so the agent was stopped")
         )
         await _run_to_end(lambda: recording.finish_once(ledger, granted, known))
         raise
@@ -190,11 +190,15 @@ async def _record_interruption(ledger: Ledger, granted: Granted) -> None:
             state = (await client.read_flow_run(run.id)).state
             cancelled = states.is_being_cancelled(state)
     except Exception as error:
-        log.warning("Prefect cannot tell why: %s", error, extra={"action": "interrupt_unexplained"})
+        log.warning(
+            "cannot read from Prefect why the process was stopped: %s",
+            error,
+            extra={"action": "interrupt_unexplained"},
+        )
     if cancelled:
         outcome = Outcome(Status.CANCELLED, "cancelled")
     else:
-        outcome = Outcome(Status.UNKNOWN, "the process was stopped while the agent was at work")
+        outcome = Outcome(Status.UNKNOWN, "the process was stopped while the agent was running")
     await recording.finish_once(ledger, granted, outcome)
 
 

@@ -75,7 +75,7 @@ class Verdict:
         left = granted.tokens - used
         if used and left <= 0:
             raise CheckFailed(
-                f"tokens: its gate took {used:,} of the {granted.tokens:,} that were left",
+                f"tokens: the check used {used:,} of the {granted.tokens:,} that were left",
                 self.usage,
             )
         return replace(granted, tokens=left)
@@ -118,7 +118,7 @@ async def run_check(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict
     except ValueError as error:
         raise CheckFailed(f"{gate}: {error}") from None
     why = " ".join(verdict.reason.split())[:MAX_REASON_CHARACTERS]
-    log.info("the %s is %s: %s", gate, "open" if verdict.opens else "closed", why)
+    log.info("the %s says %s: %s", gate, "run" if verdict.opens else "skip", why)
     return replace(verdict, reason=f"{gate}: {why}")
 
 
@@ -177,7 +177,7 @@ def _verdict_of_reply(reply: AgentReply) -> Verdict:
         value = json_text.read(_unfenced(reply.text))
     except ValueError as error:
         quoted = _quoted(reply.text)
-        message = f"the answer of agent {reply.agent} is no JSON ({error}); it was {quoted}"
+        message = f"the answer of agent {reply.agent} is not JSON ({error}): {quoted}"
         raise CheckFailed(message) from None
     return _verdict_of_json(value, f"agent {reply.agent}")
 
@@ -207,8 +207,8 @@ def _verdict_of_json(value: Any, whose: str) -> Verdict:
             reason = value.get("reason") or ""
             if isinstance(reason, str):
                 return Verdict(action == "run", reason or f"{whose} gave no reason")
-    legal = 'legal is {"action": "run" or "skip", "reason": "..."}'
-    raise CheckFailed(f"the answer of {whose} is not understood: {_quoted(value)}; {legal}")
+    legal = 'expected {"action": "run" or "skip", "reason": "..."}'
+    raise CheckFailed(f"the answer of {whose} has another form: {_quoted(value)}; {legal}")
 
 
 def _quoted(value: object) -> str:
@@ -253,7 +253,7 @@ def _verdict_of_result(value: Any, whose: str) -> Verdict:
                 return _verdict_of_result(parsed, whose)
         case dict():
             return _verdict_of_json(value, whose)
-    legal = 'legal is true, false, or {"action": "run" or "skip", "reason": "..."}'
+    legal = 'expected true, false, or {"action": "run" or "skip", "reason": "..."}'
     raise CheckFailed(f"{whose} answered {_quoted(value)}; {legal}")
 
 
@@ -263,7 +263,7 @@ def _verdict_of_result(value: Any, whose: str) -> Verdict:
 async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     """Run the operator's program in a temporary folder, with a minimal environment."""
     if owners.is_agent(_owner(granted)):
-        raise CheckFailed("a command is the operator's to write, and the job is an agent's")
+        raise CheckFailed("only the operator may write a command, and an agent owns the job")
     variables = environment.select(environment.DEFAULT_NAMES)
     name = check.command[0]
     with locations.run_folder("", prefix="daybook-check-") as folder:
@@ -279,10 +279,10 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
         except OSError as error:
             raise CheckFailed(f"{program} cannot be run: {error.strerror}") from None
     if ended.timed_out:
-        raise CheckFailed(f"{name} did not end within {seconds:g} s; it was ended")
+        raise CheckFailed(f"{name} did not end within {seconds:g} s and was stopped")
     if ended.code not in (RUN_EXIT_CODE, SKIP_EXIT_CODE):
         errors = ended.errors.decode(errors="replace").strip()[-MAX_REASON_CHARACTERS:]
-        suffix = f"; it said: {errors}" if errors else ""
+        suffix = f": {errors}" if errors else ""
         raise CheckFailed(f"{name} ended with exit code {ended.code}{suffix}")
     lines = ended.output.decode(errors="replace").strip().splitlines()
     why = lines[0] if lines else f"{name} ended with exit code {ended.code}"

@@ -93,12 +93,12 @@ def end_to_show(answer: Finished, flow_run_id: str) -> Finished:
     own = answer.flow_run_id == flow_run_id or answer.status in {Status.SKIPPED, Status.MISSED}
     if own:
         return answer
-    return Finished(Status.SKIPPED, f"already judged: {answer.status}", answer.run_id)
+    return Finished(Status.SKIPPED, f"already recorded as {answer.status}", answer.run_id)
 
 
 def end_of_duplicate(answer: HeldElsewhere) -> Finished:
     """Return the end of a Prefect run whose occurrence another Prefect run carries."""
-    return Finished(Status.SKIPPED, f"run {answer.run_id[:8]} has it already", answer.run_id)
+    return Finished(Status.SKIPPED, f"run {answer.run_id[:8]} already has it", answer.run_id)
 
 
 async def decide(

@@ -30,7 +30,7 @@ def turn(granted: Granted) -> Turn:
     """
     prompt = render_prompt(granted, str(granted.parameters["prompt"]))
     if not prompt.strip():
-        raise InvalidInput("prompt", "is blank once its variables are filled in")
+        raise InvalidInput("prompt", "is blank after its variables are filled in")
     history = (
         Message("assistant" if each.role == "assistant" else "user", each.content)
         for each in granted.history

@@ -73,7 +73,9 @@ async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[
         return await _rows_of(ledger, run_id)
     except Exception as error:
         reason = str(error) or type(error).__name__
-        log.warning("not sent yet: %s", reason, extra={"action": "outbox_away"})
+        log.warning(
+            "messages of the run are not sent yet: %s", reason, extra={"action": "outbox_away"}
+        )
     return rows
 
 
@@ -119,4 +121,6 @@ async def publish_delivery(ledger: Ledger, client: PrefectClient, run_ids: Itera
         try:
             await client.create_artifact(made)
         except Exception as error:
-            log.warning("no artifact: %s", error, extra={"action": "artifact_failed"})
+            log.warning(
+                "cannot create the artifact: %s", error, extra={"action": "artifact_failed"}
+            )

@@ -187,7 +187,10 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
                 return prepared
     deployment_id = str(flow_run.deployment_id) if flow_run.deployment_id else None
     if occurrence.belongs_to_other_ledger(flow_run, ledger.id):
-        why = f"it is of another ledger than this worker's, {ledger.id}: check its DAYBOOK_HOME"
+        why = (
+            f"the run belongs to another ledger than this worker ({ledger.id}); check the "
+            "worker's DAYBOOK_HOME"
+        )
         await suspend_flow_run(run.id, run.clock.now() + NO_LEDGER_DELAY, why)
     offer = await occurrence.build_claim_request(
         ledger,
@@ -387,7 +390,7 @@ async def _push(reconciler: Reconciler, job_id: str) -> None:
         await reconciler.push(job_id)
     except (DaybookError, httpx.HTTPError) as error:
         # The job stays marked as pending; the next reconciliation applies it.
-        log.warning("not synced: %s", error, extra={"action": "push_failed"})
+        log.warning("the job is not reconciled yet: %s", error, extra={"action": "push_failed"})
 
 
 def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:

@@ -44,7 +44,7 @@ def prompt(file: str) -> str:
     except FileNotFoundError:
         text = ""
     if not text:  # the check found orders, which are gone now
-        raise InvalidInput("file", f"{path_of(file)} says nothing any more")
+        raise InvalidInput("file", f"{path_of(file)} is missing or blank by now")
     return _PROMPT + text
 
 
@@ -80,7 +80,7 @@ def path_of(file: str) -> Path:
     try:
         return home.current_home().path / Path(file).expanduser()
     except RuntimeError as error:
-        raise InvalidInput("file", f"{file} is nowhere: {error}") from None
+        raise InvalidInput("file", f"{file} cannot be resolved: {error}") from None
 
 
 def read(file: str) -> str:
@@ -88,7 +88,7 @@ def read(file: str) -> str:
     path = path_of(file)
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block
-            raise InvalidInput("file", f"{path} is no file")
+            raise InvalidInput("file", f"{path} is not a file")
         with path.open(encoding="utf-8", errors="replace") as stream:
             text = stream.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
@@ -97,6 +97,6 @@ def read(file: str) -> str:
         raise InvalidInput("file", f"{path} cannot be read: {error.strerror}") from None
     if len(text) > MAX_CHARACTERS:
         raise InvalidInput(
-            "file", f"{path} is too long", f"legal: at most {MAX_CHARACTERS:,} characters"
+            "file", f"{path} is too long", f"use at most {MAX_CHARACTERS:,} characters"
         )
     return text.strip()

@@ -90,5 +90,5 @@ async def keep_lease(address: str, granted: Granted, every: float) -> AsyncItera
             await asyncio.to_thread(thread.join)
     except asyncio.CancelledError:
         if lost.is_set() and task.uncancel() == 0:
-            raise LeaseLost(f"run {granted.run_id} was taken over while it was at work") from None
+            raise LeaseLost(f"run {granted.run_id} was taken over while it was running") from None
         raise

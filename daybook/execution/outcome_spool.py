@@ -135,7 +135,12 @@ async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
             _set_aside(file, f"cannot be written: {error!r}")
             result.aside += 1
         else:
-            log.info("run %s was %s", spooled.run_id, status, extra={"action": "spool_drained"})
+            log.info(
+                "recorded the outcome of run %s: %s",
+                spooled.run_id,
+                status,
+                extra={"action": "spool_drained"},
+            )
             drop(file)
             result.written += 1
     return result

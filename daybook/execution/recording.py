@@ -41,10 +41,10 @@ class OutcomeUnwritten(DaybookError):
         self, granted: Granted, outcome: Outcome, why: LedgerUnreachable, *, spooled: bool
     ) -> None:
         self.outcome, self.spooled = outcome, spooled
-        kept = "; it is kept, and written later" if spooled else ""
+        kept = "; it is stored and will be recorded later" if spooled else ""
         super().__init__(
-            f"run {granted.run_id} was {outcome.status}, which could not be written down: "
-            f"{why}{kept}"
+            f"run {granted.run_id} ended as {outcome.status}, but its outcome could not be "
+            f"recorded: {why}{kept}"
         )
 
 
@@ -71,7 +71,7 @@ async def finish(
             if clock.now() + delay >= deadline:
                 raise OutcomeUnwritten(granted, outcome, error, spooled=file is not None) from error
             log.warning(
-                "the outcome is not written yet: %s", error, extra={"action": "settle_unreachable"}
+                "the outcome is not recorded yet: %s", error, extra={"action": "settle_unreachable"}
             )
         except (FenceRefused, IllegalTransition):
             outcome_spool.drop(file)
@@ -92,7 +92,7 @@ async def finish_once(ledger: Ledger, granted: Granted, outcome: Outcome) -> Non
         log.warning("%s", error, extra={"action": "outcome_refused"})
     except LedgerUnreachable as error:
         is_spooled = _spool(spooled) is not None
-        what = "is written later" if is_spooled else "is lost"
+        what = "will be recorded later" if is_spooled else "is lost"
         log.error("the outcome %s: %s", what, error, extra={"action": "settle_unreachable"})
 
 
@@ -100,5 +100,5 @@ def _spool(spooled: SpooledOutcome) -> Path | None:
     try:
         return outcome_spool.put(spooled)
     except OSError as error:
-        log.error("the outcome cannot be kept: %s", error, extra={"action": "spool_failed"})
+        log.error("cannot store the outcome: %s", error, extra={"action": "spool_failed"})
         return None

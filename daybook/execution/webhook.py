@@ -71,12 +71,14 @@ class WebhookResult:
 def check(action: Action, guard: Guard) -> None:
     """Check a new job's request without a DNS lookup. Raise `InvalidInput`."""
     if "{{" in action.url:
-        raise InvalidInput("url", "a reference in it", "{{secret:name}} stands in a header's value")
+        raise InvalidInput(
+            "url", "must not contain {{…}}", "use {{secret:name}} in a header's value"
+        )
     guard.check(action.url)
     request.check(action.method, action.headers)
     for name, value in action.headers.items():
         if name.lower() == request.IDEMPOTENCY_KEY.lower():
-            raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
+            raise InvalidInput("headers", f'"{name}" is set by Daybook', "leave it out")
         secrets.references("headers", value)
     secrets.refuse_literal_headers(action.headers)
 
@@ -159,7 +161,7 @@ def _result_without_answer(
     result = _result_json(error.part, prepared) if error.part else None
     output = result["body"] if result else None
     if error.sent and not idempotent:
-        reason = f"{message}; it was sent, and whether it was done is not known"
+        reason = f"{message}; the request was sent, so its effect is unknown"
         return WebhookResult(
             Outcome(Status.UNKNOWN, reason, output=output, result=result, error=message)
         )

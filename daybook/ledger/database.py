@@ -17,17 +17,19 @@ from daybook.clock import Clock
 from daybook.errors import LedgerReplaced
 from daybook.ledger.in_use import InUse
 
-_AFRESH = "to use a copy of it, or an empty ledger: `daybook down`, put it there, `daybook up`"
+_AFRESH = (
+    "to use a copy or an empty ledger, run `daybook down`, put the file there, run `daybook up`"
+)
 
 MOVED_AWAY = (
     "was deleted or moved away while it was in use",
-    f"move the same file back and work goes on; {_AFRESH}",
+    f"move the file back to continue; {_AFRESH}",
 )
 REPLACED = (
     "was replaced by another file while it was in use",
-    "move the former file back and work goes on; to use the new one: `daybook down`, `daybook up`",
+    "move the original file back to continue; to use the new one, run `daybook down`, `daybook up`",
 )
-EMPTIED = ("was emptied while it was in use: it holds no ledger", _AFRESH)
+EMPTIED = ("was emptied while it was in use", _AFRESH)
 """What happened to a ledger and what to do about it: arguments of `LedgerReplaced`."""
 
 
@@ -35,7 +37,7 @@ def wal_lost(name: str) -> tuple[str, str]:
     """Return the same for a file ``name`` whose `-wal` or `-shm` file is gone or was replaced."""
     return (
         f"lost its file {name}-wal or {name}-shm while it was in use",
-        "`daybook down` saves what it held, then `daybook up`",
+        "run `daybook down`, which saves its contents, then `daybook up`",
     )
 
 
@@ -43,7 +45,7 @@ def another_ledger(was: str, found: str) -> tuple[str, str]:
     """Return the same for a ledger with another id."""
     return (
         f"was replaced by another ledger while it was in use: it was {was}, and is {found}",
-        "put the former back, or, to use the new one: `daybook down`, `daybook up`",
+        "put the original back; to use the new one, run `daybook down`, `daybook up`",
     )
 
 

@@ -118,7 +118,7 @@ class Ledger:
         try:
             yield
         except NoneFree as error:
-            raise LedgerUnreachable(self.place, "all connections are taken") from error
+            raise LedgerUnreachable(self.place, "all connections are in use") from error
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:

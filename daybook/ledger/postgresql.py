@@ -74,12 +74,12 @@ _UNREACHABLE = ("08", "28", "53", "57P", "58", "XX")
 intervention, system errors and internal errors.
 """
 _UNREACHABLE_STATES = {
-    "25006": "it is read only",
-    "25P03": "this process stood still in a transaction",
+    "25006": "it is read-only",
+    "25P03": "this process stalled in a transaction",
     "3D000": "",  # no such database
     "3F000": "",  # no schema
     "42501": "",  # no permission
-    "55P03": "locked: other writers did not let go of it in time",
+    "55P03": "locked: other writers did not release it in time",
 }
 
 

@@ -96,7 +96,7 @@ class Sqlite:
             # Check before connecting: a failed connection leaves a thread of the driver behind,
             # which writes an error to the terminal when the loop is closed.
             if not path.is_file():
-                raise LedgerUnreachable(self.place, "it is no file") from None
+                raise LedgerUnreachable(self.place, "it is not a file") from None
             if not os.access(path, os.R_OK | os.W_OK):
                 raise LedgerUnreachable(self.place, "no permission to read and write it") from None
         except OSError as error:
@@ -168,7 +168,7 @@ class Sqlite:
         with suppress(OSError):
             os.replace(f"{self._path}{WAL_SUFFIX}", aside)
             log.warning(
-                "%s is not the file that was opened; its last changes are in %s",
+                "%s is not the file that was opened; the last changes of that file are in %s",
                 self._path,
                 aside,
                 extra={"action": "wal_set_aside"},

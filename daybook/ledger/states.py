@@ -63,34 +63,34 @@ HELD = frozenset({Status.CLAIMED, Status.RUNNING})
 
 _W, _C, _R = Status.WAITING, Status.CLAIMED, Status.RUNNING
 _OUTCOMES = {
-    Status.SUCCEEDED: "the effect was had",
-    Status.FAILED: "the attempt failed, none is left",
-    Status.TIMED_OUT: "the attempt's time was up, none is left",
-    Status.CANCELLED: "cancelled while at work; the process group is gone",
+    Status.SUCCEEDED: "the effect happened",
+    Status.FAILED: "the attempt failed, and no retry is left",
+    Status.TIMED_OUT: "the attempt timed out, and no retry is left",
+    Status.CANCELLED: "cancelled while running; the process group is gone",
 }
 
 TRANSITIONS: dict[Status | None, dict[Status, str]] = {
     None: {
-        _W: "a request not begun, or what must happen later",
+        _W: "requested, or it has to wait",
         _C: "granted at claim",
         Status.SKIPPED: "refused at claim",
         Status.MISSED: "too late at claim, or found by the audit",
         Status.CANCELLED: "a future run was cancelled",
-        Status.FAILED: "parameters that do not fit",
+        Status.FAILED: "invalid parameters",
     },
     _W: {
         _C: "granted at claim",
         Status.SKIPPED: "refused at claim",
-        Status.MISSED: "written ahead of its due time, or left undecided; nobody came in time",
+        Status.MISSED: "made ahead of its due time, or left undecided, and not claimed in time",
         Status.CANCELLED: "cancelled while waiting",
         Status.TIMED_OUT: "the deadline passed while it waited",
     },
     _C: {
         _R: "begin: written immediately before the effect",
         _W: "the lease was lost before the effect, or the holder has to wait",
-        Status.SKIPPED: "its check was closed",
+        Status.SKIPPED: "its check said skip",
         Status.CANCELLED: "cancelled before the effect",
-        Status.FAILED: "parameters or schema do not fit, its check failed, or a limit stopped it",
+        Status.FAILED: "invalid parameters or schema, a failed check, or a limit",
         Status.TIMED_OUT: "the deadline passed before the effect",
     },
     _R: {

@@ -30,7 +30,9 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"a naive datetime has no place in the ledger: {value.isoformat()}")
+            raise ValueError(
+                f"a naive datetime cannot be stored in the ledger: {value.isoformat()}"
+            )
         return value.astimezone(UTC)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:

@@ -38,7 +38,7 @@ async def add(
     """Store a token's digest; without a ``name`` it gets its owner's. Raises `InvalidInput`."""
     names = set((await session.execute(select(TokenRow.name))).scalars())
     if name in names:
-        raise InvalidInput("name", f'"{name}" is taken', "give another, or remove that token")
+        raise InvalidInput("name", f'"{name}" is taken', "use another name, or remove that token")
     row = TokenRow(
         name=name or free_name(owner, names),
         owner=owner,

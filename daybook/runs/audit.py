@@ -53,8 +53,8 @@ from daybook.runs.decision import Rule
 MAX_DUE_TIMES = 2000
 """How many due times one transaction judges: about a third of a second."""
 
-NOT_RUN_REASON = "nothing ran it in time"
-SUPERSEDED_REASON = "a later due time of the job is made up for"
+NOT_RUN_REASON = "no worker ran it in time"
+SUPERSEDED_REASON = "a later due time of the job runs instead"
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ async def for_run(
             return TokenBudget(spent=why)
         free = day.most - used - await _granted(session, day, row)
         if free <= 0:
-            why = f"tokens: runs at work may take all that is left of {day.most:,} per day{day.of}"
+            why = f"tokens: active runs may use all that is left of {day.most:,} per day{day.of}"
             return TokenBudget(held=why)
         allowed = free if allowed is None else min(allowed, free)
     return TokenBudget(allowed)

@@ -113,6 +113,6 @@ async def _check_pace(
     if (await session.execute(recent)).first() is not None:
         raise InvalidInput(
             "schedule",
-            f"another run came less than {durations.to_text(min_interval)} before",
-            "`daybook run` asks for one at once",
+            f"another run came less than {durations.to_text(min_interval)} earlier",
+            "use `daybook run` to start one now",
         )

@@ -232,8 +232,8 @@ async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: s
     Raises `InvalidInput` for an id that is too long to be a key.
     """
     if len(request_id) > MAX_REQUEST_ID_LENGTH:
-        legal = f"legal: at most {MAX_REQUEST_ID_LENGTH}"
-        raise InvalidInput("request-id", f"has {len(request_id):,} characters", legal)
+        hint = f"use at most {MAX_REQUEST_ID_LENGTH}"
+        raise InvalidInput("request-id", f"has {len(request_id):,} characters", hint)
     key = claim_requests.request_key(stored.id, request_id)
     async with ledger.write() as session:
         query = select(RunRow).where(col(RunRow.occurrence) == key)

@@ -27,7 +27,7 @@ from daybook.runs import claim_requests, rows
 UNTIL_DUE = "due"
 """The `waits_for` of a row that waits for its due time and has not been judged."""
 
-NO_LONGER_DUE_REASON = "not due any more"
+NO_LONGER_DUE_REASON = "no longer due"
 """Why a row is skipped if the revision in force has no such due time."""
 
 

@@ -106,7 +106,7 @@ class Decision:
             check_at = leases.next_check_at(row)
             if self._is_later_start(row) and check_at is not None:
                 # The same Prefect run was started again: its earlier process may still be alive.
-                return Waiting(check_at, f"{row.holder} may still be at work")
+                return Waiting(check_at, f"{row.holder} may still be running")
             return HeldElsewhere(row.id, row.holder, row.flow_run_id)
         if row is not None and row.state in TERMINAL:
             if not await self._is_retry(row):
@@ -216,7 +216,7 @@ class Decision:
             # first the ledger has to know all edits.
             return NeedsReconcile(stored.id)
         if self.request.due <= stored.row.audited_until:
-            return Finished(Status.SKIPPED, "already judged")
+            return Finished(Status.SKIPPED, "already recorded")
         return None
 
     def _not_due(self, stored: StoredJob | None) -> ClaimResult:

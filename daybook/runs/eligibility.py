@@ -56,7 +56,7 @@ async def max_runs_reason(
     started = await _started_runs(session, newest.id, run_id)
     certain = [each for each in started if not _may_wait_again(each, now)]
     if newest.row.run_count + len(certain) >= max_runs:
-        return f"max runs: {max_runs} are done or at work"
+        return f"max runs: {max_runs} are done or running"
     return ""
 
 

@@ -156,7 +156,7 @@ async def release_lost(
     if row.attempts <= run_policy.reruns:
         await outcomes.close_attempt(session, row, unknown, now)
         return_to_waiting(
-            row, now + run_policy.delay(row.attempts), f"{unknown.reason}; it is to be run again"
+            row, now + run_policy.delay(row.attempts), f"{unknown.reason}; it will run again"
         )
         session.add(row)
     else:
@@ -244,7 +244,9 @@ async def _judge_each(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
         except LedgerUnreachable:
             raise
         except Exception:
-            log.exception("%s cannot be judged", run_id, extra={"action": "expire"})
+            log.exception(
+                "cannot check the lease and deadline of run %s", run_id, extra={"action": "expire"}
+            )
     return changed
 
 

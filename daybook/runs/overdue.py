@@ -82,9 +82,9 @@ class Overdue:
     def why(self) -> str:
         """Return what the ledger knows about the cause; empty if nothing."""
         if self.run is not None and self.run.waits_for in slots.WAITS_FOR_TURN:
-            return f"it waits: {self.run.reason}"
+            return f"waiting: {self.run.reason}"
         if self.missed:
-            return "missed, nothing came for it"
+            return "missed: no worker claimed it"
         return "the job is not in Prefect yet" if self.stored.row.sync_pending else ""
 
 

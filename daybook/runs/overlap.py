@@ -125,12 +125,12 @@ class _Others:
         certain = [*alive, *self.queued]
         allowed = 1 if queues else 0
         if len(certain) > allowed:
-            also = ", and another one waited already" if queues else ""
+            also = ", and another run was already waiting" if queues else ""
             return OverlapDecision(_still_at_work(certain[0]) + also, skipped=True)
         uncertain = [each for each in self.at_work if each.state in HELD and each not in alive]
         if uncertain and len(certain) + len(uncertain) > allowed:
             known_at = min(leases.holder_known_at(each, self.now) for each in uncertain)
-            why = f"overlap: it is not known yet whether {_run_text(uncertain[0])} is still at work"
+            why = f"overlap: it is not known yet whether {_run_text(uncertain[0])} is still running"
             return OverlapDecision(why, known_at=known_at)
         return None
 
@@ -295,7 +295,7 @@ def _due(row: RunRow, job_id: str) -> datetime:
 
 
 def _still_at_work(other: RunRow) -> str:
-    return f"overlap: {_run_text(other)} was still at work"
+    return f"overlap: {_run_text(other)} was still running"
 
 
 def _run_text(other: RunRow) -> str:
@@ -303,7 +303,7 @@ def _run_text(other: RunRow) -> str:
 
 
 def _replaced_by(other: RunRow) -> str:
-    return f"overlap: the run of {_clock(other.due)} took its place"
+    return f"overlap: the run of {_clock(other.due)} replaced it"
 
 
 def _clock(instant: datetime) -> str:

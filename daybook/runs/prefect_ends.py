@@ -118,12 +118,12 @@ async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | Non
             return None
         row.prefect_runs += 1
         if row.prefect_runs >= MAX_PREFECT_RUNS + row.attempts:
-            times = f"Prefect refused to make its run, {row.prefect_runs} were asked for: "
+            times = f"Prefect refused {row.prefect_runs} times to create its run: "
             await _fail(session, row, times + why, now)
         else:
             delay = leases.backoff(FIRST_REFUSAL_DELAY, row.prefect_runs - 1)
             row.until = max(row.until or now, now + delay)
-            row.waits_for, row.reason = PREFECT_REFUSAL, f"Prefect refused to make its run: {why}"
+            row.waits_for, row.reason = PREFECT_REFUSAL, f"Prefect refused to create its run: {why}"
             session.add(row)
         return row.state
 

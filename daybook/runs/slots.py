@@ -193,7 +193,7 @@ class _Slots:
 
 def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
     waiting = f", and {ahead} that were due earlier wait" if held < most else ""
-    return f"{held} of {most} {kind} are at work{waiting}"
+    return f"{held} of {most} {kind} are active{waiting}"
 
 
 async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> None:

@@ -71,7 +71,7 @@ class Bounds:
         if self._last_excluded(local.date()) is not None:
             return f"{local:%Y-%m-%d} is excluded"
         if not self._active(local):
-            return f"{local:%H:%M} is not within the active hours"
+            return f"{local:%H:%M} is outside the active hours"
         if any(_is_within(local, window) for window in self.quiet):
             return f"{local:%H:%M} is within the quiet hours"
         return ""
@@ -159,10 +159,12 @@ def check(policy: BoundsTexts) -> None:
     """Raise `InvalidInput` for invalid bounds."""
     bounds = read_bounds(policy, "UTC")
     if len(bounds.excluded) > MAX_EXCLUDED:
-        raise InvalidInput("exclude", f"{len(bounds.excluded)} are given", f"legal: {MAX_EXCLUDED}")
+        raise InvalidInput(
+            "exclude", f"has {len(bounds.excluded)} days or ranges", f"use at most {MAX_EXCLUDED}"
+        )
     if len(bounds.quiet) > MAX_QUIET_HOURS:
         raise InvalidInput(
-            "quiet_hours", f"{len(bounds.quiet)} are given", f"legal: {MAX_QUIET_HOURS}"
+            "quiet_hours", f"has {len(bounds.quiet)} ranges", f"use at most {MAX_QUIET_HOURS}"
         )
 
 
@@ -187,13 +189,13 @@ def _days(text: str) -> tuple[date, date]:
     begin = _day("exclude", first, _LEGAL_DAYS)
     end = _day("exclude", last, _LEGAL_DAYS) if dots else begin
     if end < begin:
-        raise InvalidInput("exclude", f'"{text}" ends before it begins', _LEGAL_DAYS)
+        raise InvalidInput("exclude", f'"{text}" ends before it starts', _LEGAL_DAYS)
     return begin, end
 
 
 def _day(field: str, text: str, legal: str) -> date:
     if not _DAY.fullmatch(text):
-        raise InvalidInput(field, f'"{text}" is no day', legal)
+        raise InvalidInput(field, f'"{text}" is not a date', legal)
     try:
         day = date.fromisoformat(text)
         if day.year > _LAST_YEAR:
@@ -206,11 +208,11 @@ def _day(field: str, text: str, legal: str) -> date:
 def _hours(text: str, field: str = "active_hours") -> tuple[int, int]:
     match = _HOURS.fullmatch(text.strip())
     if match is None:
-        raise InvalidInput(field, f'"{text}" is no range of hours', _LEGAL_HOURS)
+        raise InvalidInput(field, f'"{text}" is not a range of hours', _LEGAL_HOURS)
     hour, minute, to_hour, to_minute = map(int, match.groups())
     begin, end = hour * 60 + minute, to_hour * 60 + to_minute
     if max(minute, to_minute) > 59 or begin >= _MINUTES or end > _MINUTES:
-        raise InvalidInput(field, f'"{text}" is no time of a day', _LEGAL_HOURS)
+        raise InvalidInput(field, f'"{text}" is not a time of day', _LEGAL_HOURS)
     if begin == end:
-        raise InvalidInput(field, f'"{text}" is empty', _LEGAL_HOURS)
+        raise InvalidInput(field, f'"{text}" is an empty range', _LEGAL_HOURS)
     return begin, end % _MINUTES if end == _MINUTES and begin == 0 else end

@@ -131,7 +131,7 @@ def canonical(text: str, field: str = "cron") -> str:
     fires, and everything else that the module's docstring excludes.
     """
     if len(text) > MAX_TEXT_LENGTH:
-        raise InvalidInput(field, "is too long", f"legal: at most {MAX_TEXT_LENGTH} characters")
+        raise InvalidInput(field, "is too long", f"use at most {MAX_TEXT_LENGTH} characters")
     expr = " ".join(text.split())
     if expr.startswith("@"):
         expr = expr.lower()
@@ -147,11 +147,13 @@ def read_fields(expr: str) -> CronFields:
     """Return the fields, with `@` names expanded. Raises `InvalidInput` for an invalid field."""
     if expr.startswith("@"):
         if expr.lower() not in ALIASES:
-            raise InvalidInput("cron", f'unknown "{expr}"', f"known: {' '.join(ALIASES)}")
+            raise InvalidInput("cron", f'unknown name "{expr}"', f"use one of {' '.join(ALIASES)}")
         expr = ALIASES[expr.lower()]
     words = expr.split()
     if len(words) == 7:
-        raise InvalidInput("cron", "seven fields: there is no field for the year", SYNTAX_HINT)
+        raise InvalidInput(
+            "cron", "has seven fields, and a field for the year is not supported", SYNTAX_HINT
+        )
     if len(words) not in (5, 6):
         raise InvalidInput("cron", f'"{expr}" has {len(words)} fields', SYNTAX_HINT)
     seconds = len(words) == 6
@@ -180,10 +182,10 @@ def _validate(expr: str) -> None:
         except CroniterBadDateError:
             days = f"day of month {fields.day.text} with month {fields.month.text}"
             raise InvalidInput(
-                "cron", f'"{expr}" never fires ({days})', "write a day that comes"
+                "cron", f'"{expr}" never fires ({days})', "use a day that the month has"
             ) from None
         except CroniterError as error:
-            raise InvalidInput("cron", f'"{expr}" cannot be read: {error}', SYNTAX_HINT) from None
+            raise InvalidInput("cron", f'"{expr}" is not valid: {error}', SYNTAX_HINT) from None
 
 
 def _check_days(fields: CronFields) -> None:
@@ -193,15 +195,15 @@ def _check_days(fields: CronFields) -> None:
     if weekday.nth:
         raise InvalidInput(
             "cron",
-            f'weekday "{weekday.text}" cannot stand beside day of month "{day.text}"',
-            "write * for the day of month, or make two jobs",
+            f'weekday "{weekday.text}" cannot be combined with day of month "{day.text}"',
+            "use * for the day of month, or create two jobs",
         )
     every_day = len(day.values) == 31 or len(weekday.values) == 7
     if every_day and (day.wild or weekday.wild):
         raise InvalidInput(
             "cron",
-            f'day of month "{day.text}" beside weekday "{weekday.text}" is every day',
-            "write * for both",
+            f'day of month "{day.text}" or weekday "{weekday.text}" matches every day',
+            "use * for both",
         )
 
 
@@ -222,7 +224,7 @@ def _field(text: str, kind: FieldKind) -> CronField:
             values |= _values(word, text, kind)
             wild = wild or word.startswith("*")
     if last and any("-" in item or "/" in item for item in items):
-        raise _wrong(kind, text, "L stands alone or beside single days")
+        raise _wrong(kind, text, "combine L only with single days")
     if nth and values:
         raise _wrong(kind, text, "# and L cannot be mixed with plain weekdays")
     step = int(text[2:]) if text.startswith("*/") and len(items) == 1 else None
@@ -243,19 +245,19 @@ def _values(word: str, text: str, kind: FieldKind) -> frozenset[int]:
         if stride is None:
             return _span(kind, low, low, 1)
         if kind is WEEKDAY:
-            raise _wrong(kind, text, f'a step needs its end: write "{start}-sat/{stride}"')
+            raise _wrong(kind, text, f'a step needs a range: use "{start}-sat/{stride}"')
         return _span(kind, low, kind.high, step)
     high = _value(end, text, kind)
     if kind is WEEKDAY and low == 7:
         low = 0
     if low == high:
-        raise _wrong(kind, text, f'a range of one value: write "{start}"')
+        raise _wrong(kind, text, f'the range has only one value: use "{start}"')
     if kind is WEEKDAY and high == 0:
         high = 7
     if low < high:
         return _span(kind, low, high, step)
     if stride is not None:
-        raise _wrong(kind, text, "a range that wraps around takes no step: write the values")
+        raise _wrong(kind, text, "a range that wraps around cannot have a step: list the values")
     top = 6 if kind is WEEKDAY else kind.high
     return _span(kind, low, top, 1) | _span(kind, kind.low, high, 1)
 
@@ -263,11 +265,11 @@ def _values(word: str, text: str, kind: FieldKind) -> frozenset[int]:
 def _refuse_dialects(word: str, text: str, kind: FieldKind) -> None:
     """Refuse syntax of other cron dialects."""
     if re.match(r"[hr](\(|/|$)", word):
-        raise _wrong(kind, text, "H and R (a time picked by hash or at random) are not accepted")
+        raise _wrong(kind, text, "H and R (hashed or random times) are not supported")
     if word == "*":
-        raise _wrong(kind, text, "* stands alone")
+        raise _wrong(kind, text, "* cannot be part of a list")
     if kind is DAY and "w" in word:
-        raise _wrong(kind, text, "W (the nearest working day) is not accepted")
+        raise _wrong(kind, text, "W (the nearest weekday) is not supported")
 
 
 def _span(kind: FieldKind, low: int, high: int, step: int) -> frozenset[int]:
@@ -290,9 +292,9 @@ def _step(word: str | None, text: str, kind: FieldKind) -> int:
     size = 7 if kind is WEEKDAY else kind.high - kind.low + 1
     if word.isdigit() and 1 <= int(word) <= size:
         return int(word)
-    advice = f"a step is 1 to {size}"
+    advice = f"use a step of 1 to {size}"
     if word.isdigit() and int(word) > size and kind in (SECOND, MINUTE, HOUR):
-        advice += f'; for a longer interval write "every {int(word)}{kind.name[0]}"'
+        advice += f'; for a longer interval use "every {int(word)}{kind.name[0]}"'
     raise _wrong(kind, text, advice)
 
 
@@ -301,14 +303,14 @@ def _nth(word: str, text: str) -> tuple[int, int]:
         return _value(word[1:], text, WEEKDAY) % 7, -1
     match = _NTH.fullmatch(word)
     if match is None or match[2] not in ("1", "2", "3", "4", "5"):
-        raise _wrong(WEEKDAY, text, "write a weekday, # and 1 to 5, such as mon#2")
+        raise _wrong(WEEKDAY, text, "use a weekday, # and 1 to 5, such as mon#2")
     return _value(match[1], text, WEEKDAY) % 7, int(match[2])
 
 
 def _bounds(kind: FieldKind) -> str:
     names = f" or {kind.names[0]} to {kind.names[-1]}" if kind.names else ""
-    return f"values are {kind.low} to {kind.high}{names}"
+    return f"use {kind.low} to {kind.high}{names}"
 
 
 def _wrong(kind: FieldKind, text: str, legal: str) -> InvalidInput:
-    return InvalidInput("cron", f'{kind.name} "{text}" is not legal', legal)
+    return InvalidInput("cron", f'{kind.name} "{text}" is not valid', legal)

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from daybook.errors import InvalidInput
 from daybook.validation import raising_pydantic_error
 
-SYNTAX_HINT = "write whole seconds or more, such as 90s, 30m, 1h30m or 2d"
+SYNTAX_HINT = "use whole seconds or more, such as 90s, 30m, 1h30m or 2d"
 MAX_DURATION = timedelta(days=36_500)
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -35,7 +35,7 @@ def parse(text: str, field: str = "every") -> timedelta:
         raise InvalidInput(field, f'"{text}" is below 1 s or has a fraction', SYNTAX_HINT)
     match = _SHAPE.fullmatch(word)
     if match is None or not word:
-        problem = "has no unit" if word.isascii() and word.isdigit() else "is no duration"
+        problem = "has no unit" if word.isascii() and word.isdigit() else "is not a duration"
         raise InvalidInput(field, f'"{text}" {problem}', SYNTAX_HINT)
     if max(len(part or "") for part in match.groups()) > 12:
         raise InvalidInput(field, f'"{text}" is longer than 100 years', SYNTAX_HINT)
@@ -81,7 +81,7 @@ def _read(value: object, field: str) -> timedelta:
             return from_timedelta(value, field)
         if isinstance(value, str):
             return parse(value, field)
-        raise InvalidInput(field, f"{value!r} is no duration", SYNTAX_HINT)
+        raise InvalidInput(field, f"{value!r} is not a duration", SYNTAX_HINT)
 
 
 def _validated(field: str) -> BeforeValidator:

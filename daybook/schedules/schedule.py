@@ -37,7 +37,7 @@ SYNTAX_HINT = (
     'write a cron expression ("0 9 * * 1-5", @daily), "every 30m", '
     '"at 2027-01-15T14:30:00+01:00", "in 30m" or "on demand"'
 )
-_LEGAL_AT = "write 2027-01-15T14:30:00+01:00, or the same without an offset, or in 30m"
+_LEGAL_AT = "use 2027-01-15T14:30:00+01:00 (the offset is optional) or in 30m"
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d+))?\s?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
 )
@@ -60,7 +60,7 @@ def _whole_second_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("an instant needs an offset")
     if value.microsecond:
-        raise ValueError("an instant is a whole second")
+        raise ValueError("an instant must be a whole second")
     return value.astimezone(UTC)
 
 
@@ -175,9 +175,7 @@ def make(
         name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None
     ] + (["on_demand"] if on_demand else [])
     if not given:
-        raise InvalidInput(
-            "schedule", "none is given", "give one of cron, every, at, or say on_demand"
-        )
+        raise InvalidInput("schedule", "is missing", "give one of cron, every, at or on_demand")
     if len(given) > 1:
         raise InvalidInput(
             " and ".join(given), "only one of these can be given", "cron, every, at or on_demand"
@@ -205,7 +203,7 @@ def parse(
     """
     zone(timezone)
     if len(text) > expressions.MAX_TEXT_LENGTH:
-        legal = f"legal: at most {expressions.MAX_TEXT_LENGTH} characters"
+        legal = f"use at most {expressions.MAX_TEXT_LENGTH} characters"
         raise InvalidInput("schedule", "is too long", legal)
     word = " ".join(text.split())
     first, _, rest = word.partition(" ")
@@ -222,7 +220,9 @@ def parse(
         raise _ambiguous("schedule", word)
     if word.startswith("@") or " " in word:
         return Cron(expr=expressions.canonical(word, "schedule"), timezone=timezone)
-    raise InvalidInput("schedule", f'"{text}" is no schedule' if word else "is empty", SYNTAX_HINT)
+    raise InvalidInput(
+        "schedule", f'"{text}" is not a schedule' if word else "is empty", SYNTAX_HINT
+    )
 
 
 def to_text(schedule: Schedule) -> str:
@@ -291,7 +291,7 @@ def one_time(
     due = parse_instant(word, field, timezone)
     if due <= now and (current is None or current.only_due != due):
         local = due.astimezone(zone(timezone)).isoformat()
-        raise InvalidInput(field, f"{local} ({timezone}) is in the past", "write a time to come")
+        raise InvalidInput(field, f"{local} ({timezone}) is in the past", "use a future time")
     return At(at=due, timezone=timezone)
 
 
@@ -303,12 +303,10 @@ def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) 
     """
     match = _RFC3339.fullmatch(word)
     if match is None:
-        raise InvalidInput(field, f'"{word}" is no RFC 3339 time', legal)
+        raise InvalidInput(field, f'"{word}" is not an RFC 3339 time', legal)
     date, time, fraction, offset = match.groups()
     if fraction and fraction.strip("0"):
-        raise InvalidInput(
-            field, f'"{word}" has a fraction of a second', "due times are whole seconds"
-        )
+        raise InvalidInput(field, f'"{word}" has a fraction of a second', "use whole seconds")
     try:
         local = datetime.fromisoformat(f"{date}T{time}")
         if offset is None:

@@ -44,7 +44,7 @@ def zone(name: str, field: str = "timezone") -> ZoneInfo:
     if name in _tzdata_names() or name in _names():
         return ZoneInfo(name)
     if len(name) > MAX_NAME_LENGTH:  # finding similar names would take long
-        raise InvalidInput(field, "is too long", f"legal: at most {MAX_NAME_LENGTH} characters")
+        raise InvalidInput(field, "is too long", f"use at most {MAX_NAME_LENGTH} characters")
     raise InvalidInput(field, f'unknown zone "{name}"', _hint(name))
 
 

@@ -62,7 +62,7 @@ def test_that_it_ran_is_well() -> None:
 
 
 def test_lost_to_its_dead_predecessor_it_is_found() -> None:
-    reason = "overlap: run 12345678 of 12:09:50 was still at work"
+    reason = "overlap: run 12345678 of 12:09:50 was still running"
     (found,) = _wrong(LOST, _row(LATEST, "skipped", reason=reason))
     assert found == f"the latest due time did not run: job 12:17:50: skipped ({reason})"
 

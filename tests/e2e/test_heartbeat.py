@@ -106,7 +106,7 @@ def test_off_and_on_are_idempotent_and_keep_what_it_was_told(daybook: Daybook) -
         (("--gate-agent", "nobody"), "unknown"),
         (("--agent", "nobody"), "unknown"),
         (("--channel", "nowhere"), "unknown"),
-        (("--quiet-hours", "noon"), "no range of hours"),
+        (("--quiet-hours", "noon"), "not a range of hours"),
         (("--session", "chat"), "name the channel"),
     ],
 )

@@ -226,7 +226,7 @@ async def test_a_run_that_nobody_begins_says_why(
 ) -> None:
     """First no worker of ours; then one of Prefect's own, of another home, has put the run off."""
     await beat(OTHERS)
-    refused = "it is of another ledger than this worker's"
+    refused = "the run belongs to another ledger than this worker"
 
     async def next_reason(why: str) -> None:
         async with Ledger(mine.address) as ledger:

@@ -181,7 +181,7 @@ async def test_a_server_that_is_away_is_tried_again_before_anything_was_asked(
     with nobody_there() as address:
         await servers.add(name, {"url": address})
         await asked.given(name)
-        with pytest.raises(FailedRun, match="nothing was asked"):
+        with pytest.raises(FailedRun, match="the agent was not asked"):
             await asked.run("Hello.", policy={"retries": 1})
 
     assert [each.status for each in await asked.attempts()] == ["failed", "failed"]

@@ -102,7 +102,7 @@ async def test_what_another_holds_is_skipped(world: World) -> None:
     state = await world.workers.executed(run)
 
     assert (state.type.value, state.name) == ("CANCELLED", "Skipped")
-    assert state.message == f"run {other.run_id[:8]} has it already"
+    assert state.message == f"run {other.run_id[:8]} already has it"
     assert (await world.row()).holder == "there:2"
     assert agent.had == 0
 
@@ -144,7 +144,7 @@ async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run
     first = await world.row()
     assert (first.status, first.reason) == (
         "unknown",
-        "the process was stopped while the agent was at work",
+        "the process was stopped while the agent was running",
     ), said
     assert (await world.prefect.state(run)).is_crashed()
 
@@ -199,7 +199,7 @@ async def test_killed_at_work_the_next_start_waits_for_its_lease(world: World) -
     state = await world.workers.executed(run)
 
     assert (state.type.value, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
-    assert state.message == f"{row.holder} may still be at work"
+    assert state.message == f"{row.holder} may still be running"
     assert state.state_details.scheduled_time == row.lease_until
     assert agent.had == 1
     assert (await world.row()).status == "running"

@@ -226,7 +226,7 @@ async def test_a_cancelled_call_leaves_word(world: World) -> None:
     row = await world.row()
     assert (row.status, row.reason) == (
         "unknown",
-        "the process was stopped while the agent was at work",
+        "the process was stopped while the agent was running",
     )
 
 
@@ -243,7 +243,7 @@ async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(world: W
     assert (result["status"], result["result"]) == ("succeeded", {"n": 3})
     row = await world.row()
     assert (row.result, row.attempts) == ({"n": 3}, 1)
-    assert row.reason.startswith("repaired: the first answer is no JSON")
+    assert row.reason.startswith("repaired: the first answer is not JSON")
     assert agent.had == 2
 
 

@@ -118,7 +118,7 @@ async def test_a_file_elsewhere_is_read_where_it_is(heart: Beating, tmp_path: Pa
 
 
 async def test_what_is_no_file_or_too_long_is_told(heart: Beating, tmp_path: Path) -> None:
-    with pytest.raises(FailedRun, match="is no file"):
+    with pytest.raises(FailedRun, match="is not a file"):
         await heart.beats(RUN, file=str(tmp_path))
     heart.file.write_text("x" * 100_001)
     with pytest.raises(FailedRun, match="is too long"):

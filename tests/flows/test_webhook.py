@@ -93,7 +93,7 @@ async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
 
     row = await world.row()
     assert (row.status, row.attempts, len(server.requests)) == ("unknown", 1, 1)
-    assert "whether it was done is not known" in row.reason
+    assert "so its effect is unknown" in row.reason
 
 
 async def test_an_idempotent_one_is_repeated_with_the_same_key(

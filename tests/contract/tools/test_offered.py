@@ -126,7 +126,7 @@ async def test_a_tool_that_is_not_there_is_told_with_those_that_are(ours: Caller
 async def test_one_that_is_away_is_temporary_and_the_others_are_closed(ours: Caller) -> None:
     with nobody_there() as address:
         ours.saved.settings["away"] = {"url": address}
-        with pytest.raises(AgentTemporary, match="nothing was asked"):
+        with pytest.raises(AgentTemporary, match="the agent was not asked"):
             async with held(ours, "ours", "away"):
                 pass
 
@@ -134,7 +134,7 @@ async def test_one_that_is_away_is_temporary_and_the_others_are_closed(ours: Cal
 async def test_one_that_does_not_come_up_in_the_attempts_time_is_temporary(told: object) -> None:
     silent = Saved({"silent": {"command": ["sleep", "1000"]}})
     offer = await agent_tools.find("brief", ["silent"], silent, tuple)
-    with pytest.raises(AgentTemporary, match="not ready within 1 s; nothing was asked"):
+    with pytest.raises(AgentTemporary, match="not ready within 1 s; the agent was not asked"):
         async with agent_tools.open_tools(offer, OCCURRENCE, Actor(), 1.0):
             pass
 
@@ -144,7 +144,7 @@ async def test_more_than_a_model_takes_is_the_operators_to_narrow(
     ours: Caller, bound: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_tools, bound, most)
-    with pytest.raises(AgentMisconfigured, match=f"{most}.*name those that it needs"):
+    with pytest.raises(AgentMisconfigured, match=f"{most}.*list only those it needs"):
         async with held(ours):
             pass
     async with held(ours, "ours.add", "ours.say") as tools:

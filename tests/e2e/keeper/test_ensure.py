@@ -382,7 +382,7 @@ async def test_what_prefect_refuses_is_asked_for_after_longer_pauses_and_has_fai
         assert row.until is not None
         assert pause <= (row.until - before).total_seconds() < pause + 60
         assert (row.status, row.waits_for, row.prefect_runs) == ("waiting", "prefect", count)
-        assert row.reason.startswith("Prefect refused to make its run: ")
+        assert row.reason.startswith("Prefect refused to create its run: ")
         world.prefect.requests.clear()
         assert (
             await scheduled_runs.ensure_all(world.ledger, world.client)
@@ -395,7 +395,7 @@ async def test_what_prefect_refuses_is_asked_for_after_longer_pauses_and_has_fai
     row = await world.row(bad.id)
     assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, None)
     assert "prompt" in str(row.error)
-    assert str(row.error).startswith("Prefect refused to make its run, 3 were asked for: ")
+    assert str(row.error).startswith("Prefect refused 3 times to create its run: ")
     assert not (await scheduled_runs.ensure_all(world.ledger, world.client)).left
 
 

@@ -201,7 +201,7 @@ async def test_many_runs_asked_for_in_prefect_are_one(working: World) -> None:
     rows = [await ended(world, each) for each in asked]
     assert sorted(each.status for each in rows) == ["skipped", "skipped", "skipped", "succeeded"]
     told = [each.reason for each in rows if each.status == "skipped"]
-    assert all("another run came less than 1m before" in each for each in told)
+    assert all("another run came less than 1m earlier" in each for each in told)
     assert agent.had == 1
 
 

@@ -37,7 +37,7 @@ async def test_the_toolset_offers_all_tools_and_tells_what_they_say(daybook_home
     answer = await agent.run("When is nine on a weekday?")
     assert answer.output.split() == NAMES
     assert "09:00" in read[0]
-    assert 'schedule: "soon" is no schedule' in read[1]
+    assert 'schedule: "soon" is not a schedule' in read[1]
     assert "no jobs" in read[2].lower()
 
 

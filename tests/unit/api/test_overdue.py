@@ -74,7 +74,7 @@ AFAR = timedelta(seconds=90)
             replace(WELL, now=NOW + timedelta(hours=1), leader=Leader("a", NOW + AFAR * 90, SEEN)),
             "Prefect was last observed 1 hour 10 seconds ago",
         ),
-        (WELL, "nobody has come for it, as yet"),
+        (WELL, "no worker has claimed it yet"),
     ],
     ids=[
         "away", "paused", "no worker", "clock", "ledger", "never led", "not led", "unseen", "well"
@@ -87,10 +87,9 @@ async def test_what_keeps_a_due_time(
 
 
 async def test_a_turn_is_waited_for_whatever_else_is_wrong(job: tuple[Ledger, StoredJob]) -> None:
-    waits = await late(job, waits_for=slots.SLOT, reason="4 of 4 runs are at work")
+    waits = await late(job, waits_for=slots.SLOT, reason="4 of 4 runs are active")
     assert (
-        overdue.delay_reason(waits, replace(WELL, leader=None))
-        == "it waits: 4 of 4 runs are at work"
+        overdue.delay_reason(waits, replace(WELL, leader=None)) == "waiting: 4 of 4 runs are active"
     )
 
 
@@ -98,7 +97,7 @@ async def test_a_worker_that_is_full_is_told_of_where_one_is(
     job: tuple[Ledger, StoredJob],
 ) -> None:
     waits = await late(job, waits_for=slots.WORKER, reason="the worker has no free slot")
-    assert overdue.delay_reason(waits, WELL) == "it waits: the worker has no free slot"
+    assert overdue.delay_reason(waits, WELL) == "waiting: the worker has no free slot"
     assert (
         overdue.delay_reason(waits, replace(WELL, pool=NOBODY))
         == "no worker is online, so nothing runs"
@@ -119,19 +118,19 @@ async def test_it_is_told_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:
         "late_seconds": 300.0,
         "run": None,
         "missed": False,
-        "why": "nobody has come for it, as yet",
+        "why": "no worker has claimed it yet",
     }
     assert overdue.as_sentence(told) == (
-        "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and has not begun: "
-        "nobody has come for it, as yet"
+        "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and has not started: "
+        "no worker has claimed it yet"
     )
 
 
 async def test_what_was_missed_is_told_as_that(job: tuple[Ledger, StoredJob]) -> None:
     (told,) = overdue.overdue_views([await late(job, status="missed")], WELL)
-    assert (told["missed"], told["why"]) == (True, "nobody came for it")
+    assert (told["missed"], told["why"]) == (True, "no worker claimed it")
     assert overdue.as_sentence(told) == (
-        "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and was missed: nobody came for it"
+        "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and was missed: no worker claimed it"
     )
 
 

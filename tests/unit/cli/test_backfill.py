@@ -62,9 +62,9 @@ def test_it_asks_once(daybook: Any, home: Path) -> None:
 @pytest.mark.parametrize(
     ("job", "start", "end", "words"),
     [
-        ("by hand", "2026-11-02", "2026-11-03", ["is off", "daybook resume"]),
-        ("weekly", "2099-01-01", "2099-02-01", ["--from", "has not passed yet"]),
-        ("weekly", "2026-11-03", "2026-11-02", ["--to", "is before from"]),
+        ("by hand", "2026-11-02", "2026-11-03", ["is disabled", "daybook resume"]),
+        ("weekly", "2099-01-01", "2099-02-01", ["--from", "is in the future"]),
+        ("weekly", "2026-11-03", "2026-11-02", ["--to", "is before the start"]),
         ("weekly", "", "2026-11-02", ["--from", "2026-11-01"]),
         ("weekly", "last week", "2026-11-02", ["--from", "2026-11-01"]),
         ("weekly", "1980-01-01", "2026-11-02", ["--from", "more than 1,000", "shorter"]),

@@ -280,7 +280,7 @@ def test_show_of_a_run_says_what_became_of_each(daybook: Say, run_id: str) -> No
         rf"{HOOK}: pending, 1 try, next 2099-01-01 00:00:00: connection refused",
         r"team \(chat 42\): delivered",
     ):
-        assert re.search(rf"^  (told)? +{each}$", out, re.MULTILINE), each
+        assert re.search(rf"^  (delivery)? +{each}$", out, re.MULTILINE), each
 
 
 @pytest.mark.usefixtures("run_id")

@@ -70,7 +70,7 @@ def test_a_run_that_does_not_exist_is_not_found(daybook: Any, stored: Path) -> N
 def test_what_is_said_while_a_run_is_waited_for(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promise = "Waiting for the outcome; Ctrl-C ends the waiting, not the run.\n"
+    promise = "Waiting for the outcome. Ctrl-C stops waiting; the run continues.\n"
     asked = True
 
     async def run(ref: str, *, talk: runs.WaitObserver | None, **_: Any) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def test_a_run_that_has_ended_cannot_be_cancelled(
     (run,) = daybook("runs", "--json").json
     said = daybook("cancel", run["id"])
     assert (said.code, said.out) == (2, "")
-    assert said.err.startswith(f"daybook: RUN: {run['id'][:8]} has ended: skipped")
+    assert said.err.startswith(f"daybook: RUN: {run['id'][:8]} has already ended: skipped")
 
 
 def test_the_worker_refuses_a_limit_of_none_and_begins_as_it_was_told(

@@ -118,7 +118,7 @@ def test_one_is_shown_whole_and_stays_unread(
     out = daybook("inbox", ids[0][written]).out
     assert out.startswith("brief: succeeded\n")
     assert out.endswith("\n  Two pull requests are open.\n  Both wait for you.\n")
-    assert re.search(r"^  read +not yet$", out, re.MULTILINE)
+    assert re.search(r"^  read +no$", out, re.MULTILINE)
     assert unread() == set(ids)
 
 
@@ -149,7 +149,7 @@ def test_those_of_one_job(daybook: Say, ids: list[str]) -> None:
         (["f" * 32], (3, "not found")),  # a callback
         (["--read", "{0}", "no-id"], (3, "not found")),
         (["--job", "nobody"], (3, 'job "nobody" not found')),
-        (["--limit", "0"], (2, "--limit: 0 is not legal (legal: 1 or more)")),
+        (["--limit", "0"], (2, "--limit: 0 is too small (use 1 or more)")),
         (["--read", "--job", "brief"], (2, "--job: ")),
         (["{0}", "--all"], (2, "--all: ")),
     ],
@@ -179,5 +179,5 @@ def test_an_empty_inbox_is_said(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     said = daybook("inbox", "--all")
-    assert (said.code, said.out, said.err) == (0, "", "There is nothing in the inbox.\n")
+    assert (said.code, said.out, said.err) == (0, "", "There are no messages.\n")
     assert daybook("inbox", "--json").json == []

@@ -77,7 +77,7 @@ def test_people_read_who_said_what(daybook: Any, talked: str, ref: str) -> None:
     lines = daybook("session", "show", ref.format(talked), "--limit", "2").out.splitlines()
     assert lines[:2] == [
         f"default:job:{talked}",
-        "  6 messages with default, the last 2 of them",
+        "  6 messages with default, last 2 shown",
     ]
     assert re.fullmatch(r"5 brief, \S+ [\d:]+: due \S+ [\d:]+ \(manual, run \w{8}\)", lines[3])
     assert lines[4] == "  Any news?"
@@ -95,7 +95,7 @@ def test_what_is_not_there_is_not_found(daybook: Any, talked: str) -> None:
 @pytest.mark.parametrize("typed", [["list"], ["show", "brief"]])
 def test_a_limit_below_one_is_refused(daybook: Any, talked: str, typed: list[str]) -> None:
     said = daybook("session", *typed, "--limit", "0")
-    assert (said.code, said.err) == (2, "daybook: --limit: 0 is not legal (legal: 1 or more)\n")
+    assert (said.code, said.err) == (2, "daybook: --limit: 0 is too small (use 1 or more)\n")
 
 
 def test_an_empty_ledger_says_how_a_conversation_begins(
@@ -104,7 +104,7 @@ def test_an_empty_ledger_says_how_a_conversation_begins(
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
     said = daybook("session", "list")
     assert (said.code, said.out) == (0, "")
-    assert "a job's first answer begins one" in said.err
+    assert "A job's first answer starts one" in said.err
     assert daybook("session", "list", "--json").json == []
 
 

@@ -74,7 +74,7 @@ def test_what_was_put_off_and_has_passed_is_not_said(daybook: Any, home: Home) -
 @pytest.mark.parametrize(
     ("typed", "code", "words"),
     [
-        (["skip", "by hand"], 2, ["is off", "daybook resume"]),
+        (["skip", "by hand"], 2, ["is disabled", "daybook resume"]),
         (["skip", "nobody"], 3, ['"nobody" not found']),
         (["snooze", "weekly"], 2, ["UNTIL", "--off"]),
         (["snooze", "weekly", "in 2h", "--off"], 2, ["--off"]),

@@ -118,7 +118,7 @@ async def test_a_program_without_a_history_is_asked_the_whole_question_again(
     told = asked.read_text()
     assert told.startswith("How many?\n")
     assert "\n    about nine\n" in told
-    assert "is no JSON" in told
+    assert "is not JSON" in told
 
 
 async def test_the_first_answer_cannot_pass_for_our_words_nor_fill_the_prompt() -> None:
@@ -146,7 +146,7 @@ async def test_what_is_wrong_is_told_in_short() -> None:
 async def test_what_json_cannot_hold_is_none(text: str) -> None:
     answer = await answers.ask(Says(text, "{}"), REQUEST, "json", {})
     assert answer.reply.result == {}
-    assert answer.remark.startswith("repaired: the first answer is no JSON: ")
+    assert answer.remark.startswith("repaired: the first answer is not JSON: ")
     number = {"type": "number", "minimum": 0, "maximum": 10}
     answer = await answers.ask(Says(text, "3"), REQUEST, "structured", number)
     assert answer.reply.result == 3
@@ -163,7 +163,7 @@ async def test_what_was_cut_is_told_beside_the_answer_and_not_in_it() -> None:
     assert (answer.reply.result, answer.remark) == ({"a": 1}, "cut: max_tokens")
     for text in ("Once upon", 'First: {"a": 1}, and then'):
         cut = replace(reply, text=text)
-        with pytest.raises(AgentFailed, match=r"is no JSON: .*; it was cut: max_tokens"):
+        with pytest.raises(AgentFailed, match=r"is not JSON: .*; it was cut: max_tokens"):
             await answers.ask(ScriptedAgent(cut), REQUEST, "json", {})
 
 
@@ -236,7 +236,7 @@ async def test_an_unknown_price_stays_unknown_in_the_sum() -> None:
 @pytest.mark.parametrize(
     ("second", "told"),
     [
-        ("still no JSON", "the answer, asked for twice, is no JSON"),
+        ("still no JSON", "the second answer is not JSON"),
         (
             '{"title": 1, "count": 1}',
             "does not fit the schema at $.title: 1 is not of type 'string'",

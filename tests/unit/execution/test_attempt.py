@@ -154,7 +154,7 @@ async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun
 
     assert effect.had == 1
     assert unwritten.value.outcome == effect.answer
-    assert "succeeded, which could not be written down" in str(unwritten.value)
+    assert "ended as succeeded, but its outcome could not be recorded" in str(unwritten.value)
     assert unwritten.value.spooled
     tried = clock.now() - start
     assert 2 * TIMING.run_lease - settling.MAX_RETRY_DELAY <= tried < 2 * TIMING.run_lease
@@ -233,7 +233,7 @@ async def test_a_refused_lease_ends_the_agent_and_what_is_known_is_kept(
     assert (row.status, row.holder, row.fence) == ("running", "there:2", 2)
     (known,) = row.evidence
     assert (known["fence"], known["status"]) == (1, "unknown")
-    assert known["reason"] == "the lease was refused, the agent was ended"
+    assert known["reason"] == "the lease was lost, so the agent was stopped"
 
 
 async def test_judged_unknown_meanwhile_it_stays_so_when_nothing_better_is_known(

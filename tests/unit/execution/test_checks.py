@@ -33,7 +33,7 @@ async def test_without_a_check_nothing_is_asked() -> None:
 @pytest.mark.anyio
 async def test_a_command_of_an_agents_job_is_not_run(tmp_path: Any) -> None:
     mark = tmp_path / "mark"
-    with pytest.raises(CheckFailed, match="is the operator's to write"):
+    with pytest.raises(CheckFailed, match="only the operator may write a command"):
         await checks.check_job(granted("agent:helper", command=("touch", str(mark))))
     assert not mark.exists()
 
@@ -60,6 +60,6 @@ def test_what_it_took_is_taken_from_what_is_left(
 
 def test_where_nothing_is_left_the_run_ends_and_has_paid() -> None:
     usage = {"input_tokens": 90, "output_tokens": 10}
-    with pytest.raises(CheckFailed, match="tokens: its gate took 100 of the 100") as failed:
+    with pytest.raises(CheckFailed, match="tokens: the check used 100 of the 100") as failed:
         Verdict(opens=True, usage=usage).charged(granted(tokens=100))
     assert failed.value.usage == usage

@@ -171,7 +171,7 @@ async def test_taken_by_another_run_it_is_skipped(ledger: Ledger, clock: ManualC
 
     assert isinstance(answer, Finished)
     assert (answer.status, answer.run_id) == (Status.SKIPPED, held.run_id)
-    assert answer.reason == f"run {held.run_id[:8]} has it already"
+    assert answer.reason == f"run {held.run_id[:8]} already has it"
 
 
 async def test_taken_by_another_process_of_the_same_run_it_leaves(

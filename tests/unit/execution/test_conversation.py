@@ -73,5 +73,5 @@ def test_a_slash_command_is_sent_as_it_is(daybook_home: Home) -> None:
 
 
 def test_a_prompt_of_empty_variables_is_refused(daybook_home: Home) -> None:
-    with pytest.raises(InvalidInput, match="prompt: is blank once its variables are filled in"):
+    with pytest.raises(InvalidInput, match="prompt: is blank after its variables are filled in"):
         conversation.turn(granted(" {{last_output}}\n"))

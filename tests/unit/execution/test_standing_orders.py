@@ -22,7 +22,7 @@ def test_one_beneath_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file_and_none_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="is no file"):
+    with pytest.raises(InvalidInput, match="is not a file"):
         heartbeat.read(str(tmp_path))
     with pytest.raises(FileNotFoundError):
         heartbeat.read(str(tmp_path / "orders.md"))

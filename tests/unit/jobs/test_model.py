@@ -138,7 +138,7 @@ REFUSALS = [
     ({"tags": "a"}, "tags: is one text (write a list of texts)"),
     ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is Daybook\'s own (not daybook:…)'),
     ({"enabled": "maybe"}, "enabled: input should be a valid boolean, unable to interpret input"),
-    ({"cron": None}, "schedule: none is given (give one of cron, every, at, or say on_demand)"),
+    ({"cron": None}, "schedule: is missing (give one of cron, every, at or on_demand)"),
     (
         {"every": "5m"},
         "cron and every: only one of these can be given (cron, every, at or on_demand)",
@@ -161,7 +161,7 @@ REFUSALS = [
     (
         {"timeout": "1.5h"},
         'timeout: "1.5h" is below 1 s or has a fraction '
-        "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
+        "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
     ),
 ]  # fmt: skip
 

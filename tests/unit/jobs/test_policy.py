@@ -70,21 +70,21 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
         ),
         (
             {"timeout": "0s"},
-            'timeout: "0s" is zero (write whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+            'timeout: "0s" is zero (use whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
         ),
         (
             {"timeout": 30},
-            "timeout: 30 is no duration "
-            "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
+            "timeout: 30 is not a duration "
+            "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
         ),
         (
             {"deadline": "0s"},
-            'deadline: "0s" is zero (write whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+            'deadline: "0s" is zero (use whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
         ),
         (
             {"deadline": 0},
-            "deadline: 0 is no duration "
-            "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
+            "deadline: 0 is not a duration "
+            "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
         ),
         (
             {"retry_delay": "5m1s"},

@@ -260,7 +260,7 @@ async def test_who_waits_its_turn_is_no_alarm(world: World) -> None:
     await looks(world, memory, world.clock.now() + timedelta(minutes=3))  # nobody comes any more
     (row,) = await told(world)
     assert row.subject == "overdue: brief"
-    assert "it waits: 0 of 0 runs are at work" in row.body
+    assert "waiting: 0 of 0 runs are active" in row.body
 
 
 async def test_a_long_list_is_cut(world: World) -> None:

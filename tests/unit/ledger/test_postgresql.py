@@ -117,7 +117,7 @@ async def test_a_server_that_only_reads(ledger: Ledger, there: Postgresql) -> No
     try:
         async with Ledger(there.address) as other:
             assert await _facts(other) == set()
-            with pytest.raises(LedgerUnreachable, match="read only"):
+            with pytest.raises(LedgerUnreachable, match="read-only"):
                 await _writes(other, "x")
     finally:
         there.query("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
@@ -273,7 +273,7 @@ async def test_a_read_sees_one_moment(ledger: Ledger) -> None:
 
 
 async def test_a_read_writes_nothing(ledger: Ledger) -> None:
-    with pytest.raises(LedgerUnreachable, match="read only"):
+    with pytest.raises(LedgerUnreachable, match="read-only"):
         async with ledger.read() as session:
             session.add(Fact(key="x", value="y"))
             await session.flush()
@@ -333,7 +333,7 @@ async def test_all_connections_taken_is_not_to_be_reached(ledger: Ledger) -> Non
     async with AsyncExitStack() as readers:
         while pool.checkedout() < pool.size() + pool._max_overflow:
             await readers.enter_async_context(ledger.read())
-        with pytest.raises(LedgerUnreachable, match="all connections are taken"):
+        with pytest.raises(LedgerUnreachable, match="all connections are in use"):
             await _facts(ledger)
 
 

@@ -231,7 +231,7 @@ async def test_what_a_lost_wal_held_is_saved_when_the_ledger_is_closed(
         async with ledger.write() as session:
             await session.execute(text(MARK))
         without_wal(path)
-        with pytest.raises(LedgerReplaced, match="`daybook down` saves what it held"):
+        with pytest.raises(LedgerReplaced, match="`daybook down`, which saves its contents"):
             await read(ledger)
     async with Ledger(address(path)) as ledger:
         assert await read(ledger) == "kept"
@@ -289,10 +289,10 @@ async def test_a_ledger_without_its_tables_is_noticed(
         with home_lock.hold(daybook_home) as written:
             written.set_ledger(ledger.identity())
             database.query("DROP TABLE daybook_version")
-            with pytest.raises(LedgerReplaced, match="it holds no ledger"):
+            with pytest.raises(LedgerReplaced, match="was emptied while it was in use"):
                 async with ledger.read():
                     pytest.fail("it was read")
-            with pytest.raises(LedgerReplaced, match="it holds no ledger"):
+            with pytest.raises(LedgerReplaced, match="was emptied while it was in use"):
                 async with Ledger(database.address):
                     pytest.fail("it was made anew")
 

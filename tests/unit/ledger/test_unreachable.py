@@ -52,7 +52,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 async def test_a_folder_in_its_place(tmp_path: Path) -> None:
-    with pytest.raises(LedgerUnreachable, match="it is no file") as error:
+    with pytest.raises(LedgerUnreachable, match="it is not a file") as error:
         await _open(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "DAYBOOK_HOME" in str(error.value)
@@ -195,7 +195,7 @@ async def test_all_connections_taken_is_not_to_be_reached(tmp_path: Path) -> Non
             session = await readers.enter_async_context(ledger.read())
             await session.connection()
 
-        with pytest.raises(LedgerUnreachable, match="all connections are taken"):
+        with pytest.raises(LedgerUnreachable, match="all connections are in use"):
             async with ledger.read() as session:
                 await session.connection()
 

@@ -63,5 +63,5 @@ async def test_a_ledger_that_cannot_be_written_is_named(nowhere: Home) -> None:
     told = [each for each in found["problems"] if "cannot be written" in each]
     assert told == [
         "the ledger cannot be written (database is locked), so no keeper leads; "
-        "end the process that keeps it locked"
+        "end the process that holds its lock"
     ]

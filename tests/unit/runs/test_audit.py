@@ -83,7 +83,7 @@ async def test_a_minute_later_none_of_them_is_on_time(world: World) -> None:
 
     (row,) = await world.rows()
     assert told(row) == ("missed", NOON + 10 * MINUTE, NOON + 70 * MINUTE, 7)
-    assert row.reason == "nothing ran it in time, and the job catches up on none"
+    assert row.reason == "no worker ran it in time, and the job catches up on none"
     assert (done.missed, done.waiting, done.skipped) == (7, 0, 0)
 
 
@@ -291,7 +291,7 @@ async def test_nothing_is_judged_before_it_is_a_minute_late(world: World) -> Non
         ("off", "skipped", "the job is off: disabled", 3),
         ("snoozed", "skipped", "snoozed until 2026-01-16 12:00:00 UTC", 3),
         ("skipped", "skipped", "skipped by hand", 1),
-        ("spent", "skipped", "max runs: 1 are done or at work", 2),
+        ("spent", "skipped", "max runs: 1 are done or running", 2),
         ("removed", "skipped", "the job is off: removed", 3),
     ],
 )
@@ -364,7 +364,10 @@ async def test_the_audit_and_the_claim_decide_alike(world: World, late: timedelt
         answer = await world.claim(world.offer(claimed, due=NOON + HOUR))
         if isinstance(answer, Finished):
             decided = (answer.status, answer.reason.removeprefix("1 hour late, and "))
-            assert (row.status, row.reason.removeprefix("nothing ran it in time, and ")) == decided
+            assert (
+                row.status,
+                row.reason.removeprefix("no worker ran it in time, and "),
+            ) == decided
         else:
             assert (type(answer), row.status, states) == (Granted, "waiting", ())
 
@@ -449,7 +452,7 @@ async def test_behind_the_watermark_the_claim_makes_no_row(world: World) -> None
     answers = [await world.claim(each) for each in (first, second, other)]
 
     reasons = [(each.status, each.reason) for each in answers if isinstance(each, Finished)]
-    missed = "nothing ran it in time, and the job catches up on none"
+    missed = "no worker ran it in time, and the job catches up on none"
     assert reasons == [
         (Status.MISSED, missed),
         (Status.MISSED, missed),  # it is of the same range

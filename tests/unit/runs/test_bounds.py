@@ -61,7 +61,7 @@ async def test_what_was_edited_in_prefect_is_looked_at_before_it_is_left_out(wor
     assert await world.claim(edited) == NeedsReconcile(stored.id)
     answer = await world.claim(replace(edited, compared=True))
     assert isinstance(answer, Finished)
-    assert answer.reason == "not due: 13:00 is not within the active hours"
+    assert answer.reason == "not due: 13:00 is outside the active hours"
 
 
 async def test_a_late_one_is_the_latest_where_those_after_it_are_left_out(world: World) -> None:
@@ -102,7 +102,7 @@ async def test_at_once_no_more_than_its_runs_are_at_work(world: World) -> None:
     assert [type(each) for each in answers] == [Granted] * 3 + [Finished] * 2
     told = answers[-1]
     assert isinstance(told, Finished)
-    assert told.reason == "max runs: 3 are done or at work"
+    assert told.reason == "max runs: 3 are done or running"
     assert [row.status for row in await world.rows()] == ["claimed"] * 3 + ["skipped"] * 2
 
 

@@ -144,7 +144,7 @@ async def test_runs_at_work_hold_what_they_were_granted(world: World) -> None:
     assert (one.tokens, other.tokens) == (700, 300)
     answer = await at(world, third)
     assert isinstance(answer, Waiting)
-    assert answer.why == "tokens: runs at work may take all that is left of 1,000 per day"
+    assert answer.why == "tokens: active runs may use all that is left of 1,000 per day"
     await world.settle(one, Status.SUCCEEDED, usage=took(100))
     world.clock.set(answer.until)
     granted = await world.claim(third)

@@ -65,7 +65,7 @@ async def test_a_class_waits_for_its_own_and_holds_no_other_up(world: World) -> 
     answer = await world.claim(second)
 
     assert isinstance(answer, Waiting)
-    assert answer.why == "1 of 1 resource-intensive runs are at work"
+    assert answer.why == "1 of 1 resource-intensive runs are active"
     assert (await world.row(str(answer.run_id))).waits_for == "slot"
     assert isinstance(await world.claim(other), Granted)  # though it was due later
     assert await _next(world, 4) == []
@@ -85,7 +85,7 @@ async def test_a_free_slot_of_a_class_is_its_earliest_due_ones(world: World) -> 
     answer = await world.claim(late)
     assert isinstance(answer, Waiting)
     assert (
-        answer.why == "0 of 1 resource-intensive runs are at work, and 2 that were due earlier wait"
+        answer.why == "0 of 1 resource-intensive runs are active, and 2 that were due earlier wait"
     )
     assert isinstance(await world.claim(three[1]), Granted)
 
@@ -98,7 +98,7 @@ async def test_the_limit_of_all_binds_every_class(world: World) -> None:
     answer = await world.claim(third)
 
     assert isinstance(answer, Waiting)
-    assert answer.why == "2 of 2 runs are at work"
+    assert answer.why == "2 of 2 runs are active"
 
 
 async def test_those_woken_are_what_can_begin_and_no_more(world: World) -> None:
@@ -146,7 +146,7 @@ async def test_a_run_without_a_class_is_medium(world: World) -> None:
     answer = await world.claim(replace(job, classes=limits))
 
     assert isinstance(answer, Waiting)
-    assert answer.why == "1 of 1 medium runs are at work"
+    assert answer.why == "1 of 1 medium runs are active"
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ async def test_one_that_is_not_due_any_more_is_skipped(world: World) -> None:
     answer = await world.claim(world.offer_of(row))
 
     assert isinstance(answer, Finished)
-    assert (answer.status, answer.reason) == (Status.SKIPPED, "not due any more")
+    assert (answer.status, answer.reason) == (Status.SKIPPED, "no longer due")
 
 
 async def _corrected(world: World, how: str, **fields: str) -> tuple[StoredJob, RunRow]:

@@ -221,7 +221,7 @@ async def test_of_several_that_wait_the_latest_stays(world: World) -> None:
 
     rows = await world.rows()
     assert [row.status for row in rows] == ["running", "skipped", "waiting"]
-    assert rows[1].reason == f"overlap: the run of {offers[1].due:%F %T} UTC took its place"
+    assert rows[1].reason == f"overlap: the run of {offers[1].due:%F %T} UTC replaced it"
     earlier = world.offer(stored, due=offers[0].due, holder=NEW)
     assert isinstance(await world.claim(earlier), Finished)
     await _judged(world)
@@ -332,7 +332,7 @@ async def test_queue_one_is_decided_when_the_holder_is_judged(world: World, aliv
         await leases.renew(world.ledger, running.run_id, running.fence)
         answer = await world.claim(last)
         assert isinstance(answer, Finished)
-        assert answer.reason.endswith("was still at work, and another one waited already")
+        assert answer.reason.endswith("was still running, and another run was already waiting")
         return
     await _judged(world)
     granted = await world.begun(queued)
@@ -365,7 +365,7 @@ async def test_a_run_in_doubt_that_has_begun_is_the_last_of_max_runs(world: Worl
     _, answer = await _claimed(world, stored, at=10 * MINUTE)
 
     assert isinstance(answer, Finished)
-    assert answer.reason == "max runs: 1 are done or at work"
+    assert answer.reason == "max runs: 1 are done or running"
 
 
 async def test_the_audit_leaves_what_hangs_on_a_run_in_doubt_to_the_claim(world: World) -> None:

@@ -127,7 +127,7 @@ async def test_runs_asked_for_in_prefect_keep_the_interval(world: World) -> None
     stored = await owned(world)
     await world.settled(ruled(world.offer(stored)), Status.SUCCEEDED)
     world.clock.move(timedelta(minutes=9))
-    told = "limits: schedule: another run came less than 10m before"
+    told = "limits: schedule: another run came less than 10m earlier"
     assert (await refused(world, by_hand(world, stored, "one"))).startswith(told)
     world.clock.move(timedelta(minutes=1))
     await world.settled(by_hand(world, stored, "two"), Status.SUCCEEDED)
@@ -156,8 +156,8 @@ async def test_runs_that_would_wait_for_their_turn_keep_the_interval(world: Worl
     for flow_run in ("one", "two"):
         why = await refused(world, by_hand(world, stored, flow_run, policy=policy))
         assert why == (
-            "limits: schedule: another run came less than 10m before "
-            "(`daybook run` asks for one at once)"
+            "limits: schedule: another run came less than 10m earlier "
+            "(use `daybook run` to start one now)"
         )
     world.clock.move(timedelta(minutes=9))
     assert isinstance(await world.claim(by_hand(world, stored, "three", policy=policy)), Waiting)

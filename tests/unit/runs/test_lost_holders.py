@@ -138,7 +138,7 @@ async def test_where_the_job_says_so_it_is_run_again(world: World) -> None:
     assert await _died(world, granted) is Status.WAITING
 
     row = await world.row(granted.run_id)
-    assert (row.reason, row.finished_at) == (f"{WHY}; it is to be run again", None)
+    assert (row.reason, row.finished_at) == (f"{WHY}; it will run again", None)
     assert row.fence == granted.fence + 1
     assert row.until is not None
     wait = (row.until - world.clock.now()).total_seconds()
@@ -181,7 +181,7 @@ async def test_a_lost_lease_is_run_again_as_well(world: World) -> None:
     (row,) = await leases.expire_all(world.ledger)
 
     assert (row.id, row.status) == (granted.run_id, "waiting")
-    why = "the lease of here:1 was lost while it was running; it is to be run again"
+    why = "the lease of here:1 was lost while it was running; it will run again"
     assert row.reason == why
     with pytest.raises(FenceRefused):
         await world.settle(granted, Status.SUCCEEDED)
@@ -236,7 +236,7 @@ async def test_one_that_cannot_be_judged_holds_up_no_other(
         waiting.id: "timed_out",
     }
     assert (await world.row(broken.run_id)).status == "running"
-    assert f"{broken.run_id} cannot be judged" in caplog.text
+    assert f"cannot check the lease and deadline of run {broken.run_id}" in caplog.text
 
 
 async def test_who_renews_after_the_suspicion_keeps_its_run(world: World) -> None:

@@ -116,7 +116,7 @@ async def test_the_last_reason_is_said_of_all(world: World) -> None:
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
     (row,) = await world.rows()
-    assert row.reason == "nothing ran it in time, and the job catches up on none"
+    assert row.reason == "no worker ran it in time, and the job catches up on none"
 
 
 @pytest.mark.parametrize("place", [0, 3, DOWN - 1])

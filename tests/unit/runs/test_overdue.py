@@ -241,7 +241,7 @@ async def test_who_waits_its_turn_and_asks_again_is_late_and_not_overdue(world: 
 
     async with world.ledger.read() as session:
         (late,) = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
-    assert late.why == "it waits: 0 of 0 runs are at work"
+    assert late.why == "waiting: 0 of 0 runs are active"
     # Whoever was to come for it has not, by then.
     assert (
         late.overdue_since == world.clock.now() + slots.MIN_RETRY_INTERVAL + overdue.OVERDUE_GRACE

@@ -79,7 +79,7 @@ async def test_queue_one_lets_one_wait_and_skips_the_next(world: World) -> None:
 
     assert isinstance(third, Finished)
     assert third.status is Status.SKIPPED
-    assert third.reason.endswith("was still at work, and another one waited already")
+    assert third.reason.endswith("was still running, and another run was already waiting")
     assert isinstance(await world.claim(second), Waiting)  # to look again costs it nothing
     await world.settle(running, Status.SUCCEEDED)
     assert isinstance(await world.claim(second), Granted)
@@ -114,7 +114,7 @@ async def test_cancel_running_names_what_is_to_be_cancelled_until_it_has_ended(
 
     assert isinstance(answer, Waiting)
     assert answer.cancel == (first.flow_run_id,)
-    assert answer.why.endswith("was still at work and is being cancelled")
+    assert answer.why.endswith("was still running and is being cancelled")
     again = await world.claim(offer)
     assert isinstance(again, Waiting)
     assert again.cancel == answer.cancel
@@ -135,7 +135,7 @@ async def test_cancel_running_skips_what_waited_already(world: World) -> None:
     assert isinstance(told, Finished)
     assert (told.status, told.reason) == (
         Status.SKIPPED,
-        f"overlap: the run of {third.due:%F %T} UTC took its place",
+        f"overlap: the run of {third.due:%F %T} UTC replaced it",
     )
     await world.settle(running, Status.CANCELLED)
     assert isinstance(await world.claim(third), Granted)

@@ -341,7 +341,7 @@ async def test_a_run_that_prefect_refuses_waits_longer_each_time_and_has_failed_
     )
 
     found = await world.row(row.id)
-    assert found.error == "Prefect refused to make its run, 3 were asked for: no"
+    assert found.error == "Prefect refused 3 times to create its run: no"
     assert (found.status, found.waits_for, found.attempts) == ("failed", "", 0)
     assert await prefect_ends.record_refusal(world.ledger, found, "no") is None
 

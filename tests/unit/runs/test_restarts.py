@@ -74,7 +74,7 @@ def _check(life: Life) -> None:
         assert ended is not None
         if row.status == "missed":
             assert not life.could_be_claimed(due)
-        if row.status == "skipped" and "took its place" in row.reason:
+        if row.status == "skipped" and "replaced it" in row.reason:
             assert any(due < each <= ended for each in life.rows)
         elif row.status == "skipped":
             # A run that is to be run again stands between two attempts until it is.

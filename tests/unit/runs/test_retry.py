@@ -151,10 +151,10 @@ async def test_started_again_while_its_lease_holds_it_waits(world: World, begun:
     world.clock.move(timedelta(seconds=5))
     again = replace(offer, flow_starts=2, retries=(1,), holder="there:2")
 
-    assert await world.claim(again) == Waiting(ends, "here:1 may still be at work")
+    assert await world.claim(again) == Waiting(ends, "here:1 may still be running")
     world.clock.set(ends)
     until = ends + TIMING.run_lease
-    assert await world.claim(again) == Waiting(until, "here:1 may still be at work")
+    assert await world.claim(again) == Waiting(until, "here:1 may still be running")
     world.clock.set(until - timedelta(microseconds=1))
     assert isinstance(await world.claim(again), Waiting)
     world.clock.set(until)

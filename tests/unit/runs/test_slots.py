@@ -60,7 +60,7 @@ async def test_one_more_than_the_limit_waits_and_says_so(world: World) -> None:
     assert answer.until == world.clock.now() + timedelta(seconds=30)
     row = await world.row(str(answer.run_id))
     assert (row.status, row.waits_for, row.fence) == ("waiting", "slot", 0)
-    assert (row.reason, row.flow_run_id) == ("4 of 4 runs are at work", "f4")
+    assert (row.reason, row.flow_run_id) == ("4 of 4 runs are active", "f4")
     assert await _next(world, 4) == []
 
     await claims.begin(world.ledger, held[0].run_id, held[0].fence)
@@ -82,7 +82,7 @@ async def test_a_free_slot_is_the_earliest_due_ones(world: World) -> None:
 
     later = await world.claim(others[2])
     assert isinstance(later, Waiting)
-    assert later.why == "0 of 1 runs are at work, and 2 that were due earlier wait"
+    assert later.why == "0 of 1 runs are active, and 2 that were due earlier wait"
     assert [each.flow_run_id for each in await _next(world, 1)] == ["f1"]
     assert [each.flow_run_id for each in await _next(world, 3)] == ["f1", "f2", "f3"]
 
@@ -263,7 +263,7 @@ async def test_a_direct_call_takes_a_slot_and_waits_for_none(world: World) -> No
 
     answer = await world.claim(scheduled)
     assert isinstance(answer, Waiting)
-    assert answer.why == "2 of 1 runs are at work"
+    assert answer.why == "2 of 1 runs are active"
 
 
 async def test_a_full_worker_says_so_and_another_one_takes_the_run(world: World) -> None:

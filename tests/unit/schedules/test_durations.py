@@ -32,7 +32,7 @@ def test_read_and_shown(text: str, seconds: int, canonical: str) -> None:
     assert durations.to_text(timedelta(seconds=seconds)) == canonical
 
 
-LEGAL = "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)"
+LEGAL = "(use whole seconds or more, such as 90s, 30m, 1h30m or 2d)"
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ LEGAL = "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)"
         ("1.5h", '"1.5h" is below 1 s or has a fraction'),
         ("500ms", '"500ms" is below 1 s or has a fraction'),
         ("30", '"30" has no unit'),
-        ("", '"" is no duration'),
-        ("5x", '"5x" is no duration'),
-        ("30m1h", '"30m1h" is no duration'),
-        ("1h 30m", '"1h 30m" is no duration'),
-        ("٣m", '"٣m" is no duration'),
+        ("", '"" is not a duration'),
+        ("5x", '"5x" is not a duration'),
+        ("30m1h", '"30m1h" is not a duration'),
+        ("1h 30m", '"1h 30m" is not a duration'),
+        ("٣m", '"٣m" is not a duration'),
         ("36501d", '"36501d" is longer than 100 years'),
         ("9999999999999s", '"9999999999999s" is longer than 100 years'),
     ],

@@ -39,7 +39,7 @@ def test_the_four_kinds() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({}, "schedule: none is given (give one of cron, every, at, or say on_demand)"),
+        ({}, "schedule: is missing (give one of cron, every, at or on_demand)"),
         (
             {"cron": "@daily", "every": "5m"},
             "cron and every: only one of these can be given (cron, every, at or on_demand)",
@@ -59,44 +59,43 @@ def test_the_four_kinds() -> None:
         (
             {"cron": "0 0 30 2 *"},
             'cron: "0 0 30 2 *" never fires (day of month 30 with month 2) '
-            "(write a day that comes)",
+            "(use a day that the month has)",
         ),
         (
             {"every": "0s"},
-            'every: "0s" is zero (write whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+            'every: "0s" is zero (use whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
         ),
         ({"at": "30m"}, 'at: "30m" is ambiguous (write `every 30m` or `in 30m`)'),
         (
             {"at": "in 0s"},
-            'at: "0s" is zero (write whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+            'at: "0s" is zero (use whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
         ),
         (
             {"at": "2026-11-20T08:59:00+01:00"},
-            "at: 2026-11-20T08:59:00+01:00 (Europe/Berlin) is in the past (write a time to come)",
+            "at: 2026-11-20T08:59:00+01:00 (Europe/Berlin) is in the past (use a future time)",
         ),
         (
             {"at": "2026-11-20T09:00:00"},
-            "at: 2026-11-20T09:00:00+01:00 (Europe/Berlin) is in the past (write a time to come)",
+            "at: 2026-11-20T09:00:00+01:00 (Europe/Berlin) is in the past (use a future time)",
         ),
         (
             {"at": "tomorrow"},
-            'at: "tomorrow" is no RFC 3339 time '
-            "(write 2027-01-15T14:30:00+01:00, or the same without an offset, or in 30m)",
+            'at: "tomorrow" is not an RFC 3339 time '
+            "(use 2027-01-15T14:30:00+01:00 (the offset is optional) or in 30m)",
         ),
         (
             {"at": "2027-01-15"},
-            'at: "2027-01-15" is no RFC 3339 time '
-            "(write 2027-01-15T14:30:00+01:00, or the same without an offset, or in 30m)",
+            'at: "2027-01-15" is not an RFC 3339 time '
+            "(use 2027-01-15T14:30:00+01:00 (the offset is optional) or in 30m)",
         ),
         (
             {"at": "2027-01-15T14:30:00.250Z"},
-            'at: "2027-01-15T14:30:00.250Z" has a fraction of a second '
-            "(due times are whole seconds)",
+            'at: "2027-01-15T14:30:00.250Z" has a fraction of a second (use whole seconds)',
         ),
         (
             {"at": "2027-02-30T14:30:00Z"},
             'at: "2027-02-30T14:30:00Z" does not exist: day is out of range for month '
-            "(write 2027-01-15T14:30:00+01:00, or the same without an offset, or in 30m)",
+            "(use 2027-01-15T14:30:00+01:00 (the offset is optional) or in 30m)",
         ),
     ],
 )
@@ -137,11 +136,11 @@ def test_at(at: str, instant: datetime) -> None:
         ("every 0s", '"0s" is zero'),
         ("every -5m", '"-5m" is negative'),
         ("", "is empty"),
-        ("daily", '"daily" is no schedule'),
-        ("every", '"every" is no schedule'),
+        ("daily", '"daily" is not a schedule'),
+        ("every", '"every" is not a schedule'),
         ("0 9 * *", '"0 9 * *" has 4 fields'),
-        ("0 0 9 * * 1 2027", "seven fields"),
-        ("at noon", '"noon" is no RFC 3339 time'),
+        ("0 0 9 * * 1 2027", "has seven fields"),
+        ("at noon", '"noon" is not an RFC 3339 time'),
         ("at 2020-01-01T00:00:00Z", "is in the past"),
         ("at 30m", '"30m" is ambiguous'),
     ],
@@ -159,14 +158,14 @@ def test_a_text_that_is_no_schedule(text: str, problem: str) -> None:
 def test_a_text_has_at_most_500_characters(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         parse(text)
-    assert str(refused.value) == "schedule: is too long (legal: at most 500 characters)"
+    assert str(refused.value) == "schedule: is too long (use at most 500 characters)"
 
 
 @pytest.mark.parametrize("expr", ["0," * 500_000 + "0 * * * *", "*/" + "5" * 5_000 + " * * * *"])
 def test_an_expression_has_at_most_500_characters_also_in_prefects_parameters(expr: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         make(cron=expr)
-    assert str(refused.value) == "cron: is too long (legal: at most 500 characters)"
+    assert str(refused.value) == "cron: is too long (use at most 500 characters)"
     with pytest.raises(ValidationError, match="cron: is too long"):
         Cron(expr=expr, timezone=BERLIN)
 

@@ -54,7 +54,7 @@ def test_known_zones_are_given_and_kept() -> None:
 def test_what_is_too_long_for_a_name_is_not_looked_for() -> None:
     with pytest.raises(InvalidInput) as caught:
         zones.zone("Europe/" * 100_000)
-    assert str(caught.value) == "timezone: is too long (legal: at most 100 characters)"
+    assert str(caught.value) == "timezone: is too long (use at most 100 characters)"
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ async def test_a_ledger_that_cannot_be_written_is_the_cause_and_not_the_keeper(
             other.execute("ROLLBACK")
         assert locked["problems"] == [
             "the ledger cannot be written (database is locked), so no keeper leads; "
-            "end the process that keeps it locked"
+            "end the process that holds its lock"
         ]
         assert locked["ledger"]["answers"] is True  # type: ignore[index]
 

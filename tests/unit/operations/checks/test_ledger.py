@@ -84,7 +84,7 @@ async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_ane
             os.unlink(file)
             (problem,) = await book.ledger()
     assert "was deleted or moved away while it was in use" in problem.what
-    assert "move the same file back" in problem.fix
+    assert "move the file back" in problem.fix
     assert list(daybook_home.path.glob(file.name)) == []
 
 
@@ -97,5 +97,5 @@ async def test_a_ledger_that_cannot_be_written_is_named(
         (problem,) = await book.ledger()
         other.execute("ROLLBACK")
     assert problem.what == "the ledger cannot be written: database is locked"
-    assert problem.fix == "end the process that keeps it locked"
+    assert problem.fix == "end the process that holds its lock"
     assert await book.ledger() == []
