@@ -76,7 +76,7 @@ async def heartbeat(
         "policy": policy.model_dump(mode="json"),
         "notify": notify.model_dump(mode="json"),
     }
-    return await carry_out("heartbeat", parameters, _prepare, PrefectReconciler(), gate=beat.check)
+    return await carry_out("heartbeat", parameters, _prepare, PrefectReconciler(), check=beat.check)
 
 
 async def _prepare(granted: Granted) -> Act:

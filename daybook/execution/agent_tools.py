@@ -99,13 +99,13 @@ async def find(
                 python.append(python_tools.info(entry))
             case _:
                 patterns.setdefault(name, []).append(pattern or "*")
-    wanted = []
+    selected = []
     for name, fitting in patterns.items():
         server = await servers.read(name)
-        wanted.append(
+        selected.append(
             ServerTools(server, tuple(fitting), await PreloadedSecrets.of(server, servers.secrets))
         )
-    return ToolSelection(agent, tuple(wanted), tuple(python), tuple(own_tools.values()))
+    return ToolSelection(agent, tuple(selected), tuple(python), tuple(own_tools.values()))
 
 
 async def check(entries: Iterable[str], servers: ToolServers) -> None:
@@ -151,12 +151,12 @@ async def open_tools(
     """
     calls = _Calls(occurrence, timeout)
     async with AsyncExitStack() as stack:
-        sessions = [PooledSession(wanted.server, wanted.secrets) for wanted in offer.servers]
+        sessions = [PooledSession(selected.server, selected.secrets) for selected in offer.servers]
         stack.push_async_callback(pool.close_all, sessions)
         await _connect(offer, sessions, timeout)
         tools: dict[str, Tool] = {}
-        for wanted, server in zip(offer.servers, sessions, strict=True):
-            tools |= _server_tools(offer.agent, wanted, server, calls)
+        for selected, server in zip(offer.servers, sessions, strict=True):
+            tools |= _server_tools(offer.agent, selected, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in offer.python}
         own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in offer.own}
         if len(tools) + len(own) > MAX_TOOLS:
@@ -193,10 +193,10 @@ async def _connect(offer: ToolSelection, sessions: list[PooledSession], timeout:
 
 
 def _server_tools(
-    agent: str, wanted: ServerTools, server: PooledSession, calls: _Calls
+    agent: str, selected: ServerTools, server: PooledSession, calls: _Calls
 ) -> dict[str, Tool]:
     tools = {}
-    for pattern in wanted.patterns:
+    for pattern in selected.patterns:
         matching = sorted(each for each in server.tools if fnmatchcase(each, pattern))
         if not matching and pattern != "*":
             has = ", ".join(sorted(server.tools)[:12]) or "none"

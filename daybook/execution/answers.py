@@ -136,15 +136,13 @@ async def _ask_agent(
         return AgentAnswer(reply, _cut_remark(reply))
     loop = asyncio.get_running_loop()
     end = loop.time() + request.timeout
-    wanted = _format_request(schema)
-    first = await agent.answer(replace(request, prompt=f"{request.prompt}\n\n{wanted}"))
+    instruction = _format_request(schema)
+    first = await agent.answer(replace(request, prompt=f"{request.prompt}\n\n{instruction}"))
     try:
         return AgentAnswer(_checked(first, schema), _cut_remark(first))
     except _Mismatch as mismatch:
         wrong = str(mismatch)
-    prompt = (
-        f"{request.prompt}\n\n{_quote(first.text)}\n\nThat does not fit: it {wrong}\n\n{wanted}"
-    )
+    prompt = f"{request.prompt}\n\n{_quote(first.text)}\n\nThat does not match: it {wrong}\n\n{instruction}"
     second_request = replace(
         request,
         prompt=prompt,
@@ -203,7 +201,7 @@ def _format_request(schema: Mapping[str, Any]) -> str:
     if not schema:
         return "Answer with JSON only, without any other words."
     text = json.dumps(schema, ensure_ascii=False)
-    return f"Answer with JSON only, without any other words, that fits this JSON schema:\n{text}"
+    return f"Answer with JSON only, without any other words, that matches this JSON schema:\n{text}"
 
 
 def _cut_remark(reply: AgentReply) -> str:

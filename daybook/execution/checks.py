@@ -54,7 +54,7 @@ MAX_REASON_CHARACTERS = 500
 _ANSWER = (
     "Decide whether there is anything to do. Call no tool and do none of it yourself. Answer with "
     'this JSON only, without any other words: {"action": "run", "reason": "<why, in a sentence>"} '
-    'where there is, or {"action": "skip", "reason": "<why, in a sentence>"} where there is not.'
+    'if there is, or {"action": "skip", "reason": "<why, in a sentence>"} if there is not.'
 )
 _OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
@@ -107,19 +107,19 @@ async def check_job(granted: Granted) -> Verdict:
     return await run_check("check", lambda: _run(run_policy.check, granted, seconds))
 
 
-async def run_check(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
+async def run_check(name: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
     """Call ``ask``; prefix its reasons and its errors with the name of the check."""
     try:
         verdict = await ask()
     except Unreachable:  # Prefect or the ledger: a temporary error
         raise
     except DaybookError as error:
-        raise CheckFailed(f"{gate}: {error}", getattr(error, "usage", None)) from None
+        raise CheckFailed(f"{name}: {error}", getattr(error, "usage", None)) from None
     except ValueError as error:
-        raise CheckFailed(f"{gate}: {error}") from None
+        raise CheckFailed(f"{name}: {error}") from None
     why = " ".join(verdict.reason.split())[:MAX_REASON_CHARACTERS]
-    log.info("the %s says %s: %s", gate, "run" if verdict.opens else "skip", why)
-    return replace(verdict, reason=f"{gate}: {why}")
+    log.info("the %s says %s: %s", name, "run" if verdict.opens else "skip", why)
+    return replace(verdict, reason=f"{name}: {why}")
 
 
 async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:

@@ -40,7 +40,7 @@ from daybook.errors import (
     Unreachable,
 )
 from daybook.execution import artifact, attempt, checks, delivery, handover, lease, outcome_spool
-from daybook.execution import claim as gate
+from daybook.execution import claim as claiming
 from daybook.execution.attempt import Act, Prepare, RetryAt
 from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY, Reconciler
 from daybook.execution.handover import Handover
@@ -81,7 +81,7 @@ class _Run:
     kind: str
     parameters: dict[str, Any]
     refused: str
-    gate: checks.CheckCallable
+    check: checks.CheckCallable
     prepare: Prepare
     reconciler: Reconciler
     clock: Clock
@@ -102,7 +102,7 @@ async def carry_out(
     prepare: Prepare,
     reconciler: Reconciler,
     *,
-    gate: checks.CheckCallable = checks.check_job,
+    check: checks.CheckCallable = checks.check_job,
     clock: Clock = SYSTEM_CLOCK,
 ) -> State[Any]:
     """Execute the current flow run; return the state for the flow to return.
@@ -120,7 +120,7 @@ async def carry_out(
         if flow_run.deployment_id is None:
             raise
         refused = str(error)
-    run = _Run(flow_run, given, kind, parameters, refused, gate, prepare, reconciler, clock)
+    run = _Run(flow_run, given, kind, parameters, refused, check, prepare, reconciler, clock)
     if run.is_direct:  # perhaps the only process that knows of listeners
         registry.find_listeners()
     try:
@@ -205,7 +205,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
         most=settings.load().max_concurrent if deployment_id else None,
     )
     while True:
-        answer = await gate.wait_for_claim(
+        answer = await claiming.wait_for_claim(
             ledger,
             offer,
             run.reconciler,
@@ -272,7 +272,7 @@ async def _check_and_begin(
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
     """Run the check, while the lease is renewed and the worker knows when it started."""
     policy = policies.policy_from_parameters(granted.parameters)
-    if run.gate is checks.check_job and not policy.check:
+    if run.check is checks.check_job and not policy.check:
         return checks.NO_CHECK
     if run.given is not None:
         run.given.report(checking=granted.fence)
@@ -296,11 +296,11 @@ async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Ve
     limit = asyncio.timeout((timeout + CHECK_GRACE).total_seconds())
     try:
         async with limit:
-            return await run.gate(granted)
+            return await run.check(granted)
     except TimeoutError:
         if not limit.expired():
             raise
-        name = "check" if run.gate is checks.check_job else run.kind
+        name = "check" if run.check is checks.check_job else run.kind
         raise checks.CheckFailed(f"{name}: no answer within {to_text(timeout)}") from None
 
 
@@ -381,7 +381,7 @@ async def _decided_elsewhere(
 
 
 def _state_of_end(answer: Finished, run: _Run) -> State[Any]:
-    shown = gate.end_to_show(answer, run.id)
+    shown = claiming.end_to_show(answer, run.id)
     return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error), run)
 
 

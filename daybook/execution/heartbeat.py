@@ -25,14 +25,14 @@ SHARED_PARAMETERS = ("agent", "model", "session", "session_key", "policy", "noti
 """Parameters of a heartbeat that it shares with an agent prompt."""
 
 _CHECK_PROMPT = """\
-It is {{due}}. An agent has the standing orders below. It is woken only when something in them is \
-to be done now.
+It is {{due}}. An agent has the standing orders below. Wake it only if they \
+require something to be done now.
 
 """
 
 _PROMPT = """\
-It is {{due}}. Look after your standing orders below: do what is to be done now, and say in a few \
-words what is worth telling. Where nothing is, answer with [SILENT] alone.
+It is {{due}}. Follow your standing orders below: do what they require now, and report in a \
+few words what is worth knowing. If there is nothing to report, answer with [SILENT] alone.
 
 """
 

@@ -197,11 +197,11 @@ def _read(file: Path) -> SpooledOutcome:
     """Raise OSError, ValueError, KeyError or TypeError for a file that `put` did not write."""
     content = json.loads(file.read_text(encoding="utf-8"))
     if content["version"] != VERSION:
-        raise ValueError(f"of version {content['version']}, known is {VERSION}")
+        raise ValueError(f"its version is {content['version']}, not {VERSION}")
     outcome = content["outcome"]
     until = None if content["until"] is None else datetime.fromisoformat(content["until"])
     if until is not None and until.tzinfo is None:
-        raise ValueError("a time without a zone")
+        raise ValueError("its time has no zone")
     return SpooledOutcome(
         str(content["ledger"]),
         str(content["run"]),

@@ -81,7 +81,9 @@ def log_refusal(row: RunRow, stored: StoredJob, why: str) -> None:
     """Log that a run was refused."""
     owner, name = stored.row.owner, stored.row.name
     fields = {"action": "limit_refused", "owner": owner, "job": name, "run": row.id}
-    log.warning('%s, job "%s", run %s: %s', owner, name, row.id, one_line(why), extra=fields)
+    log.warning(
+        'refused run %s of the job "%s" (%s): %s', row.id, name, owner, one_line(why), extra=fields
+    )
 
 
 def _is_regular(row: RunRow) -> bool:

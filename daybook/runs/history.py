@@ -74,9 +74,9 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
     of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE))
     matches = await _all(session, of_job.limit(5))
     if len(matches) > 1:
-        raise Ambiguous("live run of", ref, [row.id[:12] for row, _ in matches])
+        raise Ambiguous("active run of", ref, [row.id[:12] for row, _ in matches])
     if not matches:
-        raise NotFound("live run of", ref)
+        raise NotFound("active run of", ref)
     return matches[0]
 
 

@@ -10,8 +10,8 @@
 A holder is lost if its process group is known to be gone (`claims.holder_died`), or when its lease
 is lost. A lease lasts `Timing.run_lease`; its holder renews it every `run_lease_renewal`. The first
 process that finds an expired lease only marks it. The holder is judged lost if it has not renewed
-one lease duration after that mark. So a machine that slept, or a ledger that nobody could reach,
-costs no run: the holder can renew before it is judged (promise 5: a lease is suspected first).
+one lease duration after that mark. So a machine that slept, or an unreachable ledger, costs no
+run: the holder can renew before it is judged (promise 5: a lease is suspected first).
 `renew` returns whether the lease was renewed. False means: stop at once, your writes will be
 refused.
 """

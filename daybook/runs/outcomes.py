@@ -38,7 +38,7 @@ def shorten(text: str | None) -> str | None:
 
 
 async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
-    """Bring ``row`` to a terminal state; raises `IllegalTransition` for an illegal transition.
+    """Put ``row`` into a terminal state; raises `IllegalTransition` for an illegal transition.
 
     Every outcome is recorded here, also that of a row without a status, which is not stored yet.
     """

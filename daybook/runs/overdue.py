@@ -12,7 +12,7 @@ that the due time is too late. `find` checks the given jobs once. `find_all` is 
 and costs next to nothing while nothing is late.
 
 A run that waits for its turn and keeps claiming is late but not overdue: a limit that the operator
-set delays it, and nobody has to act.
+set delays it, and the operator need not act.
 """
 
 from __future__ import annotations

@@ -50,14 +50,14 @@ def zone(name: str, field: str = "timezone") -> ZoneInfo:
 
 def _hint(name: str) -> str:
     lower = {known.lower(): known for known in sorted(_names())}
-    wanted = name.strip().replace(" ", "_").lower()
-    if wanted in lower:
-        return f"did you mean {lower[wanted]}?"
+    typed = name.strip().replace(" ", "_").lower()
+    if typed in lower:
+        return f"did you mean {lower[typed]}?"
     cities: dict[str, str] = {}
     for known in sorted(_names()):
         cities.setdefault(known.rpartition("/")[2].lower(), known)
-    near = [lower[match] for match in difflib.get_close_matches(wanted, lower, n=3, cutoff=0.7)]
-    by_city = difflib.get_close_matches(wanted.rpartition("/")[2], cities, n=3, cutoff=0.75)
+    near = [lower[match] for match in difflib.get_close_matches(typed, lower, n=3, cutoff=0.7)]
+    by_city = difflib.get_close_matches(typed.rpartition("/")[2], cities, n=3, cutoff=0.75)
     near += [cities[match] for match in by_city if cities[match] not in near]
     if near:
         return f"did you mean {' or '.join(near[:3])}?"

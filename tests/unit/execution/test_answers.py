@@ -85,9 +85,9 @@ async def test_what_does_not_fit_is_repaired_once_with_what_is_wrong() -> None:
         "How many?\n\n"
         "Your first answer to this was, indented:\n\n"
         '    {"title": "pages", "count": "three"}\n\n'
-        "That does not fit: it does not fit the schema at $.count: "
+        "That does not match: it does not fit the schema at $.count: "
         "'three' is not of type 'integer'\n\n"
-        "Answer with JSON only, without any other words, that fits this JSON schema:\n"
+        "Answer with JSON only, without any other words, that matches this JSON schema:\n"
         f"{json.dumps(SCHEMA)}"
     )
     assert second.history == REQUEST.history

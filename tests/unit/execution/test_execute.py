@@ -37,12 +37,12 @@ class Grant:
 
 
 class Run:
-    """Of a worker's; ``gate`` is what is asked."""
+    """Of a worker's; ``check`` is what is asked."""
 
     kind = "heartbeat"
 
-    def __init__(self, gate: Any) -> None:
-        self.given, self.gate = Worker(), gate
+    def __init__(self, check: Any) -> None:
+        self.given, self.check = Worker(), check
 
 
 async def opens(granted: Any) -> Verdict:
