@@ -142,7 +142,8 @@ async def _ask_agent(
         return AgentAnswer(_checked(first, schema), _cut_remark(first))
     except _Mismatch as mismatch:
         wrong = str(mismatch)
-    prompt = f"{request.prompt}\n\n{_quote(first.text)}\n\nThat does not match: it {wrong}\n\n{instruction}"
+    complaint = f"That does not match: it {wrong}"
+    prompt = f"{request.prompt}\n\n{_quote(first.text)}\n\n{complaint}\n\n{instruction}"
     second_request = replace(
         request,
         prompt=prompt,

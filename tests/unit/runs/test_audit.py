@@ -321,21 +321,21 @@ async def test_what_is_not_wanted_is_skipped(
     assert [(row.reason, row.count) for row in rows] == [(reason, count)]
 
 
-STATES_OF_A_JOB = {
-    "off": lambda row: None,
-    "skipped": lambda row: row.sqlmodel_update({"skips": [(NOON + HOUR).isoformat()]}),
-    "snoozed": lambda row: row.sqlmodel_update({"snoozed_until": NOON + 24 * HOUR}),
-    "spent": lambda row: row.sqlmodel_update({"run_count": 1}),
+STATES_OF_A_JOB: dict[str, dict[str, Any]] = {
+    "off": {},
+    "skipped": {"skips": [(NOON + HOUR).isoformat()]},
+    "snoozed": {"snoozed_until": NOON + 24 * HOUR},
+    "spent": {"run_count": 1},
 }
 
 
 async def _job_in(world: World, name: str, states: tuple[str, ...]) -> StoredJob:
-    max_runs = {"max_runs": 1} if "spent" in states else {}
+    max_runs: dict[str, Any] = {"max_runs": 1} if "spent" in states else {}
     stored = await world.add(name, cron="0 13 * * *", catch_up="none", **max_runs)
     async with world.ledger.write() as session:
         row = (await store.find(session, stored.id)).row
         for state in states:
-            STATES_OF_A_JOB[state](row)
+            row.sqlmodel_update(STATES_OF_A_JOB[state])
         session.add(row)
     return stored
 
