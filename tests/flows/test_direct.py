@@ -232,7 +232,7 @@ async def test_a_cancelled_call_leaves_word(world: World) -> None:
 
 async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(world: World) -> None:
     agent = await world.agents.add(
-        'had(); print("none" if "does not fit" not in sys.stdin.read() else \'{"n": 3}\')'
+        'had(); print("none" if "does not match" not in sys.stdin.read() else \'{"n": 3}\')'
     )
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
