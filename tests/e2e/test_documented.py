@@ -36,7 +36,7 @@ from tests.servers import migrate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-FIRST = ["README.md", "docs/jobs.md", "docs/operations.md"]  # the others use what these make
+FIRST = ["README.md", "docs/guides/jobs.md", "docs/operations/running.md"]  # the others use what these make
 OTHERS = {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")} - set(FIRST)
 PAGES = [*FIRST, *sorted(OTHERS)]
 
