@@ -188,9 +188,9 @@ def cli() -> str:
     commands = (begin + commands).strip()
     commands = re.sub(r"^```console$", "```text", commands, flags=re.MULTILINE)
     commands = re.sub(r"^Example: (.*)$", r"Example: `\1`", commands, flags=re.MULTILINE)
-    commands = re.sub(r"^\*\*Options\*\*:$", "**Options**", commands, flags=re.MULTILINE)
+    commands = re.sub(r"^(\*\*.+\*\*):$", r"\1", commands, flags=re.MULTILINE)
     # The group of a command lists its commands, which the page's own contents do as well.
-    commands = re.sub(r"^\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", commands, flags=re.MULTILINE)
+    commands = re.sub(r"^\*\*Commands\*\*\n\n(\* .*\n)+\n", "", commands, flags=re.MULTILINE)
     head = NOTE.format(source="the help of `daybook`") + _CLI
     return head + _linked(commands, "reference") + "\n"
 
@@ -275,7 +275,8 @@ def json_output() -> str:
     """Return the page of what `--json` prints, from the snapshot of its shapes."""
     lines = [NOTE.format(source="`tests/snapshots/json-shapes.json`") + _JSON]
     earlier: dict[str, list[str]] = {}
-    for command, shape in json.loads((SNAPSHOTS / "json-shapes.json").read_text()).items():
+    for typed, shape in json.loads((SNAPSHOTS / "json-shapes.json").read_text()).items():
+        command = typed.replace("brief", "JOB").replace("alpha", "NAME")
         rows = [f"| `{name}` | {kind} |" for name, kind in _fields(shape, "")]
         same = next((name for name in earlier if set(rows) >= set(earlier[name]) != set()), "")
         more = [row for row in rows if row not in earlier.get(same, ())]
