@@ -55,7 +55,9 @@ def _sync(
 
 
 class SyncClient:
-    """`Client` without `await`: the same methods, arguments, results and errors::
+    """`Client` without `await`: the same methods, arguments, results and errors.
+
+    An example::
 
         client = daybook.SyncClient()
         job = client.add("Summarise open pull requests", schedule="0 9 * * 1-5")

@@ -27,7 +27,8 @@ def web_(
     """Answer `/health` and, for Prometheus, `/metrics`, until Ctrl-C or SIGTERM.
 
     `daybook up` does so by itself. Without --host on this machine alone: who reaches it reads the
-    names of jobs that are late or failing. It only reads; docs/operations/monitoring.md has the alerts.
+    names of jobs that are late or failing. It only reads;
+    docs/operations/monitoring.md has the alerts.
 
     Example: daybook web --port 4290
     """

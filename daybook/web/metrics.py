@@ -1,4 +1,6 @@
-"""The metrics in the formats of Prometheus; docs/operations/monitoring.md has the alert rules that use them.
+"""The metrics in the formats of Prometheus.
+
+`docs/operations/monitoring.md` has alert rules that use them.
 
 A gauge is the current state. The only counter, `daybook_ended_runs_total`, counts from the start of
 the process. The totals in the ledger cannot be a counter, because retention removes runs.

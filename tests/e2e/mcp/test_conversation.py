@@ -1,4 +1,4 @@
-"""A model at a local server has the tools by pydantic-ai, and docs/guides/mcp.md tells what they said.
+"""The conversation in docs/guides/mcp.md: a model at a local server has the tools by pydantic-ai.
 
 The page holds the conversation as it was; the test has it again and compares, ids, instants and
 durations apart. `WRITE_DOCS=1` in the environment writes the page anew.
