@@ -4,72 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Cron, Every, Json, Zone, prepare_prefect
+from daybook.cli.job_options import HeartbeatOptions
+from daybook.cli.options import Json, prepare_prefect
 
-_WHEN = Group("When", sort_key=1)
-_WHAT = Group("What", sort_key=2)
-_NOTIFICATIONS = Group("Notifications", sort_key=3)
-
-Name = Annotated[str, Parameter(help="Which one, where there are several. Default: heartbeat.")]
+Name = Annotated[str, Parameter(help="Name of the heartbeat. [default: heartbeat]")]
+_NO_OPTIONS = HeartbeatOptions()
 
 
 async def on_(
     *,
-    every: Every = None,
-    cron: Cron = None,
-    timezone: Zone = None,
-    active_hours: Annotated[
-        str | None, Parameter(group=_WHEN, help="Only from 08:00-22:00, say, by its clock.")
-    ] = None,
-    quiet_hours: Annotated[
-        list[str] | None,
-        Parameter(
-            group=_WHEN,
-            help="Not within 12:00-13:00, say; may be given several times. '' takes them all away.",
-        ),
-    ] = None,
-    file: Annotated[
-        str | None,
-        Parameter(group=_WHAT, help="The orders. Default: HEARTBEAT.md in Daybook's home."),
-    ] = None,
-    agent: Annotated[
-        str | None, Parameter(group=_WHAT, help="The agent that is asked. Default: `default`.")
-    ] = None,
-    gate_agent: Annotated[
-        str | None,
-        Parameter(
-            group=_WHAT,
-            help="Who is asked first whether there is anything to do, a fast one. Default: the "
-            "same agent. Pass '' to go back to that.",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, Parameter(group=_WHAT, help="The model, in place of the agent's own.")
-    ] = None,
-    session: Annotated[
-        str | None,
-        Parameter(
-            group=_WHAT,
-            help="reuse (the default): one conversation; new: each begins one; chat: that of its "
-            "channel and chat id.",
-        ),
-    ] = None,
-    session_key: Annotated[
-        str | None,
-        Parameter(group=_WHAT, help="A conversation that it shares with other jobs of the agent."),
-    ] = None,
-    channel: Annotated[
-        str | None,
-        Parameter(
-            group=_NOTIFICATIONS, help="Where replies go, as `daybook channels list` shows them."
-        ),
-    ] = None,
-    chat_id: Annotated[
-        str | None, Parameter(group=_NOTIFICATIONS, help="Which chat of the channel.")
-    ] = None,
+    options: HeartbeatOptions = _NO_OPTIONS,
     name: Name = "heartbeat",
     as_json: Json = False,
 ) -> int:
@@ -83,22 +30,7 @@ async def on_(
     prepare_prefect()
     from daybook.api import heartbeat
 
-    changes = {
-        "every": every,
-        "cron": cron,
-        "timezone": timezone,
-        "active_hours": active_hours,
-        "quiet_hours": quiet_hours,
-        "file": file,
-        "agent": agent,
-        "gate_agent": gate_agent,
-        "model": model,
-        "session": session,
-        "session_key": session_key,
-        "channel": channel,
-        "chat_id": chat_id,
-    }
-    status = await heartbeat.on(changes, name)
+    status = await heartbeat.on(options.fields(), name)
     for note in status.pop("notes"):
         output.say(note)
     return _print_status(status, as_json)

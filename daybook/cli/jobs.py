@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Job, JobOptions, Json, Prompt, prepare_prefect
+from daybook.cli.job_options import JobOptions, Prompt
+from daybook.cli.options import Job, Json, prepare_prefect
 from daybook.cli.runs import print_run_details
 from daybook.cli.skips import skip_fields
 from daybook.errors import InvalidInput, NotFound

@@ -108,10 +108,10 @@ async def carry_out(
 ) -> State[Any]:
     """Execute the current flow run; return the state for the flow to return.
 
-    ``parameters`` are the flow's; `policy` and `notify` are models or JSON. If those of a direct call are invalid, raise
-    `InvalidInput`; a due time uses the job's own, and any other run ends as failed, in the ledger
-    too. The state's data is the run as the flow's result. Raise Prefect's `Abort` if the run has to
-    wait.
+    ``parameters`` are the flow's; `policy` and `notify` are models or JSON. If those of a direct
+    call are invalid, raise `InvalidInput`; a due time uses the job's own, and any other run ends as
+    failed, in the ledger too. The state's data is the run as the flow's result. Raise Prefect's
+    `Abort` if the run has to wait.
     """
     flow_run, refused = occurrence.current_flow_run(), ""
     parameters = {

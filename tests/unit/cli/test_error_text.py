@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from daybook.cli import options
-from daybook.cli.options import JobOptions
+from daybook.cli.job_options import JobOptions
 from daybook.jobs.model import FIELDS
 
 pytestmark = pytest.mark.usefixtures("stored")
@@ -120,12 +119,9 @@ def test_an_edit_that_is_refused_leaves_the_job_untouched(
 
 def test_every_field_that_acts_can_be_typed() -> None:
     typed = {field.name.rstrip("_") for field in dataclasses.fields(JobOptions)} | {"prompt"}
-    typed = {
-        options.RENAMED_FIELDS.get(name, name) for name in typed if not name.startswith("check_")
-    }
+    typed = {name for name in typed if not name.startswith("check_")} | {"check"}
     elsewhere = {"file", "gate_agent"}  # `daybook heartbeat on`
-    others = {"enabled", "kind", "notify", "policy", "schedule"} | elsewhere
-    assert typed - {"disabled"} | {"check"} == set(FIELDS) - others
+    assert typed == set(FIELDS) - {"kind", "notify", "policy", "schedule"} - elsewhere
 
 
 def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.api import jobs
-from daybook.cli.options import JobOptions
+from daybook.cli.job_options import JobOptions
 from daybook.errors import InvalidInput
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
