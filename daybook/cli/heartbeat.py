@@ -20,10 +20,11 @@ async def on_(
     name: Name = "heartbeat",
     as_json: Json = False,
 ) -> int:
-    """Switch the heartbeat on: every 10m, or as given. What is not given stays as it was.
+    """Switch the heartbeat on, every 10 minutes by default.
 
-    Every beat looks at the file of orders. Where it is missing or blank nobody is asked. Else the
-    gate's agent says whether there is anything to do, and only then the agent is asked to do it.
+    Each beat reads the file of standing orders. If it has text, the gate agent decides whether
+    there is anything to do, and only then the agent carries the orders out. Options that are not
+    given keep their values.
 
     Example: daybook heartbeat on --every 10m --gate-agent fast --channel inbox
     """
@@ -37,7 +38,7 @@ async def on_(
 
 
 async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
-    """Switch the heartbeat off; what it was told stays for the next `on`.
+    """Switch the heartbeat off. Its options stay for the next `on`.
 
     Example: daybook heartbeat off
     """
@@ -48,9 +49,9 @@ async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
 
 
 async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
-    """Show whether it is on, its orders, and the outcome of the last beat.
+    """Show the heartbeat's state, its orders and its last outcome.
 
-    Needs no Prefect.
+    Works without Prefect.
 
     Example: daybook heartbeat status
     """
@@ -67,16 +68,16 @@ def _print_status(status: dict[str, Any], as_json: bool) -> int:
     if job is None:
         output.line("There is no heartbeat.")
         output.fields([("orders", _orders_text(status))])
-        output.say("Switch it on: daybook heartbeat on")
+        output.say("Switch it on with: daybook heartbeat on")
         return 0
     last = job["last_run"]
     output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
     pairs = [
         ("next due", "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"),
         ("orders", _orders_text(status)),
-        ("gate", f"the agent {job['gate_agent'] or job['agent']}"),
-        ("asks", f"the agent {job['agent']}"),
-        ("told", formatting.notifications(job["told"])),
+        ("gate agent", job["gate_agent"] or job["agent"]),
+        ("agent", job["agent"]),
+        ("notifies", formatting.notifications(job["told"])),
         ("last beat", formatting.run_summary(last) if last else "none yet"),
     ]
     output.fields([(name, value) for name, value in pairs if value])
@@ -84,5 +85,5 @@ def _print_status(status: dict[str, Any], as_json: bool) -> int:
 
 
 def _orders_text(status: dict[str, Any]) -> str:
-    state = status["orders"]
-    return str(status["file"]) + ("" if state == "there" else f" is {state}, so nobody is asked")
+    state, file = status["orders"], str(status["file"])
+    return file if state == "there" else f"{file} is {state}, so each beat is skipped"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from keyword import iskeyword
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from cyclopts import Group, Parameter
 
@@ -104,6 +104,10 @@ def _text(value: object) -> str:
 class FieldOptions:
     """Base of options that are fields of a job; None means that an option was not given."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **given: Any) -> None: ...
+
     def fields(self) -> dict[str, object]:
         """Return the given options by field name; read the files that they name."""
         given: dict[str, object] = {}
@@ -152,7 +156,8 @@ def _with_options(groups: Mapping[str, tuple[str, ...]]) -> Callable[[_Options],
                 annotations[attribute] = Annotated[kind, parameter(name, group)]
                 setattr(cls, attribute, False if is_flag else None)
         cls.__annotations__ = annotations
-        return dataclass(frozen=True, kw_only=True)(cls)
+        dataclass(frozen=True, kw_only=True)(cls)
+        return cls
 
     return decorate
 

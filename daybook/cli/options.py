@@ -10,14 +10,14 @@ from cyclopts import Parameter
 from daybook.errors import InvalidInput
 
 _JSON_OBJECT_EXAMPLES = {
-    "output_schema": """such as '{"type": "object"}' or @schema.json""",
-    "params": """such as '{"full": true}' or @params.json""",
-    "check_params": """such as '{"folder": "inbox"}' or @params.json""",
+    "output_schema": """use one such as '{"type": "object"}' or @schema.json""",
+    "params": """use one such as '{"full": true}' or @params.json""",
+    "check_params": """use one such as '{"folder": "inbox"}' or @params.json""",
 }
 """The options that take a JSON object, each with an example."""
 
-Json = Annotated[bool, Parameter(name="--json", help="Print JSON, and nothing else, on stdout.")]
-Job = Annotated[str, Parameter(help="Name, id, or unique beginning of the id.")]
+Json = Annotated[bool, Parameter(name="--json", help="Print JSON only.")]
+Job = Annotated[str, Parameter(help="Name or id of the job; a unique prefix of the id will do.")]
 
 
 def split_command(field: str, text: str) -> list[str]:
@@ -28,7 +28,7 @@ def split_command(field: str, text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise InvalidInput(
-            field, f"{text!r} is not legal: {error}", "close what was opened"
+            field, f"{text!r} cannot be parsed: {error}", "close the quotes"
         ) from None
 
 
@@ -47,7 +47,7 @@ def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         # Without a name the text may be a secret, so the error must not repeat it.
-        raise InvalidInput("header", "one has no name", 'write "Name: value"')
+        raise InvalidInput("headers", "a header has no name", 'write "Name: value"')
     return name.strip(), value.strip()
 
 
@@ -60,7 +60,7 @@ def _read_file(field: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InvalidInput(field, f"{path} cannot be read: {why}") from error
 
 
@@ -74,10 +74,10 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
-            field, f"is no JSON: {error}", _JSON_OBJECT_EXAMPLES.get(field, "")
+            field, f"is not valid JSON: {error}", _JSON_OBJECT_EXAMPLES.get(field, "")
         ) from error
     if not isinstance(value, dict):
-        raise InvalidInput(field, "is no JSON object", _JSON_OBJECT_EXAMPLES.get(field, ""))
+        raise InvalidInput(field, "is not a JSON object", _JSON_OBJECT_EXAMPLES.get(field, ""))
     return value
 
 

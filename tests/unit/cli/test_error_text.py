@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -80,14 +79,14 @@ def test_a_blank_or_missing_prompt_is_refused(
     daybook: Any, stored: Path, prompt: list[str]
 ) -> None:
     before = rows(stored)
-    check(daybook("add", *prompt, EVERY, "5m"), "PROMPT", ["what the agent is asked"])
+    check(daybook("add", *prompt, EVERY, "5m"), "PROMPT", ["write a prompt for the agent"])
     assert rows(stored) == before
 
 
 def test_a_variable_that_there_is_not_is_refused(daybook: Any, stored: Path) -> None:
     before = rows(stored)
     said = daybook("add", "Dear {{nobody}}", EVERY, "5m")
-    check(said, "PROMPT", ["unknown variable {{nobody}}", "legal: {{due}}, {{job}}"])
+    check(said, "PROMPT", ["unknown variable {{nobody}}", "known: {{due}}, {{job}}"])
     assert rows(stored) == before
 
 
@@ -106,7 +105,7 @@ def test_a_variable_that_there_is_not_is_refused(daybook: Any, stored: Path) -> 
         (["--prompt", " "], "PROMPT", ["blank"]),
         ([" "], "PROMPT", ["blank"]),
         (["Dear {{nobody}}"], "PROMPT", ["unknown variable {{nobody}}", "{{last_output}}"]),
-        ([], "options", ["none is given"]),
+        ([], "options", ["nothing to change"]),
     ],
 )
 def test_an_edit_that_is_refused_leaves_the_job_untouched(
@@ -118,7 +117,7 @@ def test_an_edit_that_is_refused_leaves_the_job_untouched(
 
 
 def test_every_field_that_acts_can_be_typed() -> None:
-    typed = {field.name.rstrip("_") for field in dataclasses.fields(JobOptions)} | {"prompt"}
+    typed = {name.rstrip("_") for name in JobOptions.__annotations__} | {"prompt"}
     typed = {name for name in typed if not name.startswith("check_")} | {"check"}
     elsewhere = {"file", "gate_agent"}  # `daybook heartbeat on`
     assert typed == set(FIELDS) - {"kind", "notify", "policy", "schedule"} - elsewhere
