@@ -189,7 +189,7 @@ class Policy(BaseModel):
     )
     check: Check = Field(
         default=Check(),
-        title="Check",
+        title="Check before the run",
         description="Check that decides whether a run starts. Empty: every run starts.",
     )
 

@@ -90,11 +90,11 @@ def test_what_a_tool_takes_is_said_in_words_where_its_schema_is_simple(
     [
         (["x", "--tool", "a.b"], "PROMPT and --tool", ["only one"]),
         (["--tool", "a.b", "--webhook", "https://x.example"], "--webhook and --tool", ["only one"]),
-        (["--tool", "a.b", "--params", "{"], "--params", ["no JSON", "@params.json"]),
-        (["--tool", "a.b", "--params", "[]"], "--params", ["no JSON object"]),
+        (["--tool", "a.b", "--params", "{"], "--params", ["not valid JSON", "@params.json"]),
+        (["--tool", "a.b", "--params", "[]"], "--params", ["not a JSON object"]),
         (["--tool", "a.b", "--params", "@/none"], "--params", ["/none", "No such file"]),
         (["--tool", "a.b", "--params", '{"a": NaN}'], "--params", ["nan is not valid JSON"]),
-        (["--tool", "a.b", "--params", "[" * 100_000], "--params", ["no JSON"]),
+        (["--tool", "a.b", "--params", "[" * 100_000], "--params", ["not valid JSON"]),
         (["--tool", "a.b", "--agent", "a"], "--agent", ["tool call"]),
         (["--tool", " "], "--tool", ["blank"]),
         (["--tool", "https://x.example/mcp"], "--tool", ["a URL without a tool"]),
@@ -113,8 +113,8 @@ def test_what_cannot_be_added_is_named_and_nothing_is_stored(
 @pytest.mark.parametrize(
     ("typed", "option", "words"),
     [
-        (["--tool", "a\nb"], "--tool", ["not legal"]),
-        (["--params", "{"], "--params", ["no JSON"]),
+        (["--tool", "a\nb"], "--tool", ["invalid characters"]),
+        (["--params", "{"], "--params", ["not valid JSON"]),
         (["Say hello."], "PROMPT", ["tool call"]),
         (["--webhook", "https://x.example"], "--webhook", ["tool call"]),
     ],

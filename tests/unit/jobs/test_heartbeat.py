@@ -47,8 +47,8 @@ def test_it_travels_without_loss() -> None:
     [
         ({"prompt": "x"}, "prompt: applies to agent prompts, and this job is a heartbeat"),
         ({"url": "https://x.example"}, "url: applies to webhooks, and this job is a heartbeat"),
-        ({"file": " "}, "file: '' is no file's name (write one such as HEARTBEAT.md)"),
-        ({"file": "a\nb"}, "file: 'a\\nb' is no file's name"),
+        ({"file": " "}, "file: '' is not a file name (use one such as HEARTBEAT.md)"),
+        ({"file": "a\nb"}, "file: 'a\\nb' is not a file name"),
         ({"agent": " "}, "agent: is blank"),
         ({"gate_agent": "x" * 101}, "gate_agent: is too long"),
         ({"session": "chat"}, "session: chat needs a channel"),
@@ -56,7 +56,7 @@ def test_it_travels_without_loss() -> None:
             {"session": "new", "session_key": "a"},
             "session_key: cannot be combined with session new",
         ),
-        ({"session_key": "job:1"}, 'session_key: "job:1" is Daybook\'s own'),
+        ({"session_key": "job:1"}, 'session_key: "job:1" is reserved'),
     ],
 )
 def test_refused(fields: dict[str, Any], text: str) -> None:

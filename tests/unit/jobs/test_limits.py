@@ -96,7 +96,7 @@ def test_within(fields: dict[str, Any], given: dict[str, Any]) -> None:
         ({"channel": "team"}, {"channels": ("inbox",)}, 'channel: "team"'),
         ({"channel": "t", "chat_id": "42"}, {"chats": ("7", "-1*")}, 'chat_id: "42" is not all'),
         ({"channel": "file"}, {}, 'channel: "file" is reserved for the operator'),
-        ({"channel": "console"}, {"channels": ("console",)}, 'channel: "console" is the operat'),
+        ({"channel": "console"}, {"channels": ("console",)}, 'channel: "console" is reserved'),
         ({"on_complete": "https://b.org"}, {"hosts": ("a",)}, 'on_complete: "b.org"'),
         ({"on_fail": "https://b.org"}, {"hosts": ("a",)}, 'on_fail: "b.org"'),
         ({"check": {"command": ("true",)}}, {}, "check: only the operator can set a command"),
@@ -104,7 +104,7 @@ def test_within(fields: dict[str, Any], given: dict[str, Any]) -> None:
         ({"check": {"prompt": "?", "agent": "dear"}}, {}, 'check: "dear"'),
         ({"tool": "t", "check": {"prompt": "?"}}, {"tools": ("t",), "agents": ()}, 'check: "def'),
         ({"session_key": "ops"}, {}, 'session_key: "ops" belongs to another owner'),
-        ({"session_key": "scouts"}, {}, 'session_key: "scouts" is another\'s'),
+        ({"session_key": "scouts"}, {}, 'session_key: "scouts" belongs to another'),
         (
             {"session": "chat", "channel": "team"},
             {},

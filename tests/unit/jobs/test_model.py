@@ -103,11 +103,13 @@ REFUSALS = [
     ({"session_key": "k" * 101}, KEY),
     (
         {"session_key": "job:other"},
-        'session_key: "job:other" is Daybook\'s own (not chat:… or job:… or run:…)',
+        'session_key: "job:other" is reserved for Daybook '
+        "(do not start it with one of chat:, job:, run:)",
     ),
     (
         {"session_key": "run:1"},
-        'session_key: "run:1" is Daybook\'s own (not chat:… or job:… or run:…)',
+        'session_key: "run:1" is reserved for Daybook '
+        "(do not start it with one of chat:, job:, run:)",
     ),
     ({"session": "old"}, "session: 'old' is not legal (legal: 'reuse', 'new' or 'chat')"),
     (
@@ -115,36 +117,41 @@ REFUSALS = [
         "kind: 'shell' is not a kind (use agent-prompt, webhook, tool-call, heartbeat)",
     ),
     ({"name": ""}, "name: is blank (legal: 1 to 100 characters)"),
-    ({"name": 5}, "name: 5 is no text"),
+    ({"name": 5}, "name: 5 is not a string"),
     (
         {"metadata": "a"},
         "metadata: 'a' is not an object (use an object such as {\"team\": \"blue\"})",
     ),
-    ({"metadata": {" ": 1}}, "metadata: a name is blank"),
+    ({"metadata": {" ": 1}}, "metadata: has a blank key"),
     (
         {"metadata": {"a": {"b": {1}}}},
         "metadata: {1} is not valid JSON (use strings, numbers, booleans and null)",
     ),
-    ({"metadata": {"a": [float("inf")]}}, "metadata: inf is not valid JSON (use a finite number"),
+    (
+        {"metadata": {"a": [float("inf")]}},
+        "metadata: inf is not valid JSON (use a finite number, or null)",
+    ),
     (
         {"metadata": {"a\0": 1}},
-        "metadata: contains characters that a database cannot store (",
+        "metadata: contains characters that a database cannot store "
+        "(remove NUL characters and surrogates)",
     ),
     (
         {"metadata": {"a": "x" * 10_000}},
-        "metadata: is too long (legal: at most 10,000 characters)",
+        "metadata: is too long (use at most 10,000 characters)",
     ),
     ({"tags": ["a", " "]}, "tags: a tag is blank"),
     ({"tags": "a"}, "tags: is a string (use a list of strings)"),
-    ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is Daybook\'s own (not daybook:…)'),
+    ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is reserved for Daybook '
+        "(do not start a tag with daybook:)"),
     ({"enabled": "maybe"}, "enabled: input should be a valid boolean, unable to interpret input"),
     ({"cron": None}, "schedule: none is given (give one of cron, every, at, or say on_demand)"),
     (
         {"every": "5m"},
         "cron and every: only one of these can be given (cron, every, at or on_demand)",
     ),
-    ({"schedule": "every 5m"}, "cron and schedule: cannot be combined"),
-    ({"cron": 5}, "cron: 5 is no text"),
+    ({"schedule": "every 5m"}, "cron and schedule: cannot be combined (use only one of them)"),
+    ({"cron": 5}, "cron: 5 is not a string"),
     ({"on_demand": "yes"}, "on_demand: 'yes' is not a boolean (use true)"),
     (
         {"timezone": "europe/berlin"},

@@ -76,7 +76,7 @@ REFUSALS: list[tuple[dict[str, object], str]] = [
     ),
     (
         {"on_fail": HOOK, "events": ["completed"]},
-        "on_fail: none of its events is among the events (add one of failed, cancelled, missed)",
+        "on_fail: needs one of the events failed, cancelled, missed",
     ),
     ({"template": "Dear {{nobody}}"}, "template: unknown variable {{nobody}}"),
     ({"template": "{{prompt}}"}, "template: unknown variable {{prompt}}"),

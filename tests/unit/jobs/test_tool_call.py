@@ -13,7 +13,7 @@ from daybook.jobs.actions import MAX_BODY_LENGTH, MAX_DEPTH, MAX_TOOL_NAME_LENGT
 from daybook.jobs.model import Job, edit, new_job, normal_parameters
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
-SAID = " (write name, server.tool, or https://host/path#tool)"
+SAID = " (use name, server.tool, or https://host/path#tool)"
 
 
 def make(**fields: Any) -> Job:
@@ -64,7 +64,7 @@ def test_a_name_from_the_tool(tool: str, name: str) -> None:
     assert make(tool=tool).name == name
 
 
-TOO_LONG = f"tool: is too long (legal: at most {MAX_TOOL_NAME_LENGTH} characters)"
+TOO_LONG = f"tool: is too long (use at most {MAX_TOOL_NAME_LENGTH} characters)"
 NO_JSON = " (use strings, numbers, booleans and null)"
 
 
@@ -81,17 +81,24 @@ NO_JSON = " (use strings, numbers, booleans and null)"
         ({"tool": "t" * (MAX_TOOL_NAME_LENGTH + 1)}, TOO_LONG),
         ({"tool": 5}, "tool: input should be a valid string"),
         ({"params": []}, "params: input should be a valid dictionary"),
-        ({"params": {"a": float("nan")}}, "params: nan is not valid JSON (use a finite number"),
-        ({"params": {"a": [-float("inf")]}}, "params: -inf is not valid JSON (use a finite number"),
+        (
+            {"params": {"a": float("nan")}},
+            "params: nan is not valid JSON (use a finite number, or null)",
+        ),
+        (
+            {"params": {"a": [-float("inf")]}},
+            "params: -inf is not valid JSON (use a finite number, or null)",
+        ),
         (
             {"params": {"a": 2**63}},
             "params: 9223372036854775808 has more than 64 bits (use a string instead)",
         ),
-        ({"params": {"a": {1: 2}}}, "params: the key 1 is not a string (use a string)"),
+        ({"params": {"a": {1: 2}}}, "params: the key 1 is not a string (use strings as keys)"),
         ({"params": {"a": (1,)}}, f"params: (1,) is not valid JSON{NO_JSON}"),
         (
             {"params": {"a": "x\0"}},
-            "params: contains characters that a database cannot store (remove NUL",
+            "params: contains characters that a database cannot store "
+            "(remove NUL characters and surrogates)",
         ),
         (
             {"params": {"a": [{"__prefect_kind": "json"}]}},
@@ -103,7 +110,7 @@ NO_JSON = " (use strings, numbers, booleans and null)"
         ),
         (
             {"params": {"a": "x" * MAX_BODY_LENGTH}},
-            f"params: is too long (legal: at most {MAX_BODY_LENGTH:,} characters)",
+            f"params: is too long (use at most {MAX_BODY_LENGTH:,} characters)",
         ),
         (
             {"prompt": "x"},
@@ -114,7 +121,7 @@ NO_JSON = " (use strings, numbers, booleans and null)"
             "url and tool: cannot be combined (use only one of them)",
         ),
         ({"body": "x"}, "body: applies to webhooks, and this job is a tool call (leave it out)"),
-        ({"tool": None, "kind": "call_tool"}, "tool: is missing (write the tool that is called)"),
+        ({"tool": None, "kind": "call_tool"}, "tool: is missing (name the tool to call)"),
         (
             {"tool": None, "prompt": "x", "params": {}},
             "params: applies to tool calls, and this job is an agent prompt (leave it out)",
