@@ -107,7 +107,7 @@ def test_off_and_on_are_idempotent_and_keep_what_it_was_told(daybook: Daybook) -
         (("--agent", "nobody"), "unknown"),
         (("--channel", "nowhere"), "unknown"),
         (("--quiet-hours", "noon"), "no range of hours"),
-        (("--session", "chat"), "name the channel"),
+        (("--session", "chat"), "set the channel too"),
     ],
 )
 @pytest.mark.slow

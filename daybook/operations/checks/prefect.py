@@ -178,13 +178,14 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort, LogSort
 
-    from daybook.prefect import parameter_schema, states
+    from daybook.jobs.actions import ACTIONS
+    from daybook.prefect import states
     from daybook.prefect.occurrence import belongs_to_other_ledger
 
     ledger_id, _ = await ledger.id_and_jobs()
     ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
     runs = await client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=list(parameter_schema.PROTOTYPES))),
+        flow_filter=FlowFilter(name=FlowFilterName(any_=list(ACTIONS))),
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ended))
         ),
