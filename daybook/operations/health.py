@@ -31,19 +31,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from daybook import home as homes
-from daybook.api import task_scheduler, views
-from daybook.api.overdue import ledger_write_problem, observed_at
+from daybook.api import task_scheduler
+from daybook.api.overdue import DelayFacts, observed_at, overdue_views
 from daybook.clock import Clock
 from daybook.delivery import sending
 from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
+from daybook.operations import findings
+from daybook.operations.findings import Finding
 from daybook.operations.shared_query import LoopThread, SharedQuery
 from daybook.runs import counts as figures
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import views as task_figures
 from daybook.tasks.views import TaskCounts as TaskFigures
 from daybook.timing import TIMING
@@ -204,7 +205,7 @@ class HealthMonitor:
         """
         result, prefect_answers = await asyncio.gather(self._snapshot_or_error(), self.prefect())
         snapshot = result if isinstance(result, HealthSnapshot) else None
-        problems = problems_of(snapshot) if snapshot else [str(result)]
+        problems = [str(each) for each in findings_of(snapshot)] if snapshot else [str(result)]
         return not problems, {
             "status": "failing" if problems else "ok",
             "problems": problems,
@@ -279,29 +280,24 @@ class HealthMonitor:
             )
 
 
-def problems_of(found: HealthSnapshot) -> list[str]:
-    """Describe what is wrong with the scheduler; [] if nothing is."""
-    problems = []
-    if not found.has_leader and found.unwritable:
-        problems.append(ledger_write_problem(found.unwritable))
-    elif not found.has_leader:
-        leader = found.leader
-        since = f", for {duration_in_words(found.at - leader.until)}" if leader else ""
-        problems.append(f"no keeper leads{since}: `daybook keeper` starts one")
-    late = found.overdue
-    problems += [describe_overdue(each, found.at) for each in late[:MAX_DESCRIBED]]
-    if len(late) > MAX_DESCRIBED:
-        problems.append(f"and {len(late) - MAX_DESCRIBED} more are overdue: `daybook status`")
-    return problems
+def findings_of(snapshot: HealthSnapshot) -> list[Finding]:
+    """Return what is wrong with the scheduler itself; [] if nothing is.
 
-
-def describe_overdue(each: Overdue, now: datetime) -> str:
-    """Describe an overdue run in a sentence."""
-    ago = duration_in_words(now - each.due)
-    sentence = f"{each.stored.row.name} was due at {views.utc_text(each.due)}, {ago} ago"
-    if each.missed:
-        return f"{sentence}, and was missed: nobody came for it"
-    return f"{sentence}, and has not begun" + (f": {each.why}" if each.why else "")
+    A keeper that does not lead is reported without delay, because the monitor may wait itself.
+    """
+    found = []
+    if not snapshot.has_leader:
+        if snapshot.unwritable:
+            found.append(findings.unwritable(snapshot.unwritable))
+        else:
+            found.append(findings.no_keeper(snapshot.leader, snapshot.at))
+    known = DelayFacts(
+        snapshot.at,
+        ledger_ahead=snapshot.ahead,
+        leader=snapshot.leader,
+        unwritable=snapshot.unwritable,
+    )
+    return found + findings.late(overdue_views(snapshot.overdue, known), MAX_DESCRIBED)
 
 
 def _seconds(length: timedelta | None) -> float | None:
