@@ -357,10 +357,12 @@ def display_likely() -> bool:
 def _print_findings(findings: list[dict[str, Any]]) -> None:
     width = max(len(each["check"]) for each in findings)
     for each in findings:
-        word = "ok" if each["ok"] else "problem"
         details = "; fix: ".join(filter(None, (each["problem"], each["fix"])))
-        style = "green" if each["ok"] else "red"
-        output.line(f"{word:<7}  {each['check']:<{width}}  {details}".rstrip(), style=style)
+        line = f"{each['severity']:<7}  {each['check']:<{width}}  {details}".rstrip()
+        output.line(line, style=_SEVERITY_STYLES[each["severity"]])
+
+
+_SEVERITY_STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}
 
 
 def _worker_names(online: list[dict[str, Any]]) -> str:
@@ -383,7 +385,7 @@ def _outbox(outbox: dict[str, Any]) -> str:
     pending, failed = outbox["pending"], outbox["failed"]
     since = words.local_time(outbox["oldest_pending_at"])
     parts = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
-    parts.append(f"{failed:,} failed: `daybook callbacks list --status failed`" if failed else "")
+    parts.append(f"{failed:,} failed" if failed else "")
     return "; ".join(filter(None, parts)) or "nothing waits"
 
 

@@ -64,7 +64,7 @@ PREFECT_TIMEOUT_SECONDS = 5.0
 
 
 async def doctor() -> list[dict[str, Any]]:
-    """Return `{"check", "ok", "problem", "fix"}` for each finding of `find`.
+    """Return `{"check", "ok", "severity", "problem", "fix"}` for each finding of `find`.
 
     ``ok`` is true if there is no problem or only a warning, and false for a skipped check.
     """
@@ -72,6 +72,7 @@ async def doctor() -> list[dict[str, Any]]:
         {
             "check": each.check,
             "ok": each.severity in (Severity.OK, Severity.WARNING),
+            "severity": str(each.severity),
             "problem": each.message,
             "fix": each.fix,
         }

@@ -301,11 +301,16 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
 def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    well = {"check": "versions", "ok": True, "problem": "", "fix": ""}
-    rain = {"check": "doors", "ok": True, "problem": "it rains", "fix": "an umbrella"}
-    fog = {"check": "ui", "ok": True, "problem": "there is fog", "fix": ""}
-    ill = {"check": "worker", "ok": False, "problem": "none", "fix": "daybook up"}
-    found = [well, rain, fog]
+    def finding(check: str, severity: str, problem: str = "", fix: str = "") -> dict[str, Any]:
+        ok = severity in ("ok", "warning")
+        given = {"severity": severity, "problem": problem, "fix": fix}
+        return {"check": check, "ok": ok} | given
+
+    found = [
+        finding("versions", "ok"),
+        finding("entry points", "warning", "it rains", "an umbrella"),
+        finding("ui", "warning", "there is fog"),
+    ]
 
     async def doctor() -> list[dict[str, Any]]:
         return found
@@ -315,13 +320,17 @@ def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
     assert said.code == 0
     assert said.out.splitlines() == [
         "ok       versions",
-        "ok       doors     it rains; fix: an umbrella",
-        "ok       ui        there is fog",
+        "warning  entry points  it rains; fix: an umbrella",
+        "warning  ui            there is fog",
     ]
-    found.append(ill)
+    found.append(finding("worker", "problem", "none", "daybook up"))
+    found.append(finding("late", "skipped", "not checked, because it rains"))
     said = daybook("doctor")
     assert said.code == 1
-    assert said.out.splitlines()[3] == "problem  worker    none; fix: daybook up"
+    assert said.out.splitlines()[3:] == [
+        "problem  worker        none; fix: daybook up",
+        "skipped  late          not checked, because it rains",
+    ]
     said = daybook("doctor", "--json")
     assert (said.code, said.json) == (1, found)
 

@@ -101,10 +101,11 @@ async def test_a_harmless_problem_is_told_and_ok(
     assert rain == {
         "check": "weather",
         "ok": True,
+        "severity": "warning",
         "problem": "it rains",
         "fix": "an umbrella",
     }
-    assert (fire["ok"], fire["problem"]) == (False, "it burns")
+    assert (fire["ok"], fire["severity"], fire["problem"]) == (False, "problem", "it burns")
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", None])
@@ -114,11 +115,12 @@ async def test_without_a_prefect_its_checks_are_listed_as_not_checked(
     with temporary_settings({PREFECT_API_URL: address}):
         found = await doctor.doctor()
     (server,) = of(found, "prefect")
-    assert server["ok"] is False
-    skipped = [each for each in found if each["problem"].startswith("not checked, because ")]
+    assert (server["ok"], server["severity"]) == (False, "problem")
+    skipped = [each for each in found if each["severity"] == "skipped"]
     assert [each["check"] for each in skipped] == [name for name, _ in doctor.PREFECT_CHECKS]
     for each in skipped:
         assert (each["ok"], each["fix"]) == (False, "")
+        assert each["problem"].startswith("not checked, because ")
 
 
 async def test_where_the_ledger_is_broken_its_checks_are_listed_as_not_checked(
@@ -127,8 +129,8 @@ async def test_where_the_ledger_is_broken_its_checks_are_listed_as_not_checked(
     (nowhere.path / "ledger.db").write_text("no database" * 100)
     found = await doctor.doctor()
     (ledger,) = of(found, "ledger")
-    assert ledger["ok"] is False
-    assert [each["check"] for each in found if each["problem"].startswith("not checked")] == [
+    assert ledger["severity"] == "problem"
+    assert [each["check"] for each in found if each["severity"] == "skipped"] == [
         name for name, _ in doctor.LEDGER_CHECKS[1:]
     ]
 

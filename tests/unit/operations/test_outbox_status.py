@@ -334,4 +334,4 @@ def test_the_words_of_a_status() -> None:
     since = "2026-11-20T09:00:00+00:00"
     both = _outbox({"pending": 1_200, "failed": 1, "oldest_pending_at": since})
     assert both.startswith("1,200 pending, the oldest since 2026-11-20 ")
-    assert both.endswith("; 1 failed: `daybook callbacks list --status failed`")
+    assert both.endswith("; 1 failed")
