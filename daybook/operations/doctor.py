@@ -15,8 +15,8 @@ from typing import Any
 from daybook import home
 from daybook.errors import LedgerError, LedgerUnreachable
 from daybook.operations.checks import delivery, installation, late, prefect
-from daybook.operations.checks import home as machine
-from daybook.operations.checks import ledger as book
+from daybook.operations.checks import home as home_checks
+from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.findings import Finding, Severity, problem
 
 Check = Callable[..., list[Finding] | Awaitable[list[Finding]]]
@@ -25,20 +25,20 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("versions", installation.versions),
     ("entry points", installation.entry_points),
     ("worker imports", installation.worker_imports),
-    ("settings", machine.settings),
+    ("settings", home_checks.settings),
     ("plugins", installation.plugins),
-    ("home", machine.home),
-    ("modes", machine.modes),
-    ("leftovers", machine.leftovers),
+    ("home", home_checks.home),
+    ("modes", home_checks.modes),
+    ("leftovers", home_checks.leftovers),
     ("outcomes", late.outcomes),
 )
 LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
-    ("ledger", book.ledger),
-    ("ledger key", book.ledger_key),
-    ("sync", book.sync),
-    ("jobs", book.jobs),
-    ("leases", book.leases),
-    ("one prefect", book.one_prefect),
+    ("ledger", ledger_checks.ledger),
+    ("ledger key", ledger_checks.ledger_key),
+    ("sync", ledger_checks.sync),
+    ("jobs", ledger_checks.jobs),
+    ("leases", ledger_checks.leases),
+    ("one prefect", ledger_checks.one_prefect),
     ("ledger clock", late.ledger_clock),
     ("outbox", delivery.outbox),
     ("tasks", late.tasks),
@@ -51,10 +51,10 @@ PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("keeper", late.keeper),
     ("late", late.late),
     ("runs", prefect.runs),
-    ("copies", book.copies),
-    ("agents", book.agents),
-    ("tools", book.tools),
-    ("secrets", book.secrets),
+    ("copies", ledger_checks.copies),
+    ("agents", ledger_checks.agents),
+    ("tools", ledger_checks.tools),
+    ("secrets", ledger_checks.secrets),
     ("channels", delivery.channels),
     ("destinations", delivery.destinations),
 )

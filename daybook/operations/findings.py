@@ -103,7 +103,8 @@ def failing_jobs(stored: Iterable[StoredJob]) -> list[Finding]:
         if count := each.row.consecutive_failures:
             times = "once" if count == 1 else f"{count} times in a row"
             error = (each.row.last_error or "").strip().partition("\n")[0]
-            found.append(warning("jobs", f"{each.row.name} failed {times}: {error}"))
+            message = f"{each.row.name} failed {times}" + (f": {error}" if error else "")
+            found.append(warning("jobs", message))
     return found
 
 
@@ -164,8 +165,6 @@ def keeper(known: DelayFacts) -> list[Finding]:
     """
     if known.leader is None or known.pool is None or known.pool.idle:
         return []
-    if known.unwritable:
-        return [unwritable(known.unwritable)]
     message = overdue.keeper_problem(known)
     if message == overdue.NO_KEEPER:
         return [no_keeper(known.leader, known.now)]
@@ -197,7 +196,8 @@ def late(listed: Sequence[dict[str, Any]], most: int = MAX_LISTED) -> list[Findi
     """Report overdue runs, given as `overdue.overdue_views`; describe at most ``most`` of them."""
     found = [problem("late", overdue.as_sentence(each), "") for each in listed[:most]]
     if more := len(listed) - len(found):
-        found.append(problem("late", f"{more:,} more runs are overdue", "daybook status"))
+        runs = "run is" if more == 1 else "runs are"
+        found.append(problem("late", f"{more:,} more {runs} overdue", "daybook status"))
     return found
 
 

@@ -42,30 +42,29 @@ from daybook.ledger.engine import Ledger
 from daybook.operations import findings
 from daybook.operations.findings import Finding
 from daybook.operations.shared_query import LoopThread, SharedQuery
-from daybook.runs import counts as figures
-from daybook.runs import overdue
+from daybook.runs import counts, overdue
 from daybook.runs.overdue import Overdue
-from daybook.tasks import views as task_figures
-from daybook.tasks.views import TaskCounts as TaskFigures
+from daybook.tasks import views as task_views
+from daybook.tasks.views import TaskCounts
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 2.0
-"""How long a snapshot is returned again."""
+"""Maximum age of a snapshot that is returned again."""
 ANSWER_TIMEOUT_SECONDS = 1.5
-"""How long to wait for an answer."""
+"""Timeout of an answer."""
 PREFECT_MAX_AGE_SECONDS = 10.0
 
 DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)
 OUTCOME_REREAD_AGE = timedelta(seconds=30)
-"""How far before the last query's time outcomes are read again: one is committed after its
+"""Period before the last query in which outcomes are read again: one is committed after its
 timestamp."""
 MAX_FAILING_JOBS = 100
-"""How many failing jobs are named."""
+"""Maximum number of failing jobs that are named."""
 MAX_DESCRIBED = 3
-"""How many overdue runs are described."""
+"""Maximum number of overdue runs that are described."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,9 @@ class HealthSnapshot:
     failing: dict[str, int]
     outbox: dict[str, Any]
     leader: Leader | None
-    tasks: TaskFigures
+    tasks: TaskCounts
     unwritable: str
-    """Why the ledger cannot be written; checked only while no keeper leads."""
+    """Reason why the ledger cannot be written; checked only while no keeper leads."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -140,8 +139,8 @@ class HealthMonitor:
     """Monitors a ledger, and whether Prefect answers, for the life of a process.
 
     It starts without a ledger that answers, and opens it when one does; `close` it at the end.
-    ``fresh`` is for how many seconds a snapshot is returned again, ``patience`` for how many
-    seconds to wait for an answer; ``clock`` as in `Ledger`.
+    ``fresh`` is the maximum age in seconds of a snapshot that is returned again, ``patience`` the
+    timeout of an answer in seconds; ``clock`` as in `Ledger`.
     """
 
     def __init__(
@@ -187,7 +186,7 @@ class HealthMonitor:
         except TimeoutError:
             raise LedgerUnreachable(self._place, f"no answer within {self._patience:g} s") from None
         except Exception as error:
-            log.exception("the ledger could not be looked at")
+            log.exception("could not query the ledger")
             raise LedgerUnreachable(self._place, repr(error)) from error
 
     async def prefect(self) -> bool | None:
@@ -254,28 +253,28 @@ class HealthMonitor:
             ledger = await self._stack.enter_async_context(Ledger(self._address, self._clock))
             self._open_ledger = ledger
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
-        led = leader is not None and leader.leads(ledger.now())
-        unwritable = "" if led else await ledger.why_unwritable()
+        leads = leader is not None and leader.leads(ledger.now())
+        unwritable = "" if leads else await ledger.why_unwritable()
         async with ledger.read() as session:
             now = ledger.now()
             if self._outcomes is None:
                 self._outcomes = _OutcomeCounter(now)
-            self._outcomes.add(await figures.outcomes_since(session, self._outcomes.since), now)
+            self._outcomes.add(await counts.outcomes_since(session, self._outcomes.since), now)
             late = await overdue.find_all(session, self._due_times, now)
             return HealthSnapshot(
                 at=now,
                 ledger_id=ledger.id,
                 ahead=ledger.skew(),
-                jobs=await figures.jobs_by_enabled(session),
+                jobs=await counts.jobs_by_enabled(session),
                 due_soon=self._due_times.count_due(now, DUE_SOON_LIMIT),
                 late=late,
-                live=await figures.live_by_status(session),
+                live=await counts.live_by_status(session),
                 ended=dict(self._outcomes.total),
-                ended_last_day=await figures.outcome_counts_since(session, now - DAY),
-                failing=await figures.failing_jobs(session, MAX_FAILING_JOBS),
+                ended_last_day=await counts.outcome_counts_since(session, now - DAY),
+                failing=await counts.failing_jobs(session, MAX_FAILING_JOBS),
                 outbox=await sending.health(session, now),
                 leader=leader,
-                tasks=await task_figures.read_counts(session, now),
+                tasks=await task_views.read_counts(session, now),
                 unwritable=unwritable,
             )
 

@@ -14,7 +14,7 @@ from daybook.ledger.engine import Ledger
 from daybook.operations.findings import Finding, problem, warning
 
 UNSENT_GRACE = timedelta(seconds=60)
-"""How long a message that could be sent may wait before that is reported as a problem."""
+"""Maximum wait of a message that could be sent; a longer one is a problem."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
 from daybook.operations import outbox_status
-from daybook.operations.checks import ledger as book
+from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.findings import Finding, join, problem, warning
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 async def outbox() -> list[Finding]:
     """Check that pending messages are sent, no destination is paused, and no alert is unread."""
-    jobs = await book.stored_jobs()
+    jobs = await ledger_checks.stored_jobs()
     if not jobs:
         return []
     async with open_ledger() as ledger:
@@ -34,7 +34,7 @@ async def channels(client: PrefectClient) -> list[Finding]:
     from daybook.delivery import channels
 
     users_of: dict[tuple[str, str, str], list[str]] = {}
-    for each in await book.stored_jobs():
+    for each in await ledger_checks.stored_jobs():
         notify = each.job.notify
         if notify.channel:
             key = (notify.channel, notify.chat_id, each.row.owner)
@@ -67,7 +67,7 @@ async def destinations(client: PrefectClient) -> list[Finding]:
             edit = f"daybook callbacks destinations add {item['url']} --name {item['name']}"
             problems.append(problem("destinations", text, f"{edit} --replace"))
     unsigned: list[str] = []
-    for each in await book.stored_jobs():
+    for each in await ledger_checks.stored_jobs():
         for url in views.callback_urls(each.job.notify):
             try:
                 if known.find(url) is None and each.row.name not in unsigned:

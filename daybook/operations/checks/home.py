@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from daybook import settings as ours
+from daybook import settings as operator_settings
 from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.jobs import limits
@@ -23,7 +23,7 @@ def settings() -> list[Finding]:
         limits.load_rules()
         model.load_policy()
     except InvalidInput as error:
-        fix = f"edit {_quoted([ours.config_file()])}"
+        fix = f"edit {_quoted([operator_settings.config_file()])}"
         fix = f"unset {error.field}" if error.field in os.environ else fix
         return [problem("settings", str(error), fix)]
     return []
@@ -80,7 +80,7 @@ def ledger_files() -> list[Path]:
 def ledger_address() -> str:
     """Return the address of the ledger; empty if the settings are invalid."""
     try:
-        return ours.load().ledger_address
+        return operator_settings.load().ledger_address
     except InvalidInput:
         return ""
 

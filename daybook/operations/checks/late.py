@@ -12,10 +12,10 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import open_ledger
 from daybook.operations import findings
-from daybook.operations.checks import ledger as book
+from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.findings import Finding, join, problem
 from daybook.runs import history
-from daybook.runs import overdue as book_of_late
+from daybook.runs import overdue as run_overdue
 from daybook.tasks import views as task_views
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SPOOL_GRACE_SECONDS = 60.0
 
 async def ledger_clock() -> list[Finding]:
     """Check that the ledger's clock and this machine's agree, and that it was not set back."""
-    stored = await book.stored_jobs()
+    stored = await ledger_checks.stored_jobs()
     if not stored:
         return []
     async with open_ledger() as ledger:
@@ -72,7 +72,7 @@ async def keeper(client: PrefectClient) -> list[Finding]:
     """Check that a keeper leads and has observed Prefect lately, if a worker is online."""
     from daybook.prefect import work_pool
 
-    ledger_id, jobs = await book.id_and_jobs()
+    ledger_id, jobs = await ledger_checks.id_and_jobs()
     if not jobs:
         return []
     pool = await work_pool.read(client, ledger_id)
@@ -89,15 +89,15 @@ async def late(client: PrefectClient) -> list[Finding]:
     from daybook.operations.checks import prefect
     from daybook.prefect import work_pool
 
-    ledger_id, stored = await book.id_and_jobs()
+    ledger_id, stored = await ledger_checks.id_and_jobs()
     if not stored:
         return []
     pool, ahead = await work_pool.read(client, ledger_id), await prefect.clock_ahead(client)
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             now, live = ledger.now(), await history.live(session)
-            candidates = [*live, *await book_of_late.unattended(session, now)]
-            overdue_runs = await book_of_late.find(session, stored, candidates, now)
+            candidates = [*live, *await run_overdue.unattended(session, now)]
+            overdue_runs = await run_overdue.find(session, stored, candidates, now)
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         known = DelayFacts(ledger.now(), "", pool, ahead, ledger.skew(), leader)
     found = findings.late(overdue.overdue_views(overdue_runs, known))

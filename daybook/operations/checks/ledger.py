@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 WRITE_TIMEOUT = timedelta(seconds=5)
-"""How long a write may wait for others before that is a problem."""
+"""Maximum wait of a write for other writers; a longer one is a problem."""
 _RESTORE_KEY = (
     "copy the file ledger-key, with mode 0600, into this home from the home that wrote the copies "
     "or from its backup; if it is lost for good: daybook ledger rekey"

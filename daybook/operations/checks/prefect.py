@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MAX_CLOCK_SKEW = timedelta(seconds=1)
-"""How far a clock may be off (promise 16: a skew above 1 s shows in `doctor`)."""
+"""Maximum skew of a clock (promise 16: a skew above 1 s shows in `doctor`)."""
 MAX_CLOCK_RETRIES = 4
 UI_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to the address of the UI."""
@@ -31,7 +31,7 @@ PULL_STEP_MESSAGE = "Executing deployment step: enter"
 SUBMIT_MESSAGE = re.compile(r"Worker '(.+)' submitting flow run")
 """Written to a run's log by Prefect and by its own types of workers."""
 MAX_RUNS_READ = 20
-"""How many runs are read to find one that belongs to this Daybook."""
+"""Maximum number of runs read to find one of this Daybook."""
 
 
 async def server(client: PrefectClient) -> list[Finding]:

@@ -329,7 +329,7 @@ def test_the_words_of_a_status() -> None:
     from daybook.cli.machine import _outbox
 
     none: dict[str, Any] = {"pending": 0, "failed": 0, "oldest_pending_at": None}
-    assert _outbox(none) == "nothing waits"
+    assert _outbox(none) == "nothing pending"
     assert _outbox(none | {"failed": 2}).startswith("2 failed")
     since = "2026-11-20T09:00:00+00:00"
     both = _outbox({"pending": 1_200, "failed": 1, "oldest_pending_at": since})
