@@ -183,4 +183,4 @@ def test_doctor_names_who_would_be_asked_first_and_is_gone(daybook: Daybook) -> 
 
     (problem,) = with_client(without)
     with_client(lambda client: documents.add(client, "fast", "offline", {}))
-    assert "heartbeat asks the agent fast, which does not exist" in problem.what
+    assert "heartbeat uses the agent fast, which does not exist" in problem.message
