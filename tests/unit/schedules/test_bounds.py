@@ -194,14 +194,14 @@ def test_an_interval_that_never_comes_to_its_hours_is_given_up() -> None:
         ({"active_hours": "24:00-25:00"}, 'active_hours: "24:00-25:00" is not a time of day'),
         ({"active_hours": "09:60-10:00"}, 'active_hours: "09:60-10:00" is not a time of day'),
         ({"max_runs": -1}, "max_runs: "),
-        ({"until": "2026-11-01"}, "until: so the job would never be due"),
-        ({"start": "2027-01-02", "until": "2027-01-01"}, "start and until: so the job would never"),
-        ({"active_hours": "10:00-11:00"}, "active_hours: so the job would never be due"),
+        ({"until": "2026-11-01"}, "until: the job would never be due"),
+        ({"start": "2027-01-02", "until": "2027-01-01"}, "start and until: the job would never"),
+        ({"active_hours": "10:00-11:00"}, "active_hours: the job would never be due"),
         (
             {"quiet_hours": ["noon"]},
             'quiet_hours: "noon" is not a range of hours (write 09:00-17:00',
         ),
-        ({"quiet_hours": ["00:00-24:00"]}, "quiet_hours: so the job would never be due"),
+        ({"quiet_hours": ["00:00-24:00"]}, "quiet_hours: the job would never be due"),
         ({"until": "9999-12-31"}, 'until: "9999-12-31" does not exist: the last year is 9000'),
     ],
 )
