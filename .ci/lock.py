@@ -1,10 +1,10 @@
 """Writer and checker of the lock files of pyproject.toml.
 
 `requirements.lock` pins what Daybook needs to be installed and to run, `requirements-dev.lock` what
-its developers need in addition, the packages of all extras included. Both are universal, pinned by hash, and contain no address of an
-index or a file. Their first line is a fingerprint of the requirements in pyproject.toml, so the
-check detects a changed dependency without a new lock, and needs no index. Standard library only,
-because it runs before there is a `.venv`.
+its developers need in addition, and the packages of all extras. Both are universal, pinned by hash,
+and contain no address of an index or a file. Their first line is a fingerprint of the requirements
+in pyproject.toml, so the check detects a changed dependency without a new lock, and needs no index.
+Standard library only, because it runs before there is a `.venv`.
 """
 
 from __future__ import annotations

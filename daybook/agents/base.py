@@ -27,7 +27,12 @@ class Tool:
 
     ``schema`` is the JSON schema of its arguments, an object; ``call`` takes the arguments and
     returns its answer as text. ``call`` raises `DaybookError`; the model or client reads that
-    message too, so it says what to do instead. ``read_only``: the tool changes nothing, anywhere.
+    message too, so it says what to do instead.
+
+    The flags describe a call: ``read_only`` changes nothing, anywhere; ``destructive`` overwrites or
+    removes something; ``idempotent`` changes nothing more if it is repeated; ``open_world`` affects
+    systems other than Daybook; ``may_wait`` waits before it changes something, so it is cancelled
+    if its client disconnects.
     """
 
     name: str
@@ -35,6 +40,10 @@ class Tool:
     schema: dict[str, Any] = field(hash=False)
     call: Callable[[dict[str, Any]], Awaitable[str]]
     read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+    open_world: bool = False
+    may_wait: bool = False
 
 
 @dataclass(frozen=True)

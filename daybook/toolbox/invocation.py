@@ -59,11 +59,11 @@ def guarded(name: str, takes: tuple[Argument, ...], does: ToolFunction) -> ToolF
 
 
 def define_tool(
-    name: str, description: str, does: ToolFunction, *takes: Argument, read_only: bool = False
+    name: str, description: str, does: ToolFunction, *takes: Argument, **flags: bool
 ) -> Tool:
-    """Return a tool that takes these arguments."""
+    """Return a tool that takes these arguments; ``flags`` are those of `Tool`, such as read_only."""
     call = guarded(name, takes, does)
-    return Tool(name, description, arguments.schema(takes), call, read_only)
+    return Tool(name, description, arguments.schema(takes), call, **flags)
 
 
 def _error_text(error: DaybookError) -> str:

@@ -43,6 +43,8 @@ TASK_TOOLS: tuple[Tool, ...] = (
             least=0,
             most=calls.MAX_WAIT_SECONDS,
         ),
+        open_world=True,
+        may_wait=True,
     ),
     define_tool(
         "task_heartbeat",
@@ -51,6 +53,7 @@ TASK_TOOLS: tuple[Tool, ...] = (
         _RUN,
         _TOKEN,
         _LEASE,
+        idempotent=True,
     ),
     define_tool(
         "task_complete",
@@ -100,6 +103,7 @@ TASK_TOOLS: tuple[Tool, ...] = (
         Argument("type", "What kind of session, such as ide.", longest=model.MAX_WORD_LENGTH),
         Argument("workspace", "Where you work.", longest=model.MAX_WORD_LENGTH),
         Argument("channel", "The conversation that you are in.", longest=model.MAX_WORD_LENGTH),
+        idempotent=True,
     ),
     define_tool(
         "task_session_report",
@@ -119,6 +123,7 @@ TASK_TOOLS: tuple[Tool, ...] = (
             "no",
             legal=("no", calls.YES),
         ),
+        idempotent=True,
     ),
 )
 """The seven tools for task sessions."""

@@ -148,15 +148,24 @@ JOB_TOOLS: tuple[Tool, ...] = (
         _unchanged("body", "Of a webhook; none: empty."),
         _unchanged("tool", "Of a tool call."),
         _unchanged("params", "Of a tool call: JSON object.", is_json=True),
+        destructive=True,
+        idempotent=True,
     ),
-    _tool("cron_remove", "Remove a job. Its runs stay readable.", calls.remove, _JOB),
-    _tool("cron_enable", "Switch a job on.", calls.enable, _JOB),
+    _tool(
+        "cron_remove",
+        "Remove a job. Its runs stay readable.",
+        calls.remove,
+        _JOB,
+        destructive=True,
+    ),
+    _tool("cron_enable", "Switch a job on.", calls.enable, _JOB, idempotent=True),
     _tool(
         "cron_disable",
         "Switch a job off (pause it); cron_enable switches it on again.",
         calls.disable,
         _JOB,
         Argument("note", "Why; it is shown with the job.", longest=names.MAX_LINE_LENGTH),
+        idempotent=True,
     ),
     _tool(
         "cron_trigger",
@@ -164,6 +173,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
         "that of a longer run later.",
         calls.trigger,
         _JOB,
+        open_world=True,
     ),
     _tool(
         "cron_cancel",
@@ -176,6 +186,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
             write="see cron_runs",
             longest=_LINE,
         ),
+        destructive=True,
     ),
     _tool(
         "cron_runs",
