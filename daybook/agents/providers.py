@@ -133,8 +133,8 @@ def check(settings: ModelSettings, wanted: str = "") -> None:
     provider, _ = _resolve(settings, wanted)
     if ":" in wanted and not settings.base_url and not split_model(wanted)[0]:
         raise AgentMisconfigured(
-            f'no provider of "{wanted}" is known; write a name alone for a model of {provider}, or '
-            f'"{provider}:{wanted}" if that is the name of one'
+            f'"{wanted}" names no known provider; for a model of {provider} write its name alone, '
+            f'or "{provider}:{wanted}" if that is its name'
         )
     if not provider:
         return
@@ -201,7 +201,7 @@ def _resolve(settings: ModelSettings, wanted: str) -> tuple[str, str]:
         return own, name
     if settings.base_url or settings.api_key.get_secret_value():
         raise AgentMisconfigured(
-            f'the job wants the model "{wanted}", but the agent\'s key or base '
+            f'the job requests the model "{wanted}", but the agent\'s key or base '
             f'URL is for {own or "an OpenAI-compatible model"}; write a name without "{other}:", '
             "or use an agent of that provider"
         )
@@ -235,8 +235,8 @@ def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> 
     for argument, value in given.items():
         if value and argument not in takes:
             raise AgentMisconfigured(
-                f'the provider "{name}" takes no {argument}: it reads what it needs from the '
-                "worker's environment"
+                f'the provider "{name}" accepts no {argument}: its SDK reads the worker\'s '
+                "environment instead"
             )
     return {argument: value for argument, value in given.items() if value}
 
@@ -253,7 +253,7 @@ def _unknown(model: str) -> AgentMisconfigured:
     )
     hint = f"; did you mean {near[0]}:{name}?" if near else ""
     return AgentMisconfigured(
-        f'no provider of "{model}" is known; write one before the name, '
+        f'"{model}" names no known provider; write one before the name, '
         f"such as openai:, anthropic: or google:{hint}"
     )
 

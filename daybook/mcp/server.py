@@ -30,11 +30,11 @@ from daybook.toolbox import ToolAnswer
 SERVER_NAME = "daybook"
 
 INSTRUCTIONS = (
-    "Daybook runs prompts, webhooks and tool calls on a schedule and keeps the book of what became "
-    "of each. Add a job with cron_add; its prompt is all that the agent knows at the due time. Say "
-    "the time zone where the user's is known. A refusal says what to write instead. To do queued "
-    "tasks, register with task_session_register, then claim with task_next; subscribe to the "
-    "resource of your session to be told when something waits for it."
+    "Daybook runs prompts, webhooks and tool calls on a schedule and records the outcome of each "
+    "run. Add a job with cron_add; at the due time the agent knows only its prompt. Pass the "
+    "user's time zone if you know it. An error says what to write instead. To do queued tasks, "
+    "call task_session_register, then task_next; subscribe to the resource of your session to be "
+    "notified when a task waits for it."
 )
 
 
@@ -90,7 +90,9 @@ async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> 
         disconnect.cancel()
         task.cancel()  # only once: the task has connections to close
         await asyncio.wait({task, disconnect})
-    return ToolAnswer("the client has gone", refused=True) if task.cancelled() else task.result()
+    return (
+        ToolAnswer("the client disconnected", refused=True) if task.cancelled() else task.result()
+    )
 
 
 async def _wait_for_disconnect(request: Any) -> None:

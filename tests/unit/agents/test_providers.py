@@ -80,12 +80,12 @@ def test_the_model_that_a_job_may_want(own: str, given: dict[str, str], wanted: 
 @pytest.mark.parametrize(
     ("own", "given", "wanted", "words"),
     [
-        ("openai:x", {}, "nosuch:y", 'no provider of "nosuch:y" is known'),
-        ("openai:x", KEYED, "nosuch:y", '"openai:nosuch:y" if that is the name of one'),
+        ("openai:x", {}, "nosuch:y", '"nosuch:y" names no known provider'),
+        ("openai:x", KEYED, "nosuch:y", '"openai:nosuch:y" if that is its name'),
         ("openai:x", KEYED, "anthropic:y", "the agent's key or base URL is for openai"),
         ("openai:x", HERE, "anthropic:y", "the agent's key or base URL is for openai"),
         ("openai:x", {}, "groq:y", r"pydantic-ai-slim\[groq\]"),
-        ("nosuch:x", {}, "y", 'no provider of "nosuch:x" is known'),
+        ("nosuch:x", {}, "y", '"nosuch:x" names no known provider'),
     ],
 )
 def test_the_model_that_a_job_may_not_want(
@@ -102,15 +102,14 @@ def test_what_a_provider_does_not_take_is_told_in_a_sentence() -> None:
     with pytest.raises(AgentMisconfigured) as caught:
         providers._arguments("lonely", Keyless, settings("a:b", api_key="k-1"))  # type: ignore[arg-type]
     assert str(caught.value) == (
-        'the provider "lonely" takes no api_key: it reads what it needs from the worker\'s '
-        "environment"
+        'the provider "lonely" accepts no api_key: its SDK reads the worker\'s environment instead'
     )
 
 
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("nosuch:model", 'no provider of "nosuch:model" is known'),
+        ("nosuch:model", '"nosuch:model" names no known provider'),
         ("groq:llama", r"pydantic-ai-slim\[groq\]"),
     ],
 )
