@@ -41,9 +41,7 @@ _ZONE = Argument(
     "IANA time zone of the schedule, such as Europe/Berlin. Default: the operator's setting.",
     longest=zones.MAX_NAME_LENGTH,
 )
-_NAME = Argument(
-    "name", "Unique name. Default: taken from the prompt, host or tool."
-)
+_NAME = Argument("name", "Unique name. Default: taken from the prompt, host or tool.")
 _CHANNEL = Argument(
     "channel", "Channel that receives the answer, such as inbox. Default: none; see cron_runs."
 )
