@@ -54,7 +54,7 @@ async def mcp_(
 ) -> int:
     """Serve the MCP tools for jobs and tasks: cron_add, task_next and eighteen more.
 
-    Uses stdio unless --http is given. docs/mcp.md lists the tools and shows a conversation.
+    Uses stdio unless --http is given. docs/guides/mcp.md lists the tools and shows a conversation.
 
     Example: daybook mcp --print-config claude-code
     """
