@@ -1,10 +1,10 @@
 """Writer and checker of the lock files of pyproject.toml.
 
 `requirements.lock` pins what Daybook needs to be installed and to run, `requirements-dev.lock` what
-its developers need in addition. Both are universal, pinned by hash, and contain no address of an
-index or a file. Their first line is a fingerprint of the requirements in pyproject.toml, so the
-check detects a changed dependency without a new lock, and needs no index. Standard library only,
-because it runs before there is a `.venv`.
+its developers need in addition, and the packages of all extras. Both are universal, pinned by hash,
+and contain no address of an index or a file. Their first line is a fingerprint of the requirements
+in pyproject.toml, so the check detects a changed dependency without a new lock, and needs no index.
+Standard library only, because it runs before there is a `.venv`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ MARK = "# pyproject: "
 # A scheme, a direct reference, an option or a path; the comments contain none of them either.
 ADDRESS = re.compile(r"://|\bfile:|^[^#\s]+ @ |^-|(^|\s)/\w")
 LOWEST_PYTHON = "3.11"
-LOCKS = {"requirements.lock": "build", "requirements-dev.lock": "dev"}
-"""The locks, and the group of pyproject.toml that each contains beside the dependencies."""
+LOCKS = {
+    "requirements.lock": ("--group", "{pyproject}:build"),
+    "requirements-dev.lock": ("--group", "{pyproject}:dev", "--all-extras"),
+}
+"""The locks, and the options of uv for what each contains beside the dependencies."""
 
 
 def fingerprint(pyproject: str) -> str:
@@ -82,11 +85,11 @@ def write(root: Path, arguments: Sequence[str]) -> None:
         # uv keeps the versions that it finds in its output file.
         before = [path.read_text() for lock in LOCKS if (path := root / lock).exists()]
         uv, pins = _uv(folder), dict[str, list[str]]()
-        for lock, group in LOCKS.items():
+        for lock, options in LOCKS.items():
             made = folder / lock
             made.write_text("".join(before))
             command = [uv, "pip", "compile", f"{root}/pyproject.toml"]
-            command += ["--group", f"{root}/pyproject.toml:{group}"]
+            command += [each.format(pyproject=root / "pyproject.toml") for each in options]
             command += [word for other in pins for word in ("--constraints", f"{folder / other}")]
             command += ["--universal", "--python-version", LOWEST_PYTHON, "--generate-hashes"]
             command += ["--no-header", "--no-annotate", "--quiet", "--output-file", str(made)]

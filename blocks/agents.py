@@ -45,7 +45,7 @@ class OfflineAgentBlock(OfflineSettings, Block):
 
 
 class CommandAgentBlock(CommandSettings, Block):
-    """Runs a program with the prompt as its input; what it prints is the answer."""
+    """Runs a program with the prompt as input; its output is the answer."""
 
     _block_type_name = kinds.COMMAND.title
     _block_type_slug = kinds.COMMAND.slug

@@ -7,7 +7,7 @@ contract, which `tests/contract/agents` checks for every adapter:
 - after it has returned or raised, in any way, nothing that it started still runs;
 - it honours cancellation, and cleans up before it passes the cancellation on;
 - no error that it raises contains a secret;
-- it asks once: `AgentTemporary` and `AgentTimeout` tell the run that it may ask again.
+- it asks once: after `AgentTemporary` and `AgentTimeout` the run may ask again.
 
 The adapters are `offline`, `command` and `model`. `kinds` lists them by the slug of the Prefect
 block type that stores their settings; `documents` reads and writes those blocks. Nothing here

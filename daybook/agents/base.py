@@ -27,7 +27,12 @@ class Tool:
 
     ``schema`` is the JSON schema of its arguments, an object; ``call`` takes the arguments and
     returns its answer as text. ``call`` raises `DaybookError`; the model or client reads that
-    message too, so it says what to do instead. ``read_only``: the tool changes nothing, anywhere.
+    message too, so it says what to do instead.
+
+    The flags describe a call: ``read_only`` changes nothing, anywhere; ``destructive`` overwrites
+    or removes something; ``idempotent`` changes nothing more if it is repeated; ``open_world``
+    affects systems other than Daybook; ``may_wait`` waits before it changes something, so it is
+    cancelled if its client disconnects.
     """
 
     name: str
@@ -35,6 +40,10 @@ class Tool:
     schema: dict[str, Any] = field(hash=False)
     call: Callable[[dict[str, Any]], Awaitable[str]]
     read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+    open_world: bool = False
+    may_wait: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class AgentRequest:
     that the job requests instead of the agent's own, in the format of the agent's setting; empty
     means the agent's own. Agents without a choice of models refuse any (`refuse_model`).
     ``question`` is 1, and 2 if an attempt asks once more because the first answer did not fit.
-    ``tools`` are the tools that the agent may call meanwhile, ``tokens`` the most tokens that the
-    answer may take, None without a limit. ``repeatable``: the whole request may be tried again
+    ``tools`` are the tools that the agent may call meanwhile, ``tokens`` the maximum number of
+    tokens of the answer, None without a limit. ``repeatable``: the whole request may be tried again
     after its tools were called. ``servers`` are the MCP servers that an agent that is a program may
     use instead of ``tools``. The agent calls ``took`` before each call of a tool, with the usage so
     far in the format of `AgentReply.usage`.
@@ -144,8 +153,8 @@ def refuse_model(name: str, kind: str, model: str) -> None:
     """
     if model:
         raise AgentMisconfigured(
-            f'the job wants the model "{model}", but agent "{name}" is {kind} and has none '
-            "to choose; leave out the model, or name a model agent"
+            f'the job requests the model "{model}", but agent "{name}" is {kind} and has no '
+            "choice of models; leave out the model, or name a model agent"
         )
 
 
@@ -159,13 +168,13 @@ MAX_ENTRY_LENGTH = 200
 def check_tool_entries(entries: list[str]) -> list[str]:
     """Return ``entries``; raises ValueError for an entry that cannot name a tool."""
     if len(entries) > MAX_ENTRIES:
-        raise ValueError(f"are too many; legal are {MAX_ENTRIES} entries")
+        raise ValueError(f"has too many entries; the maximum is {MAX_ENTRIES}")
     for entry in entries:
         if not entry or len(entry) > MAX_ENTRY_LENGTH or not entry.isprintable() or " " in entry:
-            raise ValueError("has an entry that names no tool; write server, or server.tool")
+            raise ValueError("has an entry that is not a tool name; write server or server.tool")
         if "://" in entry:
             raise ValueError(
-                f'"{entry}" is an address; save the server with `daybook tools add`, and name it'
+                f'"{entry}" is an address; save the server with `daybook tools add` and use that'
             )
     return entries
 
@@ -175,7 +184,7 @@ def check_server_entries(entries: list[str]) -> list[str]:
     for entry in check_tool_entries(entries):
         if "." in entry or "*" in entry:
             raise ValueError(
-                f'"{entry}" names a part of a server; a program is given the whole of it: '
-                f"{entry.partition('.')[0].rstrip('*')}"
+                f'"{entry}" selects some tools of a server, but a program gets all of them; '
+                f"write {entry.partition('.')[0].rstrip('*')}"
             )
     return entries

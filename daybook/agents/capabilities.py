@@ -24,8 +24,9 @@ Capabilities = Annotated[
     Field(
         title="Capabilities",
         description=(
-            "What it can do, in the words of tasks, one entry each: a job with the tag task-worker "
-            "is run for a task that starves when its agent has all that the task requires."
+            "Capabilities of the agent, one entry each, in the words that tasks require. When a "
+            "task starves, Daybook runs a job with the tag task-worker whose agent has all that "
+            "the task requires."
         ),
         examples=[["python", "review"]],
     ),

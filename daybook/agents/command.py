@@ -36,10 +36,10 @@ class CommandSettings(BaseModel):
     command: list[str] = Field(
         title="Command",
         description=(
-            "The program, then its arguments, one entry each; no shell reads them. The prompt goes "
-            "to standard input, unless an argument contains {prompt}: then it is passed there, "
-            "where other users of the machine can see it. Also: {job}, {due}, {occurrence}, and "
-            "{mcp_config}, the file in which an MCP client finds its tools."
+            "The program and its arguments, one entry each; no shell interprets them. The prompt "
+            "goes to standard input. If an argument contains {prompt}, the prompt goes there "
+            "instead, where other users of the machine can see it. Other placeholders: {job}, "
+            "{due}, {occurrence}, and {mcp_config}, the configuration file for MCP clients."
         ),
         examples=[["claude", "-p"], ["llm", "prompt", "--model", "small"]],
     )
@@ -47,23 +47,24 @@ class CommandSettings(BaseModel):
         default="",
         title="Work directory",
         description=(
-            "The folder in which the program runs, absolute or beginning with ~. Empty: a new, "
-            "empty folder for every run, removed after it."
+            "Working directory of the program, absolute or beginning with ~. Empty: a new, empty "
+            "folder for each run, removed afterwards."
         ),
     )
     environment: list[str] = Field(
         default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
         title="Environment",
         description=(
-            "Names of the worker's environment variables that the program sees; all others are "
-            "hidden from it. Names only, never values. PREFECT_… and DAYBOOK_… are refused."
+            "Names of the worker's environment variables that the program may see; Daybook hides "
+            "all others. Names only, never values. PREFECT_… and DAYBOOK_… are refused."
         ),
     )
     output: Literal["text", "json"] = Field(
         default="text",
         title="Output",
         description=(
-            "What the program prints: text, or one JSON value (anything else is then a failure)."
+            "Format of the program's output: text, or one JSON value. With json, any other output "
+            "is a failure."
         ),
     )
 
@@ -71,8 +72,8 @@ class CommandSettings(BaseModel):
         default="transcript",
         title="History",
         description=(
-            "What standard input says of the conversation before the prompt: a transcript of it, "
-            "or nothing. A prompt that is passed by {prompt} comes alone in any case."
+            "How the program receives the conversation before the prompt: as a transcript on "
+            "standard input, or not at all. With {prompt} it receives only the prompt."
         ),
     )
 
@@ -80,8 +81,8 @@ class CommandSettings(BaseModel):
         default=[],
         title="Tools",
         description=(
-            "The tool servers that stand in the file {mcp_config}, by their names, each with all "
-            "that it has; daybook is Daybook's own. What else the program can do, it decides."
+            "Names of the tool servers in the file {mcp_config}, each with all of its tools; "
+            "daybook is Daybook's own. Daybook does not limit what else the program can do."
         ),
         examples=[["search", "daybook"]],
     )
@@ -104,8 +105,8 @@ class CommandSettings(BaseModel):
     def _servers(cls, value: list[str], info: ValidationInfo) -> list[str]:
         if value and not template.takes_config(info.data.get("command", ["{mcp_config}"])):
             raise ValueError(
-                "are named, and no argument of the command holds {mcp_config}, the file in which "
-                "the program finds them"
+                "need {mcp_config} in an argument of the command: the program finds its tool "
+                "servers in that file"
             )
         return base.check_server_entries(value)
 
@@ -177,8 +178,8 @@ class CommandAgent:
         except OSError as error:
             if error.errno == errno.E2BIG:
                 raise self._wrong(
-                    f"the prompt ({len(prompt)} bytes) is too long for an argument; leave "
-                    "{prompt} out of the command, and it goes to standard input"
+                    f"the prompt ({len(prompt)} bytes) is too long for an argument; remove "
+                    "{prompt} from the command to send it to standard input"
                 ) from None
             if error.errno in _TEMPORARY_ERRNOS:
                 raise AgentFailed(
@@ -186,7 +187,7 @@ class CommandAgent:
                 ) from None
             raise self._wrong(f"{program} cannot be run: {error.strerror}") from None
         except ValueError as error:  # a zero byte, or half a character
-            raise AgentFailed(f"the prompt cannot be an argument: {error}") from None
+            raise AgentFailed(f"the prompt cannot be passed as an argument: {error}") from None
 
     def _stdin_text(self, request: AgentRequest) -> str:
         if not request.history or self.settings.history == "none":
@@ -197,7 +198,7 @@ class CommandAgent:
             for each in request.history
         )
         return (
-            f"Our conversation so far, with what was said indented:\n\n{transcript}\n\n"
+            f"Our conversation so far, each message indented:\n\n{transcript}\n\n"
             f"Now answer this:\n\n{request.prompt}"
         )
 
@@ -242,7 +243,7 @@ class CommandAgent:
 
 @dataclass(frozen=True)
 class _SecretHider:
-    """Replaces the secrets that a program was given by their names."""
+    """Replaces the secrets that a program received with their names."""
 
     variables: dict[str, str] = field(repr=False)
     servers: McpServers = field(repr=False)

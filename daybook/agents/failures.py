@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # pydantic-ai's error class (subclasses before their base), the error to raise, and its message.
 _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
-    ("ModelRateLimitError", AgentTemporary, "{provider} limits our requests"),
+    ("ModelRateLimitError", AgentTemporary, "{provider} rate-limits our requests"),
     ("ModelOverloadedError", AgentTemporary, "{provider} is overloaded"),
     ("ModelUnavailableError", AgentTemporary, "{provider} is not available"),
     ("ModelServerError", AgentTemporary, "{provider} failed"),
@@ -36,7 +36,7 @@ _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
     (
         "ModelContextWindowExceededError",
         AgentFailed,
-        "the prompt with its history is longer than {model} takes",
+        "the prompt and its history exceed the context window of {model}",
     ),
     (
         "ModelNotFoundError",
@@ -44,7 +44,7 @@ _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
         'agent "{agent}": {provider} has no model "{model}", or {address} is the wrong address',
     ),
 )
-_INCOMPLETE = "the connection to {address} ended before the whole answer had come"
+_INCOMPLETE = "the connection to {address} ended before the answer was complete"
 _MAX_QUOTED_CHARACTERS = 500  # of the provider's own message
 
 
@@ -62,18 +62,18 @@ def translate_error(
     if isinstance(error, e.ModelAPIError):
         return _from_api_error(error, messages, timeout)
     if isinstance(error, e.UsageLimitExceeded):
-        return AgentFailed(messages.say("the request limit of this agent is reached", error))
+        return AgentFailed(messages.say("the agent reached its request limit", error))
     if isinstance(error, e.ContentFilterError):
         return AgentFailed(messages.say("the content filter of {provider} stopped the answer"))
     if isinstance(error, e.OutputTokenLimitExceeded):
         return AgentFailed(
-            messages.say("max_tokens were used up before the model had said anything; raise them")
+            messages.say("the model used up max_tokens before it answered; raise max_tokens")
         )
     if isinstance(error, e.UserError):
         return AgentMisconfigured(messages.say('agent "{agent}" cannot be used', error))
     if str(error).startswith("Streamed response ended without"):
         return AgentTemporary(messages.say(_INCOMPLETE))
-    return AgentFailed(messages.say("{model} did not answer as it should", error))
+    return AgentFailed(messages.say("{model} gave an invalid answer", error))
 
 
 def incomplete_answer_error(agent: str, model: Model) -> AgentTemporary:
@@ -121,7 +121,7 @@ def _from_api_error(error: ModelAPIError, messages: _Messages, timeout: float) -
         return _made(kind, messages.say("{provider} refused the request" + code, error), error)
     if isinstance(error.__cause__, ValueError):  # the JSON stops in the middle
         return AgentTemporary(messages.say(_INCOMPLETE))
-    return AgentFailed(messages.say("{address} did not answer as such an API does", error))
+    return AgentFailed(messages.say("{address} did not answer like a model API", error))
 
 
 def _from_connection_error(
@@ -147,7 +147,7 @@ def _made(kind: type[AgentError], words: str, error: ModelAPIError) -> AgentErro
     if not issubclass(kind, AgentTemporary):
         return kind(words)
     wait = error.retry_after
-    return kind(words if wait is None else f"{words}; it asks to wait {wait:g} s", wait)
+    return kind(words if wait is None else f"{words}; it asks to retry after {wait:g} s", wait)
 
 
 class _Messages:

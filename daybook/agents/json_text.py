@@ -16,7 +16,7 @@ import re
 from typing import Any
 
 MAX_DEPTH = 100
-"""How many lists and objects may be nested, so that every writer can serialize the value."""
+"""Maximum nesting of lists and objects, so that every writer can serialize the value."""
 
 
 def read(text: str) -> Any:
@@ -41,7 +41,7 @@ def find(text: str) -> Any:
         if not pieces:
             raise
     if len(pieces) > 1:
-        raise ValueError(f"{len(pieces)} pieces of it could be meant")
+        raise ValueError(f"it contains {len(pieces)} pieces that could be the JSON value")
     return read(pieces[0])
 
 
@@ -85,7 +85,7 @@ def _bracketed(text: str) -> list[str]:
     return [*pieces, text[begin:]] if depth else pieces
 
 
-_TOO_DEEP = f"more than {MAX_DEPTH} lists and objects stand in each other"
+_TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} levels deep"
 
 
 def _refuse_constant(word: str) -> None:

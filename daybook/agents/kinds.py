@@ -47,7 +47,7 @@ COMMAND = AgentKind(
     word="command",
     slug="daybook-command-agent",
     title="Daybook command agent",
-    description="Runs a program with the prompt as its input; what it prints is the answer.",
+    description="Runs a program with the prompt as input; its output is the answer.",
     settings=CommandSettings,
     make=CommandAgent,
 )
@@ -72,7 +72,9 @@ def find_kind(name: str) -> AgentKind:
         if name in (kind.word, kind.slug):
             return kind
     raise InvalidInput(
-        "kind", f'unknown "{name}"', "legal: " + ", ".join(kind.word for kind in KINDS.values())
+        "kind",
+        f'unknown "{name}"',
+        "use one of: " + ", ".join(kind.word for kind in KINDS.values()),
     )
 
 

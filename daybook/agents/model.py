@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _CLIENT_TIMEOUT_MARGIN_SECONDS = 30.0
 
 MAX_REQUESTS_WITH_TOOLS = 50
-"""Requests that one answer may take if the agent has tools and no request limit is set."""
+"""Maximum requests for one answer if the agent has tools and no request limit."""
 
-_CUT = "max_tokens, the most that an answer may have, are reached"
+_CUT = "the answer reached max_tokens"
 _REASON = "finish_reason"  # key of the provider's own reason, also if pydantic-ai knows none
 
 
@@ -69,7 +69,7 @@ class ModelAgent:
         except AgentMisconfigured as error:
             failed = AgentMisconfigured(f'agent "{self.name}": {error}')
         except Exception as error:  # the client's own error, whose message may hold the key
-            reason = f"its client cannot be made ({type(error).__name__})"
+            reason = f"its client cannot be created ({type(error).__name__})"
             failed = AgentMisconfigured(f'agent "{self.name}": {reason}')
         raise failed
 
@@ -81,9 +81,7 @@ class ModelAgent:
             return failures.translate_error(error, self.name, model, request.timeout, secrets)
         except Exception as second_error:  # an unexpected error of the library
             types = f"{type(error).__name__}, then {type(second_error).__name__}"
-            return AgentFailed(
-                f'agent "{self.name}" failed in a way that is not understood: {types}'
-            )
+            return AgentFailed(f'agent "{self.name}" failed unexpectedly: {types}')
 
     def _limit(self, request: AgentRequest) -> int:
         return self.settings.request_limit or (MAX_REQUESTS_WITH_TOOLS if request.tools else 1)
@@ -93,11 +91,11 @@ class ModelAgent:
             return None
         from daybook.agents.model_tools import OfferedTools
 
-        def tell() -> None:
+        def report_usage() -> None:
             if request.took is not None:
                 request.took(self._usage(usage, request))
 
-        return OfferedTools(request.tools, self._limit(request) - 1, tell)
+        return OfferedTools(request.tools, self._limit(request) - 1, report_usage)
 
     async def _ask(
         self, model: Model, request: AgentRequest, usage: RunUsage, toolset: OfferedTools | None
@@ -209,8 +207,8 @@ def _check_tokens_left(tokens: int, usage: RunUsage) -> None:
     """Raise `AgentFailed` if nothing is left of ``tokens`` for another request."""
     if usage.unmeasured_requests:
         raise AgentFailed(
-            f"stopped: its token limit cannot be kept ({tokens:,} were left): the provider does "
-            "not tell how many tokens an answer took"
+            f"stopped: the token limit ({tokens:,} were left) cannot be enforced, because the "
+            "provider does not report the tokens of an answer"
         )
     if usage.total_tokens >= tokens:
         raise _token_limit_error(tokens, usage)

@@ -44,9 +44,9 @@ class ModelSettings(BaseModel):
     model: str = Field(
         title="Model",
         description=(
-            "The provider and the model's name, such as openai:…, anthropic:… or google:…; any "
-            "provider of pydantic-ai. With a base URL also a name alone: an OpenAI-compatible "
-            "model there."
+            "Provider and model name, such as openai:…, anthropic:… or google:…; any provider of "
+            "pydantic-ai. With a base URL, a name alone is an OpenAI-compatible model at that "
+            "address."
         ),
         examples=["openai:gpt-6-luna", "anthropic:claude-haiku-5-5", "google:gemini-3.8-flash"],
     )
@@ -55,16 +55,16 @@ class ModelSettings(BaseModel):
         validate_default=True,
         title="Base URL",
         description=(
-            "Where the API is, up to its version, such as http://127.0.0.1:11434/v1. Empty: the "
-            "provider's own. With openai:… it is asked for chat completions."
+            "Address of the API, including its version, such as http://127.0.0.1:11434/v1. Empty: "
+            "the provider's own. With openai:… Daybook requests chat completions."
         ),
     )
     api_key: SecretStr = Field(
         default=SecretStr(""),
         title="API key",
         description=(
-            "Empty: the provider's usual variable of the worker's environment, such as "
-            "OPENAI_API_KEY; never for a base URL, which then gets no key."
+            "Empty: the key in the provider's usual environment variable of the worker, such as "
+            "OPENAI_API_KEY. Daybook never sends that key to a base URL."
         ),
     )
     system_prompt: str = Field(
@@ -77,8 +77,8 @@ class ModelSettings(BaseModel):
         default={},
         title="Options",
         description=(
-            "A JSON object with any of: " + ", ".join(Options.model_fields) + ". What is left out "
-            "is the provider's default."
+            "A JSON object with any of: " + ", ".join(Options.model_fields) + ". Omitted options "
+            "have the provider's defaults."
         ),
         examples=[{"temperature": 0.2, "max_tokens": 2000}],
     )
@@ -86,9 +86,9 @@ class ModelSettings(BaseModel):
         default=[],
         title="Tools",
         description=(
-            "What it may call while it answers, one entry each: a tool server's name for all that "
-            "it has, server.tool or server.get_* for some, the name of a Python tool, and daybook "
-            "or daybook.cron_list for Daybook's own. All others it cannot call."
+            "Tools that the model may call, one entry each: a tool server's name for all of its "
+            "tools, server.tool or server.get_* for some, the name of a Python tool, and daybook "
+            "or daybook.cron_list for Daybook's own. The model cannot call other tools."
         ),
         examples=[["search", "calendar.list_*", "daybook"]],
     )
@@ -97,8 +97,8 @@ class ModelSettings(BaseModel):
         ge=0,
         title="Request limit",
         description=(
-            "The most requests that one answer may take. 0: one, and with tools 50. More are made "
-            "only when the model calls tools instead of answering."
+            "Maximum requests for one answer. 0: 1, or 50 with tools. Daybook sends more than one "
+            "only if the model calls tools."
         ),
     )
     input_price: float = Field(
@@ -106,14 +106,14 @@ class ModelSettings(BaseModel):
         ge=0,
         allow_inf_nan=False,
         title="Input price",
-        description="US dollars for a million input tokens. Both prices 0: from the price table.",
+        description="US dollars per million input tokens. Both prices 0: the price table's.",
     )
     output_price: float = Field(
         default=0.0,
         ge=0,
         allow_inf_nan=False,
         title="Output price",
-        description="US dollars for a million output tokens. Both prices 0: from the price table.",
+        description="US dollars per million output tokens. Both prices 0: the price table's.",
     )
     capabilities: Capabilities = []
 
@@ -131,8 +131,8 @@ class ModelSettings(BaseModel):
             model = info.data.get("model", ":")
             if ":" not in model:
                 raise ValueError(
-                    f'is missing, and the model "{model}" names no provider; write it before the '
-                    f"name, such as openai:{model}"
+                    f'is missing, and the model "{model}" has no provider; write the provider '
+                    f"before the name, such as openai:{model}"
                 )
             return value
         try:
@@ -141,16 +141,20 @@ class ModelSettings(BaseModel):
         except ValueError:
             legal = False
         if not legal:
-            raise ValueError("legal is an address that begins with http:// or https://")
+            raise ValueError("is not an address that begins with http:// or https://")
         if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError("cannot hold a user, a password or a query; a key is the API key")
+            raise ValueError(
+                "cannot contain a user, a password or a query; store a key as the API key"
+            )
         return value
 
     @field_validator("api_key")
     @classmethod
     def _header(cls, value: SecretStr) -> SecretStr:
         if not all("!" <= letter <= "~" for letter in value.get_secret_value()):
-            raise ValueError("has a character that no key has, such as a blank or a line's end")
+            raise ValueError(
+                "contains a character that no key has, such as a space or a line break"
+            )
         return value
 
     @field_validator("tools")
@@ -167,4 +171,4 @@ class ModelSettings(BaseModel):
             first = error.errors(include_input=False, include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "options"
             legal = ", ".join(Options.model_fields)
-            raise ValueError(f"{name}: {first['msg']}; legal are {legal}") from None
+            raise ValueError(f"{name}: {first['msg']}; the options are {legal}") from None

@@ -72,7 +72,7 @@ class OfferedTools(AbstractToolset[Any]):
             text, failed = str(error), True
         except Exception as error:
             log.exception("the tool %s failed", name, extra={"action": "tool_failed"})
-            text, failed = f"the tool itself failed ({type(error).__name__})", True
+            text, failed = f"the tool failed with an internal error ({type(error).__name__})", True
         else:
             failed = False
         self.at_work = ""  # kept if the call was cancelled, so that the error can name the tool

@@ -43,6 +43,6 @@ def _answer(prompt: str) -> str:
     quote = "\n".join(f"> {line}".rstrip() for line in quoted.splitlines())
     return (
         "Offline agent: no model is configured, so this is not a model's answer. "
-        "To get real ones, add an agent with `daybook agents add`.\n\n"
+        "To get real answers, add an agent with `daybook agents add`.\n\n"
         f"Your prompt was ({words} {'word' if words == 1 else 'words'}):\n\n{quote}"
     )

@@ -11,6 +11,7 @@ Imports pydantic-ai, which takes more than a second, when it is called.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import os
 import re
@@ -34,6 +35,10 @@ DEFAULT_MODELS = {
 """The variables in which the first start looks for a key, in this order, and the small model of
 that provider which is then used."""
 
+EXTRAS = {"anthropic": "anthropic", "google": "google.genai"}
+"""Daybook's extras for providers, and the module of the SDK that each installs. The SDK of OpenAI
+and of compatible providers is always installed."""
+
 PLACEHOLDER_KEY = "no-key"
 """Sent to a base URL without a key: the clients require one."""
 
@@ -47,20 +52,37 @@ _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z0-9-]+)\]")
 
 @dataclass(frozen=True)
 class FoundKey:
-    """A key of this environment, and the model that it is for."""
+    """A key of this environment, and the model that it is for.
+
+    ``missing_extra`` is the extra of Daybook that the model needs; empty if it is installed.
+    """
 
     variable: str
     model: str
     key: str = field(repr=False)
+    missing_extra: str = ""
 
 
 def find_key() -> FoundKey | None:
-    """Return the first key found in the variables of `DEFAULT_MODELS`; None if there is none."""
+    """Return the first key found in the variables of `DEFAULT_MODELS`; None if there is none.
+
+    Prefers keys of providers whose SDK is installed. Imports no SDK.
+    """
+    found = []
     for variable, model in DEFAULT_MODELS.items():
         key = os.environ.get(variable, "").strip()
         if key and key.isascii() and key.isprintable() and " " not in key:
-            return FoundKey(variable, model, key)
-    return None
+            extra = model.partition(":")[0]
+            missing = extra in EXTRAS and not _is_importable(EXTRAS[extra])
+            found.append(FoundKey(variable, model, key, f"daybook[{extra}]" if missing else ""))
+    return next((each for each in found if not each.missing_extra), next(iter(found), None))
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that contains it is missing
+        return False
 
 
 def variable(model: str) -> str:
@@ -76,7 +98,8 @@ def split_model(model: str, base_url: str = "") -> tuple[str, str]:
     """Return provider and name; the provider is empty if no known provider precedes a colon.
 
     Names may contain a colon, such as ``llama3:8b``. With a base URL ``mistral:7b`` is such a name
-    too, unless a client is installed that uses Mistral's protocol with any address.
+    too, unless an installed SDK uses Mistral's protocol with any address. The SDKs of `EXTRAS` do,
+    so their providers stay providers even if the SDK is missing.
     """
     from pydantic_ai.providers import infer_provider_class
 
@@ -87,8 +110,8 @@ def split_model(model: str, base_url: str = "") -> tuple[str, str]:
         cls = infer_provider_class(before)
     except ValueError:
         return "", model
-    except ImportError:  # known; its client is not installed
-        return ("", model) if base_url else (before, name)
+    except ImportError as error:  # known; its SDK is not installed
+        return ("", model) if base_url and _extra(error) not in EXTRAS else (before, name)
     if base_url and "base_url" not in inspect.signature(cls.__init__).parameters:
         return "", model
     return before, name
@@ -100,7 +123,7 @@ def is_own(settings: ModelSettings, wanted: str) -> bool:
 
 
 def check(settings: ModelSettings, wanted: str = "") -> None:
-    """Raise `AgentMisconfigured` for an unknown provider, or one whose client is not installed.
+    """Raise `AgentMisconfigured` for an unknown provider, or one whose SDK is not installed.
 
     ``wanted`` is the model that a job requests instead of the agent's own; the check includes
     whether the job may request it. Needs no key: the worker, which has it, may run elsewhere.
@@ -110,8 +133,8 @@ def check(settings: ModelSettings, wanted: str = "") -> None:
     provider, _ = _resolve(settings, wanted)
     if ":" in wanted and not settings.base_url and not split_model(wanted)[0]:
         raise AgentMisconfigured(
-            f'no provider of "{wanted}" is known; write a name alone for a model of {provider}, or '
-            f'"{provider}:{wanted}" if that is the name of one'
+            f'"{wanted}" names no known provider; for a model of {provider} write its name alone, '
+            f'or "{provider}:{wanted}" if that is its name'
         )
     if not provider:
         return
@@ -178,7 +201,7 @@ def _resolve(settings: ModelSettings, wanted: str) -> tuple[str, str]:
         return own, name
     if settings.base_url or settings.api_key.get_secret_value():
         raise AgentMisconfigured(
-            f'the job wants the model "{wanted}", but the agent\'s key or base '
+            f'the job requests the model "{wanted}", but the agent\'s key or base '
             f'URL is for {own or "an OpenAI-compatible model"}; write a name without "{other}:", '
             "or use an agent of that provider"
         )
@@ -212,8 +235,8 @@ def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> 
     for argument, value in given.items():
         if value and argument not in takes:
             raise AgentMisconfigured(
-                f'the provider "{name}" takes no {argument}: it reads what it needs from the '
-                "worker's environment"
+                f'the provider "{name}" accepts no {argument}: its SDK reads the worker\'s '
+                "environment instead"
             )
     return {argument: value for argument, value in given.items() if value}
 
@@ -230,17 +253,24 @@ def _unknown(model: str) -> AgentMisconfigured:
     )
     hint = f"; did you mean {near[0]}:{name}?" if near else ""
     return AgentMisconfigured(
-        f'no provider of "{model}" is known; write one before the name, '
+        f'"{model}" names no known provider; write one before the name, '
         f"such as openai:, anthropic: or google:{hint}"
     )
 
 
 def _missing_package_error(provider: str, error: ImportError) -> AgentMisconfigured:
-    extra = _EXTRA.search(str(error))
-    package = f"pydantic-ai-slim[{extra[1]}]" if extra else f"the client of {provider} ({error})"
+    extra = _extra(error)
+    package = f"daybook[{extra}]" if extra in EXTRAS else f"pydantic-ai-slim[{extra}]"
     return AgentMisconfigured(
-        f'the provider "{provider}" needs {package}; install it where the worker runs'
+        f'the SDK of the provider "{provider}" is not installed; install '
+        f"{package if extra else f'it ({error})'} where the worker runs"
     )
+
+
+def _extra(error: ImportError) -> str:
+    """Return the extra of pydantic-ai that installs the missing SDK; empty if it names none."""
+    match = _EXTRA.search(str(error))
+    return match[1] if match else ""
 
 
 def _unusable_error(provider: str, error: Exception) -> AgentMisconfigured:

@@ -32,8 +32,8 @@ def check(command: Sequence[str]) -> None:
             if name not in PLACEHOLDERS:
                 legal = ", ".join("{%s}" % known for known in PLACEHOLDERS)  # noqa: UP031
                 raise ValueError(
-                    f"unknown placeholder {{{name}}}; legal are {legal}, and {{{{{name}}}}} for "
-                    "the text itself; no shell expands variables"
+                    f"unknown placeholder {{{name}}}; use {legal}, or {{{{{name}}}}} for the "
+                    "literal text; no shell expands variables"
                 )
 
 

@@ -96,7 +96,7 @@ async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:
         return
     with log_refusals(whose, name):
         if await store.count_owned(session, whose) >= owner_limits.jobs:
-            problem = f"{owner_limits.jobs} are the most that {whose} may have"
+            problem = f"{whose} already has its maximum of {owner_limits.jobs} jobs"
             raise InvalidInput("jobs", problem, "remove one first")
 
 
@@ -120,5 +120,7 @@ def _log_not_found(noun: str, ref: str) -> Iterator[None]:
         actor = owners.current_actor()
         if actor.is_agent:
             extra = {"action": "limit_refused", "owner": actor.owner, noun: one_line(ref)}
-            log.warning("%s: %s among its own", actor.owner, one_line(error), extra=extra)
+            log.warning(
+                "%s requested an unknown job or run: %s", actor.owner, one_line(error), extra=extra
+            )
         raise

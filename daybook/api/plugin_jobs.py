@@ -28,7 +28,7 @@ def action_fields(
     """Return the action fields of the job. Raise `InvalidInput` for a blank plugin or key."""
     for field, value in (("plugin_id", plugin_id), ("key", key)):
         if not value.strip():
-            raise InvalidInput(field, "is blank", "write the name by which the job is known")
+            raise InvalidInput(field, "is blank", "write a name that identifies the job")
     return {
         "kind": "tool-call",
         "tool": tool or plugin_id,
@@ -45,7 +45,7 @@ async def save(given: dict[str, Any]) -> dict[str, Any]:
 
     if owners.current_actor().is_agent:
         raise InvalidInput(
-            "agent", "has no plugin's jobs", "keep them outside of the agent's context"
+            "agent", "cannot save a plugin's jobs", "save them outside of the agent's context"
         )
     actor = replace(owners.current_actor(), owner=owners.PLUGIN)
     with owners.acting_as(actor):

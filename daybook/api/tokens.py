@@ -1,4 +1,4 @@
-"""Operations on tokens, which let MCP clients in over HTTP: add, list, remove, authenticate.
+"""Operations on the tokens of MCP clients over HTTP: add, list, remove, authenticate.
 
 Only `add` returns the token itself.
 """
@@ -25,7 +25,7 @@ TOKEN_BITS = 256
 
 
 async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[str, Any]:
-    """Make a token whose bearer acts for ``owner``, and there for the person ``user_id``.
+    """Create a token whose bearer acts for ``owner``, and there for the person ``user_id``.
 
     Return `{"id", "name", "owner", "user_id", "created_at", "used_at", "token"}`. Raise
     `InvalidInput`.

@@ -21,43 +21,40 @@ async def mcp_(
     owner: Annotated[
         str | None,
         Parameter(
-            help="Whose jobs the client sees and makes: agent:<its name>, or user, which is you, "
-            f"without an agent's limits. Default: {DEFAULT_OWNER}. With --http each token has its "
-            "own."
+            help="Owner of the jobs that the client sees and adds: agent:NAME, or user (you, "
+            f"without an agent's limits). Default: {DEFAULT_OWNER}. Not with --http, where each "
+            "token has its own."
         ),
     ] = None,
-    user_id: Annotated[str, Parameter(help="The person whom the client serves.")] = "",
+    user_id: Annotated[str, Parameter(help="Person that the client serves.")] = "",
     http: Annotated[
-        bool, Parameter(help="Serve on HTTP, at /mcp, for tokens of `daybook tokens add`.")
+        bool, Parameter(help="Serve over HTTP at /mcp, for clients with a token.")
     ] = False,
     host: Annotated[
         str | None,
         Parameter(
-            help="With --http: an address of this machine by which others reach it, such as "
-            "0.0.0.0. Default: this machine alone."
+            help="With --http: address to listen on, such as 0.0.0.0 for other machines. Default: "
+            "this machine only."
         ),
     ] = None,
     port: Annotated[
-        int | None, Parameter(help=f"With --http: where it listens. Default: {DEFAULT_PORT}.")
+        int | None, Parameter(help=f"With --http: port to listen on. Default: {DEFAULT_PORT}.")
     ] = None,
     name: Annotated[
         list[str] | None,
-        Parameter(
-            help="With --http: a name by which it is asked, beside addresses; may be given again."
-        ),
+        Parameter(help="With --http: host name under which clients reach the server. Repeatable."),
     ] = None,
     print_config: Annotated[
         str | None,
         Parameter(
-            help="Print what a client's file wants, and end: claude-code, claude-desktop, codex, "
-            "cursor, gemini-cli, opencode, vscode, windsurf or zed."
+            help="Print the configuration for a client and exit: claude-code, claude-desktop, "
+            "codex, cursor, gemini-cli, opencode, vscode, windsurf or zed."
         ),
     ] = None,
 ) -> int:
-    """Let an MCP client schedule, and do tasks: cron_add, task_next and eighteen more tools.
+    """Serve the MCP tools for jobs and tasks: cron_add, task_next and eighteen more.
 
-    On stdio, which is how most clients begin it; docs/guides/mcp.md has the tools, and a
-    conversation.
+    Uses stdio unless --http is given. docs/guides/mcp.md lists the tools and shows a conversation.
 
     Example: daybook mcp --print-config claude-code
     """
@@ -67,10 +64,14 @@ async def mcp_(
     user_id = owners.validate_user_id(user_id)
     actor = owners.Actor(owners.validate_owner(owner or DEFAULT_OWNER), user_id, via="mcp")
     if http and (owner is not None or user_id):
-        raise InvalidInput("owner", "each token has its own", "daybook tokens add --owner agent:…")
+        raise InvalidInput(
+            "owner",
+            "does not apply to --http, where each token has its own",
+            "use `daybook tokens add --owner agent:…`",
+        )
     if not http and (host is not None or port is not None or name):
         option = "host" if host is not None else "port" if port is not None else "name"
-        raise InvalidInput(option, "is for HTTP", "give --http with it")
+        raise InvalidInput(option, "applies only to HTTP", "add --http")
     if print_config is not None:
         return _print_config(print_config, owner, user_id, _url(host, port) if http else None)
     proc.deny_inspection()
@@ -80,7 +81,7 @@ async def mcp_(
         return 0
     if sys.stdin.isatty():
         output.say(
-            "An MCP client talks here, by pipes; `daybook mcp --help` says how. Ctrl-C ends."
+            "Waiting for an MCP client on standard input; see `daybook mcp --help`. Ctrl-C stops."
         )
     from daybook.mcp import stdio
 
@@ -100,7 +101,7 @@ async def _serve_http(host: str | None, port: int, names: list[str]) -> None:
 def _checked_port(port: int | None) -> int:
     number = DEFAULT_PORT if port is None else port
     if not 0 < number < 2**16:
-        raise InvalidInput("port", f"{number} is not legal", "legal: 1 to 65535")
+        raise InvalidInput("port", f"{number} is out of range", "use 1 to 65535")
     return number
 
 
@@ -116,14 +117,14 @@ def _print_config(client: str, owner: str | None, user_id: str, url: str | None)
     file = clients.find(client).file
     if url is not None:
         output.line(clients.http_config(client, url))
-        output.say(f"It belongs in {file}; the token into the variable {clients.TOKEN_VARIABLE}.")
+        output.say(f"Add it to {file}, and set {clients.TOKEN_VARIABLE} to the token.")
         return 0
     arguments = ["--owner", owner] if owner else []
     arguments += [f"--user-id={user_id}"] if user_id else []  # it may begin with -
     output.line(clients.stdio_config(client, arguments))
-    output.say(f"It belongs in {file}.")
+    output.say(f"Add it to {file}.")
     for variable in clients.omitted_variables():
-        output.say(f"{variable} is set here and may be secret: the client has to pass it on.")
+        output.say(f"{variable} is left out because it may be secret: the client has to set it.")
     return 0
 
 

@@ -15,17 +15,15 @@ async def add_(
     owner: Annotated[
         str,
         Parameter(
-            help="Whose jobs its bearer sees and makes: agent:<its name>, which stands under the "
-            "limits of agents, or user or plugin, which do not."
+            help="Owner of the jobs that the client sees and adds: agent:NAME, with an agent's "
+            "limits, or user or plugin, without limits."
         ),
     ],
-    name: Annotated[
-        str | None, Parameter(help="What it is called in lists. Default: the owner.")
-    ] = None,
-    user_id: Annotated[str, Parameter(help="The person whom its bearer serves.")] = "",
+    name: Annotated[str | None, Parameter(help="Name of the token. Default: the owner.")] = None,
+    user_id: Annotated[str, Parameter(help="Person that the client serves.")] = "",
     as_json: Json = False,
 ) -> int:
-    """Make a token, and print it once: it is kept as a digest alone.
+    """Create a token and print it once; Daybook stores only its digest.
 
     Example: daybook tokens add --owner agent:claude
     """
@@ -36,13 +34,13 @@ async def add_(
         output.print_json(token)
         return 0
     output.line(token["token"])
-    output.say(f"The token {token['name']}, for {token['owner']}. It is not shown again.")
-    output.say("A client sends it as `Authorization: Bearer …` to `daybook mcp --http`.")
+    output.say(f"Created the token {token['name']} for {token['owner']}. It is not shown again.")
+    output.say("Clients send it as `Authorization: Bearer …` to `daybook mcp --http`.")
     return 0
 
 
 async def list_(*, as_json: Json = False) -> int:
-    """List the tokens: for whom, and when last used; never a token itself.
+    """List tokens with their owners and last use, never the tokens themselves.
 
     Needs no Prefect.
 
@@ -66,17 +64,17 @@ async def list_(*, as_json: Json = False) -> int:
         ]
         output.table(("NAME", "OWNER", "USER", "MADE", "LAST USED"), rows, whole=("NAME",))
     else:
-        output.say("There are no tokens; `daybook tokens add --help` says how to make one.")
+        output.say("There are no tokens. Create one with `daybook tokens add --owner agent:NAME`.")
     return 0
 
 
 async def remove_(
-    name: Annotated[str, Parameter(help="The token's name, or the beginning of its id.")],
+    name: Annotated[str, Parameter(help="Token name, or the beginning of its id.")],
     /,
     *,
     as_json: Json = False,
 ) -> int:
-    """Remove a token: its bearer is let in no more, from now on.
+    """Remove a token; Daybook refuses it from now on.
 
     Example: daybook tokens remove agent:claude
     """
@@ -86,5 +84,5 @@ async def remove_(
     if as_json:
         output.print_json(removed)
     else:
-        output.line(f"Removed the token {removed['name']}, for {removed['owner']}")
+        output.line(f"Removed the token {removed['name']} of {removed['owner']}")
     return 0

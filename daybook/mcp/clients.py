@@ -51,7 +51,7 @@ def _vscode(entry: Mapping[str, Any]) -> str:
     token_input = {
         "type": "promptString",
         "id": "daybook-token",
-        "description": "A token of daybook tokens add",
+        "description": "A token from `daybook tokens add`",
         "password": True,
     }
     servers = {"daybook": {"type": "http", **entry}}
@@ -125,7 +125,7 @@ def http_config(name: str, url: str) -> str:
     """
     client = find(name)
     if not client.header:
-        raise InvalidInput("print_config", f"{name} has no place for a token", "leave out --http")
+        raise InvalidInput("print_config", f"{name} cannot refer to a token", "leave out --http")
     entry: dict[str, Any] = {_URL_KEY.get(name, "url"): url}
     if client.made is not _codex:
         entry["headers"] = {"Authorization": client.header}

@@ -34,16 +34,16 @@ from daybook.owners import Actor
 PATH = "/mcp"
 
 MAX_BODY_BYTES = 2**20
-"""Bytes of a request's body, which is read after the token is verified."""
+"""Maximum bytes of a request's body, which is read after the token is verified."""
 
 MAX_REQUESTS = connections.MAX_REQUESTS
-"""How many requests, streams included, may be in progress; the next one is answered 503."""
+"""Maximum requests in progress, streams included; the next one gets 503."""
 MAX_REQUESTS_PER_OWNER = 40
-"""How many of them one owner may have, with any of its tokens; the next one is answered 429."""
+"""Maximum requests of one owner, with any of its tokens; the next one gets 429."""
 MAX_STREAMS = MAX_REQUESTS // 2
-"""How many of them may be streams, which last: the rest is left for other requests."""
+"""Maximum streams, which last; the remaining requests are for other calls."""
 MAX_STREAMS_PER_OWNER = 10
-"""How many of these streams one owner may have."""
+"""Maximum streams of one owner."""
 
 _ACTOR = "daybook.actor"
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -84,8 +84,8 @@ class BearerGuard:
                 await self._application(scope, receive, send)
                 return
         message = (
-            f"{MAX_REQUESTS_PER_OWNER} requests of {owner} are in progress already, which is its "
-            "share"
+            f"{owner} already has {MAX_REQUESTS_PER_OWNER} requests in progress, the maximum for "
+            "one owner"
         )
         await connections.unavailable(message, 429)(scope, receive, send)
 
@@ -97,14 +97,12 @@ class BearerGuard:
         except (LedgerUnreachable, LedgerError):
             return PlainTextResponse("the ledger does not answer\n", 503, _CLOSE)
         if actor is None:
-            message = (
-                "a token is needed; the operator makes one: daybook tokens add --owner agent:…\n"
-            )
+            message = "a token is required; create one: daybook tokens add --owner agent:…\n"
             return PlainTextResponse(message, 401, _CLOSE | {"www-authenticate": "Bearer"})
         if scope["path"].rstrip("/") != PATH:
-            return PlainTextResponse(f"here is {PATH}\n", 404, _CLOSE)
+            return PlainTextResponse(f"not found; use {PATH}\n", 404, _CLOSE)
         if scope["method"] != "POST":
-            return PlainTextResponse("POST\n", 405, _CLOSE | {"allow": "POST"})
+            return PlainTextResponse("use POST\n", 405, _CLOSE | {"allow": "POST"})
         scope[_ACTOR] = actor
         return None
 
@@ -175,7 +173,7 @@ def build_server(
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:
-    """Serve until told to stop; ``address`` is the ledger's. Raises `InvalidInput`."""
+    """Serve until stopped; ``address`` is the ledger's. Raises `InvalidInput`."""
     is_remote = not web.is_local(host)
     listener = web.listen(host, port)
     host_names = [*names, host, *([socket.gethostname()] if is_remote else [])]
@@ -184,7 +182,9 @@ async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -
     def announce() -> None:
         print(f"MCP: {web.url(host, port)}{PATH}", file=sys.stderr, flush=True)
         if is_remote:
-            message = "Tokens come in as they are sent here: have a proxy with TLS in front."
+            message = (
+                "This server receives tokens unencrypted. Put a proxy with TLS in front of it."
+            )
             print(message, file=sys.stderr, flush=True)
 
     await build_server(guarded, started=announce).serve(sockets=[listener])

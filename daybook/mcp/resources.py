@@ -46,10 +46,10 @@ from daybook.owners import Actor, acting_as
 URI_PREFIX = "daybook://task-sessions/"
 
 MAX_URIS = 20
-"""How many resources one stream may cover."""
+"""Maximum resources of one stream."""
 
 MAX_BUFFERED_EVENTS = 8
-"""How many events may wait for a client that does not read; then its stream ends, and the client
+"""Maximum events that wait for a client that does not read; then its stream ends, and the client
 has to subscribe again."""
 
 _JSON = "application/json"
@@ -106,19 +106,19 @@ class SessionResources:
         uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
         if not uris:
             message = (
-                f"name the resource of a session of yours ({URI_PREFIX}…); "
-                "nothing else changes here"
+                f"a stream needs the resource of one of your sessions ({URI_PREFIX}…); "
+                "nothing else sends notifications"
             )
             raise MCPError(INVALID_PARAMS, message)
         if len(uris) > MAX_URIS:
-            raise MCPError(INVALID_PARAMS, f"a stream is of {MAX_URIS} resources at most")
+            raise MCPError(INVALID_PARAMS, f"a stream covers at most {MAX_URIS} resources")
         bus = InMemorySubscriptionBus()
 
-        async def tell(uri: str) -> None:
+        async def notify(uri: str) -> None:
             await bus.publish(ResourceUpdated(uri))
 
         stream = ListenHandler(bus, max_buffered_events=MAX_BUFFERED_EVENTS)
-        subscription = await self._subscription(context, uris, tell, stream.close)
+        subscription = await self._subscription(context, uris, notify, stream.close)
         # No other notification ever occurs.
         notifications = SubscriptionFilter(resource_subscriptions=list(subscription.uris.values()))
         async with _subscribed_for(self._wakes, subscription):
@@ -126,11 +126,11 @@ class SessionResources:
 
     async def subscribe(self, context: Context, params: SubscribeRequestParams) -> EmptyResult:
         if params.uri not in self._subscribed:
-            tell, end = (
+            notify, end = (
                 context.session.send_resource_updated,
                 partial(self._unsubscribe_soon, params.uri),
             )
-            subscription = await self._subscription(context, [params.uri], tell, end)
+            subscription = await self._subscription(context, [params.uri], notify, end)
             stack = AsyncExitStack()
             await stack.enter_async_context(_subscribed_for(self._wakes, subscription))
             self._subscribed[params.uri] = stack
@@ -163,7 +163,7 @@ class SessionResources:
         self,
         context: Context,
         wanted: Iterable[str],
-        tell: Callable[[str], Awaitable[None]],
+        notify: Callable[[str], Awaitable[None]],
         end: Callable[[], None],
     ) -> Subscription:
         """Build a subscription to these sessions; raises `MCPError` for one of another owner."""
@@ -173,9 +173,9 @@ class SessionResources:
                 row = await self._find(each)
                 if row["owner"] != actor.owner:  # the operator sees it, but is not notified
                     owner = row["owner"]
-                    raise MCPError(INVALID_PARAMS, f"{row['name']!r} is the session of {owner}")
+                    raise MCPError(INVALID_PARAMS, f"{row['name']!r} is a session of {owner}")
                 uris[row["id"]] = each
-        return Subscription(actor, uris, tell, partial(self._may_continue, context), end)
+        return Subscription(actor, uris, notify, partial(self._may_continue, context), end)
 
     def _unsubscribe_soon(self, uri: str) -> None:
         self._ending.add(task := asyncio.create_task(self._unsubscribe(uri)))

@@ -30,22 +30,12 @@ from daybook.toolbox import ToolAnswer
 SERVER_NAME = "daybook"
 
 INSTRUCTIONS = (
-    "Daybook runs prompts, webhooks and tool calls on a schedule and keeps the book of what became "
-    "of each. Add a job with cron_add; its prompt is all that the agent knows at the due time. Say "
-    "the time zone where the user's is known. A refusal says what to write instead. To do queued "
-    "tasks, register with task_session_register, then claim with task_next; subscribe to the "
-    "resource of your session to be told when something waits for it."
+    "Daybook runs prompts, webhooks and tool calls on a schedule and records the outcome of each "
+    "run. Add a job with cron_add; at the due time the agent knows only its prompt. Pass the "
+    "user's time zone if you know it. An error says what to write instead. To do queued tasks, "
+    "call task_session_register, then task_next; subscribe to the resource of your session to be "
+    "notified when a task waits for it."
 )
-
-_DESTRUCTIVE = {"cron_update", "cron_remove", "cron_cancel"}
-_IDEMPOTENT = {"cron_update", "cron_enable", "cron_disable", "task_heartbeat"} | {
-    "task_session_register",
-    "task_session_report",
-}
-_OPEN_WORLD = {"cron_trigger", "task_next"}
-"""Tools that affect systems other than Daybook."""
-_CANCELLED_ON_DISCONNECT = {"task_next"}
-"""Tools that may wait and then change something: cancelled if the client disconnects."""
 
 
 def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> Server[Any]:
@@ -61,11 +51,9 @@ def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> 
     async def called(context: Context, params: CallToolRequestParams) -> CallToolResult:
         with acting_as(whose(context)):
             work = toolbox.call(params.name, params.arguments)
-            answer = await (
-                _until_disconnected(context, work)
-                if params.name in _CANCELLED_ON_DISCONNECT
-                else work
-            )
+            tool = toolbox.BY_NAME.get(params.name)
+            waits = tool is not None and tool.may_wait
+            answer = await (_until_disconnected(context, work) if waits else work)
         text = TextContent(type="text", text=answer.text)
         return CallToolResult(content=[text], is_error=answer.refused)
 
@@ -102,7 +90,9 @@ async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> 
         disconnect.cancel()
         task.cancel()  # only once: the task has connections to close
         await asyncio.wait({task, disconnect})
-    return ToolAnswer("the client has gone", refused=True) if task.cancelled() else task.result()
+    return (
+        ToolAnswer("the client disconnected", refused=True) if task.cancelled() else task.result()
+    )
 
 
 async def _wait_for_disconnect(request: Any) -> None:
@@ -113,9 +103,9 @@ async def _wait_for_disconnect(request: Any) -> None:
 def _listed(tool: Tool) -> Listed:
     annotations = ToolAnnotations(
         read_only_hint=tool.read_only,
-        destructive_hint=tool.name in _DESTRUCTIVE,
-        idempotent_hint=tool.read_only or tool.name in _IDEMPOTENT,
-        open_world_hint=tool.name in _OPEN_WORLD,
+        destructive_hint=tool.destructive,
+        idempotent_hint=tool.read_only or tool.idempotent,
+        open_world_hint=tool.open_world,
     )
     return Listed(
         name=tool.name,

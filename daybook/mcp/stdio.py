@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from daybook.ledger.engine import Ledger
 
 MAX_SUBSCRIPTIONS = 20
-"""How many subscriptions the client may have."""
+"""Maximum subscriptions of the client."""
 
 
 async def serve(actor: Actor) -> None:

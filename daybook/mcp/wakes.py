@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_SECONDS = 1.0
-"""How often pending rows are looked up."""
+"""Interval of the lookups of pending rows."""
 NOTIFY_TIMEOUT_SECONDS = 10.0
-"""How long a client may take to accept a notification."""
+"""Time for a client to accept a notification."""
 DISCONNECT_TIMEOUT_SECONDS = 5.0
-"""How long recording that a client has disconnected may take."""
+"""Time to record that a client has disconnected."""
 MAX_CLAIMED_ROWS = 100
-CLIENT_GONE_REASON = "its client has gone"
+CLIENT_GONE_REASON = "its client disconnected"
 
 OpenLedger = Callable[[], "AbstractAsyncContextManager[Ledger]"]
 Work = Callable[["Ledger"], Awaitable[None]]
@@ -70,7 +70,7 @@ class Subscription:
 
     actor: Actor
     uris: Mapping[str, str]
-    tell: Callable[[str], Awaitable[None]]
+    notify: Callable[[str], Awaitable[None]]
     allowed: Callable[[], Awaitable[bool]]
     end: Callable[[], None]
 
@@ -98,14 +98,14 @@ class WakeNotifier:
         """
         if len(self._held) >= self._most:
             raise TooManyClients(
-                f"{self._most} clients wait here already; task_next can wait as well"
+                f"{self._most} clients wait already, the maximum; call task_next with wait_seconds"
             )
         if sum(each.actor.owner == held.actor.owner for each in self._held) >= self._most_per_owner:
             message = (
-                f"{self._most_per_owner} streams of {held.actor.owner} are open already, "
-                "which is its share"
+                f"{held.actor.owner} already has {self._most_per_owner} open streams, the maximum "
+                "for one owner"
             )
-            raise TooManyClients(f"{message}; one stream can name several sessions")
+            raise TooManyClients(f"{message}; one stream can cover several sessions")
         self._held.append(held)
         try:
             with anyio.CancelScope(shield=True):
@@ -154,7 +154,7 @@ class WakeNotifier:
                 async with self._opened() as ledger:
                     await self._repeat(do, every, ledger)
             except DaybookError as error:
-                log.warning("nobody can be woken now: %s", error, extra={"action": "wakes_away"})
+                log.warning("cannot wake clients now: %s", error, extra={"action": "wakes_away"})
             except Exception:
                 log.exception("waking failed", extra={"action": "wakes_failed"})
             await asyncio.sleep(POLL_INTERVAL_SECONDS)
@@ -233,9 +233,9 @@ async def _notified(held: Subscription, id_: str) -> bool:
     """Notify one client; return whether it accepted."""
     try:
         async with asyncio.timeout(NOTIFY_TIMEOUT_SECONDS):
-            await held.tell(held.uris[id_])
+            await held.notify(held.uris[id_])
     except Exception as error:
-        log.warning("a client was not told: %r", error, extra={"action": "wake_untold"})
+        log.warning("failed to notify a client: %r", error, extra={"action": "wake_untold"})
         return False
     return True
 

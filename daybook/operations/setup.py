@@ -46,7 +46,8 @@ async def _first_agent(client: PrefectClient) -> list[str]:
     """Create the agent `default`: a model if the environment has a provider's key, else offline."""
     from daybook.agents import documents, kinds, providers
 
-    if found := providers.find_key():
+    found = providers.find_key()
+    if found and not found.missing_extra:
         settings = {"model": found.model, "api_key": found.key}
         if await documents.ensure_default(client, kinds.MODEL.slug, settings):
             return [
@@ -55,8 +56,15 @@ async def _first_agent(client: PrefectClient) -> list[str]:
                 f"{_ADD_OTHER} PROVIDER:MODEL --key-env {found.variable}"
             ]
     elif await documents.ensure_default(client):
-        return [
+        lines = [
             "Created the agent `default`, which is offline: it answers without a model. To use a "
             f"model: {_ADD_OTHER} PROVIDER:MODEL --key-stdin"
         ]
+        if found:
+            lines.append(
+                f"{found.variable} holds a key, but the provider's SDK is not installed. Install "
+                f"{found.missing_extra}, then: {_ADD_OTHER} {found.model} --key-env "
+                f"{found.variable}"
+            )
+        return lines
     return []

@@ -86,7 +86,7 @@ class Skill:
     """
 
     name = "schedule"
-    description = "Schedules prompts, webhooks and tool calls, and tells what became of them."
+    description = "Schedules prompts, webhooks and tool calls, and reports their outcomes."
 
     def __init__(self, *, agent: str = "", user: str = "", tools: Collection[str] = ()) -> None:
         self._tools = tuple(map(self._counted, _tools_for(_chosen(tools), agent, user)))
@@ -196,11 +196,11 @@ _ARGUMENTS = (
         legal=("add", "list", "remove"),
         write="write add, list or remove",
     ),
-    Argument("prompt", "For add: what is asked at each due time, complete in itself."),
+    Argument("prompt", "For add: the complete prompt for the agent at each due time."),
     Argument("schedule", f"For add. {_ADD_DESCRIPTIONS['schedule']}"),
     Argument("timezone", f"For add. {_ADD_DESCRIPTIONS['timezone']}"),
     Argument("name", f"For add. {_ADD_DESCRIPTIONS['name']}"),
-    Argument("channel", "For add. Where the answer is delivered, such as inbox. Default: nowhere."),
+    Argument("channel", "For add. Channel that receives the answer, such as inbox. Default: none."),
     Argument("chat_id", f"For add. {_ADD_DESCRIPTIONS['chat_id']}"),
     Argument("job_id", "For remove: the job's id, unique beginning of its id, or name."),
 )
@@ -219,7 +219,7 @@ async def _schedule(given: dict[str, Any]) -> str:
             raise InvalidInput(name, "is missing", f"{action} needs it")
     for name in given:
         if name not in (*_REQUIRED[action], *_OPTIONAL[action]):
-            raise InvalidInput(name, f"is not for {action}", "leave it out")
+            raise InvalidInput(name, f"does not apply to {action}", "leave it out")
     match action:
         case "add":
             return await calls.add(given)

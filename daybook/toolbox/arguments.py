@@ -64,16 +64,16 @@ class Argument:
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)  # such as a chat's id
         if not isinstance(value, str):
-            raise InvalidInput(self.name, f"{_short(value)} is no text", "write a text")
+            raise InvalidInput(self.name, f"{_short(value)} is not text", "use text")
         if not value.strip():
             return self._missing()
         if self.legal and value not in self.legal:
             raise InvalidInput(
-                self.name, f'"{value}" is not legal', f"legal: {', '.join(self.legal)}"
+                self.name, f'"{value}" is not a choice', f"use one of: {', '.join(self.legal)}"
             )
         if self.longest and (len(value) > self.longest or not value.isprintable()):
-            legal = f"legal: one line of at most {self.longest} characters"
-            raise InvalidInput(self.name, "is not legal", legal)
+            hint = f"use one line of at most {self.longest} characters"
+            raise InvalidInput(self.name, "is too long, or not one line", hint)
         return value
 
     def _missing(self) -> int | None:
@@ -86,11 +86,11 @@ class Argument:
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        legal = f"legal: {self.least} to {self.most}"
+        hint = f"use {self.least} to {self.most}"
         if not isinstance(value, int) or isinstance(value, bool):
-            raise InvalidInput(self.name, f"{_short(value)} is no whole number", legal)
+            raise InvalidInput(self.name, f"{_short(value)} is not a whole number", hint)
         if not self.least <= value <= self.most:
-            raise InvalidInput(self.name, f"{value} is not legal", legal)
+            raise InvalidInput(self.name, f"{value} is out of range", hint)
         return value
 
     def _object(self, value: object) -> dict[str, Any]:
@@ -98,9 +98,9 @@ class Argument:
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
-                raise InvalidInput(self.name, "is no JSON", self.write) from None
+                raise InvalidInput(self.name, "is not JSON", self.write) from None
         if not isinstance(value, dict):
-            raise InvalidInput(self.name, "is no JSON object", self.write)
+            raise InvalidInput(self.name, "is not a JSON object", self.write)
         return value
 
 

@@ -64,8 +64,8 @@ async def get(given: dict[str, Any]) -> str:
 async def update(given: dict[str, Any]) -> str:
     ref = given.pop("job_id")
     if not given:
-        legal = "give what is to change, such as schedule"
-        raise InvalidInput("job_id", "is given alone, so nothing would change", legal)
+        hint = "pass a field to change, such as schedule"
+        raise InvalidInput("job_id", "is the only argument, so nothing would change", hint)
     for name in _CLEARABLE:
         if given.get(name) == CLEAR_VALUE:
             given[name] = ""
@@ -82,7 +82,7 @@ async def remove(given: dict[str, Any]) -> str:
 
     address.use_current_server()
     gone = await jobs.remove(given["job_id"])
-    return f'Removed. Job "{gone["name"]}", id {gone["id"]}, is not due any more; its runs stay.'
+    return f'Removed. Job "{gone["name"]}", id {gone["id"]}, will not run again; its runs stay.'
 
 
 async def enable(given: dict[str, Any]) -> str:
@@ -99,7 +99,7 @@ async def enable(given: dict[str, Any]) -> str:
                 raise InvalidInput("schedule", error.problem, legal) from None
             case "max_runs":
                 raise InvalidInput(
-                    error.field, error.problem, "the operator may give it more"
+                    error.field, error.problem, "ask the operator for more runs"
                 ) from None
         raise
 
@@ -128,8 +128,8 @@ async def trigger(given: dict[str, Any]) -> str:
     except TimeoutError:
         unfinished = await runs.run(ref, request_id=key)
         why = f"\nwhy: {observer.why}" if observer.why else ""
-        later = f"{{}} with job_id {job['id'][:8]} tells later what became of it."
-        text = words.run(unfinished, timezone, "Asked for, and not ended yet: ")
+        later = f"{{}} with job_id {job['id'][:8]} shows the outcome later."
+        text = words.run(unfinished, timezone, "Requested, and not finished yet: ")
         return f"{text}{why}\n{hint('cron_runs', later)}".rstrip()
     return words.run(finished, timezone, "Ran: ")
 
@@ -141,7 +141,9 @@ async def cancel(given: dict[str, Any]) -> str:
 
     address.use_current_server()
     ended = await runs.cancel(given["job_id"], WAIT_TIMEOUT_SECONDS)
-    begin = "Asked to end, and going yet: " if ended["finished_at"] is None else "Ended: "
+    begin = (
+        "Cancellation requested, and still running: " if ended["finished_at"] is None else "Ended: "
+    )
     return words.run(ended, "", begin)
 
 
@@ -170,11 +172,15 @@ async def next_due(given: dict[str, Any]) -> str:
 
     ref, text = given.get("job_id"), given.get("schedule")
     if (ref is None) == (text is None):
-        problem = "is missing" if ref is None else "is given beside job_id"
-        raise InvalidInput("schedule", problem, "give either job_id or schedule")
+        problem = "is missing" if ref is None else "is given together with job_id"
+        raise InvalidInput("schedule", problem, "pass either job_id or schedule")
     if ref is not None:
         if "timezone" in given:
-            raise InvalidInput("timezone", "a job has its own", "leave it out, or give a schedule")
+            raise InvalidInput(
+                "timezone",
+                "does not apply to a job, which has its own",
+                "leave it out, or pass a schedule",
+            )
         return words.due_times(await due.of_job(ref, count=given["count"]))
     return words.due_times(due.of_text(str(text), given.get("timezone"), given["count"]))
 
@@ -187,6 +193,6 @@ async def _worker_note() -> str:
         if await status.worker_online():
             return ""
     except Exception as error:
-        log.warning("whether a worker is online is not known: %r", error)
+        log.warning("cannot determine whether a worker is online: %r", error)
         return ""
     return "\nnote: no worker is online, so nothing runs until the operator starts `daybook up`"

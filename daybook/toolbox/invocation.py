@@ -59,40 +59,40 @@ def guarded(name: str, takes: tuple[Argument, ...], does: ToolFunction) -> ToolF
 
 
 def define_tool(
-    name: str, description: str, does: ToolFunction, *takes: Argument, read_only: bool = False
+    name: str, description: str, does: ToolFunction, *takes: Argument, **flags: bool
 ) -> Tool:
-    """Return a tool that takes these arguments."""
+    """Return a tool that takes these arguments; ``flags`` are those of `Tool`."""
     call = guarded(name, takes, does)
-    return Tool(name, description, arguments.schema(takes), call, read_only)
+    return Tool(name, description, arguments.schema(takes), call, **flags)
 
 
 def _error_text(error: DaybookError) -> str:
     text = redact_tokens(one_line(error))
     match error:
         case NotFound(noun="task session"):
-            text += hint("task_session_register", "; {} makes one")
+            text += hint("task_session_register", "; register one with {}")
         case NotFound(noun="task run"):
-            text += hint("task_next", "; {} claims one")
+            text += hint("task_next", "; claim one with {}")
         case TokenRefused():
             text += "; the run is not yours: stop working on it"
-            text += hint("task_next", ", {} claims another")
+            text += hint("task_next", ", and claim another with {}")
         case NotFound(noun="job"):
-            text += hint("cron_list", "; {} shows the jobs that you have")
+            text += hint("cron_list", "; {} lists your jobs")
         case NotFound() if "run" in error.noun:
-            text += hint("cron_runs", "; {} shows what became of a job's runs")
+            text += hint("cron_runs", "; {} lists the runs of a job")
         case InvalidInput(field="schedule") if (
             "duration" in error.problem
         ):  # the caller meant a day, or a time of the day
             text += '; for times of the day write a cron expression, such as "0 9 * * 1-5"'
         case Unreachable():
-            text += " (that is the operator's to fix; nothing was changed)"
+            text += " (only the operator can fix this; nothing was changed)"
     return text
 
 
 def log_refusal(tool: str, text: str) -> None:
     owner = owners.current_actor().owner
     extra = {"action": "agent_refused", "owner": owner, "tool": tool, "error": text}
-    log.warning("%s: %s is refused: %s", owner, loggable(tool), text, extra=extra)
+    log.warning("%s called %s, which was refused: %s", owner, loggable(tool), text, extra=extra)
 
 
 def loggable(tool: str) -> str:

@@ -71,7 +71,7 @@ async def _claimed(session: str, lease: str | None) -> dict[str, Any]:
             await asyncio.wait({claim})
             if not claim.cancelled() and claim.exception() is None:
                 claimed = claim.result()
-                await tasks.release(claimed["run_id"], claimed["token"], "its client has gone")
+                await tasks.release(claimed["run_id"], claimed["token"], "its client disconnected")
         raise
 
 

@@ -19,21 +19,19 @@ def claimed(found: dict[str, Any]) -> str:
     lines = [
         f'Claimed. Run {found["run_id"]} of the task "{task["title"]}", priority '
         f"{task['priority']}",
-        f"token: {found['token']} (told once; each call about this run needs it)",
-        f"yours until: {due(found['lease_until'])}; task_heartbeat holds it longer",
+        f"token: {found['token']} (shown once; each call for this run needs it)",
+        f"yours until: {due(found['lease_until'])}; task_heartbeat renews the lease",
     ]
     lines += [f"{name}: {task[name]}" for name in ("workspace", "channel") if task[name]]
-    lines.append(f"what to do: {task['instructions'] or 'the title says it'}")
-    lines.append("End it with task_complete or task_fail; task_release gives it back.")
+    lines.append(f"what to do: {task['instructions'] or 'see the title'}")
+    lines.append("Finish it with task_complete or task_fail; task_release returns it to the queue.")
     return "\n".join(lines)
 
 
-WAIT_HINT = (
-    "Call again with wait_seconds, or wait to be woken: subscribe to the resource of your session"
-)
+WAIT_HINT = "Call again with wait_seconds, or subscribe to the resource of your session"
 TOO_MANY_WAITING_HINT = (
-    "This did not wait, since many calls of yours wait here already: call again in a minute, or "
-    "subscribe to the resource of your session"
+    "This call did not wait, because too many of your calls wait already: call again in a minute, "
+    "or subscribe to the resource of your session"
 )
 
 
@@ -48,14 +46,14 @@ def required_first(session: dict[str, Any]) -> str:
     Waiting would not help in these cases.
     """
     if session["expired"]:
-        return "Call task_session_report with state idle, and again task_next"
+        return "Call task_session_report with state idle, then task_next again"
     if session["run_id"]:
         return (
-            "End that run with task_complete, task_fail or task_release, and call again; a run "
-            "whose token is lost is over with its lease"
+            "Finish that run with task_complete, task_fail or task_release, then call again; if "
+            "you lost its token, the run ends when its lease expires"
         )
     if session["prompting"] or session["state"] != IDLE:
-        return "Call task_session_report with state idle once you are free, and again task_next"
+        return "Call task_session_report with state idle once you are free, then task_next again"
     return ""
 
 
@@ -70,9 +68,10 @@ def ended(found: dict[str, Any]) -> str:
     head = f'Run {found["run_id"][:8]}, "{found["title"]}", '
     if found["status"] == "queued":
         return (
-            f"{head}is queued again, at its old place, and may be yours again; its token is over."
+            f"{head}is queued again at its old place, and you may get it again; its token is "
+            "invalid now."
         )
-    return f"{head}is {found['status']}; its token is over. task_next may have another."
+    return f"{head}is {found['status']}; its token is invalid now. task_next may have another task."
 
 
 def registered(found: dict[str, Any], waits: bool) -> str:
@@ -80,7 +79,7 @@ def registered(found: dict[str, Any], waits: bool) -> str:
     has = ", ".join(found["capabilities"]) or "none"
     return (
         f"{session(found, 'Registered. ', waits)}\ncapabilities: {has}\n"
-        f"It counts as gone from {due(found['expires_at'])}, unless any task tool is called for it."
+        f"It expires at {due(found['expires_at'])}, unless you call a task tool for it."
     )
 
 
@@ -90,4 +89,6 @@ def session(found: dict[str, Any], begin: str, waits: bool) -> str:
     text = f'{begin}Session "{found["name"]}" is {is_}'
     if found["run_id"]:
         return f"{text}; it holds run {found['run_id'][:8]}"
-    return f"{text}; " + ("something waits for it: task_next" if waits else "nothing waits for it")
+    return f"{text}; " + (
+        "a task waits for it: call task_next" if waits else "no task waits for it"
+    )

@@ -55,7 +55,7 @@ def job(found: dict[str, Any], begin: str = "") -> str:
     lines += _recipient_lines(found)
     lines += [f"note: {each}" for each in found.get("notes", ())]
     if found["sync"] == "pending":
-        lines.append("note: Prefect has not taken it yet; that is tried again by itself")
+        lines.append("note: Prefect does not have it yet; Daybook retries by itself")
     return "\n".join(lines)
 
 
@@ -79,7 +79,7 @@ def jobs(found: Sequence[dict[str, Any]], status: str) -> str:
     """Describe a list of jobs, one line for each."""
     if not found:
         which = "no jobs" if status == "all" else f"no jobs that are {status}"
-        return f"There are {which}." + hint("cron_add", " {} makes one.")
+        return f"There are {which}." + hint("cron_add", " {} adds one.")
     lines = [f"{len(found)} job{'s' if len(found) > 1 else ''}:"]
     for each in found[:MAX_JOBS]:
         last = each["last_status"] or "not run yet"
@@ -106,7 +106,7 @@ def next_due(found: dict[str, Any]) -> str:
     if times := found["next_due"][:MAX_DUE_TIMES]:
         return ", ".join(map(due, times))
     if not found["enabled"]:
-        on, now = hint("cron_enable", "{} switches it on"), hint("cron_trigger", "{} runs it now")
+        on, now = hint("cron_enable", "{} enables it"), hint("cron_trigger", "{} runs it now")
         ways = ", ".join(filter(None, (on, now)))
         return "never while it is disabled" + (f"; {ways}" if ways else "")
     return "never by itself" + hint("cron_trigger", "; {} runs it")
@@ -160,7 +160,7 @@ def truncated(text: str, longest: int) -> str:
 def _run_line(found: dict[str, Any], timezone: str) -> str:
     text = f"run {found['id'][:8]}: {found['status']}"
     if found["scheduled_for"]:
-        when = "due" if found["trigger"] in _BY_TIME else "asked for"
+        when = "due" if found["trigger"] in _BY_TIME else "requested"
         text += f", {when} {due(found['scheduled_for'], timezone)}"
     if found["duration_seconds"] is not None:
         text += f", took {found['duration_seconds']:.1f} s"
@@ -190,7 +190,7 @@ def _recipient_lines(found: dict[str, Any]) -> Iterable[str]:
     if answers := recipients.get("completed"):
         yield f"answer goes to: {', '.join(answers)}"
     else:
-        yield "answer goes to: no channel; it is kept" + hint("cron_runs", ", and {} shows it")
+        yield "answer goes to: no channel; it is stored" + hint("cron_runs", ", and {} shows it")
     if failures := recipients.get("failed"):
         yield f"failures go to: {', '.join(failures)}"
 

@@ -1,7 +1,7 @@
 """The definitions of the job tools; `task_tools` has those for tasks.
 
-They are part of every conversation of an agent, so each word has a cost: the job tools are under 12
-KB together, the task tools under 5 KB.
+They are part of every conversation of an agent, so each word costs tokens: the job tools are under
+12 KB together, the task tools under 5 KB.
 """
 
 from __future__ import annotations
@@ -38,22 +38,24 @@ _JOB = Argument(
 _SCHEDULE = Argument("schedule", _FORMS, None, write=_WRITE, longest=cron.MAX_TEXT_LENGTH)
 _ZONE = Argument(
     "timezone",
-    "IANA zone of the schedule, such as Europe/Berlin. Default: the setting.",
+    "IANA time zone of the schedule, such as Europe/Berlin. Default: the operator's setting.",
     longest=zones.MAX_NAME_LENGTH,
 )
-_NAME = Argument("name", "A unique name. Default: the beginning of what it does.")
+_NAME = Argument("name", "Unique name. Default: taken from the prompt, host or tool.")
 _CHANNEL = Argument(
-    "channel", "Where the answer is delivered, such as inbox. Default: nowhere; cron_runs shows it."
+    "channel", "Channel that receives the answer, such as inbox. Default: none; see cron_runs."
 )
-_CHAT = Argument("chat_id", "Which chat of the channel, where it has several.")
-_HEADERS = 'JSON object of request headers, such as {"X-Team": "a"}; a secret is {{secret:name}}.'
+_CHAT = Argument("chat_id", "Chat of the channel, if it has several.")
+_HEADERS = (
+    'JSON object of request headers, such as {"X-Team": "a"}; write a secret as {{secret:name}}.'
+)
 _PARAMS = 'JSON object of the tool\'s arguments, such as {"full": true}.'
 _METHOD = "HTTP method. Default: POST."
-_BODY = "The request's body, as it is sent."
+_BODY = "Request body, sent unchanged."
 _TOOL = "name, server.tool, or https://host/path#tool of an MCP server."
 _SESSION = (
-    "reuse: its runs continue one conversation; new: each run begins one; chat: they continue that "
-    "of channel and chat_id."
+    "reuse: all runs continue one conversation; new: each run starts one; chat: all runs continue "
+    "the conversation of channel and chat_id."
 )
 _OBJECT = 'write a JSON object, such as {"full": true}'
 _CHANGED = "Leave out for no change."
@@ -70,30 +72,30 @@ def _unchanged(
 JOB_TOOLS: tuple[Tool, ...] = (
     _tool(
         "cron_add",
-        "Schedule a prompt: at each due time an agent is asked it, and its answer delivered. The "
-        "answer tells the job's id, its next due times and where the answers go.",
+        "Schedule a prompt: at each due time an agent answers it, and Daybook delivers the answer. "
+        "Returns the job's id, next due times and recipients.",
         calls.add,
         Argument(
             "prompt",
-            "What the agent is asked, complete in itself: it may not remember this conversation. "
-            "May name {{due}} and {{last_output}}.",
+            "Complete prompt for the agent, which may not remember this conversation. May contain "
+            "{{due}} and {{last_output}}.",
             None,
-            write="write what the agent is asked at each due time",
+            write="write the prompt for the agent",
         ),
         _SCHEDULE,
         _ZONE,
         _NAME,
         _CHANNEL,
         _CHAT,
-        Argument("agent", "The agent that is asked. Default: the one named as you, else default."),
-        Argument("model", "A model in place of the agent's own."),
+        Argument("agent", "Agent that answers. Default: the agent with your name, else default."),
+        Argument("model", "Model to use instead of the agent's own."),
         Argument("session", _SESSION, "reuse", legal=("reuse", "new", "chat")),
     ),
     _tool(
         "cron_add_webhook",
-        "Schedule an HTTP request. 2xx is success.",
+        "Schedule an HTTP request. A 2xx status is success.",
         calls.add,
-        Argument("url", "The address that is called.", None, write="write an https:// address"),
+        Argument("url", "Address to call.", None, write="write an https:// address"),
         _SCHEDULE,
         Argument("method", _METHOD),
         Argument("headers", _HEADERS, write=_OBJECT, is_json=True),
@@ -117,90 +119,104 @@ JOB_TOOLS: tuple[Tool, ...] = (
     ),
     _tool(
         "cron_list",
-        "List the jobs: id, name, schedule, next due time, how the last run ended.",
+        "List jobs: id, name, schedule, next due time, outcome of the last run.",
         calls.list_jobs,
         Argument(
             "status",
-            "Only those; failed: whose last run failed.",
+            "Which jobs to list; failed: the last run failed.",
             "all",
             legal=("all", "enabled", "disabled", "failed"),
         ),
         read_only=True,
     ),
-    _tool("cron_get", "Show one job whole, and its last run.", calls.get, _JOB, read_only=True),
+    _tool("cron_get", "Show one job in full, with its last run.", calls.get, _JOB, read_only=True),
     _tool(
         "cron_update",
-        "Change a job: only what is given changes. A new schedule counts from now.",
+        "Change a job; arguments that you leave out stay. A new schedule counts from now.",
         calls.update,
         _JOB,
         _unchanged("prompt"),
         _unchanged("schedule", "As in cron_add.", longest=cron.MAX_TEXT_LENGTH),
         _unchanged("timezone", longest=zones.MAX_NAME_LENGTH),
         _unchanged("name"),
-        _unchanged("channel", "none: nowhere."),
+        _unchanged("channel", "none: no channel."),
         _unchanged("chat_id"),
         _unchanged("agent"),
         _unchanged("model", "none: the agent's own."),
         _unchanged("session", "reuse, new or chat."),
-        _unchanged("url", "Of a webhook."),
-        _unchanged("method", "Of a webhook."),
-        _unchanged("headers", "Of a webhook: JSON object.", is_json=True),
-        _unchanged("body", "Of a webhook; none: empty."),
-        _unchanged("tool", "Of a tool call."),
-        _unchanged("params", "Of a tool call: JSON object.", is_json=True),
+        _unchanged("url", "For a webhook."),
+        _unchanged("method", "For a webhook."),
+        _unchanged("headers", "For a webhook: JSON object.", is_json=True),
+        _unchanged("body", "For a webhook; none: empty."),
+        _unchanged("tool", "For a tool call."),
+        _unchanged("params", "For a tool call: JSON object.", is_json=True),
+        destructive=True,
+        idempotent=True,
     ),
-    _tool("cron_remove", "Remove a job. Its runs stay readable.", calls.remove, _JOB),
-    _tool("cron_enable", "Switch a job on.", calls.enable, _JOB),
+    _tool(
+        "cron_remove",
+        "Remove a job. Its runs stay readable.",
+        calls.remove,
+        _JOB,
+        destructive=True,
+    ),
+    _tool("cron_enable", "Enable a job.", calls.enable, _JOB, idempotent=True),
     _tool(
         "cron_disable",
-        "Switch a job off (pause it); cron_enable switches it on again.",
+        "Disable (pause) a job; cron_enable enables it again.",
         calls.disable,
         _JOB,
-        Argument("note", "Why; it is shown with the job.", longest=names.MAX_LINE_LENGTH),
+        Argument("note", "Reason, shown with the job.", longest=names.MAX_LINE_LENGTH),
+        idempotent=True,
     ),
     _tool(
         "cron_trigger",
-        "Run a job now, also a disabled one. Waits a few seconds for its outcome; cron_runs shows "
-        "that of a longer run later.",
+        "Run a job now, even if it is disabled. Waits a few seconds for the outcome; cron_runs "
+        "shows the outcome of a longer run.",
         calls.trigger,
         _JOB,
+        open_world=True,
     ),
     _tool(
         "cron_cancel",
-        "End the run of a job that is going or waits, with all that it began.",
+        "Cancel the running or waiting run of a job, with all processes that it started.",
         calls.cancel,
         Argument(
             "job_id",
-            "The job, or the id of its run.",
+            "Job, or id of its run.",
             None,
             write="see cron_runs",
             longest=_LINE,
         ),
+        destructive=True,
     ),
     _tool(
         "cron_runs",
-        "Runs of a job, newest first: outcome, reason, output.",
+        "List runs of a job, newest first: outcome, reason, output.",
         calls.history,
         _JOB,
-        Argument("limit", "How many.", 5, most=50),
+        Argument("limit", "Maximum number of runs.", 5, most=50),
         read_only=True,
     ),
     _tool(
         "cron_next",
-        "The next due times of a job, or of a schedule before you use it.",
+        "Show the next due times of a job, or of a schedule before you use it.",
         calls.next_due,
-        Argument("job_id", "A job; or give schedule.", longest=_LINE),
-        Argument("schedule", "As in cron_add; or give job_id.", longest=cron.MAX_TEXT_LENGTH),
+        Argument("job_id", "Job; leave out if you pass schedule.", longest=_LINE),
+        Argument(
+            "schedule",
+            "As in cron_add; leave out if you pass job_id.",
+            longest=cron.MAX_TEXT_LENGTH,
+        ),
         Argument(
             "timezone",
-            "IANA zone of the schedule. Default: the setting.",
+            "IANA time zone of the schedule. Default: the operator's setting.",
             longest=zones.MAX_NAME_LENGTH,
         ),
-        Argument("count", "How many.", 5, most=50),
+        Argument("count", "Number of due times.", 5, most=50),
         read_only=True,
     ),
 )
-"""The twelve tools for jobs, and `cron_cancel`."""
 
 TOOLS: tuple[Tool, ...] = (*JOB_TOOLS, *task_tools.TASK_TOOLS)
 

@@ -19,7 +19,7 @@ HideSecrets = Callable[[str], str]
 found."""
 
 MAX_DEPTH = 100
-"""How many lists and objects may be nested, so that every writer can serialize the value."""
+"""Maximum nesting of lists and objects, so that every writer can serialize the value."""
 
 
 @dataclass(frozen=True)

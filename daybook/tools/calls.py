@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from daybook.tools.connection import Connection
 
 MAX_ERROR_CHARACTERS = 2_000
-"""Characters of a tool's own message that an error repeats; the output holds the whole message."""
+"""Maximum characters of a tool's message in an error; the output has the whole message."""
 
 
 @dataclass
@@ -157,7 +157,7 @@ async def _call_server(
         return _unanswered_result(error, str(error), idempotent=idempotent)
     text, result = answers.from_mcp(answer, hide)
     if answer.is_error:
-        reason = _short(text.kept) or "the tool says that it failed, and no more"
+        reason = _short(text.kept) or "the tool failed without a message"
         return CallResult(
             Outcome(Status.FAILED, text.remark, output=text.kept, result=result, error=reason)
         )
@@ -166,7 +166,7 @@ async def _call_server(
 
 def _unanswered_result(error: Any, message: str, *, idempotent: bool) -> CallResult:
     if error.sent and not idempotent:
-        reason = f"{message}; it was sent, and whether it was done is not known"
+        reason = f"{message}; the call was sent, and its effect is unknown"
         return CallResult(Outcome(Status.UNKNOWN, reason, error=message))
     status = Status.TIMED_OUT if error.timed_out else Status.FAILED
     return CallResult(Outcome(status, error=message), not error.refused, error.retry_after)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from daybook.tools.server_blocks import ToolServers
 
 MAX_SUGGESTIONS = 12
-"""How many names the error for an unknown name lists."""
+"""Maximum number of names in the error for an unknown name."""
 
 
 async def find(name: str, servers: ToolServers, guard: Guard) -> ToolInfo:
@@ -115,7 +115,7 @@ async def locate(name: str, servers: ToolServers, guard: Guard) -> ToolLocation 
     if is_python and saved:
         raise InvalidInput(
             "tool",
-            f'"{name}" is ambiguous: a Python tool has that name, and a saved server "{server}"',
+            f'"{name}" is ambiguous: it is a Python tool, and "{server}" is a saved server',
             "save the server under another name",
         )
     if is_python:
@@ -142,10 +142,12 @@ def _info(name: str, source: str, tool: Any) -> ToolInfo:
 def _at_address(name: str, guard: Guard) -> ToolLocation:
     url, _, tool = name.partition("#")
     if not tool:
-        raise InvalidInput("tool", "names an address and no tool of it", "https://host/path#tool")
+        raise InvalidInput("tool", "names a server without a tool", "use https://host/path#tool")
     if "{{" in url:
         raise InvalidInput(
-            "tool", "a reference in an address", "save the server, with the secret in a header"
+            "tool",
+            "contains a secret in its address",
+            "save the server, with the secret in a header",
         )
     guard.check(url)
     return ToolLocation(name, unquote(tool), url, ToolServerSettings(url=url), guard)
@@ -155,9 +157,7 @@ async def _unknown(name: str, servers: ToolServers) -> InvalidInput:
     server, dot, _ = name.partition(".")
     saved = await servers.names()
     if dot and server in saved:
-        return InvalidInput(
-            "tool", f'"{name}" names no tool of the server', f"legal: {server}.tool"
-        )
+        return InvalidInput("tool", f'"{name}" names a server without a tool', f"use {server}.tool")
     return _none_of_that_name(name, [*python_tools.names(), *(f"{each}.…" for each in saved)])
 
 

@@ -184,14 +184,14 @@ class Connection:
             message = self._explain(f"{self._shown} did not answer within {timeout:g} s")
             raise CallUnanswered(message, sent=self._wire.sent, timed_out=True) from None
         except ValidationError:
-            raise CallUnanswered(f"{self._shown} gave an answer that is none", sent=True) from None
+            raise CallUnanswered(f"{self._shown} gave an invalid answer", sent=True) from None
         except MCPError as error:
             if self._wire.came(error.code):
                 raise CallFailed(error.message) from None
             await self.close()
             raise self._unanswered_error() from None
         if isinstance(answer, InputRequiredResult):
-            raise CallFailed("it asks for input before it answers, and a job has none to give")
+            raise CallFailed("the tool asks for input, which a job cannot give")
         self._wire.gently()
         return answer  # type: ignore[no-any-return]
 
@@ -254,33 +254,31 @@ class Connection:
             from mcp.shared.exceptions import MCPError
 
             detail = error.message if isinstance(error, MCPError) else type(error).__name__
-            message = (
-                f"{self._shown} does not speak MCP as it should: {_printable(self._hide(detail))}"
-            )
+            message = f"{self._shown} violates the MCP protocol: {_printable(self._hide(detail))}"
             return InvalidInput("tool", self._explain(message))
         if fault.raised is not None:
             return fault.raised
         if fault.refused:
-            return InvalidInput("tool", fault.told)
-        return ToolUnreachable(fault.told, fault.retry_after)
+            return InvalidInput("tool", fault.message)
+        return ToolUnreachable(fault.message, fault.retry_after)
 
     def _unanswered_error(self) -> DaybookError:
         fault = self._wire.fault()
         sent = self._wire.sent
         if fault is None:
-            message = f"{self._shown}: the connection ended before the whole answer"
+            message = f"{self._shown}: the connection ended before the answer was complete"
             return CallUnanswered(message, sent=sent)
         if fault.raised is not None:
             return fault.raised
         return CallUnanswered(
-            fault.told,
+            fault.message,
             sent=sent and not fault.undone,
             refused=fault.refused,
             retry_after=fault.retry_after,
         )
 
-    def _explain(self, told: str) -> str:
-        return self._wire.explained(told)
+    def _explain(self, message: str) -> str:
+        return self._wire.explained(message)
 
 
 async def connect(

@@ -91,8 +91,8 @@ class HttpWire:
     def gently(self) -> None:
         """Do nothing: there is no process to end."""
 
-    def explained(self, told: str) -> str:
-        return told
+    def explained(self, message: str) -> str:
+        return message
 
     def came(self, code: int) -> bool:
         # A busy server may also send an error of the protocol.
@@ -120,7 +120,7 @@ class HttpWire:
                 was_reached = (
                     transport.progress.sent if transport.called else transport.status is not None
                 )
-                message = "the connection ended before the whole answer"
+                message = "the connection ended before the answer was complete"
                 message = f"{shown}: {message if was_reached else 'it cannot be reached'}"
                 return Fault(
                     message + (f" ({detail})" if detail else ""), refused=bool(certificate)
@@ -173,7 +173,9 @@ class _TrackingTransport(Httpx2Transport):
             encoding = response.headers.get("content-encoding", "identity")
             if encoding.strip().lower() not in ("", "identity"):
                 await response.aclose()
-                raise httpx2.DecodingError("the answer is compressed, which was not asked for")
+                raise httpx2.DecodingError(
+                    "the server compressed its answer, which Daybook did not accept"
+                )
         except (InvalidInput, httpx2.RequestError) as error:
             if method:
                 self.error = error
@@ -186,20 +188,20 @@ class _TrackingTransport(Httpx2Transport):
             request=request,
         )
 
-    def ear(self, kind: str) -> bytearray:
-        """Return the buffer in which `hear` keeps a body of that type."""
+    def new_body(self, kind: str) -> bytearray:
+        """Return the buffer in which `record` keeps a body of that type."""
         self._bodies.append((kind, bytearray()))
         return self._bodies[-1][1]
 
-    def hear(self, ear: bytearray, part: bytes) -> None:
+    def record(self, body: bytearray, part: bytes) -> None:
         """Keep a part of a body. Before the call all bodies together are bounded: raises
         `_TooLong`.
         """
         self._read += len(part)
         if self.called:
-            ear += part if self._read <= MAX_MESSAGE_BYTES else b""
+            body += part if self._read <= MAX_MESSAGE_BYTES else b""
         elif self._read > MAX_MESSAGE_BYTES:
-            raise _TooLong(f"what it says of its tools is longer than {MAX_MESSAGE_BYTES:,} bytes")
+            raise _TooLong(f"its list of tools is longer than {MAX_MESSAGE_BYTES:,} bytes")
 
     def _clear_bodies(self) -> None:
         """Drop the bodies that were received before a call."""
@@ -220,11 +222,13 @@ class _BoundedBody(httpx2.AsyncByteStream):
     answer.
     """
 
-    def __init__(self, response: httpx2.Response, way: _TrackingTransport, *, wanted: bool) -> None:
+    def __init__(
+        self, response: httpx2.Response, transport: _TrackingTransport, *, wanted: bool
+    ) -> None:
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         self._body = response.stream
-        self._copy = way.ear(response.headers.get("content-type", "").lower())
-        self._transport = way
+        self._copy = transport.new_body(response.headers.get("content-type", "").lower())
+        self._transport = transport
         self._wanted = wanted
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -234,7 +238,7 @@ class _BoundedBody(httpx2.AsyncByteStream):
                 read += len(part)
                 if read > MAX_MESSAGE_BYTES:
                     raise _TooLong(f"the answer is longer than {MAX_MESSAGE_BYTES:,} bytes")
-                self._transport.hear(self._copy, part)
+                self._transport.record(self._copy, part)
                 yield part
         except httpx2.RequestError as error:
             if self._wanted:

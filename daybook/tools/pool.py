@@ -87,14 +87,14 @@ class PooledSession:
             answer = await self._call_or_reopen(tool, params, key, timeout)
         except CallUnanswered as error:
             await self.close()
-            unknown = "; it was sent, and whether it was done is not known" if error.sent else ""
+            unknown = "; the call was sent, and its effect is unknown" if error.sent else ""
             raise CallFailed(truncate(self._hide(f"{error}{unknown}"))) from None
         except DaybookError as error:
             raise CallFailed(truncate(self._hide(str(error)))) from None
         text, _ = answers.from_mcp(answer, self._hide)
         text_for_model = truncate(text.kept)
         if answer.is_error:
-            raise CallFailed(text_for_model or "the tool says that it failed, and no more")
+            raise CallFailed(text_for_model or "the tool failed without a message")
         return text_for_model
 
     async def _call_or_reopen(

@@ -49,7 +49,7 @@ def info(name: str) -> ToolInfo:
     except Exception as error:  # pydantic's errors, and those that the annotations raise
         raise _unusable(name, f"no schema can be made of its arguments: {error}") from None
     if schema.get("type") != "object":
-        raise _unusable(name, "an argument of it has no name, and params are given by name")
+        raise _unusable(name, "an argument has no name, but params are passed by name")
     return ToolInfo(name, inspect.getdoc(function) or "", schema, PYTHON)
 
 
@@ -69,7 +69,7 @@ async def call(
     try:
         if inspect.iscoroutinefunction(inspect.unwrap(function)):
             async with asyncio.timeout(timeout):
-                value = await work.here()
+                value = await work.run_async()
         else:
             value = await _run_in_thread(work, timeout)
     except _TooLate as late_error:
@@ -101,7 +101,7 @@ class _Work:
         self._params = params
         self._occurrence = occurrence
 
-    def there(self) -> Any:
+    def run_sync(self) -> Any:
         """Run in a thread."""
         OCCURRENCE.set(self._occurrence)  # in the thread's own context
         try:
@@ -111,7 +111,7 @@ class _Work:
         finally:
             self.ended = True
 
-    async def here(self) -> Any:
+    async def run_async(self) -> Any:
         token = OCCURRENCE.set(self._occurrence)
         try:
             value = await self._function.validate_python(ArgsKwargs((), self._params))
@@ -137,7 +137,7 @@ async def _run_in_thread(work: _Work, timeout: float) -> Any:
 
     timer = asyncio.get_running_loop().call_later(timeout, mark_late)
     try:
-        value = await wait_shielded(asyncio.create_task(anyio.to_thread.run_sync(work.there)))
+        value = await wait_shielded(asyncio.create_task(anyio.to_thread.run_sync(work.run_sync)))
     except Exception as error:
         if in_time:
             raise
@@ -145,13 +145,13 @@ async def _run_in_thread(work: _Work, timeout: float) -> Any:
     finally:
         timer.cancel()
     if not in_time:
-        raise _TooLate(_late_reason(began, "returned, which is dropped"))
+        raise _TooLate(_late_reason(began, "returned a result, which was dropped"))
     return value
 
 
 def _late_reason(began: float, ending: str) -> str:
     after = time.monotonic() - began
-    return f"it runs in a thread, which cannot be ended; after {after:.1f} s it {ending}"
+    return f"it runs in a thread, which cannot be stopped; after {after:.1f} s it {ending}"
 
 
 def _failed_result(error: BaseException) -> CallResult:
@@ -165,7 +165,7 @@ def _load(name: str) -> Callable[..., Any]:
     except registry.UnusableFunction as error:
         raise _unusable(name, str(error)) from None
     if function is None:
-        raise _unusable(name, "it is not installed where this runs")
+        raise _unusable(name, "it is not installed in this environment")
     is_plain = inspect.isroutine(function) or isinstance(function, partial)
     return function if is_plain else function.__call__  # type: ignore[operator]
 

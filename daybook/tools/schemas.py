@@ -23,10 +23,10 @@ MAX_PROBLEM_CHARACTERS = 500
 """Characters of the problem: the message repeats a part of the params and of the schema."""
 
 MAX_SCHEMA_CHARACTERS = 200_000
-"""Characters of a server's schema that is applied: validating so many takes a second."""
+"""Maximum characters of a server's schema: validating so many takes a second."""
 
 MAX_REFERENCES = 10_000
-"""How many references are followed in one validation of one tool's params."""
+"""Maximum number of references followed in one validation of one tool's params."""
 
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _BY_PATTERN = ("pattern", "patternProperties", "unevaluatedProperties")
@@ -46,9 +46,9 @@ def mismatch(info: ToolInfo, params: Mapping[str, Any], hide: Callable[[str], st
             each for each in validator.iter_errors(params) if not _is_unresolved_secret(each)
         )
     except SchemaError as error:
-        raise _unusable(info, f"it is no JSON schema: {_short(hide(error.message))}") from None
+        raise _unusable(info, f"it is not a JSON schema: {_short(hide(error.message))}") from None
     except RecursionError:
-        raise _unusable(info, "it is nested too deep, or refers to itself without end") from None
+        raise _unusable(info, "it is nested too deeply, or refers to itself endlessly") from None
     except _LimitExceeded as error:
         raise _unusable(info, str(error)) from None
     except Exception as error:  # a dangling reference, or a malformed schema

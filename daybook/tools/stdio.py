@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mcp.shared.message import SessionMessage
 
 EXIT_GRACE_SECONDS = 2.0
-"""How long a server whose input was closed may take to exit by itself."""
+"""Time for a server to exit by itself after its input was closed."""
 
 MAX_ERROR_BYTES = 8 * 1024
 """Bytes kept of the end of standard error."""
@@ -126,13 +126,17 @@ class ProgramWire:
             return None
         return Fault(self.explained(f"{self._program} {_end(self._code)}"))
 
-    def explained(self, told: str) -> str:
+    def explained(self, message: str) -> str:
         text = bytes(self._errors.kept).decode(errors="replace").strip()
         # Cut last: a part of a secret would not be found.
         text = environment.redact_values(self._hide(text), self._variables)[
             -MAX_SHOWN_ERROR_CHARACTERS:
         ]
-        return f"{told}; it said: {text}" if text else f"{told}; it said nothing on standard error"
+        return (
+            f"{message}; it said: {text}"
+            if text
+            else f"{message}; it said nothing on standard error"
+        )
 
     @property
     def _program(self) -> str:
@@ -213,7 +217,7 @@ class ProgramWire:
                     return
                 self._read += len(line)
                 if self._read > MAX_MESSAGE_BYTES and not self._called:
-                    self._limit_exceeded = "what it says of its tools is"
+                    self._limit_exceeded = "its list of tools is"
                     break
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
@@ -248,7 +252,7 @@ class ProgramWire:
 
 def _end(code: int) -> str:
     if code >= 0:
-        return f"has ended with exit code {code}"
+        return f"exited with code {code}"
     try:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:

@@ -33,7 +33,7 @@ class Fault:
     unchanged.
     """
 
-    told: str
+    message: str
     refused: bool = False
     undone: bool = False
     retry_after: float | None = None
@@ -65,6 +65,6 @@ class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
         """Return what went wrong below the protocol, if anything did."""
         ...
 
-    def explained(self, told: str) -> str:
-        """Return ``told`` with further details about the server."""
+    def explained(self, message: str) -> str:
+        """Return ``message`` with further details about the server."""
         ...

@@ -105,7 +105,7 @@ def test_the_key_on_standard_input_and_an_error_in_json(
     one_in(
         7,
         [
-            (("--model", "nosuch:x"), "--model: no provider"),
+            (("--model", "nosuch:x"), "names no known provider"),
             (("--model", "groq:llama"), "pydantic-ai-slim[groq]"),
             (("--model", "gpt-6-luna"), "--base-url: is missing"),
             (("--model", "openai:x", "--offline"), "only one of these"),

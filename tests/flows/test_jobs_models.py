@@ -37,10 +37,10 @@ async def _named() -> list[str]:
 @pytest.mark.parametrize(
     ("which", "model", "words"),
     [
-        ("keyed", "nosuchprovider:x", 'no provider of "nosuchprovider:x" is known'),
+        ("keyed", "nosuchprovider:x", '"nosuchprovider:x" names no known provider'),
         ("keyed", "anthropic:claude-haiku-4-5", "the agent's key or base URL is for openai"),
-        ("program", "gpt-6-luna", "is a command and has none to choose"),
-        ("offline", "gpt-6-luna", "is offline and has none to choose"),
+        ("program", "gpt-6-luna", "is a command and has no choice of models"),
+        ("offline", "gpt-6-luna", "is offline and has no choice of models"),
     ],
 )
 async def test_a_model_that_the_agent_cannot_be_asked_for_is_refused(
@@ -66,7 +66,7 @@ async def test_another_agent_has_to_have_the_model_that_the_job_wants(world: Wor
     given = {"prompt": "x", "on_demand": True, "agent": keyed, "model": "gpt-6"}
     made = await jobs.add(given)
 
-    with pytest.raises(InvalidInput, match="is offline and has none to choose"):
+    with pytest.raises(InvalidInput, match="is offline and has no choice of models"):
         await jobs.edit_job(made["id"], {"agent": offline})
     with pytest.raises(UnknownName):
         await jobs.edit_job(made["id"], {"agent": "nobody"})

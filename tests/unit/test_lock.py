@@ -39,11 +39,20 @@ def test_both_locks_fit_together_and_only_one_has_the_tools() -> None:
     assert {"pytest", "mypy", "ruff", "playwright"} <= dev
 
 
+def test_only_the_development_lock_has_the_sdks_of_the_extras() -> None:
+    run, dev = (set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for text in (LOCK, DEV_LOCK))
+    sdks = {"anthropic", "google-genai"}
+    assert sdks <= dev
+    assert not sdks & run
+    assert "openai" in run
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ('"aiosqlite>=0.20"', '"aiosqlite>=0.21"'),
         ('"ruff>=0.8"', '"ruff>=0.9"'),
+        ('"pydantic-ai-slim[google]"', '"pydantic-ai-slim[google,groq]"'),
         ('"hatchling>=1.27"]', '"hatchling>=1.28"]'),
         ('requires-python = ">=3.11"', 'requires-python = ">=3.12"'),
     ],

@@ -99,7 +99,7 @@ async def test_a_job_that_wants_another_model_gets_it_or_is_told_that_there_is_n
 ) -> None:
     wants = replace(_request(), model="other-1")
     if isinstance(agent, CommandAgent | OfflineAgent):
-        with pytest.raises(AgentMisconfigured, match='wants the model "other-1"'):
+        with pytest.raises(AgentMisconfigured, match='requests the model "other-1"'):
             await agent.answer(wants)
     else:
         assert (await agent.answer(wants)).model in (None, "other-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,20 @@ async def test_at_first_start_a_key_makes_default_a_model_and_says_so(
     assert isinstance(agent, ModelAgent)
     assert agent.settings.model == "anthropic:claude-haiku-5-5"
     assert agent.settings.api_key.get_secret_value() == KEY
+
+
+@pytest.mark.slow
+async def test_at_first_start_a_key_without_its_sdk_makes_it_offline_and_names_the_extra(
+    client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.setitem(sys.modules, "anthropic", None)
+    first, note = await setup.prepare(client)
+    assert "offline" in first
+    assert "Install daybook[anthropic]" in note
+    assert "--model anthropic:claude-haiku-5-5 --key-env ANTHROPIC_API_KEY" in note
+    assert KEY not in first + note
+    assert isinstance(await documents.get(client, "default"), OfflineAgent)
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ async def test_a_secret_that_it_says_back_is_hidden_and_none_is_filled_in(
 
 async def test_one_that_dies_at_work_is_told_as_not_known(ours: Caller) -> None:
     async with held(ours) as tools:
-        with pytest.raises(DaybookError, match="whether it was done is not known"):
+        with pytest.raises(DaybookError, match="its effect is unknown"):
             await tools["ours_crash"].call({})
         if ours.kind == "stdio":  # there it is ours to start anew
             assert await tools["ours_add"].call({"a": 1}) == "1"

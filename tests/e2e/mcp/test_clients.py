@@ -70,7 +70,7 @@ async def test_a_client_drives_all_tools(
             assert not answer.refused, answer.text
             return answer.text
 
-        assert await told("cron_list") == "There are no jobs. cron_add makes one."
+        assert await told("cron_list") == "There are no jobs. cron_add adds one."
         name = f"brief {client} {how}"
         added = await told(
             "cron_add",
@@ -145,12 +145,12 @@ async def test_a_run_that_goes_on_for_ever_is_ended(place: Place) -> None:
         asked = asyncio.create_task(talk.call("cron_trigger", job_id="endless"))
         await agent.says("running")
         live = await talk.call("cron_runs", job_id="endless")
-        assert ": running, asked for " in live.text
+        assert ": running, requested " in live.text
         ended = await talk.call("cron_cancel", job_id="endless")
         assert re.match(r"Ended: run [0-9a-f]{8}: cancelled", ended.text), ended.text
         assert (await asked).text.startswith("Ran: run ")
         again = await talk.call("cron_cancel", job_id="endless")
-        assert (again.refused, "cron_runs shows" in again.text) == (True, True), again.text
+        assert (again.refused, "cron_runs lists" in again.text) == (True, True), again.text
         assert not (await talk.call("cron_remove", job_id="endless")).refused
     assert agent.had == 1
 

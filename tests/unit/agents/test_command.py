@@ -223,9 +223,9 @@ async def test_a_program_beside_the_work_dir_is_named_relative_to_it(tmp_path: P
 
 async def test_a_prompt_that_cannot_be_an_argument(script: Script) -> None:
     command = [*script("print('ran')"), "{prompt}"]
-    with pytest.raises(AgentMisconfigured, match=r"3000000 bytes.* leave {prompt} out"):
+    with pytest.raises(AgentMisconfigured, match=r"3000000 bytes.* remove {prompt} from"):
         await ask(command, "x" * 3_000_000)
-    with pytest.raises(AgentFailed, match="cannot be an argument"):
+    with pytest.raises(AgentFailed, match="cannot be passed as an argument"):
         await ask(command, "a\0b")
 
 

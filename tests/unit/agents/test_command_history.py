@@ -19,7 +19,7 @@ async def heard(settings: CommandSettings, history: tuple[Message, ...] = TALK) 
 
 async def test_a_transcript_stands_before_the_prompt() -> None:
     assert await heard(CommandSettings(command=["cat"])) == (
-        "Our conversation so far, with what was said indented:\n\n"
+        "Our conversation so far, each message indented:\n\n"
         "User:\n    I am Ada.\n\n"
         "Assistant:\n    Hello, Ada.\n    How are you?\n\n"
         "Now answer this:\n\n"
@@ -34,7 +34,7 @@ async def test_an_answer_cannot_pass_for_another_turn_or_for_the_question(end: s
     text = await heard(CommandSettings(command=["cat"]), talk)
     begun = [line for line in text.splitlines() if line and not line.startswith("    ")]
     assert begun == [
-        "Our conversation so far, with what was said indented:",
+        "Our conversation so far, each message indented:",
         "User:",
         "Assistant:",
         "Now answer this:",

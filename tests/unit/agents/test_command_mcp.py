@@ -118,9 +118,9 @@ async def test_it_is_removed_however_the_program_ends_and_no_secret_is_in_the_er
 @pytest.mark.parametrize(
     ("command", "tools", "words"),
     [
-        (["claude", "-p"], ["search"], "no argument of the command holds {mcp_config}"),
-        (["claude", "{mcp_config}"], ["search.find"], "the whole of it: search"),
-        (["claude", "{mcp_config}"], ["a b"], "names no tool"),
+        (["claude", "-p"], ["search"], "need {mcp_config} in an argument"),
+        (["claude", "{mcp_config}"], ["search.find"], "a program gets all of them; write search"),
+        (["claude", "{mcp_config}"], ["a b"], "is not a tool name"),
     ],
 )
 def test_tools_that_a_program_cannot_be_given_are_refused(

@@ -35,8 +35,8 @@ NOT_JSON = [
     ("[1, -Infinity]", "-Infinity is not JSON"),
     ('{"a": 1e999}', "1e999 is too large"),
     ("-" + "9" * 400 + ".5", "is too large"),
-    ("[" * 100_000, "stand in each other"),
-    ('{"a":' * (DEEPEST + 1) + "1" + "}" * (DEEPEST + 1), "stand in each other"),
+    ("[" * 100_000, "are nested more than 100 levels deep"),
+    ('{"a":' * (DEEPEST + 1) + "1" + "}" * (DEEPEST + 1), "are nested more than 100 levels deep"),
     ("9" * 5_000, "digits"),
 ]
 
@@ -84,7 +84,7 @@ def test_a_single_piece_is_found_among_words(text: str, value: Any) -> None:
     [
         ("No.", "Expecting value"),
         ("It is 3.", "Expecting value"),
-        ('{"a": 1} {"a": 2}', "2 pieces of it could be meant"),
+        ('{"a": 1} {"a": 2}', "2 pieces that could be the JSON value"),
         (f'{FENCED}\nor {{"a": 2}}', "2 pieces"),
         (f"{FENCED}\nor\n{FENCED}", "2 pieces"),
         (f"```\nprint(1)\n```\n{FENCED}", "2 pieces"),

@@ -23,7 +23,7 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
     assert kinds.find_kind("command") is kinds.find_kind("daybook-command-agent") is kinds.COMMAND
     with pytest.raises(InvalidInput) as caught:
         kinds.find_kind("robot")
-    assert str(caught.value) == 'kind: unknown "robot" (legal: offline, command, model)'
+    assert str(caught.value) == 'kind: unknown "robot" (use one of: offline, command, model)'
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_the_default_allow_list_passes_its_own_check() -> None:
 @pytest.mark.parametrize(
     ("slug", "data", "words"),
     [
-        ("daybook-offline-agent", {}, 'agent "a" is offline and has none to choose'),
-        ("daybook-command-agent", {"command": ["cat"]}, 'agent "a" is a command and has none'),
-        ("daybook-model-agent", {"model": "openai:x"}, 'no provider of "nosuch:y" is known'),
+        ("daybook-offline-agent", {}, 'agent "a" is offline and has no choice of models'),
+        ("daybook-command-agent", {"command": ["cat"]}, 'agent "a" is a command and has no choice'),
+        ("daybook-model-agent", {"model": "openai:x"}, '"nosuch:y" names no known provider'),
     ],
 )
 def test_each_kind_says_which_model_it_cannot_be_asked_for(

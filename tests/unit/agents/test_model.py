@@ -270,7 +270,7 @@ def candidate(text: str = "", reason: str = "") -> Page:
         (candidate("", "OTHER"), AgentFailed, "google ended the answer early: OTHER"),
         (candidate("", "MALFORMED_FUNCTION_CALL"), AgentFailed, "early: MALFORMED_FUNCTION_CALL"),
         (candidate("I beg", "MALFORMED_FUNCTION_CALL"), AgentFailed, "early: MALFORMED_FUNCTION"),
-        (candidate("I begin to"), AgentTemporary, "ended before the whole answer had come"),
+        (candidate("I begin to"), AgentTemporary, "ended before the answer was complete"),
         (candidate("", "SAFETY"), AgentFailed, "content filter of google"),
     ],
 )

@@ -135,7 +135,7 @@ async def test_a_provider_that_tells_no_tokens_is_not_asked_again_under_a_limit(
     here: Provider,
 ) -> None:
     here.script = [calling(usage=False)]
-    with pytest.raises(AgentFailed, match="cannot be kept"):
+    with pytest.raises(AgentFailed, match="cannot be enforced"):
         await agent(here).answer(request(tools=(Weather().tool,), tokens=1_000))
     assert len(here.requests) == 1
     here.script = [Answer("At once.", usage=False)]
@@ -144,10 +144,10 @@ async def test_a_provider_that_tells_no_tokens_is_not_asked_again_under_a_limit(
 
 async def test_without_a_token_limit_the_requests_are_limited(here: Provider) -> None:
     here.script = [calling()]
-    with pytest.raises(AgentFailed, match=r"request limit of this agent .* request_limit of 50$"):
+    with pytest.raises(AgentFailed, match=r"reached its request limit.* request_limit of 50$"):
         await agent(here).answer(request(tools=(Weather().tool,)))
     assert len(here.requests) == 50
-    with pytest.raises(AgentFailed, match="request limit of this agent"):
+    with pytest.raises(AgentFailed, match="reached its request limit"):
         await agent(here, request_limit=3).answer(request(tools=(Weather().tool,)))
     assert len(here.requests) == 53
 

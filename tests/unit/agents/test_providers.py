@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from typing import Any, get_args
 
 import pytest
@@ -15,6 +16,7 @@ from daybook.agents import kinds, providers
 from daybook.agents.model_settings import ModelSettings
 from daybook.clock import SystemClock
 from daybook.errors import AgentMisconfigured, InvalidInput
+from tests.conftest import REPOSITORY
 
 
 def settings(model: str, **given: Any) -> ModelSettings:
@@ -78,12 +80,12 @@ def test_the_model_that_a_job_may_want(own: str, given: dict[str, str], wanted: 
 @pytest.mark.parametrize(
     ("own", "given", "wanted", "words"),
     [
-        ("openai:x", {}, "nosuch:y", 'no provider of "nosuch:y" is known'),
-        ("openai:x", KEYED, "nosuch:y", '"openai:nosuch:y" if that is the name of one'),
+        ("openai:x", {}, "nosuch:y", '"nosuch:y" names no known provider'),
+        ("openai:x", KEYED, "nosuch:y", '"openai:nosuch:y" if that is its name'),
         ("openai:x", KEYED, "anthropic:y", "the agent's key or base URL is for openai"),
         ("openai:x", HERE, "anthropic:y", "the agent's key or base URL is for openai"),
         ("openai:x", {}, "groq:y", r"pydantic-ai-slim\[groq\]"),
-        ("nosuch:x", {}, "y", 'no provider of "nosuch:x" is known'),
+        ("nosuch:x", {}, "y", '"nosuch:x" names no known provider'),
     ],
 )
 def test_the_model_that_a_job_may_not_want(
@@ -100,15 +102,14 @@ def test_what_a_provider_does_not_take_is_told_in_a_sentence() -> None:
     with pytest.raises(AgentMisconfigured) as caught:
         providers._arguments("lonely", Keyless, settings("a:b", api_key="k-1"))  # type: ignore[arg-type]
     assert str(caught.value) == (
-        'the provider "lonely" takes no api_key: it reads what it needs from the worker\'s '
-        "environment"
+        'the provider "lonely" accepts no api_key: its SDK reads the worker\'s environment instead'
     )
 
 
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("nosuch:model", 'no provider of "nosuch:model" is known'),
+        ("nosuch:model", '"nosuch:model" names no known provider'),
         ("groq:llama", r"pydantic-ai-slim\[groq\]"),
     ],
 )
@@ -142,6 +143,44 @@ def test_a_missing_key_is_asked_for_by_its_name_and_only_when_it_is_needed(
     assert providers.model(settings(model)).model_name == name
     monkeypatch.delenv(variable)
     assert providers.model(settings(model, api_key="k-12345678")).model_name == name
+
+
+SDKS = [("anthropic", "anthropic"), ("google", "google.genai")]
+
+
+def hide_sdk(monkeypatch: pytest.MonkeyPatch, extra: str, sdk: str) -> None:
+    """Make ``sdk`` not importable, as if ``extra`` were not installed."""
+    importers = (f"pydantic_ai.providers.{extra}", f"pydantic_ai.models.{extra}")
+    for name in list(sys.modules):
+        if name.startswith((f"{sdk}.", *importers)):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, sdk, None)
+
+
+@pytest.mark.parametrize(("extra", "sdk"), SDKS)
+@pytest.mark.parametrize("base_url", ["", "http://127.0.0.1:11434/v1"])
+def test_without_its_sdk_a_provider_is_refused_with_the_extra_to_install(
+    extra: str, sdk: str, base_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_sdk(monkeypatch, extra, sdk)
+    own = settings(f"{extra}:x", base_url=base_url, api_key="k-12345678")
+    for refused, wanted in ((own, ""), (settings("openai:x"), f"{extra}:x")):
+        for function in (providers.check, providers.model):
+            with pytest.raises(AgentMisconfigured) as caught:
+                function(refused, wanted)
+            assert str(caught.value) == (
+                f'the SDK of the provider "{extra}" is not installed; install daybook[{extra}] '
+                "where the worker runs"
+            )
+    assert providers.model(settings("openai:x", api_key="k-12345678")).model_name == "x"
+
+
+def test_the_extras_are_those_of_pyproject() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]) == set(providers.EXTRAS)
+    for extra, requirements in project["optional-dependencies"].items():
+        assert requirements == [f"pydantic-ai-slim[{extra}]"]
+    assert dict(SDKS) == providers.EXTRAS
 
 
 def test_an_agent_without_a_key_may_be_asked_for_any_provider(
@@ -178,6 +217,24 @@ def test_the_first_key_in_order_decides(
     assert found.variable == f"{variable}_API_KEY"
     assert found.key == environment[found.variable]
     assert "key=" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("others", "variable", "missing"),
+    [
+        ({}, "ANTHROPIC_API_KEY", "daybook[anthropic]"),
+        ({"GEMINI_API_KEY": "c"}, "GEMINI_API_KEY", ""),
+    ],
+)
+def test_a_key_without_its_sdk_is_the_last_choice(
+    others: dict[str, str], variable: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_sdk(monkeypatch, "anthropic", "anthropic")
+    for name, value in {"ANTHROPIC_API_KEY": "b", **others}.items():
+        monkeypatch.setenv(name, value)
+    found = providers.find_key()
+    assert found is not None
+    assert (found.variable, found.missing_extra) == (variable, missing)
 
 
 @pytest.mark.parametrize("model", sorted(set(providers.DEFAULT_MODELS.values())))
@@ -276,7 +333,8 @@ def test_the_settings_are_known_without_importing_the_clients() -> None:
     told = (
         "import sys; import daybook.agents.kinds, daybook.agents.failures; "
         "import daybook.agents.providers; "
-        "print([m for m in ('pydantic_ai', 'openai', 'prefect') if m in sys.modules])"
+        "heavy = ('pydantic_ai', 'openai', 'anthropic', 'google.genai', 'prefect'); "
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

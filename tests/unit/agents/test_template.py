@@ -38,7 +38,7 @@ def test_a_value_never_becomes_an_option() -> None:
         (["  "], "is empty"),
         (["{prompt}"], "cannot be a placeholder"),
         (["program", "${HOME}"], "unknown placeholder {HOME}"),
-        (["program", "{Prompt}"], "legal are {prompt}, {job}, {due}, {occurrence}"),
+        (["program", "{Prompt}"], "use {prompt}, {job}, {due}, {occurrence}"),
         (["program", "a\0b"], "zero byte"),
     ],
 )

@@ -124,11 +124,11 @@ async def test_the_single_tool_says_what_each_action_needs(daybook_home: Home) -
     assert "no jobs" in (await tool.call({"action": "list"})).lower()
     for given, words in (
         ({}, "action: is missing"),
-        ({"action": "run"}, 'action: "run" is not legal'),
+        ({"action": "run"}, 'action: "run" is not a choice'),
         ({"action": "add", "schedule": "@daily"}, "prompt: is missing"),
         ({"action": "add", "prompt": "x"}, "schedule: is missing"),
         ({"action": "remove"}, "job_id: is missing"),
-        ({"action": "remove", "job_id": "x", "name": "y"}, "name: is not for remove"),
+        ({"action": "remove", "job_id": "x", "name": "y"}, "name: does not apply to remove"),
     ):
         with pytest.raises(DaybookError, match=words):
             await tool.call(given)
@@ -148,8 +148,8 @@ async def test_the_single_tool_names_no_tool_but_itself(daybook_home: Home) -> N
             await tool.call(given)
         said.append(str(refused.value))
     assert not [each for each in said if any(name in each for name in NAMES)]
-    assert "There are no jobs. schedule with action add makes one." in said
-    assert any("; schedule with action list shows the jobs that you have" in each for each in said)
+    assert "There are no jobs. schedule with action add adds one." in said
+    assert any("; schedule with action list lists your jobs" in each for each in said)
 
 
 async def test_answers_name_only_the_tools_that_the_caller_has(daybook_home: Home) -> None:

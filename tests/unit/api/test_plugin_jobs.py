@@ -13,8 +13,8 @@ pytestmark = pytest.mark.anyio
 
 async def test_an_agent_gets_around_no_limit_by_a_plugin(daybook_home: Home) -> None:
     client = daybook.Client(agent="scout")
-    with pytest.raises(InvalidInput, match="agent: has no plugin's jobs"):
+    with pytest.raises(InvalidInput, match="agent: cannot save a plugin's jobs"):
         await client.plugin_job("feeds", "news", runtime_name="rss", schedule="every 1s")
-    with daybook.context(agent="scout"), pytest.raises(InvalidInput, match="agent: has no plugin"):
+    with daybook.context(agent="scout"), pytest.raises(InvalidInput, match="agent: cannot save"):
         await daybook.Client().plugin_job("feeds", "news", runtime_name="rss", schedule="@daily")
     assert await client.list() == []

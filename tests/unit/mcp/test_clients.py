@@ -63,7 +63,7 @@ def test_codex_has_the_token_in_a_variable() -> None:
 
 
 def test_a_client_without_a_place_for_a_token_is_refused_http() -> None:
-    with pytest.raises(InvalidInput, match="claude-desktop has no place for a token"):
+    with pytest.raises(InvalidInput, match="claude-desktop cannot refer to a token"):
         clients.http_config("claude-desktop", URL)
 
 
@@ -74,8 +74,8 @@ def test_no_secret_is_printed(daybook: Say, daybook_home: Home, monkeypatch: Any
     said = daybook("mcp", "--print-config", "cursor")
     assert said.code == 0
     assert "hunter2" not in said.out + said.err
-    assert "DAYBOOK_LEDGER_URL is set here and may be secret" in said.err
-    assert "PREFECT_API_KEY is set here" in said.err
+    assert "DAYBOOK_LEDGER_URL is left out because it may be secret" in said.err
+    assert "PREFECT_API_KEY is left out" in said.err
     assert entry("cursor", said.out)["args"][-1] == "mcp"
 
 
@@ -100,9 +100,12 @@ def test_an_unknown_client_is_refused_with_the_known_ones(daybook: Say) -> None:
         ),
         (["--user-id", "a\nb"], "--user-id: is not legal (legal: one line of at most 100"),
         (["--user-id", "x" * 101], "--user-id: is not legal"),
-        (["--http", "--owner", "agent:a"], "--owner: each token has its own"),
-        (["--port", "80"], "--port: is for HTTP (give --http with it)"),
-        (["--http", "--port", "70000"], "--port: 70000 is not legal (legal: 1 to 65535)"),
+        (
+            ["--http", "--owner", "agent:a"],
+            "--owner: does not apply to --http, where each token has its own",
+        ),
+        (["--port", "80"], "--port: applies only to HTTP (add --http)"),
+        (["--http", "--port", "70000"], "--port: 70000 is out of range (use 1 to 65535)"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

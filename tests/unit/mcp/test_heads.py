@@ -78,7 +78,7 @@ async def test_slow_bodies_of_one_owner_leave_places_for_others(
         for shown in (token, another):
             answer = await here.post(shown)
             assert answer.status_code == 429
-            assert answer.text.startswith("2 requests of agent:cleo are in progress already")
+            assert answer.text.startswith("agent:cleo already has 2 requests in progress")
         assert (await here.post(other)).status_code == 200
         for _, writer in slow:
             writer.close()

@@ -49,7 +49,7 @@ async def test_each_bearer_sees_the_jobs_of_its_owner(here: Served, token: str) 
     await job_of("user", "mine")
     assert '"hers"' in await here.call(token, "cron_list")
     assert '"mine"' not in await here.call(token, "cron_list")
-    assert await here.call(other, "cron_list") == "There are no jobs. cron_add makes one."
+    assert await here.call(other, "cron_list") == "There are no jobs. cron_add adds one."
     assert 'job "hers" not found' in await here.call(other, "cron_get", job_id="hers")
     told = await here.call(operator, "cron_list")
     assert '"hers"' in told
@@ -163,4 +163,4 @@ async def test_a_refusal_is_a_result_that_says_so(here: Served, token: str) -> N
     )
     result = answer.json()["result"]
     assert result["isError"] is True
-    assert result["content"][0]["text"].startswith("prompt: is missing (write what")
+    assert result["content"][0]["text"].startswith("prompt: is missing (write the prompt")

@@ -171,7 +171,7 @@ async def test_of_anothers_session_there_is_nothing(
     operator = (await tokens.add("user"))["token"]
     async with client(here, operator) as user:
         assert [each.name for each in (await user.list_resources()).resources] == ["noras"]
-        with pytest.raises(MCPError, match="'noras' is the session of agent:nora"):
+        with pytest.raises(MCPError, match="'noras' is a session of agent:nora"):
             async with user.listen(resource_subscriptions=[uri]):
                 pass
     assert not await connected(ledger, noras)
@@ -244,7 +244,7 @@ async def test_streams_leave_room_for_requests_and_end_with_the_server(
         client(here, token) as cleo,
         cleo.listen(resource_subscriptions=[uri]) as stream,
     ):
-        with pytest.raises(MCPError, match="1 clients wait here already; task_next can wait"):
+        with pytest.raises(MCPError, match="1 clients wait already, the maximum; call task_next"):
             async with cleo.listen(resource_subscriptions=[uri]):
                 pass
         assert (await here.post(token)).status_code == 200
@@ -269,7 +269,7 @@ async def test_one_token_cannot_have_all_streams(
         cleo.listen(resource_subscriptions=[uri]),
         cleo.listen(resource_subscriptions=[uri]),
     ):
-        with pytest.raises(MCPError, match="2 streams of agent:cleo are open already"):
+        with pytest.raises(MCPError, match="agent:cleo already has 2 open streams"):
             async with cleo.listen(resource_subscriptions=[uri]):
                 pass
         async with nora.listen(resource_subscriptions=[resources.session_uri("noras")]) as stream:
@@ -285,10 +285,10 @@ async def test_a_stream_is_of_something_and_of_no_more_than_is_looked_up(
         await registered(ledger, "agent:cleo", each)
     uris = [resources.session_uri(each) for each in names]
     async with client(here, token) as cleo:
-        with pytest.raises(MCPError, match="name the resource of a session of yours"):
+        with pytest.raises(MCPError, match="needs the resource of one of your sessions"):
             async with cleo.listen(tools_list_changed=True, resources_list_changed=True):
                 pass
-        with pytest.raises(MCPError, match="20 resources at most"):
+        with pytest.raises(MCPError, match="at most 20 resources"):
             async with cleo.listen(resource_subscriptions=uris):
                 pass
         assert gate.wakes._held == []
@@ -433,7 +433,7 @@ async def test_who_does_not_read_is_let_go(
 
         async def gone() -> bool:
             for _ in range(500):
-                await held.tell(resources.session_uri(name))
+                await held.notify(resources.session_uri(name))
                 for _ in range(turns):  # of the loop, in which it is sent
                     await checkpoint()
             return held not in gate.wakes._held and not await connected(ledger, id_)

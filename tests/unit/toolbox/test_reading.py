@@ -53,7 +53,7 @@ async def test_the_list_is_filtered_by_status(status: str, names: list[str]) -> 
 
 async def test_an_empty_list_says_so() -> None:
     told = await answered("cron_list", status="failed")
-    assert told == "There are no jobs that are failed. cron_add makes one."
+    assert told == "There are no jobs that are failed. cron_add adds one."
 
 
 async def test_a_job_is_shown_with_its_receivers(stored: Path) -> None:
@@ -73,13 +73,13 @@ async def test_a_job_is_found_by_the_beginning_of_its_id(stored: Path) -> None:
     job_id = await id_of(stored, "export")
     told = await answered("cron_get", job_id=job_id[:8])
     assert "calls: POST https://api.example.org/export" in told
-    assert "answer goes to: no channel; it is kept, and cron_runs shows it" in told
+    assert "answer goes to: no channel; it is stored, and cron_runs shows it" in told
 
 
 async def test_the_runs_of_a_job_are_told() -> None:
     first, run, *_ = (await answered("cron_runs", job_id="weekly")).splitlines()
     assert first == 'Runs of "weekly", newest first:'
-    assert ": waiting, asked for " in run
+    assert ": waiting, requested " in run
     assert run.endswith(", trigger manual")
 
 

@@ -24,9 +24,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "cron_add",
         {"schedule": "@daily"},
-        "prompt: is missing (write what the agent is asked at each due time)",
+        "prompt: is missing (write the prompt for the agent)",
     ),
-    ("cron_add", ADD | {"prompt": " \n"}, "prompt: is missing (write what the agent"),
+    ("cron_add", ADD | {"prompt": " \n"}, "prompt: is missing (write the prompt"),
     ("cron_add", {"prompt": "Sum up."}, 'schedule: is missing (write such as "0 9 * * 1-5"'),
     ("cron_add", ADD | {"schedule": "30m"}, 'schedule: "30m" is ambiguous (write `every 30m`'),
     (
@@ -36,11 +36,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("cron_add", ADD | {"schedule": "0 0 30 2 *"}, "schedule: "),
     ("cron_add", ADD | {"timezone": "Europe/Berln"}, "(did you mean Europe/Berlin"),
-    ("cron_add", ADD | {"session": "fresh"}, "(legal: reuse, new, chat)"),
+    ("cron_add", ADD | {"session": "fresh"}, "(use one of: reuse, new, chat)"),
     ("cron_add", ADD | {"chat_id": "42"}, "chat_id: needs a channel"),
     ("cron_add", ADD | {"promt": "x"}, "promt: unknown field (did you mean prompt?)"),
     ("cron_add", ADD | {"url": "https://a.example"}, "url: unknown field"),
-    ("cron_add", ADD | {"name": ["a"]}, "name: ['a'] is no text"),
+    ("cron_add", ADD | {"name": ["a"]}, "name: ['a'] is not text"),
     ("cron_add_webhook", {"schedule": "@daily"}, "url: is missing (write an https:// address)"),
     ("cron_add_webhook", {"url": "ftp://a.example", "schedule": "@daily"}, "is not a valid URL"),
     (
@@ -51,59 +51,83 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "cron_add_webhook",
         {"url": "https://a.example", "schedule": "@daily", "headers": "X: y"},
-        'headers: is no JSON (write a JSON object, such as {"full": true})',
+        'headers: is not JSON (write a JSON object, such as {"full": true})',
     ),
     (
         "cron_add_tool",
         {"tool": "search.reindex", "schedule": "@daily", "params": "[1]"},
-        "params: is no JSON object",
+        "params: is not a JSON object",
     ),
-    ("cron_list", {"status": "sleeping"}, "(legal: all, enabled, disabled, failed)"),
+    ("cron_list", {"status": "sleeping"}, "(use one of: all, enabled, disabled, failed)"),
     ("cron_get", {}, "job_id: is missing (see cron_list)"),
-    ("cron_get", {"job_id": "nightly"}, 'job "nightly" not found; cron_list shows the jobs'),
+    ("cron_get", {"job_id": "nightly"}, 'job "nightly" not found; cron_list lists your jobs'),
     (
         "cron_get",
         {"job_id": "x\nERROR forged"},
-        "job_id: is not legal (legal: one line of at most 200 characters)",
+        "job_id: is too long, or not one line (use one line of at most 200 characters)",
     ),
-    ("cron_remove", {"job_id": "x" * 201}, "job_id: is not legal (legal: one line of at most 200"),
-    ("cron_next", {"job_id": "x" * 201}, "job_id: is not legal"),
-    ("cron_cancel", {"job_id": "\x1b[2J"}, "job_id: is not legal"),
-    ("cron_update", {"job_id": "weekly"}, "(give what is to change, such as schedule)"),
+    (
+        "cron_remove",
+        {"job_id": "x" * 201},
+        "job_id: is too long, or not one line (use one line of at most 200",
+    ),
+    ("cron_next", {"job_id": "x" * 201}, "job_id: is too long, or not one line"),
+    ("cron_cancel", {"job_id": "\x1b[2J"}, "job_id: is too long, or not one line"),
+    ("cron_update", {"job_id": "weekly"}, "(pass a field to change, such as schedule)"),
     ("cron_update", {"job_id": "nightly", "prompt": "x"}, 'job "nightly" not found'),
     ("cron_update", {"job_id": "weekly", "schedule": "61 * * * *"}, "schedule: "),
-    ("cron_update", {"job_id": "weekly", "url": "https://a.example"}, "url: is a webhook's"),
+    ("cron_update", {"job_id": "weekly", "url": "https://a.example"}, "url: applies to webhooks"),
     ("cron_remove", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
     ("cron_enable", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
     ("cron_disable", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
     ("cron_trigger", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
-    ("cron_cancel", {"job_id": "nightly"}, '"nightly" not found; cron_runs shows what became'),
-    ("cron_cancel", {"job_id": "export"}, 'live run of "export" not found; cron_runs shows'),
+    (
+        "cron_cancel",
+        {"job_id": "nightly"},
+        '"nightly" not found; cron_runs lists the runs of a job',
+    ),
+    ("cron_cancel", {"job_id": "export"}, 'live run of "export" not found; cron_runs lists'),
     ("cron_runs", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
-    ("cron_runs", {"job_id": "weekly", "limit": 51}, "limit: 51 is not legal (legal: 1 to 50)"),
-    ("cron_runs", {"job_id": "weekly", "limit": "few"}, "limit: 'few' is no whole number"),
-    ("cron_runs", {"job_id": "weekly", "limit": True}, "limit: True is no whole number"),
-    ("cron_next", {}, "schedule: is missing (give either job_id or schedule)"),
-    ("cron_next", {"job_id": "weekly", "schedule": "@daily"}, "is given beside job_id"),
-    ("cron_next", {"job_id": "weekly", "timezone": "UTC"}, "timezone: a job has its own"),
+    ("cron_runs", {"job_id": "weekly", "limit": 51}, "limit: 51 is out of range (use 1 to 50)"),
+    ("cron_runs", {"job_id": "weekly", "limit": "few"}, "limit: 'few' is not a whole number"),
+    ("cron_runs", {"job_id": "weekly", "limit": True}, "limit: True is not a whole number"),
+    ("cron_next", {}, "schedule: is missing (pass either job_id or schedule)"),
+    ("cron_next", {"job_id": "weekly", "schedule": "@daily"}, "is given together with job_id"),
+    (
+        "cron_next",
+        {"job_id": "weekly", "timezone": "UTC"},
+        "timezone: does not apply to a job, which has its own",
+    ),
     ("cron_next", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
     (
         "cron_next",
         {"schedule": LONG},
-        "schedule: is not legal (legal: one line of at most 500 characters)",
+        "schedule: is too long, or not one line (use one line of at most 500 characters)",
     ),
-    ("cron_next", {"schedule": "@daily", "timezone": LONG}, "timezone: is not legal"),
-    ("cron_add", ADD | {"schedule": LONG}, "schedule: is not legal"),
-    ("cron_add", ADD | {"timezone": LONG}, "timezone: is not legal"),
+    (
+        "cron_next",
+        {"schedule": "@daily", "timezone": LONG},
+        "timezone: is too long, or not one line",
+    ),
+    ("cron_add", ADD | {"schedule": LONG}, "schedule: is too long, or not one line"),
+    ("cron_add", ADD | {"timezone": LONG}, "timezone: is too long, or not one line"),
     ("cron_add", ADD | {"model": "a\nb"}, "model: is not legal"),
-    ("cron_update", {"job_id": "weekly", "schedule": LONG}, "schedule: is not legal"),
-    ("cron_update", {"job_id": "weekly", "timezone": LONG}, "timezone: is not legal"),
+    (
+        "cron_update",
+        {"job_id": "weekly", "schedule": LONG},
+        "schedule: is too long, or not one line",
+    ),
+    (
+        "cron_update",
+        {"job_id": "weekly", "timezone": LONG},
+        "timezone: is too long, or not one line",
+    ),
     (
         "cron_disable",
         {"job_id": "weekly", "note": "a\nERROR forged"},
-        "note: is not legal (legal: one line of at most 200 characters)",
+        "note: is too long, or not one line (use one line of at most 200 characters)",
     ),
-    ("cron_disable", {"job_id": "weekly", "note": "x" * 201}, "note: is not legal"),
+    ("cron_disable", {"job_id": "weekly", "note": "x" * 201}, "note: is too long, or not one line"),
     ("cron_nxt", {}, "there is no tool cron_nxt (known: cron_add, "),
 ]
 
@@ -141,8 +165,8 @@ async def test_the_log_says_who_was_refused(stored: Path, caplog: pytest.LogCapt
         await call("cron_get", {"job_id": "nightly"})
     told = [each.getMessage() for each in caplog.records if "toolbox" in each.name]
     assert told == [
-        'agent:cleo: cron_get is refused: job "nightly" not found; '
-        "cron_list shows the jobs that you have"
+        'agent:cleo called cron_get, which was refused: job "nightly" not found; '
+        "cron_list lists your jobs"
     ]
 
 
@@ -157,7 +181,7 @@ async def test_a_line_break_in_a_name_makes_no_line_of_the_log(
 
 
 async def test_the_tool_itself_raises_what_the_edge_tells(stored: Path) -> None:
-    with pytest.raises(DaybookError, match='job "nightly" not found; cron_list shows the jobs'):
+    with pytest.raises(DaybookError, match='job "nightly" not found; cron_list lists your jobs'):
         await BY_NAME["cron_get"].call({"job_id": "nightly"})
 
 

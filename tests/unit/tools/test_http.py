@@ -363,7 +363,7 @@ async def test_or_somebody_has_to_change_something(server: Receiver, status: int
 
 async def test_who_does_not_speak_the_protocol_is_refused(server: Receiver) -> None:
     server.steps = [answer(200, b"<html>", {"Content-Type": "text/html"})]
-    with pytest.raises(InvalidInput, match=r"http://public\.example does not speak MCP"):
+    with pytest.raises(InvalidInput, match=r"http://public\.example violates the MCP protocol"):
         await _opened(_wire(_wires(server)))
 
 
@@ -382,7 +382,7 @@ async def test_endless_tools_are_not_listened_to(server: Receiver) -> None:
         await (says({"result": page}) if listed else speaks(DONE))(seen, writer)
 
     server.steps = [step]
-    with pytest.raises(InvalidInput, match="of its tools is longer than 4,194,304 bytes"):
+    with pytest.raises(InvalidInput, match="its list of tools is longer than 4,194,304 bytes"):
         await _opened(_wire(_wires(server)))
     assert sum(b"tools/list" in each.body for each in server.requests) == 4
 
@@ -441,9 +441,9 @@ async def test_its_names_and_words_are_made_harmless(server: Receiver) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("https://public.example/mcp", "names an address and no tool"),
-        ("https://public.example/mcp#", "names an address and no tool"),
-        ("https://public.example/{{secret:ops}}#reindex", "a reference in an address"),
+        ("https://public.example/mcp", "names a server without a tool"),
+        ("https://public.example/mcp#", "names a server without a tool"),
+        ("https://public.example/{{secret:ops}}#reindex", "contains a secret in its address"),
         ("search.reindex", 'unknown "search.reindex"'),
     ],
 )

@@ -197,7 +197,7 @@ async def test_params_without_names_of_their_own_are_all_taken() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("positional", "an argument of it has no name"),
+        ("positional", "an argument has no name"),
         ("constant", "is no function"),
         ("Caller", "is no function"),
     ],
@@ -283,7 +283,7 @@ async def test_a_thread_is_waited_for_however_late_it_is() -> None:
     tools.GO_ON.set()
     called = await task
     assert called.outcome.status is Status.TIMED_OUT
-    assert "it runs in a thread, which cannot be ended" in called.outcome.reason
+    assert "it runs in a thread, which cannot be stopped" in called.outcome.reason
 
 
 async def test_a_cancel_waits_for_a_thread() -> None:

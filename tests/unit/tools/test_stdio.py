@@ -94,7 +94,7 @@ async def test_what_is_no_message_is_passed_over(saved: Saves) -> None:
 async def test_one_that_does_not_start_is_tried_again(saved: Saves) -> None:
     called = await call(saved(before='sys.exit("no licence")'))
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
-    assert "has ended with exit code 1; it said: no licence" in str(called.outcome.error)
+    assert "exited with code 1; it said: no licence" in str(called.outcome.error)
 
 
 async def test_a_secret_is_hidden_before_its_last_words_are_cut(saved: Saves) -> None:
@@ -114,7 +114,7 @@ async def test_endless_tools_are_not_listened_to(saved: Saves) -> None:
     """Each message is short; all of them together are not."""
     chat = {"jsonrpc": "2.0", "method": "notifications/message"}
     before = f"print(json.dumps({chat} | {{'params': {{'level': 'info', 'data': 'x' * 2**20}}}}))\n"
-    with pytest.raises(InvalidInput, match="of its tools is longer than 4,194,304 bytes"):
+    with pytest.raises(InvalidInput, match="its list of tools is longer than 4,194,304 bytes"):
         await prepared(saved(before=before * 5))
 
 
@@ -133,7 +133,7 @@ async def test_one_that_is_gone_when_it_is_called_is_tried_again(saved: Saves) -
     await _until_closed(ready.connection)
     called = await calls.call(ready, timeout=60)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
-    assert "has ended with exit code 4" in str(called.outcome.error)
+    assert "exited with code 4" in str(called.outcome.error)
 
 
 async def _until_closed(there: Connection) -> None:
@@ -157,9 +157,9 @@ async def test_an_error_of_the_programs_is_a_failure(saved: Saves, code: int) ->
 @pytest.mark.parametrize(
     ("called", "said"),
     [
-        ("os._exit(0)", "has ended with exit code 0"),
+        ("os._exit(0)", "exited with code 0"),
         ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
-        ('print("{"); os._exit(2)', "has ended with exit code 2"),
+        ('print("{"); os._exit(2)', "exited with code 2"),
         ("os.close(1); signal.pause()", "the connection ended"),
     ],
     ids=["an exit", "a signal", "half an answer", "its output is closed"],
