@@ -31,7 +31,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from daybook import home as homes
-from daybook.api import task_scheduler, views
+from daybook.api import views
 from daybook.api.overdue import ledger_write_problem, observed_at
 from daybook.clock import Clock
 from daybook.delivery import sending
@@ -44,8 +44,9 @@ from daybook.runs import counts as figures
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
 from daybook.schedules.descriptions import duration_in_words
-from daybook.tasks import views as task_figures
-from daybook.tasks.views import TaskCounts as TaskFigures
+from daybook.tasks import counts as task_figures
+from daybook.tasks.counts import TaskCounts as TaskFigures
+from daybook.tasks.views import TaskTotals
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ class HealthMonitor:
                 "failed": snapshot.outbox["failed"],
                 "paused": len(snapshot.outbox["paused"]),
             },
-            "tasks": snapshot and task_scheduler.as_view(snapshot.tasks, snapshot.at),
+            "tasks": snapshot and TaskTotals.of(snapshot.tasks, snapshot.at).model_dump(),
             "prefect": {"answers": prefect_answers},
         }
 

@@ -19,7 +19,8 @@ from daybook.prefect import instances
 from daybook.runs import history, leases
 from daybook.runs.overdue import Overdue, unattended
 from daybook.runs.overdue import find as find_overdue
-from daybook.tasks import views as figures
+from daybook.tasks import counts as figures
+from daybook.tasks.views import TaskTotals
 
 MAX_LISTED = 5
 
@@ -76,7 +77,7 @@ async def status() -> dict[str, Any]:
         "keeper": overdue.keeper_view(leader, context.now),
         "ledger": ledger_facts,
         "outbox": outbox.as_view(),
-        "tasks": task_scheduler.as_view(tasks, now),
+        "tasks": TaskTotals.of(tasks, now).model_dump(),
         "due_soon": due_soon,
         "late": late_now,
         "problems": problems

@@ -11,34 +11,38 @@ from daybook.toolbox.invocation import define_tool
 
 _SESSION = Argument(
     "session",
-    "The name of your session.",
+    "Name of your session.",
     None,
-    write="the name given to task_session_register",
+    write="use the name given to task_session_register",
     longest=MAX_NAME_LENGTH,
 )
 _RUN = Argument(
-    "run_id", "The run, as task_next told it.", None, write="see task_next", longest=100
+    "run_id", "Id of the run, from task_next.", None, write="see task_next", longest=100
 )
 _TOKEN = Argument(
-    "token", "The run's token, as task_next told it.", None, write="see task_next", longest=100
+    "token",
+    "Token of the run, from task_next.",
+    None,
+    write="see task_next",
+    longest=100,
 )
 _LEASE = Argument(
     "lease",
-    "How long it is yours without a heartbeat, up to 24h. Default: 5m, or as before.",
+    "Duration of the lease, up to 24h. Default: 5m, or the current one.",
     longest=50,
 )
 
 TASK_TOOLS: tuple[Tool, ...] = (
     define_tool(
         "task_next",
-        "Claim the next queued task that fits your session. It is yours until its lease ends, or "
-        "you end it; a session holds one at a time.",
+        "Claim the next queued task that fits your session. You hold it until you end it or its "
+        "lease expires; a session holds one at a time.",
         calls.claim,
         _SESSION,
         _LEASE,
         Argument(
             "wait_seconds",
-            "So long it waits until something is claimable.",
+            "Maximum wait for a task, in seconds.",
             0,
             least=0,
             most=calls.MAX_WAIT_SECONDS,
@@ -46,7 +50,7 @@ TASK_TOOLS: tuple[Tool, ...] = (
     ),
     define_tool(
         "task_heartbeat",
-        "Hold a claimed run longer: its lease begins anew now. Call it well before that ends.",
+        "Extend the lease of a claimed run, from now on. Call it well before the lease expires.",
         calls.heartbeat,
         _RUN,
         _TOKEN,
@@ -54,68 +58,70 @@ TASK_TOOLS: tuple[Tool, ...] = (
     ),
     define_tool(
         "task_complete",
-        "The task is done.",
+        "Report that the task is done.",
         calls.complete,
         _RUN,
         _TOKEN,
-        Argument("output", "What came of it; it is kept with the run."),
+        Argument("output", "Result, stored with the run."),
     ),
     define_tool(
         "task_fail",
-        "The task cannot be done. If another session may be able to, use task_release.",
+        "Report that the task cannot be done. If another session may do it, use task_release.",
         calls.fail,
         _RUN,
         _TOKEN,
-        Argument("error", "Why not.", None, write="write why it cannot be done"),
+        Argument("error", "Reason.", None, write="say why it cannot be done"),
     ),
     define_tool(
         "task_release",
-        "Give a claimed run back to the queue.",
+        "Return a claimed run to the queue.",
         calls.release,
         _RUN,
         _TOKEN,
-        Argument("reason", "Why.", longest=MAX_LINE_LENGTH),
+        Argument("reason", "Reason.", longest=MAX_LINE_LENGTH),
     ),
     define_tool(
         "task_session_register",
-        "Say that you are there for queued tasks, and what you can do. The same name again "
-        "replaces what was said.",
+        "Register yourself for queued tasks, with your capabilities. Registering the same name "
+        "again replaces it.",
         calls.register,
         Argument(
             "name",
-            "A name that is yours alone.",
+            "Unique name of your session.",
             None,
-            write="write a unique name",
+            write="use a unique name",
             longest=MAX_NAME_LENGTH,
         ),
         Argument(
             "capabilities",
-            "What you can do, with commas between, such as python,review. A task that needs "
-            "another one is not for you.",
+            "Your capabilities, separated by commas, such as python,review. You cannot claim a "
+            "task that needs another one.",
             many=True,
         ),
         Argument(
-            "agent", "The agent that you are. Default: whom you work for.", longest=MAX_NAME_LENGTH
+            "agent",
+            "Agent that you are. Default: that of your token.",
+            longest=MAX_NAME_LENGTH,
         ),
-        Argument("type", "What kind of session, such as ide.", longest=model.MAX_WORD_LENGTH),
-        Argument("workspace", "Where you work.", longest=model.MAX_WORD_LENGTH),
-        Argument("channel", "The conversation that you are in.", longest=model.MAX_WORD_LENGTH),
+        Argument("type", "Kind of session, such as ide.", longest=model.MAX_WORD_LENGTH),
+        Argument("workspace", "Workspace that you work in.", longest=model.MAX_WORD_LENGTH),
+        Argument("channel", "Channel that you are in.", longest=model.MAX_WORD_LENGTH),
     ),
     define_tool(
         "task_session_report",
-        "Say whether you are free for a task.",
+        "Report whether you can do a task.",
         calls.report,
         _SESSION,
         Argument(
             "state",
-            "idle: free; active: at work on something else.",
+            "idle: free; active: busy.",
             None,
             legal=model.SESSION_STATES,
-            write=f"legal: {', '.join(model.SESSION_STATES)}",
+            write=f"use {' or '.join(model.SESSION_STATES)}",
         ),
         Argument(
             "prompting",
-            "yes: waiting for a person's answer, so not free.",
+            "yes: you wait for a person's answer, so you are not free.",
             "no",
             legal=("no", calls.YES),
         ),

@@ -14,7 +14,7 @@ from daybook.operations.checks import Problem
 from daybook.operations.checks import ledger as book
 from daybook.runs import history
 from daybook.runs import overdue as book_of_late
-from daybook.tasks import views as task_views
+from daybook.tasks import counts as task_counts
 from daybook.tasks.pause import UNREADABLE
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ async def tasks() -> list[Problem]:
     """Check that the pause can be read; that it is paused, and starving tasks, are harmless."""
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
-        state = await task_views.read_counts(session, now)
+        state = await task_counts.read_counts(session, now)
     return [
         Problem(each.what, each.command, harmless=UNREADABLE not in each.what)
         for each in task_scheduler.problems(state, now)

@@ -80,31 +80,32 @@ async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) ->
         "task_session_register", name="hers", capabilities="review, python,", workspace="w"
     )
     lines = there.splitlines()
-    assert lines[0] == 'Registered. Session "hers" is idle; something waits for it: task_next'
+    assert lines[0] == 'Registered. Session "hers" is idle; a task waits for it: call task_next'
     assert lines[1] == "capabilities: python, review"
     got = (await told("task_next", session="hers", lease="10m")).splitlines()
     assert got[0] == f'Claimed. Run {run.id} of the task "Fix it", priority high'
-    assert re.fullmatch(r"token: dbt_[\w-]{43} \(told once; .*\)", got[1])
-    assert got[2].startswith("yours until: ")
+    assert re.fullmatch(r"token: dbt_[\w-]{43} \(shown once; .*\)", got[1])
+    assert got[2].startswith("lease until: ")
     assert got[3:] == [
         "workspace: w",
         "what to do: The parser, please.",
-        "End it with task_complete or task_fail; task_release gives it back.",
+        "End it with task_complete or task_fail, or return it with task_release.",
     ]
     held = {"run_id": run.id[:8], "token": got[1].split()[1]}
     before = await run_of(ledger, run)
     assert (before.status, before.lease_seconds) == ("claimed", 600)
     longer = await told("task_heartbeat", **held, lease="1h")
-    assert longer.startswith(f'Run {run.id[:8]}, "Fix it", is yours until ')
+    assert longer.startswith(f'Run {run.id[:8]}, "Fix it", has its lease until ')
     assert (await run_of(ledger, run)).lease_seconds == 3600
     assert "it holds run" in await told("task_session_report", session="hers", state="active")
     done = await told("task_complete", **held, output=f"It is fixed by {held['token']}.")
     assert done == (
-        f'Run {run.id[:8]}, "Fix it", is completed; its token is over. task_next may have another.'
+        f'Run {run.id[:8]}, "Fix it", is completed; its token is invalid now. '
+        "task_next claims another."
     )
     after = await run_of(ledger, run)
     assert (after.output, after.done_by) == ("It is fixed by dbt_….", "hers")
-    assert "token is over" not in await refused("task_complete", **held)
+    assert "token is invalid" not in await refused("task_complete", **held)
 
 
 @pytest.mark.parametrize("given", ["python, review", ["review", "python"], '["python", "review"]'])
@@ -121,11 +122,11 @@ async def test_a_run_fails_or_is_given_back(ledger: Ledger) -> None:
     await told("task_session_register", name="hers")
     back = await told("task_release", **await claimed(), reason="another is better")
     assert back.endswith(
-        "is queued again, at its old place, and may be yours again; its token is over."
+        "is queued again at its old place, so you may claim it again; its token is invalid now."
     )
     assert (await run_of(ledger, run)).status == "queued"
     held = await claimed()
-    assert "error: is missing (write why it cannot be done)" in await refused("task_fail", **held)
+    assert "error: is missing (say why it cannot be done)" in await refused("task_fail", **held)
     assert "is failed" in await told("task_fail", **held, error="No such parser.")
     assert (await run_of(ledger, run)).error == "No such parser."
 
@@ -136,12 +137,12 @@ async def test_that_there_is_nothing_is_an_answer_and_no_refusal(
     await told("task_session_register", name="hers")
     with caplog.at_level(logging.WARNING, "daybook.toolbox"):
         assert (await told("task_next", session="hers")).startswith(
-            "Nothing to claim now: no task is queued. Call again with wait_seconds, or wait to be"
+            "Nothing to claim now: no task is queued. Call again with wait_seconds, or subscribe"
         )
         await added(ledger, "Fix it", capabilities=["rust"])
         assert "the session lacks rust" in await told("task_next", session="hers")
         said = await told("task_session_report", session="hers", state="active")
-        assert said == 'Reported. Session "hers" is active; nothing waits for it'
+        assert said == 'Reported. Session "hers" is active; no task waits for it'
         assert "the session is active" in await told("task_next", session="hers")
     assert caplog.records == []
 
@@ -209,7 +210,7 @@ async def test_a_wait_has_an_end(ledger: Ledger) -> None:
     [
         ("the session is active", "task_session_report with state idle once you are free"),
         ("the session waits for an answer", "task_session_report with state idle once you are"),
-        ("the session was silent since", "task_session_report with state idle, and again"),
+        ("the session expired", "task_session_report with state idle, then task_next"),
         ("the session holds run", "End that run with task_complete, task_fail or task_release"),
     ],
 )
@@ -219,7 +220,7 @@ async def test_nobody_waits_for_what_no_waiting_brings(ledger: Ledger, why: str,
         await told("task_session_report", session="hers", state="active")
     elif "answer" in why:
         await told("task_session_report", session="hers", state="idle", prompting="yes")
-    elif "silent" in why:
+    elif "expired" in why:
         async with ledger.write() as session:
             row = await sessions.find(session, "hers")
             row.expires_at = ledger.now()
@@ -253,7 +254,7 @@ async def test_one_owner_cannot_have_all_that_wait(ledger: Ledger) -> None:
         assert await wait("agent:cleo", task_calls.MAX_WAITING_CALLS)
         async with asyncio.timeout(20):
             said = await told("task_next", session="hers", wait_seconds=25)
-        assert "no task is queued. This did not wait" in said
+        assert "no task is queued. This call did not wait" in said
         with acting_as(nora):
             waiting.append(begin("noras"))
         assert await wait("agent:nora", 1)
@@ -275,7 +276,7 @@ async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
     nora = Actor("agent:nora", via="mcp")
     with acting_as(nora):
         assert await refused("task_session_register", name="hers") == (
-            'name: "hers" is taken (legal: another name)'
+            'name: "hers" is taken (use another name)'
         )
         for name, given in (("task_next", {}), ("task_session_report", {"state": "idle"})):
             assert await refused(name, session="hers", **given) == (
@@ -285,7 +286,7 @@ async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
             assert await refused(name, **held, **given) == (
                 f'task run "{run.id}" not found; task_next claims one'
             )
-        assert 'agent: "cleo" is not yours' in await refused(
+        assert 'agent: "cleo" is another agent' in await refused(
             "task_session_register", name="mine", agent="cleo"
         )
     assert (await run_of(ledger, run)).status == "claimed"
@@ -317,14 +318,13 @@ async def test_a_wrong_token_changes_nothing_and_stands_in_no_log(
     assert (await run_of(ledger, run)).status == "claimed"
     refusal = await refused("task_complete", run_id=run.id, token=WRONG)
     assert refusal.endswith(
-        "the token is not that of its claim; the run is not yours: stop working on it, "
-        "task_next claims another"
+        "the token is wrong; the run is not yours: stop working on it, task_next claims another"
     )
 
 
 async def test_what_a_session_may_not_say(ledger: Ledger) -> None:
-    assert "name: is missing (write a unique name)" in await refused("task_session_register")
-    assert 'capabilities: "a b" is not legal' in await refused(
+    assert "name: is missing (use a unique name)" in await refused("task_session_register")
+    assert 'capabilities: "a b" is not a capability' in await refused(
         "task_session_register", name="hers", capabilities="a b"
     )
     await told("task_session_register", name="hers")
@@ -336,7 +336,7 @@ async def test_what_a_session_may_not_say(ledger: Ledger) -> None:
         assert words in await refused("task_session_report", **given)
     assert "lease: " in await refused("task_next", session="hers", lease="25h")
     said = await told("task_session_report", session="hers", state="idle", prompting="yes")
-    assert said == ('Reported. Session "hers" is idle, waiting for an answer; nothing waits for it')
+    assert said == ('Reported. Session "hers" is idle, waiting for an answer; no task waits for it')
 
 
 async def test_nothing_is_claimed_while_the_scheduler_is_paused(ledger: Ledger) -> None:
