@@ -272,7 +272,7 @@ class _Cycle:
             before = len(self.targets)
             report.add(self._wake(run, task, everyone="fan_out" in steps), run.id)
             if "fan_out" in steps and len(self.targets) > before:
-                self._record_step(run, "fan_out", f"{len(self.targets) - before} sessions woken")
+                self._record_step(run, "fan_out", f"woken sessions: {len(self.targets) - before}")
             if REQUEST_WORKER in steps:
                 await self._request_worker(run, task)
             if "starved" in steps:

@@ -168,7 +168,7 @@ async def live_sessions(
 
 
 async def held_run(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
-    """Return the run that the session holds, even with an expired lease that was not taken back."""
+    """Return the run that the session holds, even if its lease has expired."""
     query = select(TaskRunRow).where(col(TaskRunRow.session_id) == row.id)
     run: TaskRunRow | None = (await session.execute(query)).scalar_one_or_none()
     return run
