@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from daybook import owners
@@ -11,6 +12,7 @@ from daybook.api import context, plugin_jobs
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from daybook.api.task_client import Tasks
     from daybook.ledger.states import Status
 
 Json = dict[str, Any]
@@ -244,6 +246,18 @@ class Client:
             else:
                 upcoming = await due.of_job(job, count=count)
         return list(upcoming["due"])
+
+    # --- tasks
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """The operations of `daybook task`; `tasks.sessions` and `tasks.scheduler` have the rest.
+
+        Results are the models of `daybook.tasks.views`.
+        """
+        from daybook.api.task_client import Tasks
+
+        return Tasks(self._as_actor)
 
     # --- internals
 

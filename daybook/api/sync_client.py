@@ -6,52 +6,14 @@ and returns the same results.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import update_wrapper
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+from daybook.api.blocking import blocking
 from daybook.api.client import Client
-from daybook.errors import DaybookError
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def run_blocking(work: Coroutine[Any, Any, R]) -> R:
-    """Run ``work`` in its own event loop; return its result.
-
-    If a loop already runs in this thread, as in a notebook, use another thread.
-    """
-    # Not inside an `except`: every error of `work` would be chained to the one handled there.
-    if not _has_loop():
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1, "daybook") as thread:
-        return thread.submit(copy_context().run, asyncio.run, work).result()
-
-
-def _has_loop() -> bool:
-    """Return whether an event loop runs in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _sync(
-    verb: Callable[Concatenate[Client, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[SyncClient, P], R]:
-    def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return run_blocking(verb(self.client, *args, **kwargs))
-        except DaybookError as error:
-            raise error from None  # its text includes the cause
-
-    update_wrapper(call, verb)
-    return call
+if TYPE_CHECKING:
+    from daybook.api.task_client import SyncTasks
 
 
 class SyncClient:
@@ -68,18 +30,25 @@ class SyncClient:
     def __init__(self, *, agent: str = "", user: str = "") -> None:
         self.client = Client(agent=agent, user=user)
 
-    add = _sync(Client.add)
-    add_webhook = _sync(Client.add_webhook)
-    add_tool = _sync(Client.add_tool)
-    plugin_job = _sync(Client.plugin_job)
-    list = _sync(Client.list)
-    get = _sync(Client.get)
-    update = _sync(Client.update)
-    pause = _sync(Client.pause)
-    resume = _sync(Client.resume)
-    remove = _sync(Client.remove)
-    run = _sync(Client.run)
-    runs = _sync(Client.runs)
-    run_of = _sync(Client.run_of)
-    cancel = _sync(Client.cancel)
-    next = _sync(Client.next)
+    add = blocking(Client.add)
+    add_webhook = blocking(Client.add_webhook)
+    add_tool = blocking(Client.add_tool)
+    plugin_job = blocking(Client.plugin_job)
+    list = blocking(Client.list)
+    get = blocking(Client.get)
+    update = blocking(Client.update)
+    pause = blocking(Client.pause)
+    resume = blocking(Client.resume)
+    remove = blocking(Client.remove)
+    run = blocking(Client.run)
+    runs = blocking(Client.runs)
+    run_of = blocking(Client.run_of)
+    cancel = blocking(Client.cancel)
+    next = blocking(Client.next)
+
+    @cached_property
+    def tasks(self) -> SyncTasks:
+        """`Client.tasks` without `await`."""
+        from daybook.api.task_client import SyncTasks
+
+        return SyncTasks(self.client.tasks)

@@ -10,76 +10,74 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from daybook.api import task_views as views
 from daybook.api import tasks
 from daybook.errors import InvalidInput
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
 from daybook.schedules.descriptions import duration_in_words
-from daybook.tasks import matching, model, queue, sessions, statistics
+from daybook.tasks import counts, matching, model, queue, sessions, statistics, wakes
 from daybook.tasks import pause as switch
-from daybook.tasks import views as figures
+from daybook.tasks.counts import TaskCounts
 from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.model import PRIORITIES, redact_tokens
 from daybook.tasks.notifier import StarvingRun
 from daybook.tasks.pause import PauseState
 from daybook.tasks.states import Status
-from daybook.tasks.views import TaskCounts
+from daybook.tasks.statistics import CycleSummary, Statistics
+from daybook.tasks.views import (
+    Backlog,
+    DrainResult,
+    HeldTaskRun,
+    QueuedTaskRun,
+    SchedulerStatus,
+    TaskTotals,
+    seconds,
+)
 from daybook.tasks.worker_requests import AgentCapabilities
 
 POLL_INTERVAL_SECONDS = 0.5
 """Interval between two checks whether all held runs have ended."""
 
-OnChange = Callable[[list[dict[str, Any]]], None]
+OnChange = Callable[[Sequence[HeldTaskRun]], None]
 
 
-async def status() -> dict[str, Any]:
-    """Return `{"switch", "runs", "tasks", "statistics", "problems"}`.
-
-    `runs` is whether a keeper leads, and so runs the cycles; `tasks` is as in `as_view`;
-    `statistics` are the counts of all cycles, with the last report.
-    """
+async def status() -> SchedulerStatus:
+    """Return the state of the scheduler, its counts and its problems."""
     async with open_ledger() as ledger:
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         async with ledger.read() as session:
             now = ledger.now()
-            snapshot = await figures.read_counts(session, now)
-            counts = await statistics.read(session)
-    if last := counts["last_cycle"]:
-        counts["last_cycle"] = last | {"at": utc_text(datetime.fromisoformat(last["at"]))}
-    return {
-        "switch": _switch_view(snapshot.switch),
-        "runs": leader is not None and leader.leads(now),
-        "tasks": as_view(snapshot, now),
-        "statistics": counts,
-        "problems": [str(each) for each in settings_problems() + problems(snapshot, now)],
-    }
+            snapshot = await counts.read_counts(session, now)
+            return SchedulerStatus(
+                switch=snapshot.switch,
+                runs=leader is not None and leader.leads(now),
+                tasks=TaskTotals.of(snapshot, now),
+                statistics=await statistics.read(session),
+                problems=[str(each) for each in settings_problems() + problems(snapshot, now)],
+            )
 
 
-async def pause(reason: str = "") -> dict[str, Any]:
-    """Wake no session and allow no claim until `resume`: `{"paused", "reason", "at", "actor"}`."""
+async def pause(reason: str = "") -> PauseState:
+    """Wake no session and allow no claim until `resume`."""
     async with open_ledger() as ledger:
-        return _switch_view(await switch.pause(ledger, redact_tokens(reason)))
+        return await switch.pause(ledger, redact_tokens(reason))
 
 
-async def resume() -> dict[str, Any]:
+async def resume() -> PauseState:
     """End the pause, even if its flag cannot be read."""
     async with open_ledger() as ledger:
-        return _switch_view(await switch.resume(ledger))
+        return await switch.resume(ledger)
 
 
 async def drain(
-    timeout: timedelta | str | None = None, reason: str = "", told: OnChange | None = None
-) -> dict[str, Any]:
+    timeout: timedelta | str | None = None, reason: str = "", on_change: OnChange | None = None
+) -> DrainResult:
     """Pause, and wait until no session holds a run; without ``timeout``, wait without limit.
 
-    Return `{"drained", "waited_seconds", "left"}`: ``left`` are the runs still held at the end.
-    ``told`` is called with the held runs whenever they change. A scheduler that is paused already
+    Call ``on_change`` with the held runs whenever they change. A scheduler that is paused already
     keeps its reason. Raise `InvalidInput`.
     """
     if isinstance(timeout, str):
@@ -92,8 +90,8 @@ async def drain(
         started, left = time.monotonic(), await _held_runs(ledger)
         reported: list[str] = []
         while left:
-            if told and (ids := [each["run_id"] for each in left]) != reported:
-                told(left)
+            if on_change and (ids := [each.run_id for each in left]) != reported:
+                on_change(left)
                 reported = ids
             waited = time.monotonic() - started
             if timeout is not None and waited >= timeout.total_seconds():
@@ -104,54 +102,50 @@ async def drain(
             await asyncio.sleep(min(POLL_INTERVAL_SECONDS, remaining))
             left = await _held_runs(ledger)
     waited = round(time.monotonic() - started, 3)
-    return {"drained": not left, "waited_seconds": waited, "left": left}
+    return DrainResult(drained=not left, waited_seconds=waited, left=left)
 
 
-async def backlog(limit: int = 50) -> dict[str, Any]:
-    """Return the queued runs: `{"pending", "oldest_seconds", "by_priority", "starving", "paused",
-    "reason", "at", "actor", "runs"}`, where `at` and `actor` describe a current pause.
-
-    ``runs`` are the first ``limit`` runs in claim order, each with `why` it is not claimed yet.
-    """
+async def backlog(limit: int = 50) -> Backlog:
+    """Return the counts of all queued runs, and the first ``limit`` runs."""
     async with open_ledger() as ledger, ledger.read() as session:
         queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
-        candidates = await figures.live_candidates(session, now)
-        listed_sessions = await sessions.visible_sessions(session)
-        current_switch = await switch.read(session)
-    hook = tasks.has_wake_webhook()
-    woken = {each.name for each in listed_sessions if hook or views.session(each, now)["connected"]}
+        live = await sessions.live_sessions(session, now)
+        pause_state = await switch.read(session)
+    url = tasks.wake_url()
+    wakeable = {row.name for row, _ in live if wakes.can_be_woken(row, url, now)}
     oldest = min((run.queued_at for _, run in queued), default=None)
-    return {
-        "pending": len(queued),
-        "oldest_seconds": None if oldest is None else _seconds(now - oldest),
-        "by_priority": {
+    candidates = [each for _, each in live]
+    return Backlog(
+        pending=len(queued),
+        oldest_seconds=None if oldest is None else seconds(now - oldest),
+        by_priority={
             word: sum(task.priority == rank for task, _ in queued)
             for rank, word in enumerate(PRIORITIES)
         },
-        "starving": sum(run.starved_cycles > 0 for _, run in queued),
-        **_switch_view(current_switch if current_switch.paused else PauseState()),
-        "runs": [
-            {
-                "run_id": run.id,
-                "task_id": task.id,
-                "title": task.title,
-                "priority": PRIORITIES[task.priority],
-                "queued_at": utc_text(run.queued_at),
-                "queued_seconds": _seconds(now - run.queued_at),
-                "starved_cycles": run.starved_cycles,
-                "steps": list(run.tiers),
-                "attention": run.attention,
-                "why": _why(RunRequirements.of(task, run), candidates, woken, now),
-            }
+        starving=sum(run.starved_cycles > 0 for _, run in queued),
+        **dict(pause_state if pause_state.paused else PauseState()),
+        runs=[
+            QueuedTaskRun(
+                run_id=run.id,
+                task_id=task.id,
+                title=task.title,
+                priority=PRIORITIES[task.priority],
+                queued_at=run.queued_at,
+                queued_seconds=seconds(now - run.queued_at),
+                starved_cycles=run.starved_cycles,
+                steps=run.tiers,
+                attention=run.attention,
+                why=_why(RunRequirements.of(task, run), candidates, wakeable, now),
+            )
             for task, run in queued[:limit]
         ],
-    }
+    )
 
 
-async def cycle() -> dict[str, Any]:
-    """Run one cycle in this process, in addition to the keeper's; return its report as JSON.
+async def cycle() -> CycleSummary:
+    """Run one cycle in this process, in addition to the keeper's.
 
-    The report is a `daybook.tasks.statistics.CycleReport`. Prefect is used only to spawn a worker
+    Prefect is used only to spawn a worker
     or to report a starving run; if it is not reachable, a later cycle does those steps. Raise
     `InvalidInput` for `[tasks]`.
     """
@@ -164,7 +158,7 @@ async def cycle() -> dict[str, Any]:
             notifier=_notify_prefect,
             capabilities_of=_capabilities,
         )
-        return report.as_json() | {"at": utc_text(report.at)}
+        return report.summary()
 
 
 async def _notify_prefect(starving: StarvingRun) -> None:
@@ -183,30 +177,13 @@ async def _capabilities() -> AgentCapabilities:
         return await documents.capabilities(client)
 
 
-async def rebuild() -> dict[str, Any]:
+async def rebuild() -> Statistics:
     """Forget the recent wakes, so that every session may be woken again. Return the statistics.
 
     The counts and completed steps of the escalation policy stay.
     """
     async with open_ledger() as ledger:
         return await statistics.rebuild(ledger)
-
-
-def as_view(found: TaskCounts, now: datetime) -> dict[str, Any]:
-    """Return `{"queued", "claimed", "needs_attention", "oldest_seconds", "starving", "attention",
-    "free", "busy", "paused"}`.
-
-    `attention` counts all runs that need an operator, `free` the sessions that could claim now.
-    """
-    oldest = found.oldest
-    return {str(status): count for status, count in found.live.items()} | {
-        "oldest_seconds": None if oldest is None else _seconds(now - oldest),
-        "starving": found.starving,
-        "attention": found.attention,
-        "free": found.free,
-        "busy": found.busy,
-        "paused": found.switch.paused,
-    }
 
 
 @dataclass(frozen=True)
@@ -228,7 +205,7 @@ def settings_problems() -> list[TaskProblem]:
     except InvalidInput as error:
         return [
             TaskProblem(
-                f"the thresholds of tasks are refused: {error}", "daybook doctor", "says more"
+                f"the settings in [tasks] are invalid: {error}", "daybook doctor", "shows details"
             )
         ]
     return []
@@ -243,14 +220,14 @@ def problems(found: TaskCounts, now: datetime) -> list[TaskProblem]:
         since = f" for {duration_in_words(now - switched.at)}" if switched.at else ""
         why = f": {switched.reason}" if switched.reason else ""
         what = f"the task scheduler {is_}{since}{why}"
-        listed.append(TaskProblem(what, "daybook task scheduler resume", "lets it go on"))
+        listed.append(TaskProblem(what, "daybook task scheduler resume", "resumes it"))
     if count := found.attention:
         what = "a task needs attention" if count == 1 else f"{count:,} tasks need attention"
-        listed.append(TaskProblem(what, "daybook task list", "says why"))
+        listed.append(TaskProblem(what, "daybook task list", "shows why"))
     if count := found.starving:
-        text = "a task starves: nobody claims it"
-        what = text if count == 1 else f"{count:,} tasks starve: nobody claims them"
-        listed.append(TaskProblem(what, "daybook task scheduler backlog", "says why"))
+        text = "a task starves: no session claims it"
+        what = text if count == 1 else f"{count:,} tasks starve: no session claims them"
+        listed.append(TaskProblem(what, "daybook task scheduler backlog", "shows why"))
     return listed
 
 
@@ -258,13 +235,12 @@ def _why(
     wanted: RunRequirements, candidates: Sequence[Candidate], woken: Collection[str], now: datetime
 ) -> str:
     """Return why the run is not claimed, and if no session that fits can be woken."""
-    why = figures.why_waiting(wanted, candidates, now)
+    why = matching.why_waiting(wanted, candidates, now)
     free = {each.name for each in candidates if not matching.refusal_reason(wanted, each, now)}
     return f"{why}, but cannot be woken" if free and free.isdisjoint(woken) else why
 
 
-async def _held_runs(ledger: Ledger) -> list[dict[str, Any]]:
-    """Return the runs that sessions hold: `{"run_id", "title", "session", "lease_until"}`."""
+async def _held_runs(ledger: Ledger) -> list[HeldTaskRun]:
     async with ledger.read() as session:
         listed = []
         for run_id in await switch.claimed_run_ids(session, ledger.now()):
@@ -274,19 +250,11 @@ async def _held_runs(ledger: Ledger) -> list[dict[str, Any]]:
             task = await session.get_one(TaskRow, run.task_id)
             holder = await session.get(TaskSessionRow, run.session_id)
             listed.append(
-                {
-                    "run_id": run.id,
-                    "title": task.title,
-                    "session": holder.name if holder else None,
-                    "lease_until": utc_text(run.lease_until),
-                }
+                HeldTaskRun(
+                    run_id=run.id,
+                    title=task.title,
+                    session=holder.name if holder else None,
+                    lease_until=run.lease_until,
+                )
             )
         return listed
-
-
-def _switch_view(found: PauseState) -> dict[str, Any]:
-    return found.as_json() | {"at": utc_text(found.at)}
-
-
-def _seconds(length: timedelta) -> float:
-    return round(max(0.0, length.total_seconds()), 3)

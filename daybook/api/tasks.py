@@ -1,8 +1,8 @@
-"""Operations on tasks: add, list, show, change; on task sessions; claims and their ends.
+"""Operations on tasks and task sessions: queue, list, change, claim and finish.
 
-The command line, MCP and programs use only these; `daybook.api.task_scheduler` has the operations
-on the scheduler. They act for `owners.current_actor()` and work without Prefect. A claim's token is
-removed from every text that is stored with a run.
+The command line, MCP and programs use these; `daybook.api.task_scheduler` has the operations on the
+scheduler. They return the models of `daybook.tasks.views`, act for `owners.current_actor()` and
+work without Prefect. A claim's token is removed from every text that is stored with a run.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import settings
-from daybook.api import task_views as views
 from daybook.errors import InvalidInput
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import claims, queue, sessions
 from daybook.tasks import model as spec
-from daybook.tasks import views as figures
 from daybook.tasks.states import Status
+from daybook.tasks.views import (
+    ClaimedTaskRun,
+    Task,
+    TaskDetails,
+    TaskEvent,
+    TaskRun,
+    TaskSession,
+    TaskWithRun,
+    TitledTaskRun,
+)
 
 # --- tasks
 
@@ -40,11 +46,8 @@ async def add(
     capabilities: Iterable[str] = (),
     preferred: Iterable[str] = (),
     paused: bool = False,
-) -> dict[str, Any]:
-    """Queue a task, with its first run. Raise `InvalidInput`.
-
-    Return `{"id", "run_id", "status", "title", …, "run"}`, as `task_views.task_with_run` does.
-    """
+) -> TaskWithRun:
+    """Queue a task, with its first run. Raise `InvalidInput`."""
     async with open_ledger() as ledger:
         row, run = await queue.add(
             ledger,
@@ -58,26 +61,27 @@ async def add(
             preferred=list(preferred),
             paused=paused,
         )
-        return views.task_with_run(row, run, ledger.now())
+        return TaskWithRun.of(row, run, ledger.now(), {})
 
 
-async def list_tasks(status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+async def list_tasks(status: str | None = None, limit: int = 50) -> list[TaskWithRun]:
     """Return tasks, each with its newest run: live ones in claim order, then ended ones, newest
     first.
 
     ``status`` selects tasks of that status; raise `InvalidInput` for an unknown one.
     """
-    legal = tuple(str(each) for each in Status)
-    if status is not None and status not in legal:
-        raise InvalidInput("status", f'"{status}" is not legal', f"legal: {', '.join(legal)}")
+    statuses = tuple(str(each) for each in Status)
+    if status is not None and status not in statuses:
+        hint = f"use one of {', '.join(statuses)}"
+        raise InvalidInput("status", f'"{status}" is not a status', hint)
     async with open_ledger() as ledger, ledger.read() as session:
         selected = None if status is None else Status(status)
-        listed = await figures.list_tasks(session, selected, limit)
+        listed = await queue.list_tasks(session, selected, limit)
         names, now = await _names(session, [run for _, run in listed]), ledger.now()
-        return [views.task_with_run(task, run, now, names) for task, run in listed]
+        return [TaskWithRun.of(task, run, now, names) for task, run in listed]
 
 
-async def show(ref: str) -> dict[str, Any]:
+async def show(ref: str) -> TaskDetails:
     """Return one task, all its `runs`, newest first, and their events as `history`.
 
     ``ref`` is the id of the task or of a run, a unique prefix of one, or the title. Raise
@@ -90,49 +94,44 @@ async def show(ref: str) -> dict[str, Any]:
         runs = list((await session.execute(ordered)).scalars())
         names, now = await _names(session, runs), ledger.now()
         history = [
-            views.event(each)
+            TaskEvent.of(each)
             for run in reversed(runs)
             for each in await queue.events(session, run.id)
         ]
-        return views.task_with_run(task, newest, now, names) | {
-            "runs": [views.run(each, now, names) for each in runs],
-            "history": history,
-        }
+        views_of_runs = [TaskRun.of(each, now, names) for each in runs]
+        return TaskDetails.of(task, newest, now, names, runs=views_of_runs, history=history)
 
 
-async def pause(ref: str, reason: str = "") -> dict[str, Any]:
-    """Allow no claim of a task until `resume`; its holder continues. Return the task."""
+async def pause(ref: str, reason: str = "") -> TaskWithRun:
+    """Stop claims of a task until `resume`; a session that holds it continues."""
     async with open_ledger() as ledger:
         await queue.pause(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
-async def resume(ref: str) -> dict[str, Any]:
-    """Allow claims of a paused task again. Return the task."""
+async def resume(ref: str) -> TaskWithRun:
+    """Allow claims of a paused task again."""
     async with open_ledger() as ledger:
         await queue.resume(ledger, ref)
         return await _read_task(ledger, ref)
 
 
-async def retry(ref: str) -> dict[str, Any]:
-    """Queue another run of a task that failed or was cancelled; return the task.
-
-    Raise `InvalidInput` after the 10th.
-    """
+async def retry(ref: str) -> TaskWithRun:
+    """Queue another run of a failed or cancelled task. Raise `InvalidInput` after the 10th run."""
     async with open_ledger() as ledger:
         run = await queue.retry(ledger, ref)
         return await _read_task(ledger, run.id)
 
 
-async def recover(ref: str, reason: str = "") -> dict[str, Any]:
-    """Queue a run again that a session holds or that needs attention. Return the task."""
+async def recover(ref: str, reason: str = "") -> TaskWithRun:
+    """Queue a claimed run again, or one that needs attention."""
     async with open_ledger() as ledger:
         await queue.recover(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
-async def cancel(ref: str, reason: str = "") -> dict[str, Any]:
-    """End a run that has not ended; later calls with its token are refused. Return the task."""
+async def cancel(ref: str, reason: str = "") -> TaskWithRun:
+    """Cancel a live run; later calls with its token are refused."""
     async with open_ledger() as ledger:
         await queue.cancel(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
@@ -141,45 +140,45 @@ async def cancel(ref: str, reason: str = "") -> dict[str, Any]:
 # --- claims
 
 
-async def next_run(session: str, lease: timedelta | str | None = None) -> dict[str, Any]:
-    """Claim the first run that fits the session of this name: `{"run_id", "token", "lease_until",
-    "task"}`.
+async def next_run(session: str, lease: timedelta | str | None = None) -> ClaimedTaskRun:
+    """Claim the first run that fits the session of this name.
 
     Only this call returns the token. Raise `NothingClaimable` with the reason, `NotFound`,
     `InvalidInput`.
     """
     async with open_ledger() as ledger:
         claimed = await claims.claim(ledger, session, spec.lease_duration(lease))
-        return {
-            "run_id": claimed.run.id,
-            "token": claimed.token,
-            "lease_until": utc_text(claimed.run.lease_until),
-            "task": views.task(claimed.task),
-        }
+        assert claimed.run.lease_until is not None  # it was claimed just now
+        return ClaimedTaskRun(
+            run_id=claimed.run.id,
+            token=claimed.token,
+            lease_until=claimed.run.lease_until,
+            task=Task.of(claimed.task),
+        )
 
 
-async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) -> dict[str, Any]:
+async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) -> TitledTaskRun:
     """Renew the lease of a run from now, with its own length or ``lease``. Raise `TokenRefused`."""
     length = None if lease is None else spec.lease_duration(lease)
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.heartbeat(ledger, run, token, length))
 
 
-async def complete(run: str, token: str, output: str = "") -> dict[str, Any]:
-    """Record that the task is done, with its ``output``. Raise `TokenRefused`, `InvalidInput`."""
+async def complete(run: str, token: str, output: str = "") -> TitledTaskRun:
+    """Record that the work is done, with its ``output``. Raise `TokenRefused`, `InvalidInput`."""
     text = spec.redact_tokens(spec.check_text(output, "output"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.complete(ledger, run, token, text))
 
 
-async def fail(run: str, token: str, error: str) -> dict[str, Any]:
-    """Record that the task could not be done, and why. Raise `TokenRefused`, `InvalidInput`."""
+async def fail(run: str, token: str, error: str) -> TitledTaskRun:
+    """Record that the work failed, and why. Raise `TokenRefused`, `InvalidInput`."""
     text = spec.redact_tokens(spec.check_text(error, "error"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.fail(ledger, run, token, text))
 
 
-async def release(run: str, token: str, reason: str = "") -> dict[str, Any]:
+async def release(run: str, token: str, reason: str = "") -> TitledTaskRun:
     """Return the run to the queue, at its old place. Raise `TokenRefused`, `InvalidInput`."""
     text = spec.redact_tokens(reason)
     async with open_ledger() as ledger:
@@ -197,10 +196,10 @@ async def register(
     workspace: str = "",
     channel: str = "",
     capabilities: Iterable[str] = (),
-) -> dict[str, Any]:
-    """Register a session for tasks: idle, not prompting, until it expires from silence.
+) -> TaskSession:
+    """Register a session, idle and not prompting; it expires 15 minutes after its last call.
 
-    The same owner's second registration of a name replaces the first. Raise `InvalidInput`.
+    A second registration of a name by the same owner replaces the first. Raise `InvalidInput`.
     """
     async with open_ledger() as ledger:
         row = await sessions.register(
@@ -217,7 +216,7 @@ async def register(
 
 async def report(
     name: str, *, state: str | None = None, prompting: bool | None = None
-) -> dict[str, Any]:
+) -> TaskSession:
     """Report a session's state: `idle` or `active`, and whether it waits for a person to answer.
 
     None leaves a value unchanged. Raise `InvalidInput`, `NotFound`.
@@ -227,22 +226,22 @@ async def report(
         return await _read_session(ledger, row)
 
 
-async def list_sessions() -> list[dict[str, Any]]:
-    """Return the registered sessions by name; one that was silent for too long is `expired`."""
+async def list_sessions() -> list[TaskSession]:
+    """Return the registered sessions by name, including expired ones."""
     async with open_ledger() as ledger, ledger.read() as session:
         rows, now = await sessions.visible_sessions(session), ledger.now()
         held = await _held_runs(session)
-        hook = has_wake_webhook()
-        return [views.session(each, now, held.get(each.id), hook=hook) for each in rows]
+        webhook = bool(wake_url())
+        return [TaskSession.of(each, now, held.get(each.id), webhook=webhook) for each in rows]
 
 
-async def find_session(name: str) -> dict[str, Any]:
+async def find_session(name: str) -> TaskSession:
     """Return the session of this name. Raise `NotFound`, also for another owner's session."""
     async with open_ledger() as ledger, ledger.read() as session:
         return await _session_view(session, await sessions.find(session, name), ledger.now())
 
 
-async def remove_session(name: str) -> dict[str, Any]:
+async def remove_session(name: str) -> TaskSession:
     """Remove a session; a run that it holds is queued again. Return the session as it was."""
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -251,37 +250,36 @@ async def remove_session(name: str) -> dict[str, Any]:
         return removed
 
 
-def has_wake_webhook() -> bool:
-    """Return whether a webhook wakes the sessions that have no MCP connection."""
-    return bool(settings.load().tasks.get("wake_url"))
+def wake_url() -> str:
+    """Return the address of the webhook that wakes sessions without an MCP connection, or ""."""
+    return str(settings.load().tasks.get("wake_url") or "")
 
 
-# --- views
+# --- results
 
 
-async def _read_task(ledger: Ledger, ref: str) -> dict[str, Any]:
+async def _read_task(ledger: Ledger, ref: str) -> TaskWithRun:
     async with ledger.read() as session:
         task, run = await queue.find(session, ref)
-        return views.task_with_run(task, run, ledger.now(), await _names(session, [run]))
+        return TaskWithRun.of(task, run, ledger.now(), await _names(session, [run]))
 
 
-async def _read_run(ledger: Ledger, row: TaskRunRow) -> dict[str, Any]:
+async def _read_run(ledger: Ledger, row: TaskRunRow) -> TitledTaskRun:
     async with ledger.read() as session:
         task = await session.get_one(TaskRow, row.task_id)
         names = await _names(session, [row])
-        return views.run(row, ledger.now(), names) | {"title": task.title}
+        return TitledTaskRun.of(row, ledger.now(), names, title=task.title)
 
 
-async def _read_session(ledger: Ledger, row: TaskSessionRow) -> dict[str, Any]:
+async def _read_session(ledger: Ledger, row: TaskSessionRow) -> TaskSession:
     async with ledger.read() as session:
         return await _session_view(session, row, ledger.now())
 
 
-async def _session_view(
-    session: AsyncSession, row: TaskSessionRow, now: datetime
-) -> dict[str, Any]:
+async def _session_view(session: AsyncSession, row: TaskSessionRow, now: datetime) -> TaskSession:
     held = await sessions.held_run(session, row)
-    return views.session(row, now, None if held is None else held.id, hook=has_wake_webhook())
+    held_id = None if held is None else held.id
+    return TaskSession.of(row, now, held_id, webhook=bool(wake_url()))
 
 
 async def _names(session: AsyncSession, runs: Iterable[TaskRunRow]) -> dict[str, str]:

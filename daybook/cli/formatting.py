@@ -10,11 +10,13 @@ from typing import Any
 from daybook.clock import SYSTEM_CLOCK
 
 
-def local_time(text: str | None) -> str:
+def local_time(instant: datetime | str | None) -> str:
     """Return an instant in this machine's time zone, to the second; a dash for None."""
-    if text is None:
+    if instant is None:
         return "-"
-    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
+    if isinstance(instant, str):
+        instant = datetime.fromisoformat(instant)
+    return f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def due_time(text: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from rich.console import Console
 
 STYLES = {
@@ -51,7 +52,7 @@ MIN_COLUMN_WIDTH = 8
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document to stdout."""
+    """Print one JSON document to stdout; it may contain pydantic models."""
     print(_json(value, indent=2))
 
 
@@ -186,10 +187,16 @@ def _json(value: Any, indent: int | None = None) -> str:
 
     Not even UTF-8 can encode a lone surrogate.
     """
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=_dump_model)
     # json.dumps escapes only the control characters below U+0020.
     text = re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
-    return text if _encodable(text) == text else json.dumps(value, indent=indent)
+    if _encodable(text) == text:
+        return text
+    return json.dumps(value, indent=indent, default=_dump_model)
+
+
+def _dump_model(value: BaseModel) -> Any:
+    return value.model_dump(mode="json")
 
 
 def _encodable(text: str) -> str:

@@ -1,10 +1,10 @@
-"""The `daybook task` commands: a queue of tasks that idle task sessions claim."""
+"""The `daybook task` commands: the queue of tasks that idle task sessions claim."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
@@ -12,39 +12,40 @@ from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json, text_or_file
 from daybook.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from daybook.tasks.views import TaskWithRun, TitledTaskRun
+
 TOKEN_VARIABLE = "DAYBOOK_TASK_TOKEN"
 
-_ELIGIBILITY = Group("Who may do it", sort_key=1)
+_ELIGIBILITY = Group("Eligible sessions", sort_key=1)
 
 Ref = Annotated[
-    str, Parameter(name="TASK", help="Its id or that of a run, the beginning of one, or its title.")
+    str, Parameter(name="TASK", help="Task title, or a unique prefix of its id or of a run's id.")
 ]
-Run = Annotated[str, Parameter(name="RUN", help="The run's id, or the unique beginning of it.")]
-Reason = Annotated[str, Parameter(help="Why; kept in its history.")]
-Lease = Annotated[
-    str | None, Parameter(help="How long it is held unless a heartbeat comes: 60s, up to 24h.")
-]
+Run = Annotated[str, Parameter(name="RUN", help="Unique prefix of the run's id.")]
+Reason = Annotated[str, Parameter(help="Reason, stored in the history.")]
+Lease = Annotated[str | None, Parameter(help="Duration of the lease, such as 60s, up to 24h.")]
 RejectedArgument = Annotated[str, Parameter(show=False)]
 RejectedOption = Annotated[str | None, Parameter(show=False)]
 
 
 async def add_(
-    title: Annotated[str, Parameter(help="What is to be done, in a line.")],
+    title: Annotated[str, Parameter(help="Work to do, on one line.")],
     /,
     *,
     instructions: Annotated[
-        str, Parameter(help="All that whoever does it should know: text, or @file.")
+        str, Parameter(help="Instructions for the session: text or @FILE.")
     ] = "",
     priority: Annotated[
-        str, Parameter(help="urgent, high, medium or low.", show_default=True)
+        str, Parameter(help="Priority: urgent, high, medium or low.", show_default=True)
     ] = "medium",
     capabilities: Annotated[
         list[str] | None,
         Parameter(
             name="--capability",
             group=_ELIGIBILITY,
-            help="What a session must be able to do: python, deploy:eu. May be given several "
-            "times; all are required.",
+            help="Capability that a session must have, such as python. Repeatable; a session "
+            "must have all of them.",
         ),
     ] = None,
     preferred: Annotated[
@@ -52,29 +53,28 @@ async def add_(
         Parameter(
             name="--prefer-capability",
             group=_ELIGIBILITY,
-            help="What is welcome: who has more of these is woken first. May be given several "
-            "times.",
+            help="Capability that decides which session is woken first. Repeatable.",
         ),
     ] = None,
     owner: Annotated[
         str,
         Parameter(
             group=_ELIGIBILITY,
-            help="agent:NAME, session:NAME, or user, a person. Default: any session.",
+            help="Owner: agent:NAME, session:NAME, or user for a person. [default: any session]",
         ),
     ] = "",
     workspace: Annotated[
-        str, Parameter(group=_ELIGIBILITY, help="Only sessions of this workspace. Default: of any.")
+        str, Parameter(group=_ELIGIBILITY, help="Workspace of the sessions. [default: any]")
     ] = "",
     channel: Annotated[
-        str, Parameter(group=_ELIGIBILITY, help="Only sessions of this channel. Default: of any.")
+        str, Parameter(group=_ELIGIBILITY, help="Channel of the sessions. [default: any]")
     ] = "",
-    paused: Annotated[bool, Parameter(help="Nobody gets it before `daybook task resume`.")] = False,
+    paused: Annotated[bool, Parameter(help="Add it paused.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Queue a task for a task session that fits.
+    """Queue a task for task sessions.
 
-    Needs no Prefect, as all of `daybook task`.
+    Like all `daybook task` commands, this needs no Prefect.
 
     Example: daybook task add "Review pull request 12" --capability python --priority high
     """
@@ -103,21 +103,19 @@ async def list_(
     *,
     status: Annotated[
         str | None,
-        Parameter(
-            help="Only those: queued, claimed, needs_attention, completed, failed, cancelled."
-        ),
+        Parameter(help="Status: queued, claimed, needs_attention, completed, failed or cancelled."),
     ] = None,
-    limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 50,
+    limit: Annotated[int, Parameter(help="Maximum number to list.", show_default=True)] = 50,
     as_json: Json = False,
 ) -> int:
-    """List tasks: what is to be looked at, what is at work, what is queued, and what has ended.
+    """List tasks: those that need attention, then claimed, queued and ended ones.
 
-    What is queued comes in the order in which it is claimed. Times are by this machine's clock.
+    Queued tasks are in claim order. Times are in this machine's time zone.
 
     Example: daybook task list --status queued
     """
     if limit < 1:
-        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is less than 1", "use 1 or more")
     from daybook.api import tasks
 
     listed = await tasks.list_tasks(status, limit)
@@ -126,16 +124,16 @@ async def list_(
     elif listed:
         task_formatting.print_tasks(listed)
         if len(listed) == limit:
-            output.say(f"These are the first {limit}; --limit shows more.")
+            output.say(f"Only the first {limit} tasks are listed; use --limit to list more.")
     elif status:
-        output.say(f"No task is {status}.")
+        output.say(f"There are no tasks with the status {status}.")
     else:
-        output.say("There are no tasks; `daybook task add --help` says how to queue one.")
+        output.say("There are no tasks. Queue one with `daybook task add`.")
     return 0
 
 
 async def show_(task: Ref, /, *, as_json: Json = False) -> int:
-    """Show a task, each try at it, and what happened: when, by whom, why.
+    """Show a task, its runs and its history.
 
     Example: daybook task show "Review pull request 12"
     """
@@ -152,16 +150,14 @@ async def show_(task: Ref, /, *, as_json: Json = False) -> int:
 
 async def next_(
     *,
-    session: Annotated[
-        str, Parameter(help="For whom: a name from `daybook task session register`.")
-    ],
+    session: Annotated[str, Parameter(help="Name of the registered session.")],
     lease: Lease = None,
     as_json: Json = False,
 ) -> int:
-    """Claim the next task that fits a session; exit code 3 when there is none.
+    """Claim the next task that fits a session; exit with code 3 if there is none.
 
-    The output has a token, which is shown only once. Pass it in DAYBOOK_TASK_TOKEN or on standard
-    input to end the run or to extend its lease. Without --lease the lease lasts 5m.
+    The token is shown only once. Pass it in DAYBOOK_TASK_TOKEN or on standard input to end the run
+    or to extend its lease. Without --lease, the lease lasts 5m.
 
     Example: daybook task next --session alpha --lease 60s --json
     """
@@ -173,7 +169,7 @@ async def next_(
         return 0
     task_formatting.print_claimed_run(claimed)
     output.say(
-        f"The token is not shown again; whoever goes on has it in {TOKEN_VARIABLE}, or on stdin."
+        f"Save the token, it is not shown again. Pass it in {TOKEN_VARIABLE} or on standard input."
     )
     return 0
 
@@ -186,9 +182,9 @@ async def heartbeat_(
     token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
-    """Hold a run longer: its lease begins anew, from now on.
+    """Extend the lease of a run, from now on.
 
-    The token comes in DAYBOOK_TASK_TOKEN or on standard input.
+    Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
 
     Example: daybook task heartbeat 0f3a9c21 --lease 10m
     """
@@ -199,8 +195,8 @@ async def heartbeat_(
     if as_json:
         output.print_json(held_run)
     else:
-        until = formatting.local_time(held_run["lease_until"])
-        output.line(f"{held_run['session']} holds {held_run['title']} until {until}")
+        until = formatting.local_time(held_run.lease_until)
+        output.line(f"{held_run.session} holds {held_run.title} until {until}")
     return 0
 
 
@@ -209,14 +205,14 @@ async def complete_(
     /,
     *more: RejectedArgument,
     result: Annotated[
-        str, Parameter(name="--output", help="What came of it: text, or @file.")
+        str, Parameter(name="--output", help="Result of the work: text or @FILE.")
     ] = "",
     token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
-    """Say that it is done.
+    """Report that the work is done.
 
-    The token comes in DAYBOOK_TASK_TOKEN or on standard input.
+    Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
 
     Example: daybook task complete 0f3a9c21 --output "Merged, two remarks"
     """
@@ -231,13 +227,13 @@ async def fail_(
     run: Run,
     /,
     *more: RejectedArgument,
-    error: Annotated[str, Parameter(help="Why it could not be done: text, or @file.")],
+    error: Annotated[str, Parameter(help="Reason for the failure: text or @FILE.")],
     token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
-    """Say that it could not be done. `daybook task retry` queues it once more.
+    """Report that the work failed. Use `daybook task retry` to queue it again.
 
-    The token comes in DAYBOOK_TASK_TOKEN or on standard input.
+    Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
 
     Example: daybook task fail 0f3a9c21 --error "the branch is gone"
     """
@@ -256,11 +252,11 @@ async def release_(
     token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
-    """Give a run back: another session may have it, as if nobody had taken it.
+    """Return a run to its old place in the queue; any session may claim it.
 
-    The token comes in DAYBOOK_TASK_TOKEN or on standard input.
+    Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
 
-    Example: daybook task release 0f3a9c21 --reason "needs somebody with access"
+    Example: daybook task release 0f3a9c21 --reason "needs access to production"
     """
     run_token = _read_token(more, token)
     from daybook.api import tasks
@@ -269,7 +265,7 @@ async def release_(
 
 
 async def retry_(task: Ref, /, *, as_json: Json = False) -> int:
-    """Queue another run of a task that failed or was cancelled; a task has at most ten.
+    """Queue another run of a failed or cancelled task, at most ten per task.
 
     Example: daybook task retry "Review pull request 12"
     """
@@ -279,7 +275,9 @@ async def retry_(task: Ref, /, *, as_json: Json = False) -> int:
 
 
 async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
-    """Take a run from the session that holds it, or one that needs attention, and queue it again.
+    """Queue a claimed run again, or one that needs attention.
+
+    A session that holds the run loses it.
 
     Example: daybook task recover 0f3a9c21 --reason "alpha hangs"
     """
@@ -289,7 +287,7 @@ async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) 
 
 
 async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
-    """End a task that is not to be done any more; who holds it is told at its next heartbeat.
+    """Cancel a task. Later calls with the token of its run are refused.
 
     Example: daybook task cancel 0f3a9c21 --reason "done by hand"
     """
@@ -299,7 +297,7 @@ async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -
 
 
 async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
-    """Let nobody take a task for now; a session that holds it goes on.
+    """Stop claims of a task. A session that holds it continues.
 
     Example: daybook task pause 0f3a9c21 --reason "wait for the release"
     """
@@ -309,13 +307,13 @@ async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) ->
 
 
 async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
-    """Let a paused task be taken again.
+    """Allow claims of a paused task again.
 
     Example: daybook task resume 0f3a9c21
     """
     from daybook.api import tasks
 
-    return _print_result(await tasks.resume(task), "goes on", as_json)
+    return _print_result(await tasks.resume(task), "is resumed", as_json)
 
 
 def repeated_values(given: list[str] | None, field: str, option: str) -> list[str]:
@@ -325,7 +323,7 @@ def repeated_values(given: list[str] | None, field: str, option: str) -> list[st
     """
     for each in given or ():
         if "," in each:
-            raise InvalidInput(field, f'"{each}" is not legal', f"give {option} once for each")
+            raise InvalidInput(field, f'"{each}" contains a comma', f"use {option} once for each")
     return given or []
 
 
@@ -334,9 +332,9 @@ def _read_token(more: tuple[str, ...], typed: str | None) -> str:
 
     Raise `InvalidInput` if it is an argument, because other users can read arguments.
     """
-    hint = f"give it in {TOKEN_VARIABLE}, or on standard input"
+    hint = f"pass it in {TOKEN_VARIABLE} or on standard input"
     if more or typed is not None:  # the error must not repeat the token or a part of it
-        raise InvalidInput("token", "is never an argument", hint)
+        raise InvalidInput("token", "must not be an argument", hint)
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token and sys.stdin.isatty():
         from getpass import getpass
@@ -346,25 +344,25 @@ def _read_token(more: tuple[str, ...], typed: str | None) -> str:
         try:
             token = sys.stdin.read().strip()
         except UnicodeDecodeError:
-            raise InvalidInput("token", "is no UTF-8 text", hint) from None
+            raise InvalidInput("token", "is not UTF-8 text", hint) from None
     if not token:
         raise InvalidInput(
-            TOKEN_VARIABLE, "is missing", "write the token there, or on standard input"
+            TOKEN_VARIABLE, "is missing", "set it, or pass the token on standard input"
         )
     return token
 
 
-def _print_result(run: dict[str, Any], result: str, as_json: bool) -> int:
+def _print_result(run: TitledTaskRun | TaskWithRun, result: str, as_json: bool) -> int:
     if as_json:
         output.print_json(run)
     else:
-        output.line(f"{run['title']} {result} (run {run['run_id'][:8]})")
+        output.line(f"{run.title} {result} (run {run.run_id[:8]})")
     return 0
 
 
-def _next_step(task: dict[str, Any]) -> str:
-    if task["owner"] == "user":
-        return "It is a person's: it is listed, and no session gets it."
-    if task["paused"]:
-        return f"Nobody gets it before: daybook task resume {task['id'][:8]}"
-    return f"What becomes of it: daybook task show {task['id'][:8]}"
+def _next_step(task: TaskWithRun) -> str:
+    if task.owner == "user":
+        return "This task is for a person; no session can claim it."
+    if task.paused:
+        return f"No session can claim it until you run: daybook task resume {task.id[:8]}"
+    return f"To follow it, run: daybook task show {task.id[:8]}"

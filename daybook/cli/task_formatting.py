@@ -1,24 +1,34 @@
-"""Text and tables for tasks, their runs and task sessions, made from `daybook.api` data."""
+"""Text and tables for tasks, their runs and task sessions."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from daybook.cli import formatting, output
 from daybook.tasks.model import MAX_RUNS_PER_TASK
 
+if TYPE_CHECKING:
+    from daybook.tasks.views import (
+        ClaimedTaskRun,
+        TaskDetails,
+        TaskRun,
+        TaskSession,
+        TaskWithRun,
+    )
 
-def print_tasks(found: list[dict[str, Any]]) -> None:
+
+def print_tasks(found: list[TaskWithRun]) -> None:
     """Print tasks, one line each."""
     output.table(
         ("TASK", "TITLE", "PRIORITY", "STATUS", "SINCE", "NOTE"),
         [
             (
-                formatting.short_id(each["id"]),
-                each["title"],
-                each["priority"],
-                each["status"],
-                formatting.local_time(_since(each["run"])),
+                formatting.short_id(each.id),
+                each.title,
+                each.priority,
+                each.status,
+                formatting.local_time(_since(each.run)),
                 note(each) or "-",
             )
             for each in found
@@ -28,127 +38,127 @@ def print_tasks(found: list[dict[str, Any]]) -> None:
     )
 
 
-def note(task: dict[str, Any]) -> str:
+def note(task: TaskWithRun) -> str:
     """Return the note on a task in a list: its holder, or the reason why it has none."""
-    run = task["run"]
-    match task["status"]:
+    run = task.run
+    match task.status:
         case "claimed":
-            if run["lease_over"]:
+            if run.lease_over:
                 return _holder(run)
-            time_of_day = formatting.local_time(run["lease_until"]).partition(" ")[2]
-            return f"{run['session']}, until {time_of_day}"
+            time_of_day = formatting.local_time(run.lease_until).partition(" ")[2]
+            return f"{run.session}, until {time_of_day}"
         case "completed":
-            return ": ".join(filter(None, [run["done_by"], formatting.first_line(run["output"])]))
+            return ": ".join(filter(None, [run.done_by, formatting.first_line(run.output)]))
         case "failed":
-            return ": ".join(filter(None, [run["done_by"], formatting.first_line(run["error"])]))
+            return ": ".join(filter(None, [run.done_by, formatting.first_line(run.error)]))
         case "needs_attention":
-            return f"{output.ALERT_PREFIX}{run['attention']}"
+            return f"{output.ALERT_PREFIX}{run.attention}"
         case "queued":
             return _queued_note(task)
         case _:
             return ""
 
 
-def _queued_note(task: dict[str, Any]) -> str:
-    if task["paused"]:
-        return _with_reason("paused", task["paused_reason"])
-    if task["owner"] == "user":
-        return "a person's"
-    if task["run"]["attention"]:
-        return f"{output.ALERT_PREFIX}{task['run']['attention']}"
+def _queued_note(task: TaskWithRun) -> str:
+    if task.paused:
+        return _with_reason("paused", task.paused_reason)
+    if task.owner == "user":
+        return "for a person"
+    if task.run.attention:
+        return f"{output.ALERT_PREFIX}{task.run.attention}"
     return _requirements(task)
 
 
-def _requirements(task: dict[str, Any]) -> str:
+def _requirements(task: TaskWithRun) -> str:
     """Return what a task requires of a session: `for python, docker; agent:eva; workspace shop`."""
-    parts = [", ".join(task["capabilities"]), task["owner"]]
-    parts += [f"{field} {task[field]}" for field in ("workspace", "channel") if task[field]]
+    parts = [", ".join(task.capabilities), task.owner]
+    parts += [f"{name} {value}" for name, value in _place(task) if value]
     parts = list(filter(None, parts))
     return "for " + "; ".join(parts) if parts else ""
 
 
-def print_task(task: dict[str, Any]) -> None:
+def print_task(task: TaskWithRun) -> None:
     """Print a task and its newest run."""
-    run = task["run"]
-    output.line(f"{task['title']} ({_state(task)})", style="bold")
-    paused = _with_reason("yes", task["paused_reason"]) if task["paused"] else ""
-    attempt = f", try {run['number']} of at most {MAX_RUNS_PER_TASK}" if run["number"] > 1 else ""
-    waited_seconds = run["queued_seconds"] or 0.0
+    run = task.run
+    output.line(f"{task.title} ({_state(task)})", style="bold")
+    paused = _with_reason("yes", task.paused_reason) if task.paused else ""
+    attempt = f", run {run.number} of at most {MAX_RUNS_PER_TASK}" if run.number > 1 else ""
+    waited_seconds = run.queued_seconds or 0.0
     pairs = [
-        ("task", task["id"]),
-        ("run", run["run_id"] + attempt),
-        ("priority", task["priority"]),
-        ("for", _eligible_sessions(task["owner"])),
-        ("needs", ", ".join(task["capabilities"])),
-        ("prefers", ", ".join(task["preferred"])),
-        ("workspace", task["workspace"]),
-        ("channel", task["channel"]),
+        ("task", task.id),
+        ("run", run.run_id + attempt),
+        ("priority", task.priority),
+        ("for", _eligible_sessions(task.owner)),
+        ("needs", ", ".join(task.capabilities)),
+        ("prefers", ", ".join(task.preferred)),
+        ("workspace", task.workspace),
+        ("channel", task.channel),
         ("paused", paused),
-        ("added", f"{formatting.local_time(task['created_at'])} by {task['created_by']}"),
+        ("added", f"{formatting.local_time(task.created_at)} by {task.created_by}"),
         (
-            "waits since",
-            f"{formatting.local_time(run['queued_at'])} ({formatting.duration(waited_seconds)})"
+            "queued since",
+            f"{formatting.local_time(run.queued_at)} ({formatting.duration(waited_seconds)})"
             if waited_seconds > 1
             else "",
         ),
         ("starved", _starvation(run)),
-        ("held by", _holder(run) if run["session"] else ""),
-        ("tried by" if task["status"] == "failed" else "done by", run["done_by"]),
-        ("attention", run["attention"]),
-        ("output", (run["output"] or "").strip()),
-        ("error", (run["error"] or "").strip()),
-        ("to do", task["instructions"].strip()),
+        ("held by", _holder(run) if run.session else ""),
+        ("failed by" if task.status == "failed" else "done by", run.done_by),
+        ("attention", run.attention),
+        ("output", (run.output or "").strip()),
+        ("error", (run.error or "").strip()),
+        ("to do", task.instructions.strip()),
     ]
     output.fields([(name, value) for name, value in pairs if value])
 
 
-def print_history(task: dict[str, Any]) -> None:
+def print_history(task: TaskDetails) -> None:
     """Print the events of a task, oldest first."""
-    attempt_numbers = {each["run_id"]: each["number"] for each in task["runs"]}
+    attempt_numbers = {each.run_id: each.number for each in task.runs}
     has_retries = len(attempt_numbers) > 1
     rows = [
         (
-            formatting.local_time(each["at"]),
-            *([str(attempt_numbers[each["run_id"]])] if has_retries else []),
-            each["event"].replace("_", " "),
-            each["actor"],
-            each["session"] or "-",
-            each["reason"] or "-",
+            formatting.local_time(each.at),
+            *([str(attempt_numbers[each.run_id])] if has_retries else []),
+            each.event.replace("_", " "),
+            each.actor,
+            each.session or "-",
+            each.reason or "-",
         )
-        for each in task["history"]
+        for each in task.history
     ]
-    headers = ("WHEN", *(["TRY"] if has_retries else []), "WHAT", "BY", "SESSION", "WHY")
+    headers = ("WHEN", *(["RUN"] if has_retries else []), "EVENT", "ACTOR", "SESSION", "REASON")
     output.line()
-    output.table(headers, rows, whole=("WHEN", "WHAT"))
+    output.table(headers, rows, whole=("WHEN", "EVENT"))
 
 
-def print_claimed_run(found: dict[str, Any]) -> None:
-    """Print a run that a session has claimed, with its token, which no other command shows."""
-    task = found["task"]
-    output.line(task["title"], style="bold")
+def print_claimed_run(found: ClaimedTaskRun) -> None:
+    """Print a claimed run with its token, which no other command shows."""
+    task = found.task
+    output.line(task.title, style="bold")
     pairs = [
-        ("run", found["run_id"]),
-        ("token", found["token"]),
-        ("until", formatting.local_time(found["lease_until"])),
-        ("task", task["id"]),
-        ("to do", task["instructions"].strip()),
+        ("run", found.run_id),
+        ("token", found.token),
+        ("until", formatting.local_time(found.lease_until)),
+        ("task", task.id),
+        ("to do", task.instructions.strip()),
     ]
     output.fields([(name, value) for name, value in pairs if value])
 
 
-def print_sessions(found: list[dict[str, Any]]) -> None:
+def print_sessions(found: list[TaskSession]) -> None:
     """Print task sessions, one line each."""
     output.table(
-        ("SESSION", "STATE", "AGENT", "CAN", "WHERE", "WOKEN BY", "EXPIRES"),
+        ("SESSION", "STATE", "AGENT", "CAPABILITIES", "WHERE", "WOKEN BY", "EXPIRES"),
         [
             (
-                each["name"],
+                each.name,
                 session_state(each),
-                each["agent"] or "-",
-                ", ".join(each["capabilities"]) or "-",
+                each.agent or "-",
+                ", ".join(each.capabilities) or "-",
                 _where(each) or "-",
-                each["woken_by"] or "nothing",
-                formatting.local_time(each["expires_at"]),
+                each.woken_by or "nothing",
+                formatting.local_time(each.expires_at),
             )
             for each in found
         ],
@@ -157,60 +167,62 @@ def print_sessions(found: list[dict[str, Any]]) -> None:
     )
 
 
-def print_session(each: dict[str, Any]) -> None:
+def print_session(each: TaskSession) -> None:
     """Print a task session."""
-    output.line(f"{each['name']} ({session_state(each)})", style="bold")
+    output.line(f"{each.name} ({session_state(each)})", style="bold")
     pairs = [
-        ("agent", each["agent"]),
-        ("type", each["type"]),
-        ("can", ", ".join(each["capabilities"])),
-        ("workspace", each["workspace"]),
-        ("channel", each["channel"]),
-        ("woken by", each["woken_by"] or "nothing: it has no stream, and there is no wake_url"),
-        ("registered by", each["owner"]),
-        ("expires", f"{formatting.local_time(each['expires_at'])} unless it is heard of again"),
+        ("agent", each.agent),
+        ("type", each.type),
+        ("capabilities", ", ".join(each.capabilities)),
+        ("workspace", each.workspace),
+        ("channel", each.channel),
+        ("woken by", each.woken_by or "nothing: no stream is connected and no wake_url is set"),
+        ("registered by", each.owner),
+        ("expires", f"{formatting.local_time(each.expires_at)} unless it is active before"),
     ]
     output.fields([(name, value) for name, value in pairs if value])
 
 
-def session_state(each: dict[str, Any]) -> str:
+def session_state(each: TaskSession) -> str:
     """Return `idle`, `active`, `prompting`, `holds 0f3a9c21` or `expired`."""
-    if each["expired"]:
+    if each.expired:
         return "expired"
-    if each["run_id"]:
-        return f"holds {each['run_id'][:8]}"
-    return "prompting" if each["prompting"] else str(each["state"])
+    if each.run_id:
+        return f"holds {each.run_id[:8]}"
+    return "prompting" if each.prompting else each.state
 
 
-def _where(each: dict[str, Any]) -> str:
-    parts = [f"{field} {each[field]}" for field in ("workspace", "channel") if each[field]]
-    return ", ".join(parts)
+def _where(each: TaskSession) -> str:
+    return ", ".join(f"{name} {value}" for name, value in _place(each) if value)
 
 
-def _since(run: dict[str, Any]) -> str | None:
-    since: str | None = run["finished_at"] or run["claimed_at"] or run["queued_at"]
-    return since
+def _place(of: TaskWithRun | TaskSession) -> tuple[tuple[str, str], ...]:
+    return ("workspace", of.workspace), ("channel", of.channel)
 
 
-def _state(task: dict[str, Any]) -> str:
-    return str(task["status"]).replace("_", " ")
+def _since(run: TaskRun) -> datetime:
+    return run.finished_at or run.claimed_at or run.queued_at
+
+
+def _state(task: TaskWithRun) -> str:
+    return task.status.replace("_", " ")
 
 
 def _eligible_sessions(owner: str) -> str:
-    return {"": "any session", "user": "a person; no session gets it"}.get(owner, owner)
+    return {"": "any session", "user": "a person; no session can claim it"}.get(owner, owner)
 
 
-def _holder(run: dict[str, Any]) -> str:
-    if run["lease_over"]:
-        return f"{run['session']}, whose lease is over"
-    return f"{run['session']}, until {formatting.local_time(run['lease_until'])}"
+def _holder(run: TaskRun) -> str:
+    if run.lease_over:
+        return f"{run.session}, lease expired"
+    return f"{run.session}, until {formatting.local_time(run.lease_until)}"
 
 
-def _starvation(run: dict[str, Any]) -> str:
-    if not run["starved_cycles"]:
+def _starvation(run: TaskRun) -> str:
+    if not run.starved_cycles:
         return ""
-    taken = ", ".join(each.replace("_", " ") for each in run["steps"]) or "nothing yet"
-    return f"{formatting.counted(run['starved_cycles'], 'cycle')}; done about it: {taken}"
+    steps = ", ".join(each.replace("_", " ") for each in run.steps) or "none"
+    return f"{formatting.counted(run.starved_cycles, 'cycle')}; escalation steps: {steps}"
 
 
 def _with_reason(word: str, reason: str) -> str:

@@ -1,4 +1,4 @@
-"""The `daybook task session` commands: the live agents that claim tasks."""
+"""The `daybook task session` commands: live agents that claim tasks."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json
 from daybook.cli.task import repeated_values
 
-Name = Annotated[str, Parameter(help="The session's name.")]
+Name = Annotated[str, Parameter(help="Name of the session.")]
 
 
 async def register_(
-    name: Annotated[str, Parameter(help="What it is called; unique.")],
+    name: Annotated[str, Parameter(help="Unique name of the session.")],
     /,
     *,
     agent: Annotated[
-        str | None, Parameter(help="Which agent it is: it also gets what is only for that one.")
+        str | None, Parameter(help="Agent that it is; it may then claim that agent's tasks.")
     ] = None,
-    type_: Annotated[
-        str, Parameter(name="--type", help="What kind of program it is, for people.")
-    ] = "",
+    type_: Annotated[str, Parameter(name="--type", help="Kind of program, for information.")] = "",
     capabilities: Annotated[
         list[str] | None,
-        Parameter(name="--capability", help="What it can do. May be given several times."),
+        Parameter(name="--capability", help="Capability, such as python. Repeatable."),
     ] = None,
-    workspace: Annotated[str, Parameter(help="Whose tasks it gets, beside those of none.")] = "",
-    channel: Annotated[str, Parameter(help="Whose tasks it gets, beside those of none.")] = "",
+    workspace: Annotated[
+        str, Parameter(help="Workspace; it may claim its tasks and those without a workspace.")
+    ] = "",
+    channel: Annotated[
+        str, Parameter(help="Channel; it may claim its tasks and those without a channel.")
+    ] = "",
     as_json: Json = False,
 ) -> int:
-    """Say that an agent is there for tasks: idle, and not prompting.
+    """Register a session, idle and not prompting.
 
-    It expires when nothing is heard of it for 15m; whatever it does with tasks is heard. The same
-    name again replaces what was said before.
+    It expires 15m after its last command. Registering the same name again replaces it.
 
     Example: daybook task session register alpha --agent claude --capability python
     """
@@ -53,7 +54,7 @@ async def register_(
         return 0
     task_formatting.print_session(session)
     output.say(
-        f"It takes what fits it: daybook task next --session {formatting.quoted(session['name'])}"
+        f"To claim a task, run: daybook task next --session {formatting.quoted(session.name)}"
     )
     return 0
 
@@ -62,13 +63,13 @@ async def report_(
     name: Name,
     /,
     *,
-    state: Annotated[str, Parameter(help="idle, or active: it is at work on something else.")],
-    prompting: Annotated[
-        bool, Parameter(help="It waits for a person's answer, so that nothing wakes it.")
-    ] = False,
+    state: Annotated[str, Parameter(help="State: idle, or active if it is busy.")],
+    prompting: Annotated[bool, Parameter(help="It waits for a person's answer.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Say how a session is. It is not woken, and gets nothing, unless it is idle and not prompting.
+    """Report the state of a session.
+
+    Only a session that is idle and not prompting is woken and can claim tasks.
 
     Example: daybook task session report alpha --state idle
     """
@@ -78,12 +79,12 @@ async def report_(
     if as_json:
         output.print_json(session)
     else:
-        output.line(f"{session['name']} ({task_formatting.session_state(session)})")
+        output.line(f"{session.name} ({task_formatting.session_state(session)})")
     return 0
 
 
 async def list_(*, as_json: Json = False) -> int:
-    """List the sessions, also those that expired.
+    """List sessions, including expired ones.
 
     Example: daybook task session list
     """
@@ -95,12 +96,12 @@ async def list_(*, as_json: Json = False) -> int:
     elif listed:
         task_formatting.print_sessions(listed)
     else:
-        output.say("No session is registered; `daybook task session register --help` says how.")
+        output.say("There are no sessions. Register one with `daybook task session register`.")
     return 0
 
 
 async def show_(name: Name, /, *, as_json: Json = False) -> int:
-    """Show a session: what it can, what it holds, and by what it is woken.
+    """Show a session.
 
     Example: daybook task session show alpha
     """
@@ -115,7 +116,7 @@ async def show_(name: Name, /, *, as_json: Json = False) -> int:
 
 
 async def remove_(name: Name, /, *, as_json: Json = False) -> int:
-    """Forget a session; a run that it holds is queued again.
+    """Remove a session and queue its claimed run again.
 
     Example: daybook task session remove alpha
     """
@@ -125,6 +126,6 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
     if as_json:
         output.print_json(removed)
     else:
-        requeued = f"; run {removed['run_id'][:8]} is queued again" if removed["run_id"] else ""
-        output.line(f"Removed the session {removed['name']}{requeued}")
+        requeued = f"; run {removed.run_id[:8]} is queued again" if removed.run_id else ""
+        output.line(f"Removed session {removed.name}{requeued}")
     return 0

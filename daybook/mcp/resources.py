@@ -16,7 +16,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
 from mcp.server.context import ServerRequestContext
@@ -42,6 +42,9 @@ from mcp_types import (
 from daybook.errors import DaybookError, NotFound
 from daybook.mcp.wakes import Subscription, WakeNotifier
 from daybook.owners import Actor, acting_as
+
+if TYPE_CHECKING:
+    from daybook.tasks.views import TaskSession
 
 URI_PREFIX = "daybook://task-sessions/"
 
@@ -89,9 +92,8 @@ class SessionResources:
 
         with acting_as(self._actor_of(context)):
             row = await self._find(params.uri)
-            content = row | {
-                "something_waits": await _translate_errors(tasks.is_claimable(row["name"]))
-            }
+            waits = await _translate_errors(tasks.is_claimable(row.name))
+        content = row.model_dump(mode="json") | {"something_waits": waits}
         text = json.dumps(content, ensure_ascii=False)
         contents = TextResourceContents(uri=params.uri, mime_type=_JSON, text=text)
         return ReadResourceResult(contents=[contents])
@@ -147,7 +149,7 @@ class SessionResources:
 
     # --- helpers of one request
 
-    async def _find(self, uri: str) -> dict[str, Any]:
+    async def _find(self, uri: str) -> TaskSession:
         """Find the session of that URI, if the actor may see it. Raises `MCPError`."""
         from daybook.api import tasks
 
@@ -171,10 +173,10 @@ class SessionResources:
         with acting_as(actor):
             for each in wanted:
                 row = await self._find(each)
-                if row["owner"] != actor.owner:  # the operator sees it, but is not notified
-                    owner = row["owner"]
-                    raise MCPError(INVALID_PARAMS, f"{row['name']!r} is a session of {owner}")
-                uris[row["id"]] = each
+                if row.owner != actor.owner:  # the operator sees it, but is not notified
+                    owner = row.owner
+                    raise MCPError(INVALID_PARAMS, f"{row.name!r} is the session of {owner}")
+                uris[row.id] = each
         return Subscription(actor, uris, notify, partial(self._may_continue, context), end)
 
     def _unsubscribe_soon(self, uri: str) -> None:
@@ -209,11 +211,11 @@ def session_uri(name: str) -> str:
     return URI_PREFIX + quote(name, safe="")
 
 
-def _resource(found: dict[str, Any]) -> Resource:
-    names = ", ".join(found["capabilities"]) or "none"
+def _resource(found: TaskSession) -> Resource:
+    names = ", ".join(found.capabilities) or "none"
     return Resource(
-        name=found["name"],
-        uri=session_uri(found["name"]),
-        description=f"Task session of {found['agent'] or found['owner']}; capabilities: {names}",
+        name=found.name,
+        uri=session_uri(found.name),
+        description=f"Task session of {found.agent or found.owner}; capabilities: {names}",
         mime_type=_JSON,
     )

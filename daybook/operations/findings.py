@@ -35,8 +35,8 @@ from daybook.keeper.leader_lease import Leader
 from daybook.ledger.tables import RunRow
 from daybook.runs import leases
 from daybook.schedules.descriptions import duration_in_words
+from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
-from daybook.tasks.views import TaskCounts
 
 if TYPE_CHECKING:
     from daybook.prefect.work_pool import WorkPool

@@ -31,7 +31,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from daybook import home as homes
-from daybook.api import task_scheduler
 from daybook.api.overdue import DelayFacts, observed_at, overdue_views
 from daybook.clock import Clock
 from daybook.delivery import sending
@@ -44,8 +43,9 @@ from daybook.operations.findings import Finding
 from daybook.operations.shared_query import LoopThread, SharedQuery
 from daybook.runs import counts, overdue
 from daybook.runs.overdue import Overdue
-from daybook.tasks import views as task_views
-from daybook.tasks.views import TaskCounts
+from daybook.tasks import counts as task_counts
+from daybook.tasks.counts import TaskCounts
+from daybook.tasks.views import TaskTotals
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class HealthMonitor:
                 "failed": snapshot.outbox["failed"],
                 "paused": len(snapshot.outbox["paused"]),
             },
-            "tasks": snapshot and task_scheduler.as_view(snapshot.tasks, snapshot.at),
+            "tasks": snapshot and TaskTotals.of(snapshot.tasks, snapshot.at).model_dump(),
             "prefect": {"answers": prefect_answers},
         }
 
@@ -274,7 +274,7 @@ class HealthMonitor:
                 failing=await counts.failing_jobs(session, MAX_FAILING_JOBS),
                 outbox=await sending.health(session, now),
                 leader=leader,
-                tasks=await task_views.read_counts(session, now),
+                tasks=await task_counts.read_counts(session, now),
                 unwritable=unwritable,
             )
 

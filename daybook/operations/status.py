@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from daybook import home as homes
-from daybook.api import overdue, task_scheduler, views
+from daybook.api import overdue, views
 from daybook.api.overdue import DelayFacts
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import store as jobs
@@ -21,7 +21,8 @@ from daybook.prefect import instances
 from daybook.runs import history
 from daybook.runs.overdue import find as find_overdue
 from daybook.runs.overdue import unattended
-from daybook.tasks import views as task_views
+from daybook.tasks import counts as task_counts
+from daybook.tasks.views import TaskTotals
 
 if TYPE_CHECKING:
     from daybook.prefect.work_pool import WorkPool
@@ -47,7 +48,7 @@ async def status() -> dict[str, Any]:
             live = await history.live(session)
             candidates = [*live, *await unattended(session, now)]
             overdue_runs = await find_overdue(session, stored, candidates, now)
-            tasks = await task_views.read_counts(session, now)
+            tasks = await task_counts.read_counts(session, now)
             servers = instances.conflict(await instances.in_use(session, now))
         outbox = await outbox_status.read_status(ledger)
         prefect, pool, known, found = await _prefect(ledger)
@@ -92,7 +93,7 @@ async def status() -> dict[str, Any]:
             "live": {str(state): sum(row.state is state for row in live) for state in _LIVE},
         },
         "outbox": outbox.as_view(),
-        "tasks": task_scheduler.as_view(tasks, now),
+        "tasks": TaskTotals.of(tasks, now).model_dump(),
         "due_soon": _due_soon(stored, now),
         "late": late,
         "problems": [str(each) for each in found],

@@ -1,8 +1,8 @@
 """Task queue from which live agents claim work.
 
-A *task* says what is to be done and which sessions may do it. A *task run* is one attempt at it.
+A *task* describes the work and the sessions that may do it. A *task run* is one attempt at it.
 A *task session* is a live agent that claims tasks (unlike a conversation session). The scheduler
-never claims: it takes back expired leases, wakes sessions and escalates. Sessions claim.
+never claims: it expires leases, wakes sessions and escalates. Sessions claim.
 
 ::
 
@@ -25,7 +25,7 @@ Guarantees:
 * A claim is one transaction under the ledger's lock: one session holds a run, and a session holds
   at most one run. The claim returns a token, of which the ledger stores only the digest. Every
   later operation on the run names the token. A wrong token, the token of an earlier claim and one
-  whose lease has expired (`lease_until <= now`, taken back or not) are refused and change nothing.
+  whose lease has expired (`lease_until <= now`, requeued or not) are refused and change nothing.
 * Wakes and claims decide with the same function whether a session fits a run:
   `matching.refusal_reason`.
 * A cycle writes its decisions in one transaction, together with the outbox rows of its wakes and
@@ -41,13 +41,15 @@ Guarantees:
     queue           add, list, pause, retry, recover, cancel; history of a run
     selection       which run a session gets
     claims          claim, heartbeat, complete, fail, release
-    lease_expiry    takes back runs whose lease has expired
+    lease_expiry    requeues runs whose lease has expired
     pause           pause state of the scheduler
     cycle           expire ─► match ─► wake ─► escalate                   one pass
     wakes           how each session is woken, and the results            rows of the outbox
     worker_requests requests for a new worker                             rows of the runs
     notifier        reports starving runs                                 a port; Prefect events
     statistics      the report of a cycle, and the totals of all cycles
+    counts          counts of tasks and sessions
+    views           typed results of the operations of `daybook.api`
     scheduler       repeats the cycle, in the keeper
     retention       deletes old tasks, wakes and sessions
 """

@@ -47,7 +47,7 @@ class Claimed:
 
 
 async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None = None) -> Claimed:
-    """Give the session the first run of the queue that fits it, for ``lease``.
+    """Claim the first run of the queue that fits the session, for ``lease``.
 
     Raises `NothingClaimable` with the reason, `NotFound` for the session, `InvalidInput` for the
     lease.
@@ -139,7 +139,7 @@ def _reason(error: str) -> str:
 
 
 async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") -> TaskRunRow:
-    """Give the run back: it is queued again at its old place. Raises as `complete`."""
+    """Return the run to its old place in the queue. Raises as `complete`."""
     reason = validate_line(reason, "reason")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.change_status(run, Status.QUEUED, now)
@@ -162,7 +162,7 @@ async def is_run_available(session: AsyncSession, row: TaskSessionRow, now: date
 async def _nothing_claimable_reason(
     session: AsyncSession, row: TaskSessionRow, now: datetime
 ) -> str:
-    """Return why a claim gets nothing, or "" if it gets a run or takes its own back first.
+    """Return why a claim gets nothing, or "" if it gets a run or expires its own lease first.
 
     Reads only.
     """
@@ -206,7 +206,7 @@ async def _held(
         row = await rows.holder(session, run)
         assert row is not None  # the run is held
         if owners.current_actor().is_agent and row.owner != owners.current_actor().owner:
-            raise TokenRefused(run.id[:8], "a session of somebody else holds it")
+            raise TokenRefused(run.id[:8], "a session of another owner holds it")
         sessions.touch(row, now)
         yield session, run, row, now
 
@@ -215,11 +215,11 @@ def _check(run: TaskRunRow, token: str, now: datetime) -> None:
     """Raise `TokenRefused` unless the token holds the run."""
     short = run.id[:8]
     if run.token_digest is None or run.lease_until is None:
-        raise TokenRefused(short, f"it is {run.status}, and no token holds it")
+        raise TokenRefused(short, f"it is {run.status}, so no token is valid")
     if not hmac.compare_digest(run.token_digest, digest(token)):
-        raise TokenRefused(short, "the token is not that of its claim")
+        raise TokenRefused(short, "the token is wrong")
     if run.lease_until <= now:
-        raise TokenRefused(short, f"the lease was over at {run.lease_until.isoformat()}")
+        raise TokenRefused(short, f"the lease expired at {run.lease_until.isoformat()}")
 
 
 async def _run(session: AsyncSession, ref: str) -> TaskRunRow:

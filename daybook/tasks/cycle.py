@@ -4,7 +4,7 @@
 
     inspect  ──► nothing queued, no lease expired, no wake under way: write nothing
       │
-    expire   take back runs whose lease has expired                  one transaction
+    expire   requeue runs whose lease has expired                    one transaction
       │
     match    for each queued run, in order: find the session, wake   one transaction, with the
     escalate count its starving cycles, take the steps that are due      outbox rows and the worker
@@ -85,7 +85,7 @@ async def cycle(
     findings = await _inspect(ledger, policy)
     report = findings.report
     if refused is not None:
-        report.error("[tasks] stays as it was", refused)
+        report.error("[tasks] is invalid, so its last valid values apply", refused)
     if not findings.anything:
         return report
     recovery_failed = findings.over and not await _expire_leases(ledger, report)
@@ -152,7 +152,7 @@ async def _inspect(ledger: Ledger, policy: EscalationPolicy) -> _Findings:
 
 
 async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
-    """Take back runs with expired leases. Return False if that failed."""
+    """Expire leases. Return False if that failed."""
     try:
         async with ledger.write() as session:
             now = ledger.now()
@@ -161,8 +161,8 @@ async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
     except Unreachable:
         raise
     except Exception as error:  # matching and waking go on all the same
-        log.exception("leases that are over could not be taken back", extra={"action": "sweep"})
-        report.error("sweep", repr(error))
+        log.exception("cannot expire leases", extra={"action": "expire"})
+        report.error("lease expiry", repr(error))
         return False
     for id_ in recovered:
         report.add("recovered", id_)
@@ -185,7 +185,7 @@ async def _load_capabilities(
         async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
             return await capabilities_of()
     except Exception as error:
-        report.error("agents cannot be read", str(error) or type(error).__name__)
+        report.error("cannot read the agents", str(error) or type(error).__name__)
         return None
 
 
@@ -263,7 +263,7 @@ class _Cycle:
         self.targets: list[WakeTarget] = []
         self.no_way = 0
         self.workers: list[StoredJob] | None = None
-        self.climbed: list[str] = []
+        self.counted: list[str] = []
         for run, task in queued:
             if task.paused:
                 report.add("paused", run.id)
@@ -272,14 +272,14 @@ class _Cycle:
             before = len(self.targets)
             report.add(self._wake(run, task, everyone="fan_out" in steps), run.id)
             if "fan_out" in steps and len(self.targets) > before:
-                self._record_step(run, "fan_out", f"{len(self.targets) - before} woken at once")
+                self._record_step(run, "fan_out", f"woken sessions: {len(self.targets) - before}")
             if REQUEST_WORKER in steps:
                 await self._request_worker(run, task)
             if "starved" in steps:
                 self.starving.append(self._starved_run(run, task))
             if NEEDS_ATTENTION in steps:
                 since = run.queued_at.replace(microsecond=0).isoformat()
-                run.attention = f"nobody has claimed it since {since}"
+                run.attention = f"no session has claimed it since {since}"
                 self._record_step(run, NEEDS_ATTENTION, run.attention)
                 await rows.alert_operator(session, run, "starved", now)
         await self._write_starved_cycles()
@@ -287,7 +287,7 @@ class _Cycle:
         report.wakes_failed += self.no_way
         if self.no_way:
             # Without names and numbers, so that it is stored once and leaves room for other errors.
-            report.error("wake", "no MCP server is connected to a session, and no wake_url is set")
+            report.error("wake", "a session has no MCP connection, and wake_url is not set")
         return await wakes.enqueue(session, self.targets, self.policy.wake_url, now)
 
     def _fitting(self, wanted: RunRequirements) -> _Fits:
@@ -319,7 +319,7 @@ class _Cycle:
             self.woken.add(fresh[0].id)
             return "woken"
         reason = f"queued for {self._waited(run)}" + (
-            ", all that fit are woken" if everyone else ""
+            ", all fitting sessions are woken" if everyone else ""
         )
         for row in reachable if everyone else reachable[:1]:
             self.targets.append(WakeTarget(task, run, row, reason))
@@ -338,14 +338,14 @@ class _Cycle:
         waited = self.report.at - run.queued_at
         owed = model.escalate(self.policy, waited, run.starved_cycles, run.tiers)
         if owed.cycles != run.starved_cycles:
-            self.climbed.append(run.id)
+            self.counted.append(run.id)
             set_committed_value(run, "starved_cycles", owed.cycles)
         return owed.steps
 
     async def _write_starved_cycles(self) -> None:
         """Add one starving cycle to all counted runs, in bulk: few statements for a long queue."""
-        for start in range(0, len(self.climbed), MAX_RUNS_PER_STATEMENT):
-            few = col(TaskRunRow.id).in_(self.climbed[start : start + MAX_RUNS_PER_STATEMENT])
+        for start in range(0, len(self.counted), MAX_RUNS_PER_STATEMENT):
+            few = col(TaskRunRow.id).in_(self.counted[start : start + MAX_RUNS_PER_STATEMENT])
             more = update(TaskRunRow).where(few)
             await self.session.execute(
                 more.values(starved_cycles=TaskRunRow.starved_cycles + 1),
@@ -433,11 +433,11 @@ async def _notify(
             async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                 await notifier(each)
         except EventRejected as error:
-            report.error("Prefect does not take the event of a run that starves", error)
+            report.error("Prefect rejected the event of a starving run", error)
             continue
         except Exception as error:
             failed = str(error) or type(error).__name__
-            report.error("starved runs could not be told of", failed)
+            report.error("cannot report starving runs", failed)
             break
         sent.append(each)
         report.add("starved", each.run_id)

@@ -1,4 +1,4 @@
-"""Expiry of task leases: a run is taken back once `lease_until <= now`.
+"""Expiry of task leases: a session loses its run once `lease_until <= now`.
 
 The first and second time, the run is queued again as if it had just arrived. The third time it
 needs attention: the operator is notified, and no session can claim the run until the operator
@@ -18,7 +18,7 @@ from daybook.tasks import rows
 from daybook.tasks.states import MAX_EXPIRIES, Status
 
 MAX_EXPIRED_PER_PASS = 100
-"""Number of runs that one pass takes back."""
+"""Number of leases that one pass expires."""
 
 
 async def expire_leases(
@@ -27,7 +27,7 @@ async def expire_leases(
     limit: int = MAX_EXPIRED_PER_PASS,
     actor: str = rows.SCHEDULER,
 ) -> list[TaskRunRow]:
-    """Take back at most ``limit`` runs, those whose leases expired longest ago first; return them.
+    """Expire at most ``limit`` leases, those that ended longest ago first; return their runs.
 
     A run that now needs attention says so in `status`, and why in `attention`.
     """
@@ -35,25 +35,25 @@ async def expire_leases(
         col(TaskRunRow.status) == Status.CLAIMED, col(TaskRunRow.lease_until) <= now
     )
     oldest = expired.order_by(col(TaskRunRow.lease_until), col(TaskRunRow.id)).limit(limit)
-    taken_back = list((await session.execute(oldest)).scalars())
-    for run in taken_back:
+    expired_runs = list((await session.execute(oldest)).scalars())
+    for run in expired_runs:
         await expire_lease(session, run, now, actor)
-    return taken_back
+    return expired_runs
 
 
 async def expire_lease(session: AsyncSession, run: TaskRunRow, now: datetime, actor: str) -> None:
-    """Take back one run whose lease has expired."""
+    """Expire the lease of one run."""
     assert run.lease_until is not None and run.lease_until <= now
     late = durations.to_text(now - run.lease_until)
     session_row = await rows.holder(session, run)
-    reason = f"its lease was over {late} ago"
+    reason = f"its lease expired {late} ago"
     run.expiries += 1
     if run.expiries < MAX_EXPIRIES:
         rows.requeue(run, now)
         rows.record_event(session, run, "expired", now, actor=actor, reason=reason, of=session_row)
     else:
         rows.change_status(run, Status.NEEDS_ATTENTION, now)
-        run.attention = f"its lease was over {run.expiries} times"
+        run.attention = f"its lease expired {run.expiries} times"
         rows.record_event(session, run, "expired", now, actor=actor, reason=reason, of=session_row)
         rows.record_event(session, run, "needs_attention", now, actor=actor, reason=run.attention)
         await rows.alert_operator(session, run, "expired", now)

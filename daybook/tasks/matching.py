@@ -11,7 +11,7 @@ whether the two fit:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -101,7 +101,7 @@ def mismatch_reason(wanted: RunRequirements, session: Candidate) -> str:
 def busy_reason(session: Candidate, now: datetime) -> str:
     """Return why the session may not have any run at ``now``, or "" if it is free."""
     if session.expires_at <= now:
-        return "the session was silent too long"
+        return "the session expired"
     if session.state != IDLE:
         return f"the session is {session.state}"
     if session.prompting:
@@ -120,21 +120,44 @@ def preference(wanted: RunRequirements, session: Candidate) -> tuple[int, dateti
     return (-preferred_count, session.idle_since, session.name)
 
 
+def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: datetime) -> str:
+    """Return why no session of ``there`` has claimed a queued run yet."""
+    if wanted.paused:
+        return "the task is paused"
+    if wanted.owner == owners.USER:
+        return "the task is for a person"
+    if free := [each.name for each in there if not refusal_reason(wanted, each, now)]:
+        return f"{_first_three(free)} could claim it"
+    fitting = [each for each in there if not mismatch_reason(wanted, each)]
+    if fitting:
+        return "; ".join(f"{each.name}: {busy_reason(each, now)}" for each in fitting[:3])
+    if not there:
+        return "no session is registered"
+    lacking = set(wanted.capabilities)
+    for each in there:
+        lacking -= set(each.capabilities)
+    if lacking:
+        return f"no session has {', '.join(sorted(lacking))}"
+    return "no session fits: " + "; ".join(
+        f"{each.name}: {mismatch_reason(wanted, each)}" for each in there[:3]
+    )
+
+
 def _blocked_reason(wanted: RunRequirements) -> str:
     if wanted.paused:
         return "the task is paused"
     if wanted.owner == owners.USER:
-        return "the task is a person's to do"
+        return "the task is for a person"
     return ""
 
 
 def _unfit_reason(wanted: RunRequirements, session: Candidate) -> str:
     if wanted.workspace and wanted.workspace != session.workspace:
-        return f'the task is of the workspace "{wanted.workspace}"'
+        return f'the task is for the workspace "{wanted.workspace}"'
     if wanted.channel and wanted.channel != session.channel:
-        return f'the task is of the channel "{wanted.channel}"'
+        return f'the task is for the channel "{wanted.channel}"'
     if not _is_owner(wanted.owner, session):
-        return f'the task is that of "{wanted.owner}"'
+        return f'the task is for "{wanted.owner}"'
     lacking = sorted(set(wanted.capabilities) - set(session.capabilities))
     if lacking:
         return f"the session lacks {', '.join(lacking)}"
@@ -147,3 +170,8 @@ def _is_owner(owner: str, session: Candidate) -> bool:
     if owner.startswith(model.SESSION_PREFIX):
         return owner == model.SESSION_PREFIX + session.name
     return bool(session.agent) and owner == owners.AGENT_PREFIX + session.agent
+
+
+def _first_three(names: Iterable[str]) -> str:
+    given = list(names)
+    return ", ".join(given[:3]) + (f" and {len(given) - 3} more" if len(given) > 3 else "")

@@ -58,8 +58,8 @@ _CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}\Z")
 def priority_index(word: str) -> int:
     """Return the index of a priority in `PRIORITIES`. Raises `InvalidInput`."""
     if word not in PRIORITIES:
-        legal = f"legal: {', '.join(PRIORITIES)}"
-        raise InvalidInput("priority", f'"{word}" is not legal', legal)
+        hint = f"use one of {', '.join(PRIORITIES)}"
+        raise InvalidInput("priority", f'"{word}" is not a priority', hint)
     return PRIORITIES.index(word)
 
 
@@ -79,8 +79,8 @@ def check_owner(owner: str) -> str:
             raise InvalidInput("owner", f"the session's name {error.problem}", error.hint) from None
     if owners.is_agent(owner):
         return owners.validate_owner(owner)
-    legal = "legal: user, agent:<its name>, session:<its name>; without one any session may do it"
-    raise InvalidInput("owner", f'"{owner}" is not legal', legal)
+    hint = "use user, agent:NAME or session:NAME, or omit it for any session"
+    raise InvalidInput("owner", f'"{owner}" is not an owner', hint)
 
 
 def check_capabilities(given: Iterable[str], field: str = "capabilities") -> list[str]:
@@ -88,12 +88,10 @@ def check_capabilities(given: Iterable[str], field: str = "capabilities") -> lis
     unique = sorted({each.strip() for each in given})
     for each in unique:
         if not _CAPABILITY.match(each):
-            legal = (
-                "legal: up to 64 letters, digits and . _ : / + -, beginning with one of the former"
-            )
-            raise InvalidInput(field, f'"{each}" is not legal', legal)
+            hint = "use up to 64 letters, digits and . _ : / + -, starting with a letter or digit"
+            raise InvalidInput(field, f'"{each}" is not a capability', hint)
     if len(unique) > MAX_CAPABILITIES:
-        raise InvalidInput(field, f"are {len(unique)}", f"legal: at most {MAX_CAPABILITIES}")
+        raise InvalidInput(field, f"has {len(unique)} values", f"use at most {MAX_CAPABILITIES}")
     return unique
 
 
@@ -106,7 +104,7 @@ def check_text(value: str, field: str) -> str:
     """Return instructions, an output or an error. Raises `InvalidInput` if it is too long."""
     if len(value) > MAX_TEXT_LENGTH:
         raise InvalidInput(
-            field, f"has {len(value):,} characters", f"legal: at most {MAX_TEXT_LENGTH:,}"
+            field, f"has {len(value):,} characters", f"use at most {MAX_TEXT_LENGTH:,}"
         )
     return value
 
@@ -120,7 +118,7 @@ def check_state(value: str) -> str:
     """Return the state that a session reports. Raises `InvalidInput`."""
     if value not in SESSION_STATES:
         raise InvalidInput(
-            "state", f'"{value}" is not legal', f"legal: {', '.join(SESSION_STATES)}"
+            "state", f'"{value}" is not a state', f"use {' or '.join(SESSION_STATES)}"
         )
     return value
 
@@ -132,8 +130,8 @@ def lease_duration(value: timedelta | str | None) -> timedelta:
     duration = durations.parse(value, "lease") if isinstance(value, str) else value
     if not MIN_LEASE_DURATION <= duration <= MAX_LEASE_DURATION:
         shortest, longest = map(durations.to_text, (MIN_LEASE_DURATION, MAX_LEASE_DURATION))
-        legal = f"legal: {shortest} to {longest}"
-        raise InvalidInput("lease", f"{durations.to_text(duration)} is not legal", legal)
+        hint = f"use {shortest} to {longest}"
+        raise InvalidInput("lease", f"{durations.to_text(duration)} is out of range", hint)
     return duration
 
 
@@ -159,18 +157,24 @@ class EscalationPolicy(BaseModel):
     starve_after: Annotated[timedelta, BeforeValidator(_duration)] = Field(
         default=timedelta(minutes=2),
         ge=timedelta(0),
-        description="How long a run is queued before its cycles of starving count; 0: never.",
+        description="Time in the queue after which a run starves; 0 for never.",
     )
-    fan_out: int = Field(default=2, ge=1, description="All sessions that fit are woken.")
+    fan_out: int = Field(
+        default=2, ge=1, description="Starving cycles until all fitting sessions are woken."
+    )
     request_worker: int = Field(
-        default=4, ge=1, description="A run of a job is asked for that is to do it."
+        default=4, ge=1, description="Starving cycles until a worker is requested."
     )
-    starved: int = Field(default=6, ge=1, description="Prefect gets an event, `task.starved`.")
-    needs_attention: int = Field(default=10, ge=1, description="The operator is told.")
+    starved: int = Field(
+        default=6, ge=1, description="Starving cycles until Prefect gets the event `task.starved`."
+    )
+    needs_attention: int = Field(
+        default=10, ge=1, description="Starving cycles until the operator is notified."
+    )
     wake_url: str = Field(
         default="",
-        description="Where sessions are woken that no MCP server is connected to: the address "
-        "gets one signed request for all that are to be woken in a cycle.",
+        description="Webhook that wakes sessions without an MCP connection, with one signed "
+        "request per cycle.",
     )
 
     @model_validator(mode="after")
@@ -178,10 +182,9 @@ class EscalationPolicy(BaseModel):
         steps = [(name, getattr(self, name)) for name in ESCALATION_STEPS]
         for (before, low), (after, high) in pairwise(steps):
             if high <= low:
-                problem = f"{high} is not more than {before}, {low}"
-                raise as_pydantic(
-                    InvalidInput(after, problem, f"legal: {' < '.join(ESCALATION_STEPS)}")
-                )
+                problem = f"{high} is not more than {before} ({low})"
+                hint = f"use increasing values: {' < '.join(ESCALATION_STEPS)}"
+                raise as_pydantic(InvalidInput(after, problem, hint))
         return self
 
     @classmethod

@@ -6,10 +6,7 @@ it. A state that cannot be read counts as paused: work must not start while that
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,11 +19,10 @@ from daybook.ledger.task_tables import TaskRunRow
 from daybook.tasks import model, rows
 
 FACT_KEY = "tasks.switch"
-UNREADABLE = "the pause flag in the ledger cannot be read; resume or pause writes it anew"
+UNREADABLE = "the pause flag in the ledger cannot be read; `resume` or `pause` rewrites it"
 
 
-@dataclass(frozen=True)
-class PauseState:
+class PauseState(BaseModel, frozen=True):
     """Whether the scheduler is paused, why, since when, and by which actor.
 
     ``at`` is None and ``actor`` is empty if it was never paused or resumed, or cannot be read.
@@ -36,14 +32,6 @@ class PauseState:
     reason: str = ""
     at: datetime | None = None
     actor: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "paused": self.paused,
-            "reason": self.reason,
-            "at": None if self.at is None else self.at.isoformat(),
-            "actor": self.actor,
-        }
 
 
 class _StoredPause(BaseModel):
@@ -66,7 +54,7 @@ async def read(session: AsyncSession) -> PauseState:
         stored = _StoredPause.model_validate_json(fact.value)
     except ValidationError:
         return PauseState(paused=True, reason=UNREADABLE)
-    return PauseState(stored.paused, stored.reason, stored.at, stored.actor)
+    return PauseState.model_validate(dict(stored))
 
 
 async def pause(ledger: Ledger, reason: str = "") -> PauseState:
@@ -88,9 +76,9 @@ async def _set_paused(ledger: Ledger, *, paused: bool, reason: str) -> PauseStat
         same = old.at is not None and old.paused == paused
         at = old.at if same and old.at is not None else ledger.now()
         actor = old.actor if same and old.reason == reason else owners.current_actor().owner
-        new = PauseState(paused, reason, at, actor)
+        new = PauseState(paused=paused, reason=reason, at=at, actor=actor)
         if new != old and (paused or old.paused):
-            await session.merge(Fact(key=FACT_KEY, value=json.dumps(new.as_json())))
+            await session.merge(Fact(key=FACT_KEY, value=new.model_dump_json()))
             return new
         return old
 

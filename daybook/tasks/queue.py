@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from sqlalchemy import case
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from daybook import owners
@@ -18,7 +20,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow
 from daybook.names import validate_line
 from daybook.tasks import model, rows
-from daybook.tasks.states import LIVE, RETRYABLE, Status
+from daybook.tasks.states import ENDED, LIVE, RETRYABLE, Status
 
 MAX_TITLE_LENGTH = 200
 
@@ -44,7 +46,7 @@ async def add(
     """Add a task and its first run, queued now. Raises `InvalidInput`, and then stores nothing."""
     title = validate_line(title, "title", MAX_TITLE_LENGTH)
     if not title:
-        raise InvalidInput("title", "is blank", f"legal: 1 to {MAX_TITLE_LENGTH} characters")
+        raise InvalidInput("title", "is blank", f"use 1 to {MAX_TITLE_LENGTH} characters")
     values: dict[str, Any] = {
         "title": title,
         "instructions": model.check_text(instructions, "instructions"),
@@ -91,6 +93,40 @@ async def runs(
     return list((await session.execute(query.limit(limit))).tuples())
 
 
+async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
+    """Return tasks with their newest runs: live ones in claim order, then the most recently ended.
+
+    With ``status``, return only tasks whose newest run has that state.
+    """
+    pairs: list[TaskAndRun] = []
+    newer = aliased(TaskRunRow)
+    newest = (
+        select(TaskRow, TaskRunRow)
+        .join(TaskRunRow, col(TaskRunRow.task_id) == col(TaskRow.id))
+        .where(
+            ~select(newer.id)
+            .where(newer.task_id == TaskRunRow.task_id, newer.number > TaskRunRow.number)
+            .exists()
+        )
+    )
+    run = TaskRunRow
+    status_rank = case(
+        (col(run.status) == Status.NEEDS_ATTENTION, 0),
+        (col(run.status) == Status.CLAIMED, 1),
+        else_=2,
+    )
+    live = (status_rank, col(TaskRow.priority), col(run.queued_at), col(run.id))
+    ended = (col(run.finished_at).desc(), col(run.id))
+    for group, order in ((LIVE, live), (ENDED, ended)):
+        statuses = group if status is None else group & {status}
+        if statuses and len(pairs) < limit:
+            newest_of_group = newest.where(col(run.status).in_(statuses)).order_by(*order)
+            pairs += (
+                (await session.execute(newest_of_group.limit(limit - len(pairs)))).tuples().all()
+            )
+    return pairs
+
+
 async def find(session: AsyncSession, ref: str) -> TaskAndRun:
     """Find a run by id or unique id prefix, or the last run of a task by id, id prefix or title.
 
@@ -130,7 +166,7 @@ async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:
 
 
 async def pause(ledger: Ledger, ref: str, reason: str = "") -> TaskAndRun:
-    """Stop wakes and claims for the task; a session that holds its run goes on.
+    """Stop wakes and claims for the task; a session that holds its run continues.
 
     Raises `InvalidInput` for the reason, and as `find`.
     """
@@ -164,12 +200,12 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
         now, actor = ledger.now(), owners.current_actor().owner
         if old.number != (await rows.newest_run(session, task.id)).number:
             raise InvalidInput(
-                "run", f"{old.id[:8]} was retried already", "legal: the last of a task"
+                "run", f"{old.id[:8]} was retried already", "use the newest run of the task"
             )
         _require_status(old, RETRYABLE)
         if old.number >= model.MAX_RUNS_PER_TASK:
-            problem = f"has had its {model.MAX_RUNS_PER_TASK} runs"
-            raise InvalidInput("task", problem, "add it anew, if it is still to be done")
+            problem = f"has had {model.MAX_RUNS_PER_TASK} runs, the maximum"
+            raise InvalidInput("task", problem, "add the task again")
         if old.status == Status.NEEDS_ATTENTION:
             rows.change_status(old, Status.CANCELLED, now)
             rows.record_event(session, old, "cancelled", now, actor=actor, reason="retried")
@@ -225,4 +261,6 @@ async def cancel(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
 def _require_status(run: TaskRunRow, legal: Collection[Status]) -> None:
     if run.status not in legal:
         names = ", ".join(status for status in Status if status in legal)
-        raise InvalidInput("run", f"{run.id[:8]} is {run.status}", f"legal: {names}")
+        raise InvalidInput(
+            "run", f"{run.id[:8]} is {run.status}", f"use a run in one of the states {names}"
+        )

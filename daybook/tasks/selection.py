@@ -35,9 +35,9 @@ async def claim_refusal_reason(
         return "the task scheduler is paused" + (f": {paused.reason}" if paused.reason else "")
     if row.expires_at <= now:
         since = (row.expires_at - sessions.SESSION_TIMEOUT).replace(microsecond=0).isoformat()
-        return f"the session was silent since {since}; report its state, or register it again"
+        return f"the session expired, silent since {since}; report its state or register it again"
     if held is not None and not _is_expired(held, now):
-        return f"the session holds run {held.id[:8]}; complete, fail or release that first"
+        return f"the session holds run {held.id[:8]}; complete, fail or release it first"
     return ""
 
 
@@ -119,4 +119,4 @@ async def no_match_reason(session: AsyncSession, candidate: Candidate, now: date
         return "no task is queued"
     count = (await session.execute(select(func.count()).where(_QUEUED))).scalar_one()
     reason = matching.refusal_reason(_requirements(first_run), candidate, now)
-    return f"of {count:,} queued none fits; of the first: {reason}"
+    return f"none of the queued runs ({count:,}) fits; the first: {reason}"

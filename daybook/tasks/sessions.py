@@ -65,7 +65,7 @@ async def register(
         row = await _named(session, name)
         if row is not None and row.owner != actor.owner:
             if row.expires_at > now or await held_run(session, row) is not None:
-                raise InvalidInput("name", f'"{name}" is taken', "legal: another name")
+                raise InvalidInput("name", f'"{name}" is taken', "use another name")
             # Its id goes with it: wakes sent to that id must not reach the new owner.
             await session.delete(row)
             await session.flush()
@@ -168,7 +168,7 @@ async def live_sessions(
 
 
 async def held_run(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
-    """Return the run that the session holds, even with an expired lease that was not taken back."""
+    """Return the run that the session holds, even if its lease has expired."""
     query = select(TaskRunRow).where(col(TaskRunRow.session_id) == row.id)
     run: TaskRunRow | None = (await session.execute(query)).scalar_one_or_none()
     return run
@@ -202,7 +202,7 @@ def _agent(given: str | None, actor: owners.Actor) -> str:
     if agent:
         owners.validate_owner(owners.AGENT_PREFIX + agent, "agent")
     if actor.is_agent and agent != own_agent:
-        raise InvalidInput("agent", f'"{agent}" is not yours', f'legal: "{own_agent}"')
+        raise InvalidInput("agent", f'"{agent}" is another agent', f'use "{own_agent}"')
     return agent
 
 

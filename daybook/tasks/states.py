@@ -36,10 +36,10 @@ TRANSITIONS: dict[Status, dict[Status, str]] = {
         Status.CANCELLED: "cancelled by the operator",
     },
     Status.CLAIMED: {
-        Status.QUEUED: "released, its lease is over, or recovered",
+        Status.QUEUED: "released, its lease expired, or recovered",
         Status.COMPLETED: "completed with the claim's token",
         Status.FAILED: "failed with the claim's token",
-        Status.NEEDS_ATTENTION: f"its lease is over for the {MAX_EXPIRIES}rd time",
+        Status.NEEDS_ATTENTION: f"its lease expired for the {MAX_EXPIRIES}rd time",
         Status.CANCELLED: "cancelled by the operator",
     },
     Status.NEEDS_ATTENTION: {

@@ -7,11 +7,9 @@ version, is reset: only the time of the last rebuild affects a decision.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 from pydantic import Field as Kept
@@ -26,24 +24,6 @@ MAX_ERRORS = 10
 MAX_IDS_PER_COUNTER = 50
 """Ids stored per counter of the last cycle; the caller of a cycle gets all of them."""
 
-COUNTERS = (
-    "pending",
-    "active",
-    "scanned",
-    "recovered",
-    "wakes_tried",
-    "wakes_succeeded",
-    "wakes_failed",
-    "woken",
-    "no_match",
-    "recently_notified",
-    "unclaimable",
-    "paused",
-    "starved",
-    "spawn_requested",
-    "needs_attention",
-)
-"""Counters of a cycle, in this order."""
 CUMULATIVE_COUNTERS = (
     "recovered",
     "wakes_tried",
@@ -55,8 +35,7 @@ CUMULATIVE_COUNTERS = (
 """Counters of events, which are summed up; the others describe the current state."""
 
 
-@dataclass
-class CycleReport:
+class CycleSummary(BaseModel):
     """What one cycle saw and did.
 
     ==================  ======================================================================
@@ -82,6 +61,34 @@ class CycleReport:
     again. ``at`` is the ledger's time.
     """
 
+    at: AwareDatetime
+    pending: int = 0
+    active: int = 0
+    scanned: int = 0
+    recovered: int = 0
+    wakes_tried: int = 0
+    wakes_succeeded: int = 0
+    wakes_failed: int = 0
+    woken: int = 0
+    no_match: int = 0
+    recently_notified: int = 0
+    unclaimable: int = 0
+    paused: int = 0
+    starved: int = 0
+    spawn_requested: int = 0
+    needs_attention: int = 0
+    runs: dict[str, list[str]]
+    errors: list[str]
+
+
+COUNTERS = tuple(name for name in CycleSummary.model_fields if name not in ("at", "runs", "errors"))
+"""Counters of a cycle, in the order of their fields."""
+
+
+@dataclass
+class CycleReport:
+    """A cycle's report while the cycle runs; `summary` explains the counters."""
+
     at: datetime
     pending: int = 0
     active: int = 0
@@ -103,29 +110,40 @@ class CycleReport:
         """Add an error that is tried again; its text may come from another system."""
         self.errors.append(f"{what}: {one_line(error, 500) or type(error).__name__}")
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the counters by name, `at`, `runs` and `errors`."""
-        counted: dict[str, Any] = {name: self.count(name) for name in COUNTERS}
-        return {"at": self.at.isoformat(), **counted, "runs": self.runs, "errors": self.errors}
+    def summary(self) -> CycleSummary:
+        counted = {name: self.count(name) for name in COUNTERS}
+        return CycleSummary(at=self.at, runs=self.runs, errors=self.errors, **counted)
+
+
+class CycleError(BaseModel):
+    """An error of a cycle, and the last time it occurred."""
+
+    at: AwareDatetime
+    error: str
 
 
 class Statistics(BaseModel):
-    """Stored totals. ``under_way`` are the outbox ids of wakes that no cycle has counted yet."""
+    """Totals of all cycles that had work; ``totals`` are those of `CUMULATIVE_COUNTERS`."""
 
     cycles: int = 0
     rebuilds: int = 0
     recovery_errors: int = 0
     totals: dict[str, int] = Kept(default_factory=dict)
-    last_cycle: dict[str, Any] | None = None
+    last_cycle: CycleSummary | None = None
     last_rebuild_at: AwareDatetime | None = None
-    errors: list[dict[str, str]] = Kept(default_factory=list)
+    errors: list[CycleError] = Kept(default_factory=list)
+
+
+class StoredStatistics(Statistics):
+    """Stored totals. ``under_way`` are the outbox ids of wakes that no cycle has counted yet."""
+
     under_way: list[str] = Kept(default_factory=list)
 
     def note(self, at: datetime, errors: Iterable[str]) -> None:
         """Store each error once, with the last time it occurred."""
         new = dict.fromkeys(errors)
-        others = [each for each in self.errors if each.get("error") not in new]
-        entries = [{"at": at.isoformat(), "error": each} for each in new]
+        others = [each for each in self.errors if each.error not in new]
+        entries = [CycleError(at=at, error=each) for each in new]
         self.errors = [*others, *entries][-MAX_ERRORS:]
 
     def count(self, report: CycleReport) -> None:
@@ -140,46 +158,39 @@ class Statistics(BaseModel):
         """Add what the already counted cycle of this report did afterwards."""
         self.totals["starved"] = self.totals.get("starved", 0) + starved
         self.note(report.at, report.errors)
-        if self.last_cycle is None or self.last_cycle["at"] == report.at.isoformat():
+        if self.last_cycle is None or self.last_cycle.at == report.at:
             self.keep(report)
 
     def keep(self, report: CycleReport) -> None:
-        stored = report.as_json()
-        stored["runs"] = {name: ids[:MAX_IDS_PER_COUNTER] for name, ids in report.runs.items()}
-        self.last_cycle = stored
+        ids = {name: ids[:MAX_IDS_PER_COUNTER] for name, ids in report.runs.items()}
+        self.last_cycle = report.summary().model_copy(update={"runs": ids})
 
 
-async def load(session: AsyncSession) -> Statistics:
+async def load(session: AsyncSession) -> StoredStatistics:
     """Return the stored totals, or empty ones if they cannot be read."""
     fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     try:
-        return Statistics.model_validate_json(fact.value) if fact else Statistics()
+        return StoredStatistics.model_validate_json(fact.value) if fact else StoredStatistics()
     except ValidationError:
-        return Statistics()
+        return StoredStatistics()
 
 
-async def store(session: AsyncSession, statistics: Statistics) -> None:
+async def store(session: AsyncSession, statistics: StoredStatistics) -> None:
     """Store the totals."""
     await session.merge(Fact(key=FACT_KEY, value=statistics.model_dump_json()))
 
 
-async def read(session: AsyncSession) -> dict[str, Any]:
-    """Return the totals as JSON.
-
-    Keys: `cycles` (those that had work), `rebuilds`, `recovery_errors`, `totals` (of
-    `CUMULATIVE_COUNTERS`), `last_cycle` (a `CycleReport` as JSON, or None), `last_rebuild_at`, and
-    the last `errors` as `{"at", "error"}`.
-    """
-    totals = await load(session)
-    totals.totals = {name: totals.totals.get(name, 0) for name in CUMULATIVE_COUNTERS}
-    as_json: dict[str, Any] = json.loads(totals.model_dump_json(exclude={"under_way"}))
-    return as_json
+async def read(session: AsyncSession) -> Statistics:
+    """Return the totals."""
+    stored = await load(session)
+    stored.totals = {name: stored.totals.get(name, 0) for name in CUMULATIVE_COUNTERS}
+    return Statistics.model_validate(dict(stored))
 
 
-async def rebuild(ledger: Ledger) -> dict[str, Any]:
+async def rebuild(ledger: Ledger) -> Statistics:
     """Forget the recent wakes; escalation counts and steps stay. Return what `read` returns."""
     async with ledger.write() as session:
-        totals = await load(session)
-        totals.rebuilds, totals.last_rebuild_at = totals.rebuilds + 1, ledger.now()
-        await store(session, totals)
+        stored = await load(session)
+        stored.rebuilds, stored.last_rebuild_at = stored.rebuilds + 1, ledger.now()
+        await store(session, stored)
         return await read(session)

@@ -1,147 +1,294 @@
-"""Read-only views of the queue: lists, counts, and why a run waits."""
+"""Results of the operations on tasks, with the fields of `--json` in their order.
+
+Instants are in UTC and durations in seconds. Only `ClaimedTaskRun` contains a token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Literal, Self
 
-import sqlalchemy
-from sqlalchemy import case, func
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
-from sqlmodel import col, select
+from pydantic import BaseModel, Field
 
-from daybook import owners
-from daybook.ledger.task_tables import TaskRow, TaskRunRow
-from daybook.tasks import matching, sessions
-from daybook.tasks import pause as switch
-from daybook.tasks.matching import Candidate, RunRequirements
+from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
+from daybook.tasks.counts import TaskCounts
+from daybook.tasks.model import PRIORITIES
 from daybook.tasks.pause import PauseState
-from daybook.tasks.queue import TaskAndRun
-from daybook.tasks.states import ENDED, LIVE, Status
-
-DAY = timedelta(days=1)
+from daybook.tasks.states import Status
+from daybook.tasks.statistics import Statistics
 
 
-@dataclass(frozen=True)
-class TaskCounts:
-    """Counts of tasks and sessions. ``oldest`` is since when the oldest queued run has waited.
+class _Head(BaseModel, frozen=True):
+    id: str
 
-    ``starving`` are queued runs that starve. ``attention`` are runs that an operator should look
-    at, including queued ones whose escalation is complete. ``free`` sessions could claim now.
-    Expired sessions are not counted.
+
+class _HeadWithRun(_Head, frozen=True):
+    run_id: str
+    status: Status
+
+
+class _Body(BaseModel, frozen=True):
+    title: str
+    instructions: str
+    priority: str
+    owner: str
+    workspace: str
+    channel: str
+    capabilities: list[str]
+    preferred: list[str]
+    paused: bool
+    paused_reason: str
+    created_by: str
+    created_at: datetime
+
+
+class TaskRun(BaseModel, frozen=True):
+    """One run of a task.
+
+    ``queued_seconds`` is None unless the run is queued. ``session`` is the name of the session that
+    holds the run. A run whose lease has expired (``lease_over``) stays claimed until lease expiry
+    requeues it. ``steps`` are the escalation steps that were taken.
     """
 
-    live: dict[Status, int]
-    ended_last_day: dict[Status, int]
-    oldest: datetime | None
+    run_id: str
+    task_id: str
+    number: int
+    status: Status
+    created_at: datetime
+    queued_at: datetime
+    queued_seconds: float | None
+    claimed_at: datetime | None
+    session: str | None
+    lease_until: datetime | None
+    lease_over: bool
+    finished_at: datetime | None
+    done_by: str
+    output: str | None
+    error: str | None
+    expiries: int
+    starved_cycles: int
+    steps: list[str]
+    spawned_run_id: str | None
+    attention: str
+
+    @classmethod
+    def of(cls, row: TaskRunRow, now: datetime, names: Mapping[str, str], **more: object) -> Self:
+        """Return the run at ``now``; ``names`` are the names of sessions by their ids."""
+        queued = row.status == Status.QUEUED
+        return cls.model_validate(
+            row.model_dump()
+            | {
+                "run_id": row.id,
+                "queued_seconds": max(0.0, (now - row.queued_at).total_seconds())
+                if queued
+                else None,
+                "session": names.get(row.session_id or ""),
+                "lease_over": row.lease_until is not None and row.lease_until <= now,
+                "steps": row.tiers,
+            }
+            | more
+        )
+
+
+class TitledTaskRun(TaskRun, frozen=True):
+    """A run, with the title of its task."""
+
+    title: str
+
+
+# Pydantic orders the fields of base classes from the last one to the first.
+class Task(_Body, _Head, frozen=True):
+    """A task: what to do, and which sessions may do it."""
+
+    @classmethod
+    def of(cls, row: TaskRow) -> Self:
+        return cls.model_validate(row.model_dump() | {"priority": PRIORITIES[row.priority]})
+
+
+class TaskWithRun(_Body, _HeadWithRun, frozen=True):
+    """A task with its newest run, whose id and status are also those of the task."""
+
+    run: TaskRun
+
+    @classmethod
+    def of(
+        cls,
+        task: TaskRow,
+        newest: TaskRunRow,
+        now: datetime,
+        names: Mapping[str, str],
+        **more: object,
+    ) -> Self:
+        """Return the task at ``now``; ``names`` are the names of sessions by their ids."""
+        of_run = {"run_id": newest.id, "status": newest.status}
+        run = TaskRun.of(newest, now, names)
+        return cls.model_validate(dict(Task.of(task)) | of_run | {"run": run} | more)
+
+
+class TaskEvent(BaseModel, frozen=True):
+    """An event of a run: its actor, the session that it concerns, and the reason."""
+
+    at: datetime
+    run_id: str
+    event: str
+    actor: str
+    session: str | None
+    reason: str
+
+    @classmethod
+    def of(cls, row: TaskEventRow) -> Self:
+        return cls.model_validate(row.model_dump() | {"session": row.session or None})
+
+
+class TaskDetails(TaskWithRun, frozen=True):
+    """A task with all its runs, newest first, and their events, oldest first."""
+
+    runs: list[TaskRun]
+    history: list[TaskEvent]
+
+
+class ClaimedTaskRun(BaseModel, frozen=True):
+    """A run that a session has just claimed. ``token`` authorizes each later call for the run."""
+
+    run_id: str
+    token: str = Field(repr=False)
+    lease_until: datetime
+    task: Task
+
+
+class TaskSession(BaseModel, frozen=True):
+    """A live agent that claims tasks; ``run_id`` is the run that it holds.
+
+    If ``woken_by`` is None, the session cannot be woken and has to poll.
+    """
+
+    id: str
+    name: str
+    agent: str
+    type: str
+    workspace: str
+    channel: str
+    capabilities: list[str]
+    state: str
+    prompting: bool
+    run_id: str | None
+    owner: str
+    idle_since: datetime
+    registered_at: datetime
+    expires_at: datetime
+    expired: bool
+    connected: bool
+    woken_by: Literal["stream", "webhook"] | None
+
+    @classmethod
+    def of(cls, row: TaskSessionRow, now: datetime, held_run: str | None, *, webhook: bool) -> Self:
+        """Return the session at ``now``; ``webhook``: sessions without a stream are woken by it."""
+        connected = row.connected_until is not None and row.connected_until > now
+        return cls.model_validate(
+            row.model_dump()
+            | {
+                "run_id": held_run,
+                "expired": row.expires_at <= now,
+                "connected": connected,
+                "woken_by": "stream" if connected else "webhook" if webhook else None,
+            }
+        )
+
+
+# --- the scheduler
+
+
+class TaskTotals(BaseModel, frozen=True):
+    """Counts of live runs and sessions.
+
+    ``attention`` counts all runs that need an operator, ``free`` the sessions that could claim now.
+    """
+
+    claimed: int
+    needs_attention: int
+    queued: int
+    oldest_seconds: float | None
     starving: int
     attention: int
     free: int
     busy: int
-    switch: PauseState
+    paused: bool
 
-    @property
-    def any(self) -> bool:
-        """Whether there is anything to show."""
-        counts = (*self.live.values(), *self.ended_last_day.values(), self.free, self.busy)
-        return any(counts) or self.switch.paused
-
-
-async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
-    """Return the counts at ``now``."""
-    run = TaskRunRow
-    by_status = sqlalchemy.select(
-        col(run.status),
-        func.count(),
-        func.min(col(run.queued_at)),
-        func.sum(case((col(run.starved_cycles) > 0, 1), else_=0)),
-        func.sum(case((col(run.attention) != "", 1), else_=0)),
-    ).where(col(run.finished_at).is_(None))
-    live = {
-        Status(row[0]): row[1:]
-        for row in (await session.execute(by_status.group_by(col(run.status)))).all()
-    }
-    queued = live.get(Status.QUEUED, (0, None, 0, 0))
-    ended = select(run.status, func.count()).where(col(run.finished_at) >= now - DAY)
-    last_day = dict((await session.execute(ended.group_by(run.status))).tuples().all())
-    candidates = await live_candidates(session, now)
-    free = sum(not matching.busy_reason(each, now) for each in candidates)
-    return TaskCounts(
-        live={each: live[each][0] if each in live else 0 for each in sorted(LIVE)},
-        ended_last_day={each: last_day.get(each, 0) for each in sorted(ENDED)},
-        oldest=queued[1],
-        starving=int(queued[2]),
-        attention=int(queued[3]) + live.get(Status.NEEDS_ATTENTION, (0,))[0],
-        free=free,
-        busy=len(candidates) - free,
-        switch=await switch.read(session),
-    )
-
-
-async def live_candidates(session: AsyncSession, now: datetime) -> list[Candidate]:
-    """Return the live sessions of all owners, by name."""
-    return [candidate for _, candidate in await sessions.live_sessions(session, now)]
-
-
-async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
-    """Return tasks with their newest runs: live ones in claim order, then the most recently ended.
-
-    With ``status``, return only tasks whose newest run has that state.
-    """
-    pairs: list[TaskAndRun] = []
-    newer = aliased(TaskRunRow)
-    newest = (
-        select(TaskRow, TaskRunRow)
-        .join(TaskRunRow, col(TaskRunRow.task_id) == col(TaskRow.id))
-        .where(
-            ~select(newer.id)
-            .where(newer.task_id == TaskRunRow.task_id, newer.number > TaskRunRow.number)
-            .exists()
+    @classmethod
+    def of(cls, counts: TaskCounts, now: datetime) -> Self:
+        return cls(
+            claimed=counts.live[Status.CLAIMED],
+            needs_attention=counts.live[Status.NEEDS_ATTENTION],
+            queued=counts.live[Status.QUEUED],
+            oldest_seconds=None if counts.oldest is None else seconds(now - counts.oldest),
+            starving=counts.starving,
+            attention=counts.attention,
+            free=counts.free,
+            busy=counts.busy,
+            paused=counts.switch.paused,
         )
-    )
-    run = TaskRunRow
-    status_rank = case(
-        (col(run.status) == Status.NEEDS_ATTENTION, 0),
-        (col(run.status) == Status.CLAIMED, 1),
-        else_=2,
-    )
-    live = (status_rank, col(TaskRow.priority), col(run.queued_at), col(run.id))
-    ended = (col(run.finished_at).desc(), col(run.id))
-    for group, order in ((LIVE, live), (ENDED, ended)):
-        statuses = group if status is None else group & {status}
-        if statuses and len(pairs) < limit:
-            newest_of_group = newest.where(col(run.status).in_(statuses)).order_by(*order)
-            pairs += (
-                (await session.execute(newest_of_group.limit(limit - len(pairs)))).tuples().all()
-            )
-    return pairs
 
 
-def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: datetime) -> str:
-    """Return why no session of ``there`` has claimed a queued run yet."""
-    if wanted.paused:
-        return "the task is paused"
-    if wanted.owner == owners.USER:
-        return "it is a person's to do"
-    if free := [each.name for each in there if not matching.refusal_reason(wanted, each, now)]:
-        return f"{_first_three(free)} could claim it"
-    fitting = [each for each in there if not matching.mismatch_reason(wanted, each)]
-    if fitting:
-        return "; ".join(f"{each.name}: {matching.busy_reason(each, now)}" for each in fitting[:3])
-    if not there:
-        return "no session is there"
-    lacking = set(wanted.capabilities)
-    for each in there:
-        lacking -= set(each.capabilities)
-    if lacking:
-        return f"no session has {', '.join(sorted(lacking))}"
-    return "no session fits: " + "; ".join(
-        f"{each.name}: {matching.mismatch_reason(wanted, each)}" for each in there[:3]
-    )
+class SchedulerStatus(BaseModel, frozen=True):
+    """The task scheduler: its pause state, and whether a keeper ``runs`` its cycles."""
+
+    switch: PauseState
+    runs: bool
+    tasks: TaskTotals
+    statistics: Statistics
+    problems: list[str]
 
 
-def _first_three(names: Iterable[str]) -> str:
-    given = list(names)
-    return ", ".join(given[:3]) + (f" and {len(given) - 3} more" if len(given) > 3 else "")
+class HeldTaskRun(BaseModel, frozen=True):
+    """A run that a session holds."""
+
+    run_id: str
+    title: str
+    session: str | None
+    lease_until: datetime | None
+
+
+class DrainResult(BaseModel, frozen=True):
+    """Result of a drain: ``left`` are the runs that sessions still hold."""
+
+    drained: bool
+    waited_seconds: float
+    left: list[HeldTaskRun]
+
+
+class QueuedTaskRun(BaseModel, frozen=True):
+    """A queued run, and ``why`` no session has claimed it yet."""
+
+    run_id: str
+    task_id: str
+    title: str
+    priority: str
+    queued_at: datetime
+    queued_seconds: float
+    starved_cycles: int
+    steps: list[str]
+    attention: str
+    why: str
+
+
+class Backlog(BaseModel, frozen=True):
+    """The queued runs in claim order, and the reason, time and actor of a pause, if there is one.
+
+    ``runs`` are the first of them, ``by_priority`` counts all.
+    """
+
+    pending: int
+    oldest_seconds: float | None
+    by_priority: dict[str, int]
+    starving: int
+    paused: bool
+    reason: str
+    at: datetime | None
+    actor: str
+    runs: list[QueuedTaskRun]
+
+
+def seconds(length: timedelta) -> float:
+    """Return a duration in seconds, to the millisecond, and 0 if it is negative."""
+    return round(max(0.0, length.total_seconds()), 3)

@@ -33,7 +33,7 @@ TRIGGER = "api"
 RUN_ID_LENGTH = 8
 """Characters of the run's id in its worker's name."""
 MAX_WORKERS_PER_RUN = 3
-"""Number of workers requested for one run, however often it is claimed and given back."""
+"""Number of workers requested for one run, however often it is claimed and released."""
 MAX_CONCURRENT_WORKERS = 4
 """Number of workers under way, of all tasks together.
 
@@ -152,11 +152,11 @@ def worker_instructions(task: TaskRow, run: TaskRunRow, has: Collection[str]) ->
     # No text of a task may be read as a variable of the prompt.
     arguments_json = json.dumps(given, ensure_ascii=False).replace("{{", "{\\u007b")
     return (
-        "You are started because a task waits that no session has claimed. Use Daybook's tools:\n"
+        "You were started because no session has claimed a queued task. Use Daybook's tools:\n"
         f"1. task_session_register with {arguments_json}\n"
         f'2. task_next with the session "{name}": you get a task and a token. If there is none, '
-        "another session has it: say so, and end.\n"
-        "3. Do what the task says. Before the lease is over, task_heartbeat with the token.\n"
-        "4. task_complete with the token and what came of it; if it cannot be done, task_fail with "
-        "the token and why."
+        "another session has it: report that and stop.\n"
+        "3. Do the task. Before the lease expires, call task_heartbeat with the token.\n"
+        "4. task_complete with the token and the result; if the task cannot be done, task_fail "
+        "with the token and the reason."
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from daybook import owners
 from daybook.errors import NothingClaimable
 from daybook.toolbox import task_text as words
+
+if TYPE_CHECKING:
+    from daybook.tasks.views import ClaimedTaskRun
 
 MAX_WAIT_SECONDS = 25
 """Maximum `wait_seconds`; a client may cancel a call after 30 seconds."""
@@ -59,7 +62,7 @@ async def claim(given: dict[str, Any]) -> str:
             _waiting[owner] -= 1
 
 
-async def _claimed(session: str, lease: str | None) -> dict[str, Any]:
+async def _claimed(session: str, lease: str | None) -> ClaimedTaskRun:
     """Claim a run; if cancelled, complete the claim and then release the run."""
     from daybook.api import tasks
 
@@ -71,7 +74,7 @@ async def _claimed(session: str, lease: str | None) -> dict[str, Any]:
             await asyncio.wait({claim})
             if not claim.cancelled() and claim.exception() is None:
                 claimed = claim.result()
-                await tasks.release(claimed["run_id"], claimed["token"], "its client disconnected")
+                await tasks.release(claimed.run_id, claimed.token, "the client disconnected")
         raise
 
 
@@ -109,7 +112,7 @@ async def register(given: dict[str, Any]) -> str:
 
     capabilities = [each.strip() for each in given.pop("capabilities", "").split(",")]
     registered = await tasks.register(**given, capabilities=[each for each in capabilities if each])
-    return words.registered(registered, await tasks.is_claimable(registered["name"]))
+    return words.registered(registered, await tasks.is_claimable(registered.name))
 
 
 async def report(given: dict[str, Any]) -> str:

@@ -1,36 +1,36 @@
-"""Answers of the task tools: short texts, with the ids and tool names that the next call needs.
-
-The input is a dictionary of `daybook.api.task_views`.
-"""
+"""Answers of the task tools: short texts, with the ids and tool names that the next call needs."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from daybook.tasks.model import SESSION_STATES
 from daybook.toolbox.text import due
 
+if TYPE_CHECKING:
+    from daybook.tasks.views import ClaimedTaskRun, TaskSession, TitledTaskRun
+
 IDLE = SESSION_STATES[0]
 
 
-def claimed(found: dict[str, Any]) -> str:
+def claimed(found: ClaimedTaskRun) -> str:
     """Describe a claimed run. No other answer contains its token."""
-    task = found["task"]
+    task = found.task
     lines = [
-        f'Claimed. Run {found["run_id"]} of the task "{task["title"]}", priority '
-        f"{task['priority']}",
-        f"token: {found['token']} (shown once; each call for this run needs it)",
-        f"yours until: {due(found['lease_until'])}; task_heartbeat renews the lease",
+        f'Claimed. Run {found.run_id} of the task "{task.title}", priority {task.priority}',
+        f"token: {found.token} (shown once; each call for this run needs it)",
+        f"lease until: {due(found.lease_until)}; task_heartbeat extends it",
     ]
-    lines += [f"{name}: {task[name]}" for name in ("workspace", "channel") if task[name]]
-    lines.append(f"what to do: {task['instructions'] or 'see the title'}")
-    lines.append("Finish it with task_complete or task_fail; task_release returns it to the queue.")
+    places = (("workspace", task.workspace), ("channel", task.channel))
+    lines += [f"{name}: {value}" for name, value in places if value]
+    lines.append(f"what to do: {task.instructions or 'see the title'}")
+    lines.append("End it with task_complete or task_fail, or return it with task_release.")
     return "\n".join(lines)
 
 
-WAIT_HINT = "Call again with wait_seconds, or subscribe to the resource of your session"
+WAIT_HINT = "Call again with wait_seconds, or subscribe to the resource of your session to be woken"
 TOO_MANY_WAITING_HINT = (
-    "This call did not wait, because too many of your calls wait already: call again in a minute, "
+    "This call did not wait because too many of your calls wait already: call again in a minute, "
     "or subscribe to the resource of your session"
 )
 
@@ -40,55 +40,56 @@ def nothing_claimable(why: str, then: str = "") -> str:
     return f"Nothing to claim now: {why}. {then or WAIT_HINT}."
 
 
-def required_first(session: dict[str, Any]) -> str:
+def required_first(session: TaskSession) -> str:
     """Return what the session has to do before it can claim anything; empty if nothing.
 
     Waiting would not help in these cases.
     """
-    if session["expired"]:
+    if session.expired:
         return "Call task_session_report with state idle, then task_next again"
-    if session["run_id"]:
+    if session.run_id:
         return (
-            "Finish that run with task_complete, task_fail or task_release, then call again; if "
-            "you lost its token, the run ends when its lease expires"
+            "End that run with task_complete, task_fail or task_release, then call again; if you "
+            "lost its token, wait until its lease expires"
         )
-    if session["prompting"] or session["state"] != IDLE:
+    if session.prompting or session.state != IDLE:
         return "Call task_session_report with state idle once you are free, then task_next again"
     return ""
 
 
-def renewed(found: dict[str, Any]) -> str:
+def renewed(found: TitledTaskRun) -> str:
     """Say that the run's lease was renewed."""
-    until = due(found["lease_until"])
-    return f'Run {found["run_id"][:8]}, "{found["title"]}", is yours until {until}'
+    assert found.lease_until is not None  # the run is claimed
+    until = due(found.lease_until)
+    return f'Run {found.run_id[:8]}, "{found.title}", has its lease until {until}'
 
 
-def ended(found: dict[str, Any]) -> str:
+def ended(found: TitledTaskRun) -> str:
     """Say that the session no longer holds the run."""
-    head = f'Run {found["run_id"][:8]}, "{found["title"]}", '
-    if found["status"] == "queued":
+    head = f'Run {found.run_id[:8]}, "{found.title}", '
+    if found.status == "queued":
         return (
-            f"{head}is queued again at its old place, and you may get it again; its token is "
+            f"{head}is queued again at its old place, so you may claim it again; its token is "
             "invalid now."
         )
-    return f"{head}is {found['status']}; its token is invalid now. task_next may have another task."
+    return f"{head}is {found.status}; its token is invalid now. task_next claims another."
 
 
-def registered(found: dict[str, Any], waits: bool) -> str:
+def registered(found: TaskSession, waits: bool) -> str:
     """Describe a registered session, and how it stays registered."""
-    has = ", ".join(found["capabilities"]) or "none"
+    has = ", ".join(found.capabilities) or "none"
     return (
         f"{session(found, 'Registered. ', waits)}\ncapabilities: {has}\n"
-        f"It expires at {due(found['expires_at'])}, unless you call a task tool for it."
+        f"It expires at {due(found.expires_at)} unless you call a task tool for it before."
     )
 
 
-def session(found: dict[str, Any], begin: str, waits: bool) -> str:
+def session(found: TaskSession, begin: str, waits: bool) -> str:
     """Describe a session's state, and what to do next."""
-    is_ = found["state"] + (", waiting for an answer" if found["prompting"] else "")
-    text = f'{begin}Session "{found["name"]}" is {is_}'
-    if found["run_id"]:
-        return f"{text}; it holds run {found['run_id'][:8]}"
+    is_ = found.state + (", waiting for an answer" if found.prompting else "")
+    text = f'{begin}Session "{found.name}" is {is_}'
+    if found.run_id:
+        return f"{text}; it holds run {found.run_id[:8]}"
     return f"{text}; " + (
         "a task waits for it: call task_next" if waits else "no task waits for it"
     )

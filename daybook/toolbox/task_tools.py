@@ -13,30 +13,36 @@ _SESSION = Argument(
     "session",
     "Name of your session.",
     None,
-    write="the name given to task_session_register",
+    write="use the name given to task_session_register",
     longest=MAX_NAME_LENGTH,
 )
-_RUN = Argument("run_id", "Run id from task_next.", None, write="see task_next", longest=100)
+_RUN = Argument(
+    "run_id", "Id of the run, from task_next.", None, write="see task_next", longest=100
+)
 _TOKEN = Argument(
-    "token", "Token of the run, from task_next.", None, write="see task_next", longest=100
+    "token",
+    "Token of the run, from task_next.",
+    None,
+    write="see task_next",
+    longest=100,
 )
 _LEASE = Argument(
     "lease",
-    "Duration of the lease without a heartbeat, up to 24h. Default: 5m, or as before.",
+    "Duration of the lease, up to 24h. Default: 5m, or the current one.",
     longest=50,
 )
 
 TASK_TOOLS: tuple[Tool, ...] = (
     define_tool(
         "task_next",
-        "Claim the next queued task that fits your session. You hold it until its lease expires or "
-        "you finish it; a session holds one task at a time.",
+        "Claim the next queued task that fits your session. You hold it until you end it or its "
+        "lease expires; a session holds one at a time.",
         calls.claim,
         _SESSION,
         _LEASE,
         Argument(
             "wait_seconds",
-            "Maximum seconds to wait for a claimable task.",
+            "Maximum wait for a task, in seconds.",
             0,
             least=0,
             most=calls.MAX_WAIT_SECONDS,
@@ -46,7 +52,7 @@ TASK_TOOLS: tuple[Tool, ...] = (
     ),
     define_tool(
         "task_heartbeat",
-        "Renew the lease of a claimed run. Call it well before the lease expires.",
+        "Extend the lease of a claimed run, from now on. Call it well before the lease expires.",
         calls.heartbeat,
         _RUN,
         _TOKEN,
@@ -55,7 +61,7 @@ TASK_TOOLS: tuple[Tool, ...] = (
     ),
     define_tool(
         "task_complete",
-        "Finish a task as done.",
+        "Report that the task is done.",
         calls.complete,
         _RUN,
         _TOKEN,
@@ -63,11 +69,11 @@ TASK_TOOLS: tuple[Tool, ...] = (
     ),
     define_tool(
         "task_fail",
-        "Finish a task as failed. If another session may be able to do it, use task_release.",
+        "Report that the task cannot be done. If another session may do it, use task_release.",
         calls.fail,
         _RUN,
         _TOKEN,
-        Argument("error", "Why it failed.", None, write="write why it failed"),
+        Argument("error", "Reason.", None, write="say why it cannot be done"),
     ),
     define_tool(
         "task_release",
@@ -75,49 +81,51 @@ TASK_TOOLS: tuple[Tool, ...] = (
         calls.release,
         _RUN,
         _TOKEN,
-        Argument("reason", "Why you return it.", longest=MAX_LINE_LENGTH),
+        Argument("reason", "Reason.", longest=MAX_LINE_LENGTH),
     ),
     define_tool(
         "task_session_register",
-        "Register a session for queued tasks, with its capabilities. The same name again replaces "
-        "the registration.",
+        "Register yourself for queued tasks, with your capabilities. Registering the same name "
+        "again replaces it.",
         calls.register,
         Argument(
             "name",
             "Unique name of your session.",
             None,
-            write="write a unique name",
+            write="use a unique name",
             longest=MAX_NAME_LENGTH,
         ),
         Argument(
             "capabilities",
-            "Your capabilities, separated by commas, such as python,review. You get only tasks "
-            "that require nothing else.",
+            "Your capabilities, separated by commas, such as python,review. You cannot claim a "
+            "task that needs another one.",
             many=True,
         ),
         Argument(
-            "agent", "Agent that you are. Default: the agent you work for.", longest=MAX_NAME_LENGTH
+            "agent",
+            "Agent that you are. Default: that of your token.",
+            longest=MAX_NAME_LENGTH,
         ),
         Argument("type", "Kind of session, such as ide.", longest=model.MAX_WORD_LENGTH),
-        Argument("workspace", "Workspace of your session.", longest=model.MAX_WORD_LENGTH),
-        Argument("channel", "Channel of your conversation.", longest=model.MAX_WORD_LENGTH),
+        Argument("workspace", "Workspace that you work in.", longest=model.MAX_WORD_LENGTH),
+        Argument("channel", "Channel that you are in.", longest=model.MAX_WORD_LENGTH),
         idempotent=True,
     ),
     define_tool(
         "task_session_report",
-        "Report whether you are free for a task.",
+        "Report whether you can do a task.",
         calls.report,
         _SESSION,
         Argument(
             "state",
-            "idle: free; active: busy with something else.",
+            "idle: free; active: busy.",
             None,
             legal=model.SESSION_STATES,
             write=f"use {' or '.join(model.SESSION_STATES)}",
         ),
         Argument(
             "prompting",
-            "yes: waiting for a person's answer, so not free.",
+            "yes: you wait for a person's answer, so you are not free.",
             "no",
             legal=("no", calls.YES),
         ),

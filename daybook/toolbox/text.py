@@ -31,12 +31,12 @@ _BY_TIME = ("schedule", "catch_up", "backfill")
 """The triggers of runs that a schedule made due."""
 
 
-def due(text: str, timezone: str = "") -> str:
+def due(instant: datetime | str, timezone: str = "") -> str:
     """Return `Monday 2026-11-23 09:00 +01:00`, with seconds only if they are not zero.
 
-    The offset is that of ``text``, or that of ``timezone``.
+    The offset is that of ``instant``, or that of ``timezone``.
     """
-    moment = datetime.fromisoformat(text)
+    moment = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
     if timezone:
         moment = moment.astimezone(zone(timezone)).replace(microsecond=0)
     time = f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"

@@ -90,7 +90,7 @@ def test_a_drain_waits_for_who_is_at_work_and_lets_nobody_begin(task: Task) -> N
         text=True,
     ) as drain:
         assert drain.stderr is not None
-        assert "waits for for alpha (alpha, until" in drain.stderr.readline()
+        assert "waiting for for alpha (alpha, until" in drain.stderr.readline()
         late = task("next", "--session", "beta")
         assert late.returncode == 3 and "paused: draining" in late.stderr
         assert drain.poll() is None

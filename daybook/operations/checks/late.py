@@ -16,7 +16,7 @@ from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.findings import Finding, join, problem
 from daybook.runs import history
 from daybook.runs import overdue as run_overdue
-from daybook.tasks import views as task_views
+from daybook.tasks import counts as task_counts
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -108,4 +108,4 @@ async def tasks() -> list[Finding]:
     """Check that the task scheduler is not paused, and that no task needs the operator."""
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
-        return findings.tasks(await task_views.read_counts(session, now), now)
+        return findings.tasks(await task_counts.read_counts(session, now), now)

@@ -96,7 +96,7 @@ async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
     assert (report.wakes_failed, report.wakes_tried) == (2, 2)
     assert "500" in report.errors[0]
     # The query, in which a token may stand, is in nothing that is told.
-    assert "private" not in json.dumps(report.as_json()) + str(row.error) + row.lane
+    assert "private" not in report.summary().model_dump_json() + str(row.error) + row.lane
     # After a failure the lane lets few through, but these are one.
     assert await dispatch(world.ledger, world.client, "here:1") == DispatchResult(delivered=1)
     assert (await _cycle(world, receiver)).wakes_succeeded == 2

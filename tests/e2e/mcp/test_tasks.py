@@ -28,6 +28,7 @@ from daybook.api import tasks
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.ledger.task_tables import TaskEventRow, TaskRunRow
 from daybook.mcp import resources
+from daybook.tasks.views import TaskWithRun
 from tests.e2e.mcp.conftest import Place
 from tests.providers import KEY, Answer, Provider, Seen, provider
 from tests.world import so
@@ -105,13 +106,13 @@ def claim_of(told: str) -> dict[str, str]:
     return {"run_id": found[1], "token": found[2]}
 
 
-async def run_of(place: Place, task: dict[str, Any]) -> TaskRunRow:
+async def run_of(place: Place, task: TaskWithRun) -> TaskRunRow:
     async with place.world.ledger.read() as session:
-        return await session.get_one(TaskRunRow, task["run_id"])
+        return await session.get_one(TaskRunRow, task.run_id)
 
 
-async def events_of(place: Place, task: dict[str, Any]) -> list[TaskEventRow]:
-    wanted = select(TaskEventRow).where(TaskEventRow.run_id == task["run_id"])
+async def events_of(place: Place, task: TaskWithRun) -> list[TaskEventRow]:
+    wanted = select(TaskEventRow).where(TaskEventRow.run_id == task.run_id)
     async with place.world.ledger.read() as session:
         found = list((await session.execute(wanted)).scalars())
     return sorted(found, key=lambda each: each.at)
@@ -127,7 +128,7 @@ async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
         for one, task in ((pia, fix), (dora, draw)):
             await one.woken()
             claim = claim_of(await one.call("task_next", session=one.name))
-            assert claim["run_id"] == task["run_id"]
+            assert claim["run_id"] == task.run_id
             tokens.append(claim["token"])
             await one.call("task_heartbeat", **claim)
             await one.call("task_complete", **claim, output=f"{one.name} did it.")
@@ -159,7 +160,7 @@ async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
     await nowhere(place, tokens)
 
 
-async def worked(place: Place, model: Provider, tokens: list[str]) -> dict[str, Any]:
+async def worked(place: Place, model: Provider, tokens: list[str]) -> TaskWithRun:
     """A task that nobody here can do, done by the worker that is begun for it."""
     world = place.world
     settings = {

@@ -10,6 +10,7 @@ import pytest
 
 import daybook
 from daybook import registry
+from daybook.api import task_client
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "guides" / "programs.md").read_text()
@@ -27,13 +28,21 @@ def test_an_example_is_a_program(block: str) -> None:
             _check(node, node.func)
 
 
+OWNERS: dict[str, object] = {
+    "daybook": daybook,
+    "client": daybook.Client,
+    "daybook.Client()": daybook.Client,
+    "client.tasks": task_client.Tasks,
+    "client.tasks.sessions": task_client.TaskSessions,
+    "client.tasks.scheduler": task_client.TaskScheduler,
+    "tasks": daybook.Recurring,
+}
+
+
 def _check(call: ast.Call, function: ast.Attribute) -> None:
-    of_client = ast.unparse(function.value) in ("client", "daybook.Client()")
-    of_daybook = ast.unparse(function.value) == "daybook"
-    of_tasks = ast.unparse(function.value) == "tasks"
-    owner = daybook.Client if of_client else daybook.Recurring if of_tasks else daybook
-    if of_client or of_tasks or of_daybook:
-        positional = [None] * (len(call.args) + (not of_daybook))
+    owner = OWNERS.get(ast.unparse(function.value))
+    if owner is not None:
+        positional = [None] * (len(call.args) + (owner is not daybook))
         named = dict.fromkeys(each.arg for each in call.keywords if each.arg)
         inspect.signature(getattr(owner, function.attr)).bind(*positional, **named)
 

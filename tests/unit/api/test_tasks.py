@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from daybook import owners
 from daybook.api import task_scheduler, tasks
 from daybook.errors import InvalidInput, NotFound, NothingClaimable, TokenRefused
 from daybook.home import Home
+from daybook.tasks.views import ClaimedTaskRun, HeldTaskRun, TaskWithRun
 from tests import databases
 from tests.databases import Database
 
@@ -33,14 +34,14 @@ def database(
     yield there
 
 
-async def claimed(title: str = "tidy up", name: str = "alpha") -> dict[str, Any]:
+async def claimed(title: str = "tidy up", name: str = "alpha") -> ClaimedTaskRun:
     await tasks.register(name)
     await tasks.add(title)
     return await tasks.next_run(name)
 
 
-def titles(found: list[dict[str, Any]]) -> list[str]:
-    return [each["title"] for each in found]
+def titles(found: Sequence[TaskWithRun | HeldTaskRun]) -> list[str]:
+    return [each.title for each in found]
 
 
 async def test_a_list_has_each_task_once_in_the_order_of_who_needs_whom(database: Database) -> None:
@@ -48,41 +49,41 @@ async def test_a_list_has_each_task_once_in_the_order_of_who_needs_whom(database
         await tasks.add(title, priority=priority)
     await tasks.register("alpha")
     first = await tasks.next_run("alpha")
-    await tasks.fail(first["run_id"], first["token"], "no")
-    again = await tasks.retry(first["run_id"])
+    await tasks.fail(first.run_id, first.token, "no")
+    again = await tasks.retry(first.run_id)
     second = await tasks.next_run("alpha")
-    assert second["run_id"] == again["run_id"]
-    await tasks.complete(second["run_id"], second["token"])
+    assert second.run_id == again.run_id
+    await tasks.complete(second.run_id, second.token)
     held = await tasks.next_run("alpha")
     lost = await tasks.add("lost")
-    database.query(f"UPDATE task_runs SET status = 'needs_attention' WHERE id = '{lost['run_id']}'")
+    database.query(f"UPDATE task_runs SET status = 'needs_attention' WHERE id = '{lost.run_id}'")
     assert titles(await tasks.list_tasks()) == ["lost", "soon", "late", "first"]
     assert titles(await tasks.list_tasks(limit=2)) == ["lost", "soon"]
     (ended,) = await tasks.list_tasks("completed")
-    assert (ended["title"], ended["run"]["number"], ended["run"]["done_by"]) == (
+    assert (ended.title, ended.run.number, ended.run.done_by) == (
         "first",
         2,
         "alpha",
     )
     assert await tasks.list_tasks("failed") == []
     (one,) = await tasks.list_tasks("claimed")
-    assert (one["run_id"], one["run"]["session"]) == (held["run_id"], "alpha")
-    with pytest.raises(InvalidInput, match="legal: queued, claimed"):
+    assert (one.run_id, one.run.session) == (held.run_id, "alpha")
+    with pytest.raises(InvalidInput, match="use one of queued, claimed"):
         await tasks.list_tasks("done")
 
 
 async def test_show_has_all_tries_and_what_happened_in_order() -> None:
     found = await claimed()
-    await tasks.release(found["run_id"], found["token"], "no access")
+    await tasks.release(found.run_id, found.token, "no access")
     found = await tasks.next_run("alpha")
-    await tasks.fail(found["run_id"], found["token"], "no disk")
+    await tasks.fail(found.run_id, found.token, "no disk")
     await tasks.retry("tidy up")
     shown = await tasks.show("tidy up")
-    assert [(each["number"], each["status"]) for each in shown["runs"]] == [
+    assert [(each.number, each.status) for each in shown.runs] == [
         (2, "queued"),
         (1, "failed"),
     ]
-    assert [(each["event"], each["session"]) for each in shown["history"]] == [
+    assert [(each.event, each.session) for each in shown.history] == [
         ("added", None),
         ("claimed", "alpha"),
         ("released", "alpha"),
@@ -90,24 +91,24 @@ async def test_show_has_all_tries_and_what_happened_in_order() -> None:
         ("failed", "alpha"),
         ("retried", None),
     ]
-    assert shown["history"][2]["reason"] == "no access"
-    assert shown["runs"][1]["error"] == "no disk"
+    assert shown.history[2].reason == "no access"
+    assert shown.runs[1].error == "no disk"
 
 
 async def test_no_answer_but_the_claims_has_the_token(database: Database) -> None:
     found = await claimed()
-    token = found["token"]
+    token = found.token
     told: list[Any] = [
         await tasks.list_tasks(),
         await tasks.show("tidy up"),
         await tasks.list_sessions(),
-        await tasks.heartbeat(found["run_id"], token),
+        await tasks.heartbeat(found.run_id, token),
         await task_scheduler.status(),
         await task_scheduler.drain("1s"),
-        await tasks.complete(found["run_id"], token, "done"),
+        await tasks.complete(found.run_id, token, "done"),
     ]
     with pytest.raises(TokenRefused) as refused:
-        await tasks.complete(found["run_id"], token)
+        await tasks.complete(found.run_id, token)
     told.append(str(refused.value))
     assert token not in repr(told)
     kept = [
@@ -122,7 +123,7 @@ async def test_what_is_said_of_a_run_is_kept_without_the_token(
     database: Database, verb: str
 ) -> None:
     found = await claimed()
-    run, token = found["run_id"], found["token"]
+    run, token = found.run_id, found.token
     said = f"it says {token}, it does"
     if verb in ("complete", "fail", "release"):
         await getattr(tasks, verb)(run, token, said)
@@ -130,10 +131,10 @@ async def test_what_is_said_of_a_run_is_kept_without_the_token(
         await getattr(tasks, verb)(run, said)
     await task_scheduler.pause(said)
     shown = await tasks.show(run)
-    told = [shown["run"]["output"], shown["run"]["error"], shown["paused_reason"]]
-    told += [each["reason"] for each in shown["history"]]
+    told = [shown.run.output, shown.run.error, shown.paused_reason]
+    told += [each.reason for each in shown.history]
     assert "it says dbt_…, it does" in told
-    assert (await task_scheduler.status())["switch"]["reason"] == "it says dbt_…, it does"
+    assert (await task_scheduler.status()).switch.reason == "it says dbt_…, it does"
     kept = [
         database.query(f"SELECT * FROM {table}")
         for table in ("tasks", "task_runs", "task_events", "task_sessions", "facts", "outbox")
@@ -144,30 +145,31 @@ async def test_what_is_said_of_a_run_is_kept_without_the_token(
 async def test_a_session_is_found_by_its_name_and_anothers_is_not() -> None:
     found = await claimed()
     assert await tasks.find_session("alpha") == (await tasks.list_sessions())[0]
-    assert (await tasks.find_session("alpha"))["run_id"] == found["run_id"]
+    assert (await tasks.find_session("alpha")).run_id == found.run_id
     with owners.acting_as(EVA), pytest.raises(NotFound):
         await tasks.find_session("alpha")
 
 
 async def test_the_heartbeat_tells_until_when_and_a_session_what_it_holds() -> None:
     found = await claimed()
-    longer = await tasks.heartbeat(found["run_id"], found["token"], "1h")
-    assert longer["lease_until"] > found["lease_until"] and longer["session"] == "alpha"
+    longer = await tasks.heartbeat(found.run_id, found.token, "1h")
+    assert longer.lease_until and longer.lease_until > found.lease_until
+    assert longer.session == "alpha"
     (alpha,) = await tasks.list_sessions()
-    assert (alpha["run_id"], alpha["expired"], alpha["connected"]) == (
-        found["run_id"],
+    assert (alpha.run_id, alpha.expired, alpha.connected) == (
+        found.run_id,
         False,
         False,
     )
-    done = await tasks.complete(found["run_id"], found["token"], "fine")
-    assert (done["status"], done["output"], done["lease_until"]) == ("completed", "fine", None)
+    done = await tasks.complete(found.run_id, found.token, "fine")
+    assert (done.status, done.output, done.lease_until) == ("completed", "fine", None)
 
 
 async def test_what_is_anothers_session_is_not_there() -> None:
     await tasks.add("tidy up")
     with owners.acting_as(EVA):
         made = await tasks.register("evas")
-        assert (made["agent"], made["owner"]) == ("eva", "agent:eva")
+        assert (made.agent, made.owner) == ("eva", "agent:eva")
     with owners.acting_as(MAX):
         assert await tasks.list_sessions() == []
         for asked in (
@@ -177,7 +179,7 @@ async def test_what_is_anothers_session_is_not_there() -> None:
         ):
             with pytest.raises(NotFound):
                 await asked
-    assert [each["name"] for each in await tasks.list_sessions()] == ["evas"]
+    assert [each.name for each in await tasks.list_sessions()] == ["evas"]
 
 
 async def test_a_drain_ends_when_the_last_run_does_and_tells_on_what_it_waits() -> None:
@@ -186,35 +188,35 @@ async def test_a_drain_ends_when_the_last_run_does_and_tells_on_what_it_waits() 
     await tasks.add("c")
     waits: asyncio.Queue[list[str]] = asyncio.Queue()
     drain = asyncio.create_task(
-        task_scheduler.drain(told=lambda left: waits.put_nowait(titles(left)))
+        task_scheduler.drain(on_change=lambda left: waits.put_nowait(titles(left)))
     )
     assert await waits.get() == ["a", "b"]
     with pytest.raises(NothingClaimable, match="paused: draining"):
         await tasks.next_run("gamma")
-    await tasks.complete(first["run_id"], first["token"])
+    await tasks.complete(first.run_id, first.token)
     assert await waits.get() == ["b"]
     assert not drain.done()
-    await tasks.release(second["run_id"], second["token"])
+    await tasks.release(second.run_id, second.token)
     found = await drain
-    assert (found["drained"], found["left"]) == (True, [])
-    assert (await task_scheduler.resume())["paused"] is False
-    assert (await tasks.next_run("gamma"))["task"]["title"] == "b"  # given back, before "c"
+    assert (found.drained, found.left) == (True, [])
+    assert (await task_scheduler.resume()).paused is False
+    assert (await tasks.next_run("gamma")).task.title == "b"  # given back, before "c"
 
 
 async def test_a_drain_with_a_time_tells_what_is_left() -> None:
     found = await claimed()
     drained = await task_scheduler.drain(timedelta(seconds=1))
-    assert drained["drained"] is False
-    assert [each["run_id"] for each in drained["left"]] == [found["run_id"]]
-    assert drained["waited_seconds"] >= 1
+    assert drained.drained is False
+    assert [each.run_id for each in drained.left] == [found.run_id]
+    assert drained.waited_seconds >= 1
     # Who is at work goes on, and may end it.
-    await tasks.heartbeat(found["run_id"], found["token"])
-    await tasks.complete(found["run_id"], found["token"])
-    assert (await task_scheduler.drain("1s"))["drained"] is True
+    await tasks.heartbeat(found.run_id, found.token)
+    await tasks.complete(found.run_id, found.token)
+    assert (await task_scheduler.drain("1s")).drained is True
 
 
 async def test_status_counts_what_is_there(database: Database) -> None:
-    assert (await task_scheduler.status())["problems"] == []
+    assert (await task_scheduler.status()).problems == []
     await claimed("a", "alpha")
     await tasks.add("b")
     await tasks.add("c")
@@ -223,20 +225,20 @@ async def test_status_counts_what_is_there(database: Database) -> None:
     database.query("UPDATE task_sessions SET expires_at = registered_at WHERE name = 'gone'")
     database.query("UPDATE task_runs SET starved_cycles = 4 WHERE status = 'queued'")
     found = await task_scheduler.status()
-    assert found["runs"] is False  # no keeper leads
-    counts = {name: found["tasks"][name] for name in ("queued", "claimed", "needs_attention")}
+    assert found.runs is False  # no keeper leads
+    counts = {name: getattr(found.tasks, name) for name in ("queued", "claimed", "needs_attention")}
     assert counts == {"queued": 2, "claimed": 1, "needs_attention": 0}
-    assert (found["tasks"]["free"], found["tasks"]["busy"]) == (1, 1)
-    assert (found["tasks"]["starving"], found["tasks"]["attention"]) == (2, 0)
-    assert found["tasks"]["oldest_seconds"] > 0
-    assert len(found["problems"]) == 1 and "2 tasks starve" in found["problems"][0]
-    assert found["statistics"]["cycles"] == 0
+    assert (found.tasks.free, found.tasks.busy) == (1, 1)
+    assert (found.tasks.starving, found.tasks.attention) == (2, 0)
+    assert found.tasks.oldest_seconds
+    assert len(found.problems) == 1 and "2 tasks starve" in found.problems[0]
+    assert found.statistics.cycles == 0
 
 
 async def test_removing_a_session_gives_its_run_back() -> None:
     found = await claimed()
     gone = await tasks.remove_session("alpha")
-    assert gone["run_id"] == found["run_id"]
-    assert (await tasks.show("tidy up"))["status"] == "queued"
+    assert gone.run_id == found.run_id
+    assert (await tasks.show("tidy up")).status == "queued"
     with pytest.raises(TokenRefused):
-        await tasks.complete(found["run_id"], found["token"])
+        await tasks.complete(found.run_id, found.token)

@@ -38,7 +38,7 @@ def test_instructions_come_from_a_file(tasks: TaskCommands) -> None:
     ("typed", "option", "legal"),
     [
         (("add", TITLE, "--priority", "soon"), "--priority", "urgent, high, medium, low"),
-        (("add", TITLE, "--owner", "nobody"), "--owner", "agent:<its name>"),
+        (("add", TITLE, "--owner", "nobody"), "--owner", "agent:NAME"),
         (("add", TITLE, "--capability", "a b"), "--capability", "up to 64 letters, digits"),
         (("add", TITLE, "--prefer-capability", "é"), "--prefer-capability", "up to 64 letters"),
         (("add", TITLE, "--prefer-capability", "a,b"), "--prefer-capability", "once for each"),
@@ -49,7 +49,7 @@ def test_instructions_come_from_a_file(tasks: TaskCommands) -> None:
         (("list", "--status", "done"), "--status", "queued, claimed, needs_attention, completed"),
         (("list", "--limit", "0"), "--limit", "1 or more"),
         (("session", "register", "a", "--agent", "x:y"), "--agent", "no colon"),
-        (("session", "report", "x", "--state", "busy"), "--state", "idle, active"),
+        (("session", "report", "x", "--state", "busy"), "--state", "idle or active"),
         (("scheduler", "drain", "--timeout", "soon"), "--timeout", "whole seconds"),
         (("scheduler", "backlog", "--limit", "0"), "--limit", "1 or more"),
     ],
@@ -138,7 +138,7 @@ def test_a_token_as_an_argument_is_refused_and_not_repeated(
     error = ("--error", "no") if verb == "fail" else ()
     said = tasks(verb, "0f3a", *typed, *error)
     assert (said.code, said.out) == (2, "")
-    assert "is never an argument" in said.err and "DAYBOOK_TASK_TOKEN" in said.err
+    assert "must not be an argument" in said.err and "DAYBOOK_TASK_TOKEN" in said.err
     assert "dbt_secret" not in said.err
     assert tasks.json("show", TITLE)["status"] == "claimed"
 
@@ -195,7 +195,7 @@ def test_a_lease_that_is_over_is_told_and_refused(tasks: TaskCommands) -> None:
     tasks.execute("UPDATE task_runs SET lease_until = '2026-01-01 00:00:00.000000'")
     run = tasks.json("show", TITLE)["run"]
     assert (run["session"], run["lease_over"]) == ("alpha", True)
-    assert "alpha, whose lease is over" in tasks("list").out
+    assert "alpha, lease expired" in tasks("list").out
     assert tasks.json("complete", found["run_id"], code=2)["error"]["code"] == "token_refused"
     assert tasks.json("scheduler", "cycle")["recovered"] == 1
     assert tasks.json("show", TITLE)["run"]["expiries"] == 1
@@ -214,7 +214,7 @@ def test_retry_chains_runs_and_show_has_all_of_them(tasks: TaskCommands) -> None
     assert [(each["run"]["number"], each["status"]) for each in listed] == [(2, "queued")]
     assert tasks.json("list", "--status", "failed") == []
     said = tasks("show", TITLE).out
-    assert "try 2 of at most 10" in said and "TRY" in said
+    assert "run 2 of at most 10" in said and "RUN" in said
     assert tasks("retry", TITLE).code == 2
 
 
@@ -315,11 +315,11 @@ def test_a_session_is_woken_by_what_there_is(
     assert tasks.json("scheduler", "backlog")["runs"][0]["why"] == "a b/c could claim it"
 
 
-def test_what_failed_was_tried_and_not_done(tasks: TaskCommands) -> None:
+def test_a_failed_run_is_not_shown_as_done(tasks: TaskCommands) -> None:
     found = tasks.claimed()
     tasks.json("fail", found["run_id"], "--error", "no disk\n\n")
     said = tasks("show", TITLE).out
-    assert "tried by  alpha" in said and "done by" not in said
+    assert "failed by  alpha" in said and "done by" not in said
     assert "\n\n\n" not in said
     again = tasks.json("retry", TITLE)
     tasks.execute("UPDATE task_runs SET status = 'needs_attention' WHERE id = ?", again["run_id"])

@@ -55,7 +55,7 @@ def test_a_drain_whose_time_is_over_ends_with_1_and_what_is_left(tasks: TaskComm
     assert found["drained"] is False and found["waited_seconds"] >= 1
     (left,) = found["left"]
     assert (left["run_id"], left["session"], left["title"]) == (held["run_id"], "alpha", TITLE)
-    assert f"waits for {TITLE} (alpha, until" in said.err
+    assert f"waiting for {TITLE} (alpha, until" in said.err
     said = tasks("scheduler", "drain", "--timeout", "1s")
     assert said.code == 1 and held["run_id"][:8] in said.out and "stays paused" in said.err
     switch = tasks.json("scheduler", "status")["switch"]
@@ -85,10 +85,10 @@ def test_backlog_says_in_order_why_nobody_has_it(tasks: TaskCommands) -> None:
         (("any", "--priority", "low"), "alpha could claim it"),
         (("eu", "--capability", "deploy:eu", "--capability", "python"), "no session has deploy:eu"),
         (("paused", "--paused", "--priority", "urgent"), "the task is paused"),
-        (("call", "--owner", "user", "--priority", "high"), "it is a person's to do"),
+        (("call", "--owner", "user", "--priority", "high"), "the task is for a person"),
         (
             ("other", "--workspace", "bank"),
-            'no session fits: alpha: the task is of the workspace "b',
+            'no session fits: alpha: the task is for the workspace "',
         ),
     ]
     for typed, _ in wanted:
@@ -106,7 +106,7 @@ def test_backlog_says_in_order_why_nobody_has_it(tasks: TaskCommands) -> None:
     said = tasks("scheduler", "backlog")
     assert "no session has deploy:eu" in said.out and "5 queued (1 urgent, 1 high" in said.err
     tasks.json("session", "remove", "alpha")
-    assert tasks.json("scheduler", "backlog")["runs"][-1]["why"] == "no session is there"
+    assert tasks.json("scheduler", "backlog")["runs"][-1]["why"] == "no session is registered"
 
 
 def test_a_cycle_tells_its_counters_and_they_are_kept(tasks: TaskCommands) -> None:
@@ -136,7 +136,7 @@ def test_what_failed_is_told_with_its_time_and_not_as_if_it_still_did(tasks: Tas
     tasks.json("cancel", run)
     assert tasks.json("scheduler", "cycle")["errors"] == []
     (error,) = tasks.json("scheduler", "status")["statistics"]["errors"]
-    told = tasks("scheduler", "status").out.split("What failed last, and when")[1]
+    told = tasks("scheduler", "status").out.split("Last errors")[1]
     assert told.split() == [*formatting.local_time(error["at"]).split(), *error["error"].split()]
 
 
@@ -147,7 +147,7 @@ def test_thresholds_out_of_order_are_refused_by_the_cycle_and_told_by_doctor(
     monkeypatch.setenv("DAYBOOK_TASKS", json.dumps({"starved": 4}))
     said = tasks("scheduler", "cycle")
     assert said.code == 2
-    assert "4 is not more than request_worker, 4" in said.err
+    assert "4 is not more than request_worker (4)" in said.err
     checks = {each["check"]: each for each in tasks.say("doctor", "--json").json}
     assert checks["settings"]["ok"] is False
     assert "request_worker" in checks["settings"]["problem"]
@@ -169,7 +169,7 @@ def test_status_tells_of_tasks_where_there_are_any(tasks: TaskCommands) -> None:
     assert (found["tasks"]["starving"], found["tasks"]["attention"]) == (1, 1)
     told = "\n".join(found["problems"])
     assert "a task needs attention; fix: daybook task list" in told
-    assert "a task starves: nobody claims it; fix: daybook task scheduler backlog" in told
+    assert "a task starves: no session claims it; fix: daybook task scheduler backlog" in told
     assert "! nobody came" in tasks("list").out
     checks = [each for each in tasks.say("doctor", "--json").json if each["check"] == "tasks"]
     assert [each["ok"] for each in checks] == [True, True]

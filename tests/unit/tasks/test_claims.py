@@ -109,7 +109,7 @@ async def test_a_run_far_down_the_queue_is_found(
 
     assert (await world.tasks.claim()).run.id == wanted.id
     await world.tasks.register("two")
-    with pytest.raises(NothingClaimable, match="of 7 queued none fits"):
+    with pytest.raises(NothingClaimable, match=r"queued runs \(7\) fits"):
         await world.tasks.claim("two")
 
 
@@ -166,7 +166,7 @@ async def test_whoever_asks_in_vain_waits_for_no_writer(world: World) -> None:
     await world.tasks.register()
     await world.tasks.add(capabilities=["gpu"])
     async with Ledger(world.ledger.address, world.clock) as other, other.write():
-        with pytest.raises(NothingClaimable, match="of 1 queued none fits"):
+        with pytest.raises(NothingClaimable, match=r"queued runs \(1\) fits"):
             await world.tasks.claim()
 
 
@@ -214,7 +214,7 @@ async def test_a_lease_is_over_exactly_at_its_end(world: World) -> None:
     world.clock.set(claimed.run.lease_until)
     before = world.tasks.everything()
     for act in ACTS:
-        with pytest.raises(TokenRefused, match="the lease was over"):
+        with pytest.raises(TokenRefused, match="the lease expired"):
             await act(world.ledger, claimed.run.id, claimed.token)
     assert world.tasks.everything() == before
 
@@ -346,7 +346,7 @@ async def test_a_wrong_token_changes_nothing(world: World) -> None:
 
     for token in [*wrong, "\udcff", mine.run.token_digest or ""]:
         for act in ACTS:
-            with pytest.raises(TokenRefused, match=f"^task run {short}: the token is not that"):
+            with pytest.raises(TokenRefused, match=f"^task run {short}: the token is wrong"):
                 await act(world.ledger, mine.run.id, token)
 
     assert world.tasks.everything() == before
@@ -479,7 +479,7 @@ async def test_an_agent_does_not_act_for_another_who_has_its_run_now(world: Worl
 
     with owners.acting_as(AGENT):
         for act in ACTS:
-            with pytest.raises(TokenRefused, match="somebody else"):
+            with pytest.raises(TokenRefused, match="session of another owner"):
                 await act(world.ledger, second.run.id, second.token)
 
     assert world.tasks.everything() == before

@@ -12,7 +12,14 @@ from daybook.ledger.tables import Fact
 from daybook.tasks import lease_expiry, model, pause, statistics
 from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.scheduler import Cycle, Scheduler
-from daybook.tasks.statistics import COUNTERS, FACT_KEY, MAX_IDS_PER_COUNTER, CycleReport
+from daybook.tasks.statistics import (
+    COUNTERS,
+    FACT_KEY,
+    MAX_IDS_PER_COUNTER,
+    CycleReport,
+    CycleSummary,
+    Statistics,
+)
 from tests.unit.tasks.cycling import CYCLE, Cycling
 from tests.world import World
 
@@ -26,11 +33,10 @@ def check(report: CycleReport) -> None:
     assert report.pending == sum(report.count(name) for name in ONE_OF)
     placed = [run for name in ONE_OF for run in report.runs.get(name, [])]
     assert len(placed) == len(set(placed))
-    told = report.as_json()
-    assert list(told) == ["at", *COUNTERS, "runs", "errors"]
+    assert list(CycleSummary.model_fields) == ["at", *COUNTERS, "runs", "errors"]
 
 
-async def kept(world: World) -> dict[str, Any]:
+async def kept(world: World) -> Statistics:
     async with world.ledger.read() as session:
         return await statistics.read(session)
 
@@ -120,7 +126,8 @@ async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) ->
     report = await cycling.cycle(timedelta(minutes=5))
     check(report)
     assert report.count("recovered") == lease_expiry.MAX_EXPIRED_PER_PASS
-    assert len((await kept(world))["last_cycle"]["runs"]["recovered"]) == MAX_IDS_PER_COUNTER
+    last = (await kept(world)).last_cycle
+    assert last is not None and len(last.runs["recovered"]) == MAX_IDS_PER_COUNTER
     report = await cycling.cycle(CYCLE)
     assert (report.count("recovered"), report.active) == (3, 0)
 
@@ -145,7 +152,7 @@ async def test_nothing_is_written_where_there_is_nothing_to_do(world: World) -> 
     assert (world.tasks.everything(), facts(world)) == before
     assert (report.pending, report.active, report.scanned) == (0, 1, 2)
     assert report.runs == {"needs_attention": [third.id]}
-    assert (await kept(world))["cycles"] == 0
+    assert (await kept(world)).cycles == 0
 
 
 async def test_a_wake_under_way_is_counted_though_its_run_was_claimed(world: World) -> None:
@@ -204,7 +211,7 @@ async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
         assert (await world.tasks.run(waiting.id)).starved_cycles == cycles
     (error,) = report.errors
     assert "DAYBOOK_TASKS: starved: 3 is not more than" in error
-    assert [each["error"] for each in (await kept(world))["errors"]] == [error]
+    assert [each.error for each in (await kept(world)).errors] == [error]
     world.clock.move(timedelta(minutes=1))
     assert (await scheduler.cycle()).runs["recovered"] == [held.run.id]
     # Mended, it holds from the next cycle on.
@@ -249,21 +256,21 @@ async def test_what_cycles_did_adds_up_and_the_last_one_is_shown(world: World) -
         report = await cycling.cycle(timedelta(seconds=60))
         await cycling.end()
     found = await kept(world)
-    assert found["cycles"] == 3
-    assert found["totals"]["wakes_tried"] == 3
-    assert found["totals"]["wakes_succeeded"] == 2  # the last one is counted by the next
-    assert found["last_cycle"] == report.as_json()
-    assert found["last_cycle"]["runs"]["woken"] == [run.id]
-    assert (found["rebuilds"], found["recovery_errors"], found["errors"]) == (0, 0, [])
+    assert found.cycles == 3
+    assert found.totals["wakes_tried"] == 3
+    assert found.totals["wakes_succeeded"] == 2  # the last one is counted by the next
+    assert found.last_cycle == report.summary()
+    assert report.runs["woken"] == [run.id]
+    assert (found.rebuilds, found.recovery_errors, found.errors) == (0, 0, [])
 
 
 async def test_statistics_that_cannot_be_read_are_begun_anew(world: World) -> None:
     async with world.ledger.write() as session:
         session.add(Fact(key=FACT_KEY, value='{"cycles": "many"}'))
-    assert (await kept(world))["cycles"] == 0
+    assert (await kept(world)).cycles == 0
     await world.tasks.add()
     await Cycling(world).cycle()
-    assert (await kept(world))["cycles"] == 1
+    assert (await kept(world)).cycles == 1
 
 
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
@@ -279,10 +286,10 @@ async def test_a_sweep_that_fails_is_counted_and_wakes_go_on(world: World) -> No
     report = await cycling.cycle()
     assert report.count("recovered") == 0
     assert report.runs["woken"] == [waiting.id]
-    assert report.errors[0].startswith("sweep: ")
+    assert report.errors[0].startswith("lease expiry: ")
     found = await kept(world)
-    assert found["recovery_errors"] == 1
-    assert found["errors"][0]["error"] == report.errors[0]
+    assert found.recovery_errors == 1
+    assert found.errors[0].error == report.errors[0]
 
 
 async def test_a_paused_scheduler_is_counted_too(world: World) -> None:

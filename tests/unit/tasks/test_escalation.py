@@ -84,7 +84,7 @@ async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World
 async def test_the_operator_is_told_since_when_nobody_claims_it(world: World) -> None:
     cycling = Cycling(world)
     run = await world.tasks.add()
-    told = f"obody has claimed it since {world.ledger.now():%Y-%m-%dT%H:%M:%S}+00:00"
+    told = f"o session has claimed it since {world.ledger.now():%Y-%m-%dT%H:%M:%S}+00:00"
     world.clock.move(STARVED)
     await cycles(cycling, 12)
     assert (await world.tasks.run(run.id)).attention == f"n{told}"
@@ -356,14 +356,14 @@ async def test_a_sink_that_fails_is_asked_again_and_the_counts_are_kept(world: W
         assert "starved" not in run.tiers
     async with world.ledger.read() as session:
         kept = await statistics.read(session)
-    assert "no answer" in kept["errors"][-1]["error"]
+    assert "no answer" in kept.errors[-1].error
     cycling.away = False
     report = await cycling.cycle(CYCLE)
     assert report.runs["starved"] == [run_id]
     await cycles(cycling, 3)
     assert [each.cycles for each in cycling.told] == [8]
     async with world.ledger.read() as session:
-        assert (await statistics.read(session))["totals"]["starved"] == 1
+        assert (await statistics.read(session)).totals["starved"] == 1
 
 
 async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(world: World) -> None:

@@ -27,7 +27,7 @@ async def test_the_first_two_times_it_is_queued_as_if_it_came_now(world: World) 
     assert (row.claimed_at, row.attention) == (None, "")
     event = (await world.tasks.events(row.id))[-1]
     assert (event.event, event.actor, event.session) == ("expired", "scheduler", "one")
-    assert event.reason == "its lease was over 9s ago"
+    assert event.reason == "its lease expired 9s ago"
     assert await world.tasks.sweep() == []
 
 
@@ -40,7 +40,7 @@ async def test_the_third_time_it_needs_attention_until_it_is_recovered(world: Wo
         assert await world.tasks.sweep() == [run.id]
         row = await world.tasks.run(run.id)
         assert (row.status, row.expiries) == ("queued" if number < 3 else "needs_attention", number)
-    assert row.attention == "its lease was over 3 times"
+    assert row.attention == "its lease expired 3 times"
     names = [event.event for event in await world.tasks.events(run.id)]
     assert names.count("expired") == 3
     assert names[-2:] == ["expired", "needs_attention"]
@@ -81,7 +81,7 @@ async def test_the_operator_is_told_once_whoever_finds_it(world: World, by: str)
         "alert",
         "task needs attention: tidy up",
     )
-    assert body == f"Its lease was over 3 times\ndaybook task show {run.id[:12]}"
+    assert body == f"Its lease expired 3 times\ndaybook task show {run.id[:12]}"
 
 
 async def test_a_pass_takes_at_most_its_limit_the_longest_over_first(world: World) -> None:

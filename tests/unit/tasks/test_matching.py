@@ -51,10 +51,10 @@ PAIRS: dict[str, Pair] = {
         holds=True, report={"state": "active"}, no="active", at_claim="holds", later=True
     ),
     "heard of just in time": Pair(silent=QUARTER - INSTANT),
-    "expired exactly now": Pair(silent=QUARTER, no="silent", later=True),
-    "expired long ago": Pair(silent=timedelta(days=2), no="silent", later=True),
+    "expired exactly now": Pair(silent=QUARTER, no="expired", later=True),
+    "expired long ago": Pair(silent=timedelta(days=2), no="expired", later=True),
     "expired, and cannot at all": Pair(
-        {"capabilities": ["dig"]}, silent=timedelta(days=2), no="silent"
+        {"capabilities": ["dig"]}, silent=timedelta(days=2), no="expired"
     ),
     # --- whose task it is
     "anyone's": Pair({"owner": ""}, {"agent": "maria"}),

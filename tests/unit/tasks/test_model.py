@@ -61,8 +61,8 @@ def test_a_step_that_was_not_taken_is_owed_again_and_the_later_ones_too() -> Non
     [
         ({"fan_out": 0}, "tasks.fan_out", "(legal: 1 or more)"),
         ({"fan_out": -2}, "tasks.fan_out", "(legal: 1 or more)"),
-        ({"fan_out": 4}, "tasks.request_worker", "4 is not more than fan_out, 4"),
-        ({"starved": 3}, "tasks.starved", "3 is not more than request_worker, 4"),
+        ({"fan_out": 4}, "tasks.request_worker", "4 is not more than fan_out (4)"),
+        ({"starved": 3}, "tasks.starved", "3 is not more than request_worker (4)"),
         ({"needs_attention": 6}, "tasks.needs_attention", "fan_out < request_worker < starved"),
         ({"starve_after": "soon"}, "tasks.starve_after", "soon"),
         ({"starve_after": "-2m"}, "tasks.starve_after", "-2m"),

@@ -34,14 +34,16 @@ async def test_a_pause_outlives_the_process_with_its_reason_and_who_did_it(world
         await pause.pause(world.ledger, "moving house")
     async with Ledger(world.ledger.address, world.clock) as ledger:
         assert await read(ledger) == PauseState(
-            True, "moving house", world.ledger.now(), "agent:maria"
+            paused=True, reason="moving house", at=world.ledger.now(), actor="agent:maria"
         )
 
 
 async def test_pausing_again_keeps_since_when(world: World) -> None:
     since = (await pause.pause(world.ledger, "one")).at
     world.clock.move(timedelta(hours=1))
-    assert await pause.pause(world.ledger, "two") == PauseState(True, "two", since, "user")
+    assert await pause.pause(world.ledger, "two") == PauseState(
+        paused=True, reason="two", at=since, actor="user"
+    )
     world.clock.move(timedelta(hours=1))
     resumed = await pause.resume(world.ledger)
     assert (resumed.paused, resumed.at) == (False, world.ledger.now())

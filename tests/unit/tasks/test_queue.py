@@ -155,7 +155,7 @@ async def test_retries_are_a_chain_of_at_most_ten(world: World) -> None:
             chain.append((await queue.retry(world.ledger, run.task_id)).id)
     before = world.tasks.everything()
 
-    with pytest.raises(InvalidInput, match="has had its 10 runs"):
+    with pytest.raises(InvalidInput, match="has had 10 runs"):
         await queue.retry(world.ledger, run.task_id)
 
     assert world.tasks.everything() == before
@@ -182,7 +182,8 @@ async def test_only_what_did_not_do_it_is_retried_and_once(world: World) -> None
     claimed = await world.tasks.claim()
     await claims.complete(world.ledger, again.id, claimed.token)
     with pytest.raises(
-        InvalidInput, match=r"is completed \(legal: needs_attention, failed, cancelled"
+        InvalidInput,
+        match=r"is completed \(.* needs_attention, failed, cancelled",
     ):
         await queue.retry(world.ledger, run.task_id)
     assert len(await world.tasks.runs()) == 2

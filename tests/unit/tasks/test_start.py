@@ -12,7 +12,7 @@ from daybook.worker.prefect_worker import DaybookWorker
 pytestmark = pytest.mark.anyio
 
 WRONG = "[tasks]\nfan_out = 4\n"
-TOLD = "tasks: request_worker: 4 is not more than fan_out, 4"
+TOLD = r"tasks: request_worker: 4 is not more than fan_out \(4\)"
 
 
 class Talk:

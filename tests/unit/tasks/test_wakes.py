@@ -189,8 +189,8 @@ async def test_without_a_way_the_wake_has_failed_and_says_what_is_missing(world:
     assert await cycling.wakes() == []
     async with world.ledger.read() as session:
         kept = await statistics.read(session)
-    assert len(kept["errors"]) == 1
-    assert kept["totals"]["wakes_failed"] == 2
+    assert len(kept.errors) == 1
+    assert kept.totals["wakes_failed"] == 2
 
 
 async def test_sessions_without_a_way_leave_room_for_other_errors(world: World) -> None:
@@ -201,7 +201,7 @@ async def test_sessions_without_a_way_leave_room_for_other_errors(world: World) 
         report = await cycling.cycle(CYCLE)
         assert report.wakes_failed == number + 1
     async with world.ledger.read() as session:
-        assert len((await statistics.read(session))["errors"]) == 1
+        assert len((await statistics.read(session)).errors) == 1
 
 
 async def test_who_can_be_reached_goes_before_who_cannot(world: World) -> None:
@@ -278,8 +278,8 @@ async def test_rebuild_forgets_who_was_woken_and_keeps_what_the_ladder_has_done(
     before = await world.tasks.run(run.id)
     assert (before.starved_cycles, before.tiers) == (2, ["fan_out"])
     kept = await statistics.rebuild(world.ledger)
-    assert kept["rebuilds"] == 1
-    assert kept["last_rebuild_at"]
+    assert kept.rebuilds == 1
+    assert kept.last_rebuild_at
     after = await world.tasks.run(run.id)
     assert (after.starved_cycles, after.tiers) == (2, ["fan_out"])
     assert (await cycling.cycle()).runs["woken"] == [run.id]

@@ -85,23 +85,23 @@ async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) ->
     got = (await told("task_next", session="hers", lease="10m")).splitlines()
     assert got[0] == f'Claimed. Run {run.id} of the task "Fix it", priority high'
     assert re.fullmatch(r"token: dbt_[\w-]{43} \(shown once; .*\)", got[1])
-    assert got[2].startswith("yours until: ")
+    assert got[2].startswith("lease until: ")
     assert got[3:] == [
         "workspace: w",
         "what to do: The parser, please.",
-        "Finish it with task_complete or task_fail; task_release returns it to the queue.",
+        "End it with task_complete or task_fail, or return it with task_release.",
     ]
     held = {"run_id": run.id[:8], "token": got[1].split()[1]}
     before = await run_of(ledger, run)
     assert (before.status, before.lease_seconds) == ("claimed", 600)
     longer = await told("task_heartbeat", **held, lease="1h")
-    assert longer.startswith(f'Run {run.id[:8]}, "Fix it", is yours until ')
+    assert longer.startswith(f'Run {run.id[:8]}, "Fix it", has its lease until ')
     assert (await run_of(ledger, run)).lease_seconds == 3600
     assert "it holds run" in await told("task_session_report", session="hers", state="active")
     done = await told("task_complete", **held, output=f"It is fixed by {held['token']}.")
     assert done == (
         f'Run {run.id[:8]}, "Fix it", is completed; its token is invalid now. '
-        "task_next may have another task."
+        "task_next claims another."
     )
     after = await run_of(ledger, run)
     assert (after.output, after.done_by) == ("It is fixed by dbt_….", "hers")
@@ -122,11 +122,11 @@ async def test_a_run_fails_or_is_given_back(ledger: Ledger) -> None:
     await told("task_session_register", name="hers")
     back = await told("task_release", **await claimed(), reason="another is better")
     assert back.endswith(
-        "is queued again at its old place, and you may get it again; its token is invalid now."
+        "is queued again at its old place, so you may claim it again; its token is invalid now."
     )
     assert (await run_of(ledger, run)).status == "queued"
     held = await claimed()
-    assert "error: is missing (write why it failed)" in await refused("task_fail", **held)
+    assert "error: is missing (say why it cannot be done)" in await refused("task_fail", **held)
     assert "is failed" in await told("task_fail", **held, error="No such parser.")
     assert (await run_of(ledger, run)).error == "No such parser."
 
@@ -210,8 +210,8 @@ async def test_a_wait_has_an_end(ledger: Ledger) -> None:
     [
         ("the session is active", "task_session_report with state idle once you are free"),
         ("the session waits for an answer", "task_session_report with state idle once you are"),
-        ("the session was silent since", "task_session_report with state idle, then"),
-        ("the session holds run", "Finish that run with task_complete, task_fail or task_release"),
+        ("the session expired", "task_session_report with state idle, then task_next"),
+        ("the session holds run", "End that run with task_complete, task_fail or task_release"),
     ],
 )
 async def test_nobody_waits_for_what_no_waiting_brings(ledger: Ledger, why: str, then: str) -> None:
@@ -220,7 +220,7 @@ async def test_nobody_waits_for_what_no_waiting_brings(ledger: Ledger, why: str,
         await told("task_session_report", session="hers", state="active")
     elif "answer" in why:
         await told("task_session_report", session="hers", state="idle", prompting="yes")
-    elif "silent" in why:
+    elif "expired" in why:
         async with ledger.write() as session:
             row = await sessions.find(session, "hers")
             row.expires_at = ledger.now()
@@ -276,7 +276,7 @@ async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
     nora = Actor("agent:nora", via="mcp")
     with acting_as(nora):
         assert await refused("task_session_register", name="hers") == (
-            'name: "hers" is taken (legal: another name)'
+            'name: "hers" is taken (use another name)'
         )
         for name, given in (("task_next", {}), ("task_session_report", {"state": "idle"})):
             assert await refused(name, session="hers", **given) == (
@@ -286,7 +286,7 @@ async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
             assert await refused(name, **held, **given) == (
                 f'task run "{run.id}" not found; claim one with task_next'
             )
-        assert 'agent: "cleo" is not yours' in await refused(
+        assert 'agent: "cleo" is another agent' in await refused(
             "task_session_register", name="mine", agent="cleo"
         )
     assert (await run_of(ledger, run)).status == "claimed"
@@ -318,14 +318,14 @@ async def test_a_wrong_token_changes_nothing_and_stands_in_no_log(
     assert (await run_of(ledger, run)).status == "claimed"
     refusal = await refused("task_complete", run_id=run.id, token=WRONG)
     assert refusal.endswith(
-        "the token is not that of its claim; the run is not yours: stop working on it, "
-        "and claim another with task_next"
+        "the token is wrong; the run is not yours: stop working on it, and claim another with "
+        "task_next"
     )
 
 
 async def test_what_a_session_may_not_say(ledger: Ledger) -> None:
-    assert "name: is missing (write a unique name)" in await refused("task_session_register")
-    assert 'capabilities: "a b" is not legal' in await refused(
+    assert "name: is missing (use a unique name)" in await refused("task_session_register")
+    assert 'capabilities: "a b" is not a capability' in await refused(
         "task_session_register", name="hers", capabilities="a b"
     )
     await told("task_session_register", name="hers")

@@ -1,0 +1,52 @@
+"""Methods without `await`, made from the async methods of another class."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import update_wrapper
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from daybook.errors import DaybookError
+
+C = TypeVar("C")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def blocking(
+    method: Callable[Concatenate[C, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Any, P], R]:
+    """Return a method that runs ``method`` of the attribute ``client`` and blocks until its end."""
+
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return _run(method(self.client, *args, **kwargs))
+        except DaybookError as error:
+            raise error from None  # its text includes the cause
+
+    update_wrapper(call, method)
+    return call
+
+
+def _run(work: Coroutine[Any, Any, R]) -> R:
+    """Run ``work`` in its own event loop; return its result.
+
+    If a loop already runs in this thread, as in a notebook, use another thread.
+    """
+    # Not inside an `except`: every error of `work` would be chained to the one handled there.
+    if not _has_loop():
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, "daybook") as thread:
+        return thread.submit(copy_context().run, asyncio.run, work).result()
+
+
+def _has_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""`daybook.Client.tasks`: the operations of `daybook task`, for programs.
+
+Each method calls the operation of the same name for the client's actor, and has its signature and
+docstring. An agent's client may use its own sessions and runs, as over MCP; every other operation
+is the operator's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
+from functools import update_wrapper
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from daybook import owners
+from daybook.api import task_scheduler, tasks
+from daybook.api.blocking import blocking
+from daybook.errors import InvalidInput
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ActingAs = Callable[[], AbstractContextManager[None]]
+"""Makes the client's actor the current one."""
+
+
+class Operations:
+    """Operations that share a client's actor."""
+
+    def __init__(self, acting_as: ActingAs) -> None:
+        self._acting_as = acting_as
+
+
+def _method(
+    operation: Callable[P, Awaitable[R]], *, operator_only: bool = True
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    async def call(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._acting_as():
+            if operator_only and owners.current_actor().is_agent:
+                raise InvalidInput("agent", "cannot do this", "use a client without an agent")
+            return await operation(*args, **kwargs)
+
+    update_wrapper(call, operation)
+    signature = inspect.signature(operation)
+    self_ = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    parameters = [self_, *signature.parameters.values()]
+    vars(call)["__signature__"] = signature.replace(parameters=parameters)
+    return call
+
+
+class TaskSessions(Operations):
+    """The operations of `daybook task session`."""
+
+    register = _method(tasks.register, operator_only=False)
+    report = _method(tasks.report, operator_only=False)
+    list = _method(tasks.list_sessions, operator_only=False)
+    get = _method(tasks.find_session, operator_only=False)
+    remove = _method(tasks.remove_session, operator_only=False)
+
+
+class TaskScheduler(Operations):
+    """The operations of `daybook task scheduler`."""
+
+    status = _method(task_scheduler.status)
+    pause = _method(task_scheduler.pause)
+    resume = _method(task_scheduler.resume)
+    drain = _method(task_scheduler.drain)
+    backlog = _method(task_scheduler.backlog)
+    cycle = _method(task_scheduler.cycle)
+    rebuild = _method(task_scheduler.rebuild)
+
+
+class Tasks(Operations):
+    """The operations of `daybook task`."""
+
+    def __init__(self, acting_as: ActingAs) -> None:
+        super().__init__(acting_as)
+        self.sessions = TaskSessions(acting_as)
+        self.scheduler = TaskScheduler(acting_as)
+
+    add = _method(tasks.add)
+    list = _method(tasks.list_tasks)
+    get = _method(tasks.show)
+    pause = _method(tasks.pause)
+    resume = _method(tasks.resume)
+    retry = _method(tasks.retry)
+    recover = _method(tasks.recover)
+    cancel = _method(tasks.cancel)
+    next = _method(tasks.next_run, operator_only=False)
+    wait = _method(tasks.wait_until_claimable, operator_only=False)
+    heartbeat = _method(tasks.heartbeat, operator_only=False)
+    complete = _method(tasks.complete, operator_only=False)
+    fail = _method(tasks.fail, operator_only=False)
+    release = _method(tasks.release, operator_only=False)
+
+
+class SyncTaskSessions:
+    """`TaskSessions` without `await`."""
+
+    def __init__(self, client: TaskSessions) -> None:
+        self.client = client
+
+    register = blocking(TaskSessions.register)
+    report = blocking(TaskSessions.report)
+    list = blocking(TaskSessions.list)
+    get = blocking(TaskSessions.get)
+    remove = blocking(TaskSessions.remove)
+
+
+class SyncTaskScheduler:
+    """`TaskScheduler` without `await`."""
+
+    def __init__(self, client: TaskScheduler) -> None:
+        self.client = client
+
+    status = blocking(TaskScheduler.status)
+    pause = blocking(TaskScheduler.pause)
+    resume = blocking(TaskScheduler.resume)
+    drain = blocking(TaskScheduler.drain)
+    backlog = blocking(TaskScheduler.backlog)
+    cycle = blocking(TaskScheduler.cycle)
+    rebuild = blocking(TaskScheduler.rebuild)
+
+
+class SyncTasks:
+    """`Tasks` without `await`."""
+
+    def __init__(self, client: Tasks) -> None:
+        self.client = client
+        self.sessions = SyncTaskSessions(client.sessions)
+        self.scheduler = SyncTaskScheduler(client.scheduler)
+
+    add = blocking(Tasks.add)
+    list = blocking(Tasks.list)
+    get = blocking(Tasks.get)
+    pause = blocking(Tasks.pause)
+    resume = blocking(Tasks.resume)
+    retry = blocking(Tasks.retry)
+    recover = blocking(Tasks.recover)
+    cancel = blocking(Tasks.cancel)
+    next = blocking(Tasks.next)
+    wait = blocking(Tasks.wait)
+    heartbeat = blocking(Tasks.heartbeat)
+    complete = blocking(Tasks.complete)
+    fail = blocking(Tasks.fail)
+    release = blocking(Tasks.release)

@@ -1,0 +1,75 @@
+"""Counts of tasks and task sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy
+from sqlalchemy import case, func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.ledger.task_tables import TaskRunRow
+from daybook.tasks import matching, sessions
+from daybook.tasks import pause as switch
+from daybook.tasks.pause import PauseState
+from daybook.tasks.states import ENDED, LIVE, Status
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class TaskCounts:
+    """Counts of tasks and sessions. ``oldest`` is since when the oldest queued run has waited.
+
+    ``starving`` are queued runs that starve. ``attention`` are runs that an operator should look
+    at, including queued ones whose escalation is complete. ``free`` sessions could claim now.
+    Expired sessions are not counted.
+    """
+
+    live: dict[Status, int]
+    ended_last_day: dict[Status, int]
+    oldest: datetime | None
+    starving: int
+    attention: int
+    free: int
+    busy: int
+    switch: PauseState
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to show."""
+        counts = (*self.live.values(), *self.ended_last_day.values(), self.free, self.busy)
+        return any(counts) or self.switch.paused
+
+
+async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
+    """Return the counts at ``now``."""
+    run = TaskRunRow
+    by_status = sqlalchemy.select(
+        col(run.status),
+        func.count(),
+        func.min(col(run.queued_at)),
+        func.sum(case((col(run.starved_cycles) > 0, 1), else_=0)),
+        func.sum(case((col(run.attention) != "", 1), else_=0)),
+    ).where(col(run.finished_at).is_(None))
+    live = {
+        Status(row[0]): row[1:]
+        for row in (await session.execute(by_status.group_by(col(run.status)))).all()
+    }
+    queued = live.get(Status.QUEUED, (0, None, 0, 0))
+    ended = select(run.status, func.count()).where(col(run.finished_at) >= now - DAY)
+    last_day = dict((await session.execute(ended.group_by(run.status))).tuples().all())
+    candidates = [each for _, each in await sessions.live_sessions(session, now)]
+    free = sum(not matching.busy_reason(each, now) for each in candidates)
+    return TaskCounts(
+        live={each: live[each][0] if each in live else 0 for each in sorted(LIVE)},
+        ended_last_day={each: last_day.get(each, 0) for each in sorted(ENDED)},
+        oldest=queued[1],
+        starving=int(queued[2]),
+        attention=int(queued[3]) + live.get(Status.NEEDS_ATTENTION, (0,))[0],
+        free=free,
+        busy=len(candidates) - free,
+        switch=await switch.read(session),
+    )
