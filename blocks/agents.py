@@ -24,11 +24,6 @@ agent = block.get_agent()
 ```"""
 
 
-def _agent(block: Block, kind: kinds.AgentKind) -> Agent:
-    fields = {name: getattr(block, name) for name in kind.settings.model_fields}
-    return kinds.build(kind.slug, block._block_document_name or "unsaved", fields)
-
-
 # The settings are the first base, so that their validators are kept, and Block is the last, because
 # the last base's model configuration applies, and Prefect needs its own.
 class OfflineAgentBlock(OfflineSettings, Block):
@@ -41,7 +36,7 @@ class OfflineAgentBlock(OfflineSettings, Block):
 
     def get_agent(self) -> Agent:
         """The agent with these settings; raises `AgentMisconfigured`."""
-        return _agent(self, kinds.OFFLINE)
+        return kinds.build(kinds.OFFLINE.slug, *kinds.OFFLINE.read_block(self))
 
 
 class CommandAgentBlock(CommandSettings, Block):
@@ -54,7 +49,7 @@ class CommandAgentBlock(CommandSettings, Block):
 
     def get_agent(self) -> Agent:
         """The agent with these settings; raises `AgentMisconfigured`."""
-        return _agent(self, kinds.COMMAND)
+        return kinds.build(kinds.COMMAND.slug, *kinds.COMMAND.read_block(self))
 
 
 class ModelAgentBlock(ModelSettings, Block):
@@ -67,4 +62,4 @@ class ModelAgentBlock(ModelSettings, Block):
 
     def get_agent(self) -> Agent:
         """The agent with these settings; raises `AgentMisconfigured`."""
-        return _agent(self, kinds.MODEL)
+        return kinds.build(kinds.MODEL.slug, *kinds.MODEL.read_block(self))

@@ -13,9 +13,9 @@ from daybook.delivery.channels.base import Channel
 class ChannelBlock(ChannelSettings, Block):
     """Where jobs send their answers and alerts: any service that apprise knows, by its URL."""
 
-    _block_type_name = apprise.TITLE
-    _block_type_slug = apprise.SLUG
-    _description = apprise.DESCRIPTION
+    _block_type_name = apprise.STORE.title
+    _block_type_slug = apprise.STORE.slug
+    _description = apprise.STORE.description
     _code_example = """```python
 from blocks.channels import ChannelBlock
 
@@ -23,6 +23,5 @@ await ChannelBlock(url="ntfy://my-topic").asave("BLOCK_NAME")
 ```"""
 
     def get_channel(self) -> Channel:
-        """The channel; raises `InvalidInput` where its settings are not legal."""
-        fields = {name: getattr(self, name) for name in ChannelSettings.model_fields}
-        return apprise.build(self._block_document_name or "unsaved", fields)
+        """The channel; raises `InvalidInput` if its settings are invalid."""
+        return apprise.build(*apprise.STORE.read_block(self))

@@ -12,9 +12,9 @@ from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 class ToolServerBlock(ToolServerSettings, Block):
     """An MCP server whose tools jobs call: a program, or an address."""
 
-    _block_type_name = server_blocks.TITLE
-    _block_type_slug = server_blocks.SLUG
-    _description = server_blocks.DESCRIPTION
+    _block_type_name = server_blocks.STORE.title
+    _block_type_slug = server_blocks.STORE.slug
+    _description = server_blocks.STORE.description
     _code_example = """```python
 from blocks.tool_servers import ToolServerBlock
 
@@ -22,6 +22,5 @@ await ToolServerBlock(command=["uvx", "mcp-server-time"]).asave("BLOCK_NAME")
 ```"""
 
     def get_server(self) -> ToolServer:
-        """The server; raises `InvalidInput` where its settings are not legal."""
-        fields = {name: getattr(self, name) for name in ToolServerSettings.model_fields}
-        return server_blocks.build(self._block_document_name or "unsaved", fields)
+        """The server; raises `InvalidInput` if its settings are invalid."""
+        return server_blocks.build(*server_blocks.STORE.read_block(self))

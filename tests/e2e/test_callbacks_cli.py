@@ -61,7 +61,7 @@ async def forget(client: Any) -> None:
     for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
         await destinations.remove(client, each["name"])
     for each in await secrets.list_secrets(client):
-        await secrets.remove(client, each["name"])
+        await secrets.STORE.remove(client, each["name"])
 
 
 @pytest.fixture

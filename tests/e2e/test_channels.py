@@ -142,7 +142,7 @@ def test_what_could_not_be_told_is_refused_and_nothing_is_stored(
 def test_a_job_whose_channel_is_gone_can_still_be_changed(daybook: Daybook) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
     job = daybook("add", "Hello", "--on-demand", "--channel", "team")
-    with_client(lambda client: apprise.remove(client, "team"))
+    with_client(lambda client: apprise.STORE.remove(client, "team"))
     assert daybook("edit", job["id"], "--name", "renamed")["name"] == "renamed"
     daybook("edit", job["id"], "--chat-id", "x", code=2)
     daybook("edit", job["id"], "--channel", "inbox")

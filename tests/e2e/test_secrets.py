@@ -17,7 +17,7 @@ from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.operations import setup
 from daybook.resources import secrets
-from daybook.tools.server_blocks import PrefectServers
+from daybook.tools.server_blocks import STORE, PrefectServers
 from tests.at_prefect import typed as typed_here
 from tests.at_prefect import with_client
 
@@ -36,7 +36,7 @@ def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
 
     async def forget(client: Any) -> None:
         for each in await secrets.list_secrets(client):
-            await secrets.remove(client, each["name"])
+            await secrets.STORE.remove(client, each["name"])
 
     def carry_out(*tokens: str, value: str = "") -> subprocess.CompletedProcess[str]:
         return typed_here("secrets", *tokens, given=value)
@@ -84,7 +84,7 @@ def test_a_secret_of_a_tool_server_is_not_removed(typed: Typed) -> None:
         refused = typed("remove", "ops")
         (listed,) = json.loads(typed("list", "--json").stdout)
     finally:
-        with_client(lambda client: PrefectServers(client).remove("search"))
+        with_client(lambda client: STORE.remove(client, "search"))
     assert refused.returncode == 2
     assert "used by the tool server search" in refused.stderr
     assert (listed["jobs"], listed["servers"]) == ([], ["search"])

@@ -23,7 +23,7 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
     assert kinds.find_kind("command") is kinds.find_kind("daybook-command-agent") is kinds.COMMAND
     with pytest.raises(InvalidInput) as caught:
         kinds.find_kind("robot")
-    assert str(caught.value) == 'kind: unknown "robot" (legal: offline, command, model)'
+    assert str(caught.value) == 'kind: unknown "robot" (known: offline, command, model)'
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
 )
 def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.validate_settings(kinds.COMMAND, data)
+        kinds.COMMAND.validate(data)
     assert caught.value.field == field
     assert words in caught.value.problem
     listed = "command, work_dir, environment, output, history" in caught.value.hint
@@ -52,7 +52,7 @@ def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: 
 
 def test_an_error_never_repeats_what_was_given() -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.validate_settings(kinds.COMMAND, {"command": {"token": "hunter2"}})
+        kinds.COMMAND.validate({"command": {"token": "hunter2"}})
     assert "hunter2" not in str(caught.value)
 
 

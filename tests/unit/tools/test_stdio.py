@@ -277,12 +277,12 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
         ({"url": "https://a.example", "headers": {"Authorization": "Bearer abc1"}}, "a secret"),
         ({"url": "https://a.example", "headers": {"Mcp-Session-Id": "1"}}, "Daybook's to set"),
         ({"url": "https://a.example", "headers": {"Idempotency-Key": "1"}}, "Daybook's to set"),
-        ({"url": "https://a.example", "commands": ["a"]}, "Extra inputs"),
+        ({"url": "https://a.example", "commands": ["a"]}, "unknown field"),
     ],
 )
 def test_settings_that_are_not_legal_are_refused(settings: dict[str, Any], said: str) -> None:
     from daybook.tools import server_blocks
 
     with pytest.raises(InvalidInput, match=said) as caught:
-        server_blocks.validate_settings(settings)
+        server_blocks.STORE.validate(settings)
     assert "word" not in str(caught.value).replace("password", "")
