@@ -35,7 +35,7 @@ class OfflineAgentBlock(OfflineSettings, Block):
     _code_example = _example("OfflineAgentBlock")
 
     def get_agent(self) -> Agent:
-        """The agent with these settings; raises `AgentMisconfigured`."""
+        """Return the agent with these settings; raise `AgentMisconfigured`."""
         return kinds.build(kinds.OFFLINE.slug, *kinds.OFFLINE.read_block(self))
 
 
@@ -48,7 +48,7 @@ class CommandAgentBlock(CommandSettings, Block):
     _code_example = _example("CommandAgentBlock")
 
     def get_agent(self) -> Agent:
-        """The agent with these settings; raises `AgentMisconfigured`."""
+        """Return the agent with these settings; raise `AgentMisconfigured`."""
         return kinds.build(kinds.COMMAND.slug, *kinds.COMMAND.read_block(self))
 
 
@@ -61,5 +61,5 @@ class ModelAgentBlock(ModelSettings, Block):
     _code_example = _example("ModelAgentBlock")
 
     def get_agent(self) -> Agent:
-        """The agent with these settings; raises `AgentMisconfigured`."""
+        """Return the agent with these settings; raise `AgentMisconfigured`."""
         return kinds.build(kinds.MODEL.slug, *kinds.MODEL.read_block(self))

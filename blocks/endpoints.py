@@ -13,7 +13,7 @@ from daybook.resources.secrets import SecretSettings
 
 # The settings are the first base; see agents.py.
 class SecretBlock(SecretSettings, Block):
-    """A secret that jobs refer to by name, and the hosts that it may be sent to."""
+    """Secret that jobs refer to by name, and the hosts that may receive it."""
 
     _block_type_name = secrets.STORE.title
     _block_type_slug = secrets.STORE.slug
@@ -25,12 +25,12 @@ await SecretBlock(value="…", hosts=["api.example.org"]).asave("BLOCK_NAME")
 ```"""
 
     def get_secret(self) -> Secret:
-        """The secret; raises `InvalidInput` if its settings are invalid."""
+        """Return the secret; raise `InvalidInput` if its settings are invalid."""
         return secrets.build(*secrets.STORE.read_block(self))
 
 
 class DestinationBlock(DestinationSettings, Block):
-    """Where callbacks go: the secret that signs them, a token, a timeout, the tries."""
+    """Receiver of callbacks: signing secret, token, timeout and number of attempts."""
 
     _block_type_name = destinations.STORE.title
     _block_type_slug = destinations.STORE.slug
@@ -43,5 +43,5 @@ await made.asave("BLOCK_NAME")
 ```"""
 
     def get_destination(self) -> Destination:
-        """The destination; raises `InvalidInput` if its settings are invalid."""
+        """Return the destination; raise `InvalidInput` if its settings are invalid."""
         return destinations.build(*destinations.STORE.read_block(self))

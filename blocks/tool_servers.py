@@ -10,7 +10,7 @@ from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 
 # The settings are the first base; see agents.py.
 class ToolServerBlock(ToolServerSettings, Block):
-    """An MCP server whose tools jobs call: a program, or an address."""
+    """MCP server whose tools jobs call: a program or a URL."""
 
     _block_type_name = server_blocks.STORE.title
     _block_type_slug = server_blocks.STORE.slug
@@ -22,5 +22,5 @@ await ToolServerBlock(command=["uvx", "mcp-server-time"]).asave("BLOCK_NAME")
 ```"""
 
     def get_server(self) -> ToolServer:
-        """The server; raises `InvalidInput` if its settings are invalid."""
+        """Return the server; raise `InvalidInput` if its settings are invalid."""
         return server_blocks.build(*server_blocks.STORE.read_block(self))

@@ -15,8 +15,8 @@ from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
 from daybook.prefect import client as prefect
 
-TEST_TEXT = "This channel works: Daybook sent this to try it."
-_SUBJECT = "Daybook: a test"
+TEST_TEXT = "This channel works: this is a test message from Daybook."
+_SUBJECT = "Daybook: test message"
 
 
 async def list_channels() -> list[dict[str, Any]]:
@@ -50,13 +50,13 @@ async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
     """
     apprise.validate(name, url)
     if name in registry.BUILTIN:
-        raise InvalidInput("name", f'"{name}" is a channel that is always there', "choose another")
+        raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         known = await registry.names(client)
         if known.get(name, apprise.STORE.slug) != apprise.STORE.slug:
             raise InvalidInput(
-                "name", f'"{name}" is a block of Prefect\'s ({known[name]})', "another"
+                "name", f'"{name}" is a Prefect block ({known[name]})', "choose another"
             )
         made = await apprise.add(client, name, url, replace=replace)
     return {
@@ -106,15 +106,15 @@ async def remove(name: str) -> None:
     it.
     """
     if name in registry.BUILTIN:
-        raise InvalidInput("channel", f'"{name}" is always there', "jobs may simply not use it")
+        raise InvalidInput("channel", f'"{name}" is a built-in channel, which cannot be removed')
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         known = await registry.names(client)
         # A channel that Prefect has lost may still be in the ledger, from which it is restored.
         kind = known.get(name) or known.get(f"{apprise.STORE.slug}/{name}") or apprise.STORE.slug
         if kind != apprise.STORE.slug:
-            problem = f'"{name}" is a block of Prefect\'s ({kind})'
-            raise InvalidInput("channel", problem, "delete it in Prefect: Blocks")
+            problem = f'"{name}" is a Prefect block ({kind})'
+            raise InvalidInput("channel", problem, "delete it in Prefect's UI, under Blocks")
         users = (await _users()).get(name, [])
         if settings.load().alert_channel == name:
             users.append("DAYBOOK_ALERT_CHANNEL")

@@ -48,13 +48,12 @@ async def add(
     secret: str | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Store a destination. Without ``secret`` one is made; without ``name`` it is made from the
-    address.
+    """Store a destination. Without ``secret`` create one; without ``name`` derive it from the URL.
 
     With ``replace`` it replaces the destination of that name and keeps its secret if none is given.
     Return `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is None
-    unless it was made now, `notes` are hints for a person. Raise `InvalidInput`; nothing is changed
-    then.
+    unless it was created now, `notes` are hints for a person. If it raises `InvalidInput`, nothing
+    was changed.
     """
     name = name or _name(url)
     async with prefect.connected() as client:
@@ -212,7 +211,7 @@ def _name_of(known: destinations.DestinationIndex, url: str) -> str:
 
 
 def _name(url: str) -> str:
-    """Make a name from the address, such as `ops-example-org-hook`."""
+    """Derive a name from the URL, such as `ops-example-org-hook`."""
     from slugify import slugify
 
     return slugify(url.partition("://")[2].partition("?")[0], max_length=64) or "destination"
@@ -228,10 +227,12 @@ async def _token_notes(client: PrefectClient, made: destinations.Destination) ->
             if each["problem"] or target.known_as.isdisjoint(each["hosts"]):
                 # All of its hosts: --replace removes those that are not given again.
                 fix = _add_secret_command(made.token, [*each["hosts"], target.shown], " --replace")
-                return [f"the secret {made.token} does not go to {target.shown}; {fix} binds it"]
+                return [
+                    f"the secret {made.token} is not bound to {target.shown}; bind it with {fix}"
+                ]
             return []
     fix = _add_secret_command(made.token, [target.shown])
-    return [f"the secret {made.token} does not exist yet, so callbacks there fail; {fix} keeps it"]
+    return [f"the secret {made.token} does not exist, so callbacks fail; add it with {fix}"]
 
 
 def _add_secret_command(secret: str, hosts: list[str], more: str = "") -> str:

@@ -53,32 +53,32 @@ class DestinationSettings(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     url: str = Field(
-        description="An address without a query: it is for all that begin so, up to a slash.",
+        description="URL without a query. It applies to URLs that begin with it, up to a slash.",
     )
-    secret: SecretStr = Field(description="Signs the callbacks: whsec_…, as Standard Webhooks say.")
+    secret: SecretStr = Field(description="Signs the callbacks: whsec_…, as in Standard Webhooks.")
     previous_secret: SecretStr = Field(
         default=SecretStr(""),
-        description="The secret before: it signs as well while a rotation lasts.",
+        description="Previous secret, which also signs callbacks during a rotation.",
     )
     previous_until: AwareDatetime | None = Field(
-        default=None, description="Until when it does. Empty: it does not."
+        default=None, description="End of the rotation. Empty: no rotation."
     )
     token: str = Field(
         default="",
-        description="The name of a Daybook secret, bound to this host, that is sent as "
-        "Authorization: Bearer. Empty: none.",
+        description="Name of a Daybook secret, bound to this host, to send as Authorization: "
+        "Bearer. Empty: none.",
     )
     timeout: float = Field(
         default=DEFAULT_TIMEOUT_SECONDS,
         ge=1,
         le=MAX_TIMEOUT_SECONDS,
-        description="How many seconds one try may take.",
+        description="Timeout of one attempt, in seconds.",
     )
     tries: int = Field(
         default=backoff.DEFAULT_ATTEMPTS,
         ge=1,
         le=MAX_ATTEMPTS,
-        description="How often a callback is tried.",
+        description="Maximum number of attempts for a callback.",
     )
 
     @field_validator("url")
@@ -89,7 +89,7 @@ class DestinationSettings(BaseModel):
         except InvalidInput as error:
             raise ValueError(f"{error.problem}; {error.hint}") from None
         if url.query or url.fragment:
-            raise ValueError("has a query or a fragment; leave it out")
+            raise ValueError("contains a query or a fragment; remove it")
         return str(url)
 
     @field_validator("secret", "previous_secret")
@@ -98,14 +98,14 @@ class DestinationSettings(BaseModel):
         text = value.get_secret_value()
         # A list of documents shows asterisks instead of the secret.
         if text.strip("*") and not settings.signing_key(text):
-            raise ValueError(f"is none; {settings.SIGNING_SECRET_FORMAT}")
+            raise ValueError(f"is not a signing secret; {settings.SIGNING_SECRET_FORMAT}")
         return value
 
 
 STORE = BlockStore(
     slug="daybook-destination",
     title="Daybook destination",
-    description="Where callbacks go: the secret that signs them, a token, a timeout, the tries.",
+    description="Receiver of callbacks: signing secret, token, timeout and number of attempts.",
     noun="destination",
     model=DestinationSettings,
 )

@@ -242,7 +242,7 @@ class _Pass:
                 return
             except OSError as error:
                 file = home.current_home().ledger_key
-                self.report.key_problem = f"{file} cannot be made ({error.strerror})"
+                self.report.key_problem = f"{file} cannot be created ({error.strerror})"
                 return
             for document in differing:
                 ref = document.ref

@@ -31,10 +31,10 @@ class SecretSettings(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    value: SecretStr = Field(description="What is sent in the place of {{secret:name}}.")
+    value: SecretStr = Field(description="Text that replaces {{secret:name}}.")
     hosts: list[str] = Field(
-        description="Where it may go: api.example.org, or with a port api.example.org:8443; for a "
-        "tool that has no host, tool:name.",
+        description="Hosts that may receive it: api.example.org, or with a port "
+        "api.example.org:8443; tool:name for a tool without a host.",
     )
 
     @field_validator("value")
@@ -57,7 +57,7 @@ class SecretSettings(BaseModel):
 STORE = BlockStore(
     slug="daybook-secret",
     title="Daybook secret",
-    description="A secret that jobs refer to by name, and the hosts that it may be sent to.",
+    description="Secret that jobs refer to by name, and the hosts that may receive it.",
     noun="secret",
     model=SecretSettings,
 )

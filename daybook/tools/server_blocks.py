@@ -26,43 +26,41 @@ if TYPE_CHECKING:
 
 
 class ToolServerSettings(BaseModel):
-    """One server: a program that speaks MCP over its pipes, or an address. The operator sets all
-    fields.
-    """
+    """One server: a program that uses MCP over its pipes, or a URL. Set by the operator only."""
 
     model_config = ConfigDict(extra="forbid")
 
     command: list[str] = Field(
         default=[],
         title="Command",
-        description="The program, then its arguments, one entry each; no shell reads them. It is "
-        "started for each call of a job, once for all calls of an agent's answer, and ended with "
-        "all that it started.",
+        description="Program and its arguments, one entry each; no shell is used. It is started "
+        "for each call of a job, or once for all calls of an agent's answer, and ended together "
+        "with its child processes.",
         examples=[["uvx", "mcp-server-time"]],
     )
     url: str = Field(
         default="",
         title="URL",
-        description="The address of a server that speaks MCP over streamable HTTP.",
+        description="URL of an MCP server that uses streamable HTTP.",
         examples=["https://tools.example.org/mcp"],
     )
     environment: list[str] = Field(
         default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
         title="Environment",
-        description="For a program: names of the worker's environment variables that it sees; all "
+        description="For a program: names of the worker's environment variables that it gets; all "
         "others are hidden from it. Names only, never values. PREFECT_… and DAYBOOK_… are refused.",
     )
     work_dir: str = Field(
         default="",
         title="Work directory",
-        description="For a program: the folder in which it runs, absolute or beginning with ~. "
-        "Empty: a new, empty folder for every call, removed after it.",
+        description="For a program: folder in which it runs, absolute or beginning with ~. "
+        "Empty: a new, empty folder for every call, removed afterwards.",
     )
     headers: dict[str, str] = Field(
         default={},
         title="Headers",
-        description="For an address: sent with every request. A secret only as {{secret:name}}, "
-        "from a block that is bound to this host.",
+        description="For a URL: headers of every request. Write a secret as {{secret:name}}; its "
+        "block has to be bound to this host.",
     )
 
     @field_validator("command")
@@ -74,7 +72,7 @@ class ToolServerSettings(BaseModel):
             raise ValueError("an argument cannot contain a zero byte")
         if secrets.referenced_names(value):
             raise ValueError(
-                "an argument can be seen by all on this machine, so a secret cannot stand in it; "
+                "all users of this machine can see arguments, so they cannot contain a secret; "
                 "name a variable of the worker's environment instead"
             )
         return value
@@ -84,9 +82,11 @@ class ToolServerSettings(BaseModel):
     def _reachable(cls, value: str) -> str:
         if value:
             if "{{" in value:
-                raise ValueError("a reference in it; {{secret:name}} stands in a header's value")
+                raise ValueError("contains a reference; write {{secret:name}} in a header instead")
             if "#" in value:
-                raise ValueError("a # in it; the tool is named by the job, as server.tool")
+                raise ValueError(
+                    "contains a #; remove it, because the job names the tool as server.tool"
+                )
             _as_value_error(lambda: Guard(Rule.OPERATOR).check(value))
         return value
 
@@ -122,7 +122,7 @@ class ToolServerSettings(BaseModel):
 STORE = BlockStore(
     slug="daybook-tool-server",
     title="Daybook tool server",
-    description="An MCP server whose tools jobs call: a program, or an address.",
+    description="MCP server whose tools jobs call: a program or a URL.",
     noun="tool server",
     model=ToolServerSettings,
     field="tool",
@@ -158,7 +158,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
     request.check("POST", headers)
     for name, value in headers.items():
         if name.lower() in _RESERVED_HEADERS or name.lower().startswith("mcp-"):
-            raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
+            raise InvalidInput("headers", f'"{name}" is set by Daybook', "remove it")
         secrets.references("headers", value)
     secrets.refuse_literal_headers(headers)
 
@@ -166,10 +166,10 @@ def check_headers(headers: Mapping[str, str]) -> None:
 _RESERVED_HEADERS = ("accept", "content-type", "idempotency-key", "last-event-id")
 
 
-def _as_value_error(judge: Any) -> None:
+def _as_value_error(check: Any) -> None:
     """Raise an `InvalidInput` as pydantic expects it, without the field, which pydantic adds."""
     try:
-        judge()
+        check()
     except InvalidInput as error:
         hint = f" ({error.hint})" if error.hint else ""
         raise ValueError(f"{error.problem}{hint}") from None

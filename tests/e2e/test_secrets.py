@@ -94,7 +94,7 @@ def test_what_is_refused_keeps_nothing_and_repeats_no_value(typed: Typed) -> Non
     for tokens, value, words in (
         (("add", "ops"), VALUE, "--host: is missing"),
         (("add", "Ops", *HOST), VALUE, "NAME: "),
-        (("add", "ops", *HOST), "", "none on standard input"),
+        (("add", "ops", *HOST), "", "standard input is empty"),
         (("add", "ops", *HOST), f"  {VALUE}", "begins or ends with a space"),
         (("add", "ops", "--host", "https://api.example.org/x"), VALUE, "--host: "),
         (("add", "ops", VALUE, *HOST), VALUE, "never an argument"),

@@ -27,7 +27,7 @@ CHAT_ID = "{chat_id}"
 """The placeholder for a job's chat id."""
 
 LEGAL_URL = (
-    "an address of apprise's, such as mailto://user:password@mail.example.org?to=me@example.org, "
+    "an apprise URL such as mailto://user:password@mail.example.org?to=me@example.org, "
     "tgram://token/{chat_id} or ntfy://topic"
 )
 
@@ -65,9 +65,9 @@ class ChannelSettings(BaseModel):
 
     url: SecretStr = Field(
         title="URL",
-        description="Where messages go, as apprise writes it: "
+        description="URL of the service, in apprise's form: "
         "mailto://user:password@mail.example.org?to=me@example.org, tgram://token/{chat_id}, "
-        "ntfy://topic. {chat_id} stands for the chat that a job names.",
+        "ntfy://topic. {chat_id} is replaced by the chat that a job names.",
     )
 
     @field_validator("url")
@@ -75,17 +75,19 @@ class ChannelSettings(BaseModel):
     def _understood(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
         if url != url.strip() or "://" not in url:
-            raise ValueError(f"is none; legal is {LEGAL_URL}")
+            raise ValueError(f"is not a URL; use {LEGAL_URL}")
         if CHAT_ID in re.split("[/?#]", url.partition("://")[2])[0]:
-            raise ValueError(f"{CHAT_ID} cannot be the host; write it behind, host/{CHAT_ID}")
+            raise ValueError(
+                f"{CHAT_ID} cannot be the host; write it after the host: host/{CHAT_ID}"
+            )
         with threads.capture_logs():
             if not any(_client(url, each) for each in _SAMPLE_CHAT_IDS):
-                raise ValueError(f"apprise does not understand it; legal is {LEGAL_URL}")
+                raise ValueError(f"apprise does not understand it; use {LEGAL_URL}")
         parameters = (each.partition("=")[0] for each in re.split("[?&;]", url)[1:])
         if "format" in {unquote(each).strip().lower() for each in parameters}:
             raise ValueError(
-                "has ?format=, by which apprise sends what a model wrote as the service's markup; "
-                "leave it out: each service gets the format that it takes best"
+                "contains ?format=, with which a model's text could act as the service's markup; "
+                "remove it, because each service already gets its best format"
             )
         return value
 
@@ -93,7 +95,7 @@ class ChannelSettings(BaseModel):
 STORE = BlockStore(
     slug="daybook-channel",
     title="Daybook channel",
-    description="Where jobs send their answers and alerts: any service that apprise knows.",
+    description="Service that receives answers and alerts of jobs, by its apprise URL.",
     noun="channel",
     model=ChannelSettings,
 )

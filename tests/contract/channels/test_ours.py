@@ -313,7 +313,9 @@ async def test_one_made_illegal_in_prefect_says_so(client: PrefectClient) -> Non
     assert document is not None
     changed = BlockDocumentUpdate(data={"url": f"nope://{PASSWORD}"})
     await client.update_block_document(document.id, changed)
-    with pytest.raises(NotDelivered, match='"team" is invalid: url: apprise does not understand') as failed:
+    with pytest.raises(
+        NotDelivered, match='"team" is invalid: url: apprise does not understand'
+    ) as failed:
         await channels.send(client, row("team"))
     assert PASSWORD not in str(failed.value)
 

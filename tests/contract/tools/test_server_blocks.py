@@ -75,7 +75,9 @@ async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClien
     assert document is not None
     changed = {**document.data, "work_dir": "here"}
     await client.update_block_document(document.id, BlockDocumentUpdate(data=changed))
-    with pytest.raises(InvalidInput, match='the tool server "time" is invalid: work_dir: is relative'):
+    with pytest.raises(
+        InvalidInput, match='the tool server "time" is invalid: work_dir: is relative'
+    ):
         await servers.read("time")
     assert (await servers.describe("time"))["problem"].startswith("work_dir: is relative")
     assert [each["name"] for each in await servers.every()] == ["time"]

@@ -36,7 +36,7 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
         ({"command": ["cat"], "output": "xml"}, "output", "'text' or 'json'"),
         ({"command": ["cat"], "work_dir": "here"}, "work_dir", "absolute path"),
         ({"command": ["cat"], "environment": ["DAYBOOK_HOME"]}, "environment", "never passed on"),
-        ({"command": ["cat"], "shell": True}, "shell", "not permitted"),
+        ({"command": ["cat"], "shell": True}, "shell", "unknown field"),
     ],
 )
 def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: str) -> None:

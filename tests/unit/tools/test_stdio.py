@@ -273,10 +273,10 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
         ({"url": "ftp://a.example"}, "is not legal"),
         ({"url": "http://169.254.169.254/"}, "no job reaches one"),
         ({"url": "https://user:word@a.example/"}, "a name or password in it"),
-        ({"url": "https://a.example/#x"}, "the tool is named by the job"),
+        ({"url": "https://a.example/#x"}, "the job names the tool"),
         ({"url": "https://a.example", "headers": {"Authorization": "Bearer abc1"}}, "a secret"),
-        ({"url": "https://a.example", "headers": {"Mcp-Session-Id": "1"}}, "Daybook's to set"),
-        ({"url": "https://a.example", "headers": {"Idempotency-Key": "1"}}, "Daybook's to set"),
+        ({"url": "https://a.example", "headers": {"Mcp-Session-Id": "1"}}, "is set by Daybook"),
+        ({"url": "https://a.example", "headers": {"Idempotency-Key": "1"}}, "is set by Daybook"),
         ({"url": "https://a.example", "commands": ["a"]}, "unknown field"),
     ],
 )
