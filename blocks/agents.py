@@ -25,13 +25,13 @@ agent = block.get_agent()
 
 
 # The settings are the first base, so that their validators are kept, and Block is the last, because
-# the last base's model configuration applies, and Prefect needs its own.
+# the last base's model configuration applies, and Prefect needs its own. Prefect's UI shows the
+# first sentence of the docstring as the description.
 class OfflineAgentBlock(OfflineSettings, Block):
     """Answers without a network and without a model, and says so in its answer."""
 
     _block_type_name = kinds.OFFLINE.title
     _block_type_slug = kinds.OFFLINE.slug
-    _description = kinds.OFFLINE.description
     _code_example = _example("OfflineAgentBlock")
 
     def get_agent(self) -> Agent:
@@ -44,7 +44,6 @@ class CommandAgentBlock(CommandSettings, Block):
 
     _block_type_name = kinds.COMMAND.title
     _block_type_slug = kinds.COMMAND.slug
-    _description = kinds.COMMAND.description
     _code_example = _example("CommandAgentBlock")
 
     def get_agent(self) -> Agent:
@@ -57,7 +56,6 @@ class ModelAgentBlock(ModelSettings, Block):
 
     _block_type_name = kinds.MODEL.title
     _block_type_slug = kinds.MODEL.slug
-    _description = kinds.MODEL.description
     _code_example = _example("ModelAgentBlock")
 
     def get_agent(self) -> Agent:

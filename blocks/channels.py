@@ -15,7 +15,6 @@ class ChannelBlock(ChannelSettings, Block):
 
     _block_type_name = apprise.STORE.title
     _block_type_slug = apprise.STORE.slug
-    _description = apprise.STORE.description
     _code_example = """```python
 from blocks.channels import ChannelBlock
 

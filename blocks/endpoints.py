@@ -17,7 +17,6 @@ class SecretBlock(SecretSettings, Block):
 
     _block_type_name = secrets.STORE.title
     _block_type_slug = secrets.STORE.slug
-    _description = secrets.STORE.description
     _code_example = """```python
 from blocks.endpoints import SecretBlock
 
@@ -34,7 +33,6 @@ class DestinationBlock(DestinationSettings, Block):
 
     _block_type_name = destinations.STORE.title
     _block_type_slug = destinations.STORE.slug
-    _description = destinations.STORE.description
     _code_example = """```python
 from blocks.endpoints import DestinationBlock
 

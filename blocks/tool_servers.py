@@ -14,7 +14,6 @@ class ToolServerBlock(ToolServerSettings, Block):
 
     _block_type_name = server_blocks.STORE.title
     _block_type_slug = server_blocks.STORE.slug
-    _description = server_blocks.STORE.description
     _code_example = """```python
 from blocks.tool_servers import ToolServerBlock
 

@@ -30,7 +30,6 @@ OFFLINE = AgentKind(
     word="offline",
     slug="daybook-offline-agent",
     title="Daybook offline agent",
-    description="Answers without a network and without a model, and says so in its answer.",
     model=OfflineSettings,
     make=OfflineAgent,
 )
@@ -38,7 +37,6 @@ COMMAND = AgentKind(
     word="command",
     slug="daybook-command-agent",
     title="Daybook command agent",
-    description="Runs a program with the prompt as its input; what it prints is the answer.",
     model=CommandSettings,
     make=CommandAgent,
 )
@@ -46,7 +44,6 @@ MODEL = AgentKind(
     word="model",
     slug="daybook-model-agent",
     title="Daybook model agent",
-    description="Asks a model behind an API: any provider, or an OpenAI-compatible address.",
     model=ModelSettings,
     make=ModelAgent,
 )

@@ -20,7 +20,7 @@ from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.outbox import CALLBACK, queue_of_url
 from daybook.errors import InvalidInput, NotFound
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import SecretDestination as Goes
+from daybook.http.secrets import SecretDestination
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.prefect import client as prefect
@@ -221,7 +221,7 @@ async def _token_notes(client: PrefectClient, made: destinations.Destination) ->
     """Return hints for a token that does not exist or is not bound to the destination's host."""
     if not made.token:
         return []
-    target = Goes.of_url(Guard(Rule.OPERATOR).check(made.url))
+    target = SecretDestination.of_url(Guard(Rule.OPERATOR).check(made.url))
     for each in await secret_blocks.list_secrets(client):
         if each["name"] == made.token:
             if each["problem"] or target.known_as.isdisjoint(each["hosts"]):

@@ -105,7 +105,6 @@ class DestinationSettings(BaseModel):
 STORE = BlockStore(
     slug="daybook-destination",
     title="Daybook destination",
-    description="Receiver of callbacks: signing secret, token, timeout and number of attempts.",
     noun="destination",
     model=DestinationSettings,
 )
@@ -143,7 +142,9 @@ def build(name: str, data: Mapping[str, Any]) -> Destination:
     """Return the destination of stored settings; raise `InvalidInput` if they are invalid."""
     stored = STORE.parse(name, data)
     if not stored.secret.get_secret_value():
-        raise InvalidInput("destination", f'"{name}" has no secret', "fix the block")
+        raise InvalidInput(
+            "destination", f'"{name}" has no secret', "edit the block in Prefect's UI"
+        )
     return Destination(
         name,
         stored.url,

@@ -57,7 +57,6 @@ class SecretSettings(BaseModel):
 STORE = BlockStore(
     slug="daybook-secret",
     title="Daybook secret",
-    description="Secret that jobs refer to by name, and the hosts that may receive it.",
     noun="secret",
     model=SecretSettings,
 )

@@ -55,7 +55,6 @@ class BlockStore(Generic[Model]):
 
     slug: str
     title: str
-    description: str
     noun: str
     model: type[Model]
     field: str = ""
@@ -103,7 +102,7 @@ class BlockStore(Generic[Model]):
         found, problem = self.check(data)
         if found is None:
             problem = f'the {self.noun} "{name}" is invalid: {problem}'
-            raise InvalidInput(self.field or self.noun, problem, "fix the block")
+            raise InvalidInput(self.field or self.noun, problem, "edit the block in Prefect's UI")
         return found
 
     def read_block(self, block: Block) -> tuple[str, dict[str, Any]]:

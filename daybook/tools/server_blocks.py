@@ -122,7 +122,6 @@ class ToolServerSettings(BaseModel):
 STORE = BlockStore(
     slug="daybook-tool-server",
     title="Daybook tool server",
-    description="MCP server whose tools jobs call: a program or a URL.",
     noun="tool server",
     model=ToolServerSettings,
     field="tool",

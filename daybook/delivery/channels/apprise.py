@@ -95,7 +95,6 @@ class ChannelSettings(BaseModel):
 STORE = BlockStore(
     slug="daybook-channel",
     title="Daybook channel",
-    description="Service that receives answers and alerts of jobs, by its apprise URL.",
     noun="channel",
     model=ChannelSettings,
 )
