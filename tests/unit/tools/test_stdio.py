@@ -265,7 +265,7 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
         ({}, "give one of command and url"),
         ({"command": ["a"], "url": "https://a.example"}, "give one of command and url"),
         ({"command": [" "]}, "is blank"),
-        ({"command": ["a", "{{secret:ops}}"]}, "a secret cannot stand in it"),
+        ({"command": ["a", "{{secret:ops}}"]}, "cannot contain a secret"),
         ({"command": ["a"], "environment": ["PREFECT_API_KEY"]}, "is never passed on"),
         ({"command": ["a"], "environment": ["KEY=value"]}, "is not the name of a variable"),
         ({"command": ["a"], "headers": {"X": "y"}}, "headers are for a url"),
