@@ -33,7 +33,7 @@ __all__ = [
 
 
 async def register(client: PrefectClient | None = None) -> None:
-    """Make the block types known to Prefect, or bring them up to date; idempotent."""
+    """Register the block types in Prefect or update them; idempotent."""
     from prefect.exceptions import ObjectAlreadyExists
 
     for block in (

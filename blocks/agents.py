@@ -24,24 +24,19 @@ agent = block.get_agent()
 ```"""
 
 
-def _agent(block: Block, kind: kinds.AgentKind) -> Agent:
-    fields = {name: getattr(block, name) for name in kind.settings.model_fields}
-    return kinds.build(kind.slug, block._block_document_name or "unsaved", fields)
-
-
 # The settings are the first base, so that their validators are kept, and Block is the last, because
-# the last base's model configuration applies, and Prefect needs its own.
+# the last base's model configuration applies, and Prefect needs its own. Prefect's UI shows the
+# first sentence of the docstring as the description.
 class OfflineAgentBlock(OfflineSettings, Block):
     """Answers without a network and without a model, and says so in its answer."""
 
     _block_type_name = kinds.OFFLINE.title
     _block_type_slug = kinds.OFFLINE.slug
-    _description = kinds.OFFLINE.description
     _code_example = _example("OfflineAgentBlock")
 
     def get_agent(self) -> Agent:
-        """The agent with these settings; raises `AgentMisconfigured`."""
-        return _agent(self, kinds.OFFLINE)
+        """Return the agent with these settings; raise `AgentMisconfigured`."""
+        return kinds.build(kinds.OFFLINE.slug, *kinds.OFFLINE.read_block(self))
 
 
 class CommandAgentBlock(CommandSettings, Block):
@@ -49,12 +44,11 @@ class CommandAgentBlock(CommandSettings, Block):
 
     _block_type_name = kinds.COMMAND.title
     _block_type_slug = kinds.COMMAND.slug
-    _description = kinds.COMMAND.description
     _code_example = _example("CommandAgentBlock")
 
     def get_agent(self) -> Agent:
-        """The agent with these settings; raises `AgentMisconfigured`."""
-        return _agent(self, kinds.COMMAND)
+        """Return the agent with these settings; raise `AgentMisconfigured`."""
+        return kinds.build(kinds.COMMAND.slug, *kinds.COMMAND.read_block(self))
 
 
 class ModelAgentBlock(ModelSettings, Block):
@@ -62,9 +56,8 @@ class ModelAgentBlock(ModelSettings, Block):
 
     _block_type_name = kinds.MODEL.title
     _block_type_slug = kinds.MODEL.slug
-    _description = kinds.MODEL.description
     _code_example = _example("ModelAgentBlock")
 
     def get_agent(self) -> Agent:
-        """The agent with these settings; raises `AgentMisconfigured`."""
-        return _agent(self, kinds.MODEL)
+        """Return the agent with these settings; raise `AgentMisconfigured`."""
+        return kinds.build(kinds.MODEL.slug, *kinds.MODEL.read_block(self))

@@ -1,4 +1,4 @@
-"""Channels as Prefect blocks: where jobs send answers and alerts, viewed and edited in the UI."""
+"""Channels as Prefect blocks, whose settings can be viewed and edited in the Prefect UI."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from daybook.delivery.channels.base import Channel
 
 # The settings are the first base; see agents.py.
 class ChannelBlock(ChannelSettings, Block):
-    """Where jobs send their answers and alerts: any service that apprise knows, by its URL."""
+    """Service that receives answers and alerts of jobs, by its apprise URL."""
 
-    _block_type_name = apprise.TITLE
-    _block_type_slug = apprise.SLUG
-    _description = apprise.DESCRIPTION
+    _block_type_name = apprise.STORE.title
+    _block_type_slug = apprise.STORE.slug
     _code_example = """```python
 from blocks.channels import ChannelBlock
 
@@ -23,6 +22,5 @@ await ChannelBlock(url="ntfy://my-topic").asave("BLOCK_NAME")
 ```"""
 
     def get_channel(self) -> Channel:
-        """The channel; raises `InvalidInput` where its settings are not legal."""
-        fields = {name: getattr(self, name) for name in ChannelSettings.model_fields}
-        return apprise.build(self._block_document_name or "unsaved", fields)
+        """Return the channel; raise `InvalidInput` if its settings are invalid."""
+        return apprise.build(*apprise.STORE.read_block(self))

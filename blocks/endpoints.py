@@ -13,11 +13,10 @@ from daybook.resources.secrets import SecretSettings
 
 # The settings are the first base; see agents.py.
 class SecretBlock(SecretSettings, Block):
-    """A secret that jobs refer to by name, and the hosts that it may be sent to."""
+    """Secret that jobs refer to by name, and the hosts that may receive it."""
 
-    _block_type_name = secrets.TITLE
-    _block_type_slug = secrets.SLUG
-    _description = secrets.DESCRIPTION
+    _block_type_name = secrets.STORE.title
+    _block_type_slug = secrets.STORE.slug
     _code_example = """```python
 from blocks.endpoints import SecretBlock
 
@@ -25,17 +24,15 @@ await SecretBlock(value="…", hosts=["api.example.org"]).asave("BLOCK_NAME")
 ```"""
 
     def get_secret(self) -> Secret:
-        """The secret; raises `InvalidInput` where its settings are not legal."""
-        fields = {name: getattr(self, name) for name in SecretSettings.model_fields}
-        return secrets.build(self._block_document_name or "unsaved", fields)
+        """Return the secret; raise `InvalidInput` if its settings are invalid."""
+        return secrets.build(*secrets.STORE.read_block(self))
 
 
 class DestinationBlock(DestinationSettings, Block):
-    """Where callbacks go: the secret that signs them, a token, a timeout, the tries."""
+    """Receiver of callbacks: signing secret, token, timeout and number of attempts."""
 
-    _block_type_name = destinations.TITLE
-    _block_type_slug = destinations.SLUG
-    _description = destinations.DESCRIPTION
+    _block_type_name = destinations.STORE.title
+    _block_type_slug = destinations.STORE.slug
     _code_example = """```python
 from blocks.endpoints import DestinationBlock
 
@@ -44,6 +41,5 @@ await made.asave("BLOCK_NAME")
 ```"""
 
     def get_destination(self) -> Destination:
-        """The destination; raises `InvalidInput` where its settings are not legal."""
-        fields = {name: getattr(self, name) for name in DestinationSettings.model_fields}
-        return destinations.build(self._block_document_name or "unsaved", fields)
+        """Return the destination; raise `InvalidInput` if its settings are invalid."""
+        return destinations.build(*destinations.STORE.read_block(self))

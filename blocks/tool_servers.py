@@ -10,11 +10,10 @@ from daybook.tools.server_blocks import ToolServer, ToolServerSettings
 
 # The settings are the first base; see agents.py.
 class ToolServerBlock(ToolServerSettings, Block):
-    """An MCP server whose tools jobs call: a program, or an address."""
+    """MCP server whose tools jobs call: a program or a URL."""
 
-    _block_type_name = server_blocks.TITLE
-    _block_type_slug = server_blocks.SLUG
-    _description = server_blocks.DESCRIPTION
+    _block_type_name = server_blocks.STORE.title
+    _block_type_slug = server_blocks.STORE.slug
     _code_example = """```python
 from blocks.tool_servers import ToolServerBlock
 
@@ -22,6 +21,5 @@ await ToolServerBlock(command=["uvx", "mcp-server-time"]).asave("BLOCK_NAME")
 ```"""
 
     def get_server(self) -> ToolServer:
-        """The server; raises `InvalidInput` where its settings are not legal."""
-        fields = {name: getattr(self, name) for name in ToolServerSettings.model_fields}
-        return server_blocks.build(self._block_document_name or "unsaved", fields)
+        """Return the server; raise `InvalidInput` if its settings are invalid."""
+        return server_blocks.build(*server_blocks.STORE.read_block(self))

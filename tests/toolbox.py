@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from daybook.tools.server_blocks import PrefectServers
+from daybook.tools.server_blocks import STORE, PrefectServers
 from tests.world import World
 from tests.world.agents import PRELUDE, Agent
 
@@ -74,5 +74,5 @@ async def served(world: World, source: str) -> AsyncIterator[Agent]:
     try:
         yield agent
     finally:
-        await servers.remove(agent.name)
+        await STORE.remove(world.client, agent.name)
         agent.close()

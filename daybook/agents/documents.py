@@ -17,8 +17,6 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from daybook.agents import kinds
 from daybook.agents.base import Agent
 from daybook.errors import (
@@ -30,7 +28,8 @@ from daybook.errors import (
     UnknownName,
 )
 from daybook.ledger.engine import Ledger
-from daybook.resources import documents, mirror
+from daybook.resources import mirror
+from daybook.resources.store import block_data
 from daybook.settings import load
 
 if TYPE_CHECKING:
@@ -92,15 +91,15 @@ async def add(
     so the caller has to pass a key again.
     """
     kind = kinds.find_kind(slug)
-    documents.check_name(kind.block_type, name)
-    data = kinds.block_data(kinds.validate_settings(kind, settings))
+    kind.check_name(name)
+    checked = kind.validate(settings)
     old = await _find_existing(client, name)
     if old and not replace:
         raise InvalidInput("name", f'"{name}" is taken', "choose another, or replace that agent")
     same = old is not None and old[0] == kind
-    await documents.save(client, kind.block_type, name, data, replace=same)
+    await kind.save(client, name, checked, replace=same)
     if old and not same:  # only now, so that a failure above keeps the old agent
-        await documents.remove(client, old[0].block_type, name)
+        await old[0].remove(client, name)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
@@ -115,9 +114,9 @@ async def remove(client: PrefectClient, name: str) -> None:
         for kind_to_try in kinds.KINDS.values():
             if slug in ("", kind_to_try.slug):
                 with suppress(NotFound):
-                    return await documents.remove(client, kind_to_try.block_type, short)
+                    return await kind_to_try.remove(client, short)
         raise NotFound("agent", name) from None
-    await documents.remove(client, kind.block_type, str(document.name))
+    await kind.remove(client, str(document.name))
 
 
 async def describe(client: PrefectClient, name: str) -> dict[str, Any]:
@@ -127,16 +126,13 @@ async def describe(client: PrefectClient, name: str) -> dict[str, Any]:
     """
     # Read with secrets: without them Prefect shows an empty secret like a set one.
     kind, document = await _find(client, name, secrets=True)
-    settings, problem = dict(document.data), None
-    try:
-        settings = kinds.block_data(kind.settings.model_validate(settings))
-    except ValidationError as error:
-        problem = ": ".join(kinds.first_problem(error))
+    settings, problem = kind.check(document.data)
+    shown = block_data(settings) if settings else document.data
     return {
         "name": document.name,
         "kind": kind.word,
         "type": kind.slug,
-        "settings": kinds.displayed_settings(kind, settings),
+        "settings": kinds.displayed_settings(kind, shown),
         "problem": problem,
     }
 
@@ -170,7 +166,7 @@ async def _restore_default(client: PrefectClient) -> bool:
     problem. Raises `LedgerKeyMissing` if the ledger has one that cannot be decrypted here.
     """
     async with Ledger(load().ledger_address) as ledger:
-        report = await mirror.reconcile(ledger, client, kinds.BLOCK_TYPES, only=DEFAULT_AGENT)
+        report = await mirror.reconcile(ledger, client, kinds.KINDS.values(), only=DEFAULT_AGENT)
     if report.locked:
         raise LedgerKeyMissing(report.key_problem)
     return bool(report.restored or report.failed)
@@ -191,10 +187,7 @@ async def _find(
     """Find the agent; reads documents of that name only, so no other agent's key is transmitted."""
     slug, _, name = ref.rpartition("/")
     candidates = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
-    read = (
-        documents.find(client, kind.block_type, name, include_secrets=secrets)
-        for kind in candidates
-    )
+    read = (kind.find(client, name, include_secrets=secrets) for kind in candidates)
     found = zip(candidates, await asyncio.gather(*read), strict=True)
     matches = [(kind, document) for kind, document in found if document is not None]
     if not matches:
@@ -205,14 +198,7 @@ async def _find(
 
 
 async def _documents(client: PrefectClient, kind: kinds.AgentKind) -> list[BlockDocument]:
-    found = await documents.list_if_registered(client, kind.block_type)
+    found = await kind.documents_if_registered(client)
     if found is None:
-        raise _unregistered(kind)
+        raise AgentMisconfigured("; ".join(kind.unregistered()))
     return found
-
-
-def _unregistered(kind: kinds.AgentKind) -> AgentMisconfigured:
-    return AgentMisconfigured(
-        f'this Prefect does not know the block type "{kind.title}"; register it with `daybook up`, '
-        "or `prefect deploy --all` in the repository"
-    )

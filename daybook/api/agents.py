@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from daybook.agents import documents, kinds, providers
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
 from daybook.agents.model_settings import ModelSettings
+from daybook.api.document_users import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
-from daybook.jobs import store
-from daybook.ledger.engine import open_ledger
+from daybook.execution import agent_tools, mcp_config
 from daybook.ledger.tables import new_id
+from daybook.prefect import client as prefect
+from daybook.processes import locations
+from daybook.tools.server_blocks import PrefectServers
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -30,10 +34,6 @@ async def add(
     is stored with the full path of its program. Return the agent as `show` does, without its jobs,
     and with ``notes``, hints for a person.
     """
-    from daybook.agents import documents
-    from daybook.prefect import client as prefect
-    from daybook.processes import locations
-
     settings, notes = _check(kind, fields), []
     if isinstance(settings, CommandSettings):
         command, warning = locations.resolve_command(settings.command, settings.work_dir)
@@ -50,9 +50,6 @@ async def list_agents() -> list[dict[str, Any]]:
     """Return all agents by name: `{"name", "kind", "type", "settings", "problem"}`, without
     secrets.
     """
-    from daybook.agents import documents
-    from daybook.prefect import client as prefect
-
     async with prefect.connected() as client:
         names = await documents.names(client)
         return [await documents.describe(client, name) for name in names]
@@ -60,9 +57,6 @@ async def list_agents() -> list[dict[str, Any]]:
 
 async def show(name: str) -> dict[str, Any]:
     """Return one agent, with the names of the jobs that use it as `jobs`."""
-    from daybook.agents import documents
-    from daybook.prefect import client as prefect
-
     async with prefect.connected() as client:
         described = await documents.describe(client, name)
     return described | {"jobs": await _users(name)}
@@ -74,9 +68,6 @@ async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> d
     Return `{"agent", "output", "cut", "result", "model", "usage"}`; `AgentReply` describes ``cut``.
     Raise the `AgentError` with which a run would fail.
     """
-    from daybook.agents import documents
-    from daybook.prefect import client as prefect
-
     async with prefect.connected() as client:
         agent = await documents.get(client, name)
     reply = await agent.answer(AgentRequest(prompt, timeout, occurrence=f"test:{new_id()}"))
@@ -92,14 +83,7 @@ async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> d
 
 async def remove(name: str) -> None:
     """Delete an agent. Raise `InvalidInput` if jobs use it."""
-    from daybook.agents import documents
-    from daybook.prefect import client as prefect
-
-    users = await _users(name)
-    if users:
-        raise InvalidInput(
-            "agent", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
-        )
+    refuse_if_used("agent", name, await _users(name))
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         await documents.remove(client, name)
@@ -107,9 +91,6 @@ async def remove(name: str) -> None:
 
 async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
     """Refuse tools of servers that do not exist."""
-    from daybook.execution import agent_tools, mcp_config
-    from daybook.tools.server_blocks import PrefectServers
-
     servers = PrefectServers(client)
     match settings:
         case ModelSettings(tools=[_, *_]):
@@ -120,26 +101,19 @@ async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
 
 def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
     """Refuse an unknown provider before anything is stored."""
-    from daybook.agents import kinds
-
-    settings = kinds.validate_settings(kinds.find_kind(kind), fields)
-    if not isinstance(settings, ModelSettings):
-        return settings
-    from daybook.agents import providers
-
-    try:
-        providers.check(settings)
-    except AgentMisconfigured as error:
-        raise InvalidInput("model", str(error)) from None
+    settings: BaseModel = kinds.find_kind(kind).validate(fields)
+    if isinstance(settings, ModelSettings):
+        try:
+            providers.check(settings)
+        except AgentMisconfigured as error:
+            raise InvalidInput("model", str(error)) from None
     return settings
 
 
 async def _users(name: str) -> list[str]:
-    async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.all_jobs(session)
     return [
         each.row.name
-        for each in stored
+        for each in await stored_jobs()
         if any(_may_match(agent, name) for agent in each.job.agents())
     ]
 

@@ -6,16 +6,17 @@ import time
 from typing import Any
 
 from daybook import settings
+from daybook.api.document_users import refuse_if_used, stored_jobs
 from daybook.delivery import outbox
 from daybook.delivery.channels import apprise, registry
 from daybook.delivery.channels.base import Message, NotDelivered
 from daybook.errors import InvalidInput
-from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
+from daybook.prefect import client as prefect
 
-TEST_TEXT = "This channel works: Daybook sent this to try it."
-_SUBJECT = "Daybook: a test"
+TEST_TEXT = "This channel works: this is a test message from Daybook."
+_SUBJECT = "Daybook: test message"
 
 
 async def list_channels() -> list[dict[str, Any]]:
@@ -26,8 +27,6 @@ async def list_channels() -> list[dict[str, Any]]:
     ``problem`` is what is wrong with the block, or None; ``jobs`` are the names of the jobs that
     send there.
     """
-    from daybook.prefect import client as prefect
-
     users = await _users()
     async with prefect.connected() as client:
         listed = []
@@ -49,20 +48,23 @@ async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
 
     Raise `InvalidInput` (nothing is stored); its text does not contain the URL.
     """
-    from daybook.prefect import client as prefect
-
     apprise.validate(name, url)
     if name in registry.BUILTIN:
-        raise InvalidInput("name", f'"{name}" is a channel that is always there', "choose another")
+        raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         known = await registry.names(client)
-        if known.get(name, apprise.SLUG) != apprise.SLUG:
+        if known.get(name, apprise.STORE.slug) != apprise.STORE.slug:
             raise InvalidInput(
-                "name", f'"{name}" is a block of Prefect\'s ({known[name]})', "another"
+                "name", f'"{name}" is a Prefect block ({known[name]})', "choose another"
             )
         made = await apprise.add(client, name, url, replace=replace)
-    return {"name": name, "kind": apprise.SLUG, "chat_id": made.needs_chat_id, "limit": made.limit}
+    return {
+        "name": name,
+        "kind": apprise.STORE.slug,
+        "chat_id": made.needs_chat_id,
+        "limit": made.limit,
+    }
 
 
 async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str, Any]:
@@ -71,8 +73,6 @@ async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str,
     ``problem`` is None if the message arrived. Raise `UnknownName`, and `InvalidInput` for an
     invalid chat id.
     """
-    from daybook.prefect import client as prefect
-
     started, problem = time.monotonic(), None
     async with prefect.connected() as client:
         await registry.check(client, name, chat_id)
@@ -105,34 +105,27 @@ async def remove(name: str) -> None:
     """Delete a channel that `add` stored. Raise `InvalidInput` if jobs or the operator's alerts use
     it.
     """
-    from daybook.prefect import client as prefect
-
     if name in registry.BUILTIN:
-        raise InvalidInput("channel", f'"{name}" is always there', "jobs may simply not use it")
+        raise InvalidInput("channel", f'"{name}" is a built-in channel, which cannot be removed')
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         known = await registry.names(client)
         # A channel that Prefect has lost may still be in the ledger, from which it is restored.
-        kind = known.get(name) or known.get(f"{apprise.SLUG}/{name}") or apprise.SLUG
-        if kind != apprise.SLUG:
-            problem = f'"{name}" is a block of Prefect\'s ({kind})'
-            raise InvalidInput("channel", problem, "delete it in Prefect: Blocks")
+        kind = known.get(name) or known.get(f"{apprise.STORE.slug}/{name}") or apprise.STORE.slug
+        if kind != apprise.STORE.slug:
+            problem = f'"{name}" is a Prefect block ({kind})'
+            raise InvalidInput("channel", problem, "delete it in Prefect's UI, under Blocks")
         users = (await _users()).get(name, [])
         if settings.load().alert_channel == name:
             users.append("DAYBOOK_ALERT_CHANNEL")
-        if users:
-            raise InvalidInput(
-                "channel", f'"{name}" is used by {", ".join(users)}', "edit those first"
-            )
-        await apprise.remove(client, name.rpartition("/")[2])
+        refuse_if_used("channel", name, users)
+        await apprise.STORE.remove(client, name.rpartition("/")[2])
 
 
 async def _users() -> dict[str, list[str]]:
     """Return the names of the jobs that use each channel, by the name that they give it."""
-    async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.all_jobs(session)
     users: dict[str, list[str]] = {}
-    for each in stored:
+    for each in await stored_jobs():
         if each.job.notify.channel:
             users.setdefault(each.job.notify.channel, []).append(each.row.name)
     return users

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 from daybook import home as homes
 from daybook import settings
 from daybook.api import views
+from daybook.api.document_users import stored_jobs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import backoff, destinations
 from daybook.delivery import home_secret as secrets
+from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.outbox import CALLBACK, queue_of_url
 from daybook.errors import InvalidInput, NotFound
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import SecretDestination as Goes
-from daybook.jobs import store
-from daybook.ledger.engine import open_ledger
+from daybook.http.secrets import SecretDestination
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.resources import documents
+from daybook.prefect import client as prefect
+from daybook.resources import secrets as secret_blocks
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -47,16 +48,13 @@ async def add(
     secret: str | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Store a destination. Without ``secret`` one is made; without ``name`` it is made from the
-    address.
+    """Store a destination. Without ``secret`` create one; without ``name`` derive it from the URL.
 
     With ``replace`` it replaces the destination of that name and keeps its secret if none is given.
     Return `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is None
-    unless it was made now, `notes` are hints for a person. Raise `InvalidInput`; nothing is changed
-    then.
+    unless it was created now, `notes` are hints for a person. If it raises `InvalidInput`, nothing
+    was changed.
     """
-    from daybook.prefect import client as prefect
-
     name = name or _name(url)
     async with prefect.connected() as client:
         await prefect.check_connection(client)
@@ -87,7 +85,7 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
     """Return the destination's secret; raise `InvalidInput` while its previous secret is still
     valid.
     """
-    document = await documents.find(client, destinations.TYPE, name, include_secrets=True)
+    document = await destinations.STORE.find(client, name, include_secrets=True)
     if document is None:
         return None
     try:
@@ -106,16 +104,13 @@ async def list_destinations() -> list[dict[str, Any]]:
     `timeout` is in seconds, `rotating_until` is the time until which the previous secret signs as
     well, `jobs` are the names of the jobs that call it.
     """
-    from daybook.prefect import client as prefect
-
-    async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.all_jobs(session)
+    jobs = await stored_jobs()
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         known = await destinations.load_index(client)
         listed = await destinations.list_destinations(client, SYSTEM_CLOCK.now())
     users: dict[str, list[str]] = {}
-    for each in stored:
+    for each in jobs:
         for name in {_name_of(known, url) for url in views.callback_urls(each.job.notify)}:
             users.setdefault(name, []).append(each.row.name)
     return [
@@ -143,8 +138,6 @@ async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
     Return `{"name", "secret", "rotating_until"}`: until then the old secret signs as well; with
     ``at_once`` it ends now. Raise `NotFound`, and `InvalidInput` during an earlier rotation.
     """
-    from daybook.prefect import client as prefect
-
     now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else secrets.ROTATION_GRACE
     if name is None:
         secret = secrets.rotate_default(homes.current_home(), now, keep=keep)
@@ -162,9 +155,6 @@ async def test(ref: str) -> dict[str, Any]:
     Return `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`; `id` is the
     `webhook-id`. Raise `NotFound` for an unknown name, `InvalidInput` for an invalid address.
     """
-    from daybook.delivery.callbacks import CallbackSender
-    from daybook.prefect import client as prefect
-
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         url = ref if "://" in ref else await _url_of(client, ref)
@@ -195,8 +185,6 @@ async def test(ref: str) -> dict[str, Any]:
 
 async def remove(name: str) -> list[str]:
     """Delete a destination; return the names of the jobs that used it. Raise `NotFound`."""
-    from daybook.prefect import client as prefect
-
     users: list[str] = next(
         (each["jobs"] for each in await list_destinations() if each["name"] == name), []
     )
@@ -223,7 +211,7 @@ def _name_of(known: destinations.DestinationIndex, url: str) -> str:
 
 
 def _name(url: str) -> str:
-    """Make a name from the address, such as `ops-example-org-hook`."""
+    """Derive a name from the URL, such as `ops-example-org-hook`."""
     from slugify import slugify
 
     return slugify(url.partition("://")[2].partition("?")[0], max_length=64) or "destination"
@@ -231,20 +219,20 @@ def _name(url: str) -> str:
 
 async def _token_notes(client: PrefectClient, made: destinations.Destination) -> list[str]:
     """Return hints for a token that does not exist or is not bound to the destination's host."""
-    from daybook.resources import secrets as secret_blocks
-
     if not made.token:
         return []
-    target = Goes.of_url(Guard(Rule.OPERATOR).check(made.url))
+    target = SecretDestination.of_url(Guard(Rule.OPERATOR).check(made.url))
     for each in await secret_blocks.list_secrets(client):
         if each["name"] == made.token:
             if each["problem"] or target.known_as.isdisjoint(each["hosts"]):
                 # All of its hosts: --replace removes those that are not given again.
                 fix = _add_secret_command(made.token, [*each["hosts"], target.shown], " --replace")
-                return [f"the secret {made.token} does not go to {target.shown}; {fix} binds it"]
+                return [
+                    f"the secret {made.token} is not bound to {target.shown}; bind it with {fix}"
+                ]
             return []
     fix = _add_secret_command(made.token, [target.shown])
-    return [f"the secret {made.token} does not exist yet, so callbacks there fail; {fix} keeps it"]
+    return [f"the secret {made.token} does not exist, so callbacks fail; add it with {fix}"]
 
 
 def _add_secret_command(secret: str, hosts: list[str], more: str = "") -> str:

@@ -45,7 +45,7 @@ class Listening(SyncWrapper):
         self._names = registry.known_names(registry.LISTENERS)
         if not self._names:
             raise InvalidInput(
-                "listener", "none is registered", "write @daybook.listener above one"
+                "listener", "none is registered", "decorate a function with @daybook.listener"
             )
         self._holder = f"{socket.gethostname()}:{os.getpid()}:listens-{new_id()[:8]}"
         self._resources = AsyncExitStack()
@@ -85,10 +85,12 @@ class Listening(SyncWrapper):
                     announced = time.monotonic()
                 await self._deliver(ledger)
             except Unreachable as error:
-                log.warning("not told yet: %s", error, extra={"action": "listening_away"})
+                log.warning(
+                    "cannot call the listeners now: %s", error, extra={"action": "listening_away"}
+                )
                 delay = ERROR_DELAY_SECONDS
             except Exception:
-                log.exception("not told yet", extra={"action": "listening_failed"})
+                log.exception("cannot call the listeners now", extra={"action": "listening_failed"})
                 delay = ERROR_DELAY_SECONDS
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import InvalidInput
+from daybook.api.document_users import refuse_if_used, stored_jobs
+from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery import destinations
 from daybook.http import secrets
-from daybook.jobs import store
-from daybook.ledger.engine import open_ledger
+from daybook.prefect import client as prefect
+from daybook.resources import secrets as secret_blocks
+from daybook.tools.server_blocks import PrefectServers
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -21,15 +24,11 @@ async def add(
 
     Raise `InvalidInput`, without the value in its text, and store nothing if the input is invalid.
     """
-    from daybook.prefect import client as prefect
-    from daybook.resources import documents
-    from daybook.resources import secrets as secret_blocks
-
-    documents.check_name(secret_blocks.TYPE, name)
-    secret = secret_blocks.validate(value, hosts)
+    secret_blocks.STORE.check_name(name)
+    secret = secret_blocks.STORE.validate({"value": value, "hosts": list(hosts)})
     async with prefect.connected() as client:
         await prefect.check_connection(client)
-        await secret_blocks.add(client, name, value, hosts, replace=replace)
+        await secret_blocks.STORE.save(client, name, secret, replace=replace)
     return {"name": name, "hosts": secret.hosts}
 
 
@@ -39,9 +38,6 @@ async def list_secrets() -> list[dict[str, Any]]:
 
     The last three are the names of those that refer to it; a destination does so by its token.
     """
-    from daybook.prefect import client as prefect
-    from daybook.resources import secrets as secret_blocks
-
     jobs_of = await _jobs()
     async with prefect.connected() as client:
         servers_of, tokens_of = await _servers(client), await _tokens(client)
@@ -60,26 +56,19 @@ async def remove(name: str) -> None:
     """Delete a secret. Raise `InvalidInput` if jobs, saved tool servers or destinations refer to
     it.
     """
-    from daybook.prefect import client as prefect
-    from daybook.resources import secrets as secret_blocks
-
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         users = (await _jobs()).get(name, [])
         users += [f"the tool server {each}" for each in (await _servers(client)).get(name, [])]
         users += [f"the destination {each}" for each in (await _tokens(client)).get(name, [])]
-        if users:
-            raise InvalidInput(
-                "secret", f'"{name}" is used by {", ".join(users)}', "edit those first"
-            )
-        await secret_blocks.remove(client, name)
+        refuse_if_used("secret", name, users)
+        await secret_blocks.STORE.remove(client, name)
 
 
 async def _jobs() -> dict[str, list[str]]:
     """Return the names of the jobs that refer to each secret, by the secret's name."""
-    async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.all_jobs(session)
-    actions = [(each.row.name, each.job.action.model_dump(mode="json")) for each in stored]
+    jobs = await stored_jobs()
+    actions = [(each.row.name, each.job.action.model_dump(mode="json")) for each in jobs]
     return _by_secret(
         (name, [action.get("headers"), action.get("params")]) for name, action in actions
     )
@@ -87,17 +76,12 @@ async def _jobs() -> dict[str, list[str]]:
 
 async def _servers(client: PrefectClient) -> dict[str, list[str]]:
     """Return the names of the tool servers that refer to each secret, by the secret's name."""
-    from daybook.tools.server_blocks import PrefectServers
-
     saved = await PrefectServers(client).every()
     return _by_secret((each["name"], each["settings"]) for each in saved)
 
 
 async def _tokens(client: PrefectClient) -> dict[str, list[str]]:
     """Return the names of the destinations whose token each secret is, by the secret's name."""
-    from daybook.clock import SYSTEM_CLOCK
-    from daybook.delivery import destinations
-
     users: dict[str, list[str]] = {}
     for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
         users.setdefault(each["token"], []).append(each["name"])

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import DaybookError, InvalidInput, UnknownName
+from daybook.api.document_users import refuse_if_used, stored_jobs
+from daybook.errors import DaybookError, UnknownName
 from daybook.http.guard import Guard, Rule
-from daybook.jobs import store
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
-from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
+from daybook.prefect import client as prefect
+from daybook.processes import locations
 from daybook.tools import calls, catalog
 from daybook.tools.base import ToolInfo
-from daybook.tools.server_blocks import PrefectServers, validate_settings
+from daybook.tools.server_blocks import STORE, PrefectServers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,13 +104,8 @@ async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) 
     its jobs. An unreachable server or a missing secret is a problem in the result, not an error:
     the worker may run elsewhere.
     """
-    from daybook.prefect import client as prefect
-    from daybook.processes import locations
-    from daybook.resources import documents
-    from daybook.tools.server_blocks import TYPE
-
-    documents.check_name(TYPE, name)
-    parsed = validate_settings(settings)
+    STORE.check_name(name)
+    parsed = STORE.validate(settings)
     if parsed.command:
         command, _ = locations.resolve_command(parsed.command, parsed.work_dir)
         settings = {**settings, "command": command}
@@ -124,21 +120,14 @@ async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) 
 
 async def remove(name: str) -> None:
     """Delete a server. Raise `InvalidInput` if jobs call a tool of it."""
-    from daybook.prefect import client as prefect
-
-    if users := await _users(name):
-        raise InvalidInput(
-            "tool server", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
-        )
+    refuse_if_used("tool server", name, await _users(name))
     async with prefect.connected() as client:
         await prefect.check_connection(client)
-        await PrefectServers(client).remove(name)
+        await STORE.remove(client, name)
 
 
 @asynccontextmanager
 async def _servers() -> AsyncIterator[PrefectServers]:
-    from daybook.prefect import client as prefect
-
     async with prefect.connected() as client:
         yield PrefectServers(client)
 
@@ -175,7 +164,6 @@ async def _users_of_tool(name: str) -> list[str]:
 
 async def _tool_calls() -> list[tuple[str, str]]:
     """Return the name of each job that calls a tool, and the tool's name."""
-    async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.all_jobs(session)
-    listed = [(each.row.name, getattr(each.job.action, "tool", None)) for each in stored]
+    jobs = await stored_jobs()
+    listed = [(each.row.name, getattr(each.job.action, "tool", None)) for each in jobs]
     return [(job, tool) for job, tool in listed if tool]

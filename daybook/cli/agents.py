@@ -2,72 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import formatting, output
+from daybook.cli import documents, formatting, output
 from daybook.cli.model_options import ModelOptions
 from daybook.cli.options import Json, prepare_prefect
-from daybook.errors import InvalidInput, NotFound, UnknownName
-
-Name = Annotated[str, Parameter(help="The agent's name.")]
+from daybook.errors import InvalidInput
 
 
 async def add_(
-    name: Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")],
+    name: documents.NewName,
     /,
-    *arguments: Annotated[str, Parameter(help="The program and its arguments, after --.")],
-    offline: Annotated[bool, Parameter(help="Answers without a model, and says so.")] = False,
+    *arguments: Annotated[str, Parameter(help="Program and its arguments, after --.")],
+    offline: Annotated[bool, Parameter(help="Answer without a model, and say so.")] = False,
     command: Annotated[
         str | None,
-        Parameter(help="The program and its arguments in one text; no shell reads it."),
+        Parameter(help="Program and its arguments as one text; not run by a shell."),
     ] = None,
     work_dir: Annotated[
-        str | None, Parameter(help="Where it runs. Default: a new, empty folder for each run.")
+        str | None,
+        Parameter(help="Folder of the program. Default: a new, empty one for each run."),
     ] = None,
     environment: Annotated[
         list[str] | None,
         Parameter(
             name="--env",
-            help="The NAME of a variable of the worker that it sees, beside PATH, HOME and the "
-            "like. May be given several times.",
+            help="NAME of a variable of the worker that the program gets, in addition to PATH, "
+            "HOME and similar ones. Can be given several times.",
         ),
     ] = None,
     output_: Annotated[
-        str | None, Parameter(name="--output", help="What it prints: text (the default) or json.")
+        str | None, Parameter(name="--output", help="Format of its output: text (default) or json.")
     ] = None,
     history: Annotated[
         str | None,
-        Parameter(help="What it reads of the conversation: transcript (the default) or none."),
+        Parameter(help="Form in which it gets the conversation: transcript (default) or none."),
     ] = None,
     tools: Annotated[
         list[str] | None,
         Parameter(
             name="--tool",
-            help="What it may call while it answers: a tool server, server.tool, a Python tool, "
-            "daybook. A program finds servers in the file {mcp_config}. May be given again.",
+            help="Tool that it may call: a tool server, server.tool, a Python tool, or daybook. A "
+            "program finds the servers in the file {mcp_config}. Can be given several times.",
         ),
     ] = None,
     capabilities: Annotated[
         list[str] | None,
         Parameter(
             name="--capability",
-            help="What it can do, for tasks that need it: a worker with it is spawned for one that "
-            "nobody claims. May be given several times.",
+            help="Capability that tasks can require: for a task that nobody claims, a worker with "
+            "it is started. Can be given several times.",
         ),
     ] = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
     replace: Annotated[
-        bool, Parameter(help="In place of the agent of this name, key included, if there is one.")
+        bool, Parameter(help="Replace the agent of this name, if any; its key is deleted.")
     ] = False,
     as_json: Json = False,
 ) -> int:
     """Add an agent: a model, or any program that reads a prompt and prints its answer.
 
-    The prompt comes on the program's standard input, or where an argument holds {prompt}.
+    The program gets the prompt on standard input, or in place of {prompt} in an argument.
 
     Example: daybook agents add quick --model openai:gpt-6-luna --key-env OPENAI_API_KEY
 
@@ -79,8 +76,8 @@ async def add_(
     kinds = (("command", program), ("offline", offline), ("model", model_options.model))
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
-        problem = "only one of these can be given" if given_kinds else "is missing"
-        hint = "" if given_kinds else "give --model or the program, or say --offline"
+        problem = "cannot be combined" if given_kinds else "is missing"
+        hint = "" if given_kinds else "use --model, --offline, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
     settings: dict[str, Any] = {
         "work_dir": work_dir,
@@ -105,7 +102,7 @@ async def add_(
     if as_json:
         output.print_json(agent)
     else:
-        _block(agent)
+        _print_agent(agent)
         if given_kinds == ["model"] and not agent["settings"]["api_key"]:
             output.say(model_options.missing_key_note())
         for note in agent["notes"]:
@@ -114,53 +111,19 @@ async def add_(
     return 0
 
 
-async def list_(*, as_json: Json = False) -> int:
-    """List the agents.
-
-    Example: daybook agents list
-    """
-    prepare_prefect()
-    from daybook.api import agents
-
-    listed = await agents.list_agents()
-    if as_json:
-        output.print_json(listed)
-    else:
-        rows = [(each["name"], each["kind"], each["problem"] or "-") for each in listed]
-        output.table(("NAME", "KIND", "PROBLEM"), rows)
-    return 0
-
-
-async def show_(name: Name, /, *, as_json: Json = False) -> int:
-    """Show an agent's settings, and the jobs that ask it.
-
-    Example: daybook agents show default
-    """
-    prepare_prefect()
-    from daybook.api import agents
-
-    with _unknown_as_not_found(name):
-        agent = await agents.show(name)
-    if as_json:
-        output.print_json(agent)
-    else:
-        _block(agent)
-    return 0
-
-
 async def test_(
-    name: Name,
+    name: Annotated[str, Parameter(help="The agent's name.")],
     /,
     prompt: Annotated[
-        str | None, Parameter(help="What it is asked. Default: to say that it is ready.")
+        str | None, Parameter(help="Prompt to send. Default: one that asks if it is ready.")
     ] = None,
     *,
     timeout: Annotated[
-        str, Parameter(help="The most that it may take.", show_default=True)
+        str, Parameter(help="Maximum duration of the answer.", show_default=True)
     ] = "60s",
     as_json: Json = False,
 ) -> int:
-    """Ask an agent once, here and now, outside of any job and without its tools.
+    """Send an agent one prompt from this machine, outside of any job and without its tools.
 
     Example: daybook agents test default "Say hello"
     """
@@ -170,7 +133,7 @@ async def test_(
     prepare_prefect()
     from daybook.api import agents
 
-    with _unknown_as_not_found(name):
+    with documents.unknown_as_not_found("agent"):
         answer = await agents.test(name, prompt or agents.TEST_PROMPT, timeout_seconds)
     if as_json:
         output.print_json(answer)
@@ -183,45 +146,20 @@ async def test_(
     return 0
 
 
-async def remove_(name: Name, /, *, as_json: Json = False) -> int:
-    """Remove an agent that no job asks.
-
-    Example: daybook agents remove claude
-    """
-    prepare_prefect()
-    from daybook.api import agents
-
-    await agents.remove(name)
-    if as_json:
-        output.print_json({"removed": name})
-    else:
-        output.line(f"Removed the agent {name}")
-    return 0
-
-
 def command_words(command: str | None, arguments: tuple[str, ...]) -> list[str]:
     if command is None:
         return list(arguments)
     if arguments:
-        raise InvalidInput("command and arguments", "only one of these can be given")
+        raise InvalidInput("command and arguments", "cannot be combined")
     import shlex
 
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise InvalidInput("command", f"cannot be split: {error}", "check its quotes") from None
+        raise InvalidInput("command", f"cannot be split: {error}", "check the quotes") from None
     if not words:
         raise InvalidInput("command", "is blank", "write the program and its arguments")
     return words
-
-
-@contextmanager
-def _unknown_as_not_found(name: str) -> Iterator[None]:
-    """Raise `NotFound` for an unknown agent, because the command names it as its target."""
-    try:
-        yield
-    except UnknownName as error:
-        raise NotFound("agent", name) from error
 
 
 def _usage_line(answer: dict[str, Any]) -> str:
@@ -238,7 +176,7 @@ def _setting_text(value: Any) -> str:
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-def _block(agent: dict[str, Any]) -> None:
+def _print_agent(agent: dict[str, Any]) -> None:
     settings = dict(agent["settings"])
     if "command" in settings:
         settings["command"] = " ".join(map(formatting.quoted, settings["command"]))
@@ -249,3 +187,36 @@ def _block(agent: dict[str, Any]) -> None:
     pairs.append(("problem", agent["problem"] or ""))
     pairs.append(("jobs", ", ".join(agent.get("jobs", []))))
     output.fields([(name, value) for name, value in pairs if value])
+
+
+def _print_agents(listed: list[dict[str, Any]]) -> None:
+    rows = [(each["name"], each["kind"], each["problem"] or "-") for each in listed]
+    output.table(("NAME", "KIND", "PROBLEM"), rows)
+
+
+list_ = documents.list_command(
+    "agents",
+    """List agents.
+
+    Example: daybook agents list
+    """,
+    _print_agents,
+)
+show_ = documents.show_command(
+    "agents",
+    "agent",
+    """Show an agent's settings and the jobs that use it.
+
+    Example: daybook agents show default
+    """,
+    _print_agent,
+    name_help="The agent's name.",
+)
+remove_ = documents.remove_command(
+    "agents",
+    "agent",
+    """Remove an agent that no job uses.
+
+    Example: daybook agents remove claude
+    """,
+)

@@ -6,33 +6,28 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import formatting, output
+from daybook.cli import documents, formatting, output
 from daybook.cli.options import Json, prepare_prefect
-from daybook.cli.secrets import read_secret_value
 from daybook.errors import InvalidInput
-
-Name = Annotated[str, Parameter(help="The destination's name.")]
 
 
 async def list_(
     *,
     status: Annotated[
-        str | None, Parameter(help="Only those that are pending, delivered or failed.")
+        str | None, Parameter(help="Status to list: pending, delivered or failed.")
     ] = None,
-    job: Annotated[
-        str | None, Parameter(help="Only those of this job, also a removed one.")
-    ] = None,
-    limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 50,
+    job: Annotated[str | None, Parameter(help="Job to list, current or removed.")] = None,
+    limit: Annotated[int, Parameter(help="Maximum number to list.", show_default=True)] = 50,
     as_json: Json = False,
 ) -> int:
-    """List callbacks and messages with their state, newest first.
+    """List callbacks and messages, newest first.
 
-    Needs no Prefect. Times are by this machine's clock.
+    Works without Prefect. Times are in this machine's time zone.
 
     Example: daybook callbacks list --status failed
     """
     if limit < 1:
-        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
     from daybook.api import callbacks
 
     listed = await callbacks.list_callbacks(status, job, limit)
@@ -58,24 +53,24 @@ async def list_(
             cut=True,
         )
     elif status or job:
-        output.say("There are none of these.")
+        output.say("No callbacks or messages match.")
     else:
         output.say(
-            "Nobody was to be told anything yet; `daybook add --help` says how: --on-complete, "
-            "--on-fail, --channel."
+            "No callbacks or messages yet; a job sends them with --on-complete, --on-fail or "
+            "--channel (`daybook add --help`)."
         )
     return 0
 
 
 async def show_(
-    ref: Annotated[str, Parameter(name="ID", help="Its id, or the unique beginning of it.")],
+    ref: Annotated[str, Parameter(name="ID", help="Id, or a unique prefix of it.")],
     /,
     *,
     as_json: Json = False,
 ) -> int:
-    """Show a callback or a message: what was sent, and what came of each try.
+    """Show a callback or a message: its body and the result of each attempt.
 
-    Needs no Prefect. Times are by this machine's clock.
+    Works without Prefect. Times are in this machine's time zone.
 
     Example: daybook callbacks show 5f0c22ab
     """
@@ -90,13 +85,13 @@ async def show_(
 
 
 async def retry_(
-    *refs: Annotated[str, Parameter(name="ID", help="Their ids, or the unique beginnings.")],
-    failed: Annotated[bool, Parameter(help="All that failed.")] = False,
+    *refs: Annotated[str, Parameter(name="ID", help="Ids, or unique prefixes of them.")],
+    failed: Annotated[bool, Parameter(help="Retry all that failed.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Try again what failed; what is pending is tried now.
+    """Retry failed callbacks and messages, and try pending ones now.
 
-    The leader sends it: a worker's keeper, or `daybook keeper`.
+    The leading keeper sends them: that of a worker, or `daybook keeper`.
 
     Example: daybook callbacks retry --failed
     """
@@ -106,59 +101,62 @@ async def retry_(
     if as_json:
         output.print_json({"retried": count})
     elif count:
-        output.line(f"To be tried again now: {count}")
-        output.say("See what becomes of it: daybook callbacks list")
+        output.line(f"Queued for another attempt: {count}")
+        output.say("Follow them with: daybook callbacks list")
     else:
-        output.say("None has failed.")
+        output.say("No callback or message has failed.")
     return 0
 
 
 async def destinations_add_(
     url: Annotated[
         str,
-        Parameter(help="An address, or its beginning up to a slash: the longest that fits counts."),
+        Parameter(help="URL, or its beginning up to a slash; the longest match applies."),
     ],
     /,
     *,
     name: Annotated[
         str | None,
-        Parameter(help="Lowercase letters, digits and dashes. Default: made of the address."),
+        Parameter(help="Lowercase letters, digits and dashes. Default: derived from the URL."),
     ] = None,
     token: Annotated[
         str | None,
         Parameter(
-            help="The name of a secret (`daybook secrets add`) that is sent as Authorization: "
-            "Bearer."
+            help="Name of a secret (`daybook secrets add`) to send as Authorization: Bearer."
         ),
     ] = None,
     timeout: Annotated[
-        str, Parameter(help="How long one try may take, up to 45s.", show_default=True)
+        str, Parameter(help="Timeout of one attempt, up to 45s.", show_default=True)
     ] = "15s",
     tries: Annotated[
-        int, Parameter(help="How often it is tried, over about a day.", show_default=True)
+        int, Parameter(help="Number of attempts, spread over about a day.", show_default=True)
     ] = 11,
     secret_from_stdin: Annotated[
-        bool, Parameter(help="Read the whsec_… secret from standard input; else one is made.")
+        bool, Parameter(help="Read the whsec_… secret from standard input instead of creating one.")
     ] = False,
     replace: Annotated[
-        bool, Parameter(help="In place of the one of this name, if there is one; its secret stays.")
+        bool, Parameter(help="Replace the destination of this name, if any; its secret stays.")
     ] = False,
     typed: Annotated[str | None, Parameter(name="--secret", show=False)] = None,
     as_json: Json = False,
 ) -> int:
-    """Give an address a signing secret of its own, a token, a timeout, a number of tries.
+    """Set the signing secret, token, timeout and number of attempts for a URL.
 
-    The secret that is made is printed here and never again: its receiver checks signatures by it,
-    as Standard Webhooks say.
+    A new secret is printed once, here. The receiver needs it to verify signatures, as described by
+    Standard Webhooks.
 
     Example: daybook callbacks destinations add https://ops.example.org/hook --token ops-token
     """
     if typed is not None:  # the error must not repeat the secret
-        raise InvalidInput("secret", "is never an argument", "--secret-from-stdin reads it")
+        raise InvalidInput("secret", "is never an argument", "use --secret-from-stdin")
     from daybook.schedules import durations
 
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
-    given_secret = read_secret_value("secret").strip() if secret_from_stdin else None
+    given_secret = (
+        documents.read_hidden_value("secret", "Secret", "secret.txt").strip()
+        if secret_from_stdin
+        else None
+    )
     prepare_prefect()
     from daybook.api import destinations
 
@@ -174,7 +172,7 @@ async def destinations_add_(
     if as_json:
         output.print_json(destination)
         return 0
-    output.line(f"Keeps the destination {destination['name']}, for {destination['url']}")
+    output.line(f"Saved the destination {destination['name']} for {destination['url']}")
     _print_secret_once(destination)
     for note in destination["notes"]:
         output.say(note)
@@ -182,41 +180,38 @@ async def destinations_add_(
     return 0
 
 
-async def destinations_list_(*, as_json: Json = False) -> int:
-    """List the addresses that have settings of their own; never a secret.
-
-    Example: daybook callbacks destinations list
-    """
-    prepare_prefect()
+def _print_destinations(listed: list[dict[str, Any]]) -> None:
     from daybook.api import destinations
 
-    listed = await destinations.list_destinations()
-    if as_json:
-        output.print_json(listed)
-    elif listed:
-        output.table(
-            ("NAME", "URL", "TOKEN", "TIMEOUT", "TRIES", "SECRET", "JOBS"),
-            [
-                (
-                    each["name"],
-                    each["url"],
-                    each["token"] or "-",
-                    f"{each['timeout']:g} s",
-                    str(each["tries"]),
-                    each["problem"] or formatting.signing_secret_state(each["rotating_until"]),
-                    ", ".join(each["jobs"]) or "-",
-                )
-                for each in listed
-            ],
-            whole=("NAME",),
+    rows = [
+        (
+            each["name"],
+            each["url"],
+            each["token"] or "-",
+            f"{each['timeout']:g} s",
+            str(each["tries"]),
+            each["problem"] or formatting.signing_secret_state(each["rotating_until"]),
+            ", ".join(each["jobs"]) or "-",
         )
+        for each in listed
+    ]
+    if rows:
+        headers = ("NAME", "URL", "TOKEN", "TIMEOUT", "TRIES", "SECRET", "JOBS")
+        output.table(headers, rows, whole=("NAME",))
     else:
-        output.say("There are none; `daybook callbacks destinations add --help` says how to add.")
-    if not as_json:
-        output.say(
-            f"Callbacks to other addresses are signed by {destinations.home_secret_location()}."
-        )
-    return 0
+        output.say("No destinations; add one with `daybook callbacks destinations add`.")
+    location = destinations.home_secret_location()
+    output.say(f"Callbacks to other URLs are signed with the secret in {location}.")
+
+
+destinations_list_ = documents.list_command(
+    "destinations",
+    """List destinations, without their secrets.
+
+    Example: daybook callbacks destinations list
+    """,
+    _print_destinations,
+)
 
 
 async def destinations_rotate_(
@@ -225,21 +220,25 @@ async def destinations_rotate_(
     *,
     homes: Annotated[
         bool,
-        Parameter(name="--home", help="The home's secret, for addresses without one of their own."),
+        Parameter(name="--home", help="Rotate the home's secret, used for URLs without their own."),
     ] = False,
     at_once: Annotated[
-        bool, Parameter(name="--now", help="All old ones end now, as when one was given away.")
+        bool, Parameter(name="--now", help="Stop using old secrets at once, as after a leak.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Make a new signing secret, printed here and never again.
+    """Create a new signing secret and print it once.
 
-    For 24 hours callbacks are signed by the old one as well, so that the receiver can change.
+    For 24 hours the old secret signs callbacks as well, so that the receiver can switch.
 
     Example: daybook callbacks destinations rotate ops
     """
     if homes is (name is not None):
-        raise InvalidInput("name", "give it, or --home", "`daybook callbacks destinations list`")
+        raise InvalidInput(
+            "name",
+            "use either a name or --home",
+            "`daybook callbacks destinations list` lists names",
+        )
     prepare_prefect()
     from daybook.api import destinations
 
@@ -247,22 +246,20 @@ async def destinations_rotate_(
     if as_json:
         output.print_json(destination)
         return 0
-    output.line(f"The destination {name} has a new secret" if name else "There is a new secret")
+    output.line(f"The destination {name} has a new secret" if name else "The home has a new secret")
     _print_secret_once(destination)
     if until := destination["rotating_until"]:
-        output.say(
-            f"Callbacks are signed by the old one as well until {formatting.local_time(until)}."
-        )
+        output.say(f"The old secret also signs callbacks until {formatting.local_time(until)}.")
     return 0
 
 
 async def destinations_test_(
-    ref: Annotated[str, Parameter(name="NAME", help="A destination's name, or any address.")],
+    ref: Annotated[str, Parameter(name="NAME", help="A destination's name, or any URL.")],
     /,
     *,
     as_json: Json = False,
 ) -> int:
-    """Send a signed event `test` there, once; exit code 1 when the answer is not 2xx.
+    """Send one signed event `test`; exit with 1 if the response is not 2xx.
 
     Example: daybook callbacks destinations test ops
     """
@@ -282,8 +279,10 @@ async def destinations_test_(
     return 0 if result["ok"] else 1
 
 
-async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
-    """Forget a destination; callbacks to it are signed by this home's own secret from then on.
+async def destinations_remove_(
+    name: Annotated[str, Parameter(help="The destination's name.")], /, *, as_json: Json = False
+) -> int:
+    """Remove a destination; from then on the home's secret signs callbacks to its URL.
 
     Example: daybook callbacks destinations remove ops
     """
@@ -296,7 +295,7 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
         return 0
     output.line(f"Removed the destination {name}")
     if users:
-        output.say(f"Callbacks of {', '.join(users)} are signed by the home's secret from now on.")
+        output.say(f"From now on the home's secret signs callbacks of {', '.join(users)}.")
     return 0
 
 
@@ -330,15 +329,15 @@ def _print_callback(callback: dict[str, Any]) -> None:
     output.line()
     output.line("\n".join(f"  {each}".rstrip() for each in _body_text(callback).splitlines()))
     if callback["status"] == "failed":
-        output.say(
-            f"To try it again: daybook callbacks retry {formatting.short_id(callback['id'])}"
-        )
+        output.say(f"Retry it with: daybook callbacks retry {formatting.short_id(callback['id'])}")
 
 
 def _paused_until(callback: dict[str, Any]) -> str:
     until = callback["paused_until"]
     return (
-        f"until {formatting.local_time(until)}: its destination failed too often" if until else ""
+        f"until {formatting.local_time(until)}, because its destination failed too often"
+        if until
+        else ""
     )
 
 
@@ -369,4 +368,4 @@ def _body_text(callback: dict[str, Any]) -> str:
 def _print_secret_once(destination: dict[str, Any]) -> None:
     if destination.get("secret"):
         output.fields([("secret", destination["secret"])])
-        output.say("Give the secret to the receiver now: it is not shown again.")
+        output.say("Store it at the receiver now, because it is not shown again.")

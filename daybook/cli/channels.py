@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output
+from daybook.cli import documents, output
 from daybook.cli.options import Json, prepare_prefect
-from daybook.errors import InvalidInput, NotFound, UnknownName
-
-Name = Annotated[str, Parameter(help="The channel's name.")]
+from daybook.errors import InvalidInput
 
 
-async def list_(*, as_json: Json = False) -> int:
-    """List where messages can go, and the jobs that send there.
-
-    Example: daybook channels list
-    """
-    prepare_prefect()
-    from daybook.api import channels
+def _print_channels(listed: list[dict[str, Any]]) -> None:
     from daybook.delivery.channels.base import UNBOUNDED
 
-    listed = await channels.list_channels()
-    if as_json:
-        output.print_json(listed)
-        return 0
     rows = [
         (
             each["name"],
@@ -38,31 +25,38 @@ async def list_(*, as_json: Json = False) -> int:
         for each in listed
     ]
     output.table(("NAME", "KIND", "CHAT ID", "AT MOST", "USED BY"), rows, whole=("NAME",))
-    return 0
+
+
+list_ = documents.list_command(
+    "channels",
+    """List channels and the jobs that send to them.
+
+    Example: daybook channels list
+    """,
+    _print_channels,
+)
 
 
 async def add_(
-    name: Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")],
+    name: documents.NewName,
     /,
     *more: Annotated[str, Parameter(show=False)],
     url: Annotated[str | None, Parameter(show=False)] = None,
-    replace: Annotated[
-        bool, Parameter(help="In place of the channel of this name, if there is one.")
-    ] = False,
+    replace: Annotated[bool, Parameter(help="Replace the channel of this name, if any.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Add a channel: any service that apprise knows, by its URL.
+    """Add a channel: any service that apprise supports, by its URL.
 
     Such as mailto://user:password@mail.example.org?to=me@example.org, ntfy://topic, or
     tgram://token/{chat_id}, where each job names its chat. The URL is secret: it is read from
-    standard input, or asked for on a terminal; it is never an argument. What Prefect has a block
-    for (Slack, Teams, Discord, ...) can be added in Prefect's UI as well.
+    standard input, or from a prompt on a terminal; it is never an argument. Services for which
+    Prefect has a block (Slack, Teams, Discord, ...) can also be added in Prefect's UI.
 
     Example: daybook channels add team < url.txt
     """
     if more or url is not None:  # the error must not repeat the secret
-        raise InvalidInput("url", "is never an argument", "give it on standard input")
-    secret_url = _read_url()
+        raise InvalidInput("url", "is never an argument", "pass it on standard input")
+    secret_url = documents.read_hidden_value("url", "URL", "url.txt").strip()
     prepare_prefect()
     from daybook.api import channels
 
@@ -71,36 +65,32 @@ async def add_(
         output.print_json(channel)
         return 0
     chat = " --chat-id ID" if channel["chat_id"] else ""
-    output.line(f"Keeps the channel {name}; a message has {channel['limit']:,} characters at most")
+    output.line(
+        f"Saved the channel {name}; maximum message length: {channel['limit']:,} characters"
+    )
     output.say(f"Try it: daybook channels test {name}{chat}")
     return 0
 
 
 async def test_(
-    name: Name,
+    name: Annotated[str, Parameter(help="The channel's name.")],
     /,
-    text: Annotated[
-        str | None, Parameter(help="What is sent. Default: that the channel works.")
-    ] = None,
+    text: Annotated[str | None, Parameter(help="Text to send. Default: a test sentence.")] = None,
     *,
     chat_id: Annotated[
-        str, Parameter(help="Which chat of the channel; of file the file's name.")
+        str, Parameter(help="Chat of the channel; for the channel file, the file's name.")
     ] = "",
     as_json: Json = False,
 ) -> int:
-    """Send one message, now, and tell whether it arrived.
+    """Send one message now and report whether it arrived.
 
     Example: daybook channels test team
     """
     prepare_prefect()
     from daybook.api import channels
 
-    try:
+    with documents.unknown_as_not_found("channel"):
         sent = await channels.test(name, chat_id, text or channels.TEST_TEXT)
-    except UnknownName as error:
-        if error.field != "channel":
-            raise
-        raise NotFound("channel", name) from error
     if as_json:
         output.print_json(sent)
     elif sent["problem"]:
@@ -110,33 +100,11 @@ async def test_(
     return 1 if sent["problem"] else 0
 
 
-async def remove_(name: Name, /, *, as_json: Json = False) -> int:
-    """Forget a channel that no job uses any more.
+remove_ = documents.remove_command(
+    "channels",
+    "channel",
+    """Remove a channel that no job uses.
 
     Example: daybook channels remove team
-    """
-    prepare_prefect()
-    from daybook.api import channels
-
-    await channels.remove(name)
-    if as_json:
-        output.print_json({"removed": name})
-    else:
-        output.line(f"Removed the channel {name}")
-    return 0
-
-
-def _read_url() -> str:
-    """Read the URL from standard input or a prompt, and strip it."""
-    if sys.stdin.isatty():
-        from getpass import getpass
-
-        value = getpass("URL: ")
-    else:
-        try:
-            value = sys.stdin.read()
-        except UnicodeDecodeError:
-            raise InvalidInput("url", "is no UTF-8 text") from None
-    if not value.strip():
-        raise InvalidInput("url", "there is none on standard input", "such as: < url.txt")
-    return value.strip()
+    """,
+)

@@ -34,40 +34,41 @@ class ModelOptions:
         str | None,
         Parameter(
             group=_MODEL,
-            help="Where the API is: http://localhost:8000/v1. It is asked as an OpenAI-compatible "
-            "one, or as the provider that --model names.",
+            help="URL of the API, such as http://localhost:8000/v1: OpenAI-compatible, or that of "
+            "the provider in --model.",
         ),
     ] = None
     key_env: Annotated[
         str | None,
         Parameter(
             group=_MODEL,
-            help="The NAME of a variable that holds the key; it is read now, and stored.",
+            help="NAME of a variable with the key; the key is read now and stored.",
         ),
     ] = None
     key_stdin: Annotated[
-        bool, Parameter(group=_MODEL, help="Read the key from standard input, and store it.")
+        bool, Parameter(group=_MODEL, help="Read the key from standard input and store it.")
     ] = False
     system_prompt: Annotated[
-        str | None, Parameter(group=_MODEL, help="Sent before every conversation.")
+        str | None, Parameter(group=_MODEL, help="System prompt of every conversation.")
     ] = None
     temperature: Annotated[
-        float | None, Parameter(group=_MODEL, help="Default: the provider's.")
+        float | None, Parameter(group=_MODEL, help="Sampling temperature. Default: the provider's.")
     ] = None
     max_tokens: Annotated[
-        int | None, Parameter(group=_MODEL, help="The longest answer. Default: the provider's.")
+        int | None,
+        Parameter(group=_MODEL, help="Maximum tokens per answer. Default: the provider's."),
     ] = None
     request_limit: Annotated[
         int | None,
-        Parameter(group=_MODEL, help="Requests for one answer. Default: 1, with tools 50."),
+        Parameter(group=_MODEL, help="Maximum requests per answer. Default: 1, with tools 50."),
     ] = None
     input_price: Annotated[
         float | None,
-        Parameter(group=_MODEL, help="US dollars for a million tokens. Default: the price table."),
+        Parameter(group=_MODEL, help="US dollars per million input tokens. Default: price table."),
     ] = None
     output_price: Annotated[
         float | None,
-        Parameter(group=_MODEL, help="US dollars for a million tokens. Default: the price table."),
+        Parameter(group=_MODEL, help="US dollars per million output tokens. Default: price table."),
     ] = None
 
     def settings(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class ModelOptions:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if self.request_limit is not None and self.request_limit < 1:
             raise InvalidInput(
-                "request_limit", f"{self.request_limit} is not legal", "legal: 1 or more"
+                "request_limit", f"{self.request_limit} is too small", "use 1 or more"
             )
         options = {name: given.pop(name) for name in ("temperature", "max_tokens") if name in given}
         if options:
@@ -89,30 +90,29 @@ class ModelOptions:
     def missing_key_note(self) -> str:
         """Return the note for an agent that has no stored key."""
         if self.base_url:
-            return "It has no key, so none is sent; for one, add it with --replace and --key-stdin."
+            return "No key is stored, so none is sent; --replace and --key-stdin store one."
         from daybook.agents import providers
 
-        variable = providers.variable(self.model or "")
-        suffix = f", {variable}" if variable else ""
-        return f"It has no key: the worker's environment has to hold the provider's own{suffix}."
+        variable = providers.variable(self.model or "") or "the provider's variable"
+        return f"No key is stored: set {variable} in the worker's environment."
 
     def _read_key(self) -> str | None:
         if self.key_env and self.key_stdin:
-            raise InvalidInput("key_env and key_stdin", "only one of these can be given")
+            raise InvalidInput("key_env and key_stdin", "cannot be combined")
         if self.key_env:
             key = os.environ.get(self.key_env, "").strip()
             if not key:
                 # The user may have typed a key instead of a name, so the error must not repeat it.
                 raise InvalidInput(
                     "key_env",
-                    "no variable of this name holds a key here",
-                    "export the variable first, or give the key on standard input (--key-stdin)",
+                    "this variable is not set or empty",
+                    "export it first, or pass the key on standard input with --key-stdin",
                 )
             return key
         if self.key_stdin:
             key = _read_key_line().strip()
             if not key:
-                raise InvalidInput("key_stdin", "there is no key on standard input")
+                raise InvalidInput("key_stdin", "standard input has no key")
             return key
         return None
 

@@ -3,68 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import formatting, output
+from daybook.cli import documents, formatting, output
 from daybook.cli.options import Json, header, parse_json_object, prepare_prefect
-from daybook.errors import InvalidInput, NotFound, UnknownName
-
-Server = Annotated[str, Parameter(help="The server's name.")]
-
-
-async def list_(*, as_json: Json = False) -> int:
-    """List what a job can call: Python tools, and those of the saved servers.
-
-    Example: daybook tools list
-    """
-    prepare_prefect()
-    from daybook.api import tools
-
-    listed = await tools.list_tools()
-    if as_json:
-        output.print_json(listed)
-        return 0
-    if listed["tools"]:
-        rows = [
-            (each["name"], each["source"], _first_line(each["description"]))
-            for each in listed["tools"]
-        ]
-        output.table(("NAME", "SOURCE", "DESCRIPTION"), rows, whole=("NAME",))
-    else:
-        output.say("There are no tools; `daybook tools add --help` says how to save a server.")
-    for name, why in listed["absent"].items():
-        output.say(f"{name}: {why}")
-    return 0
-
-
-async def show_(
-    name: Annotated[
-        str, Parameter(help="A tool's name, or that of a saved server, or https://host/path#tool.")
-    ],
-    /,
-    *,
-    as_json: Json = False,
-) -> int:
-    """Show what a tool does and takes, or a saved server, and the jobs that use it.
-
-    Example: daybook tools show search.reindex
-    """
-    prepare_prefect()
-    from daybook.api import tools
-
-    with _unknown_as_not_found("tool"):
-        details = await tools.show(name)
-    if as_json:
-        output.print_json(details)
-    elif "settings" in details:
-        _print_server(details)
-    else:
-        _print_tool(details)
-    return 0
+from daybook.errors import InvalidInput
 
 
 async def call_(
@@ -72,14 +17,14 @@ async def call_(
     /,
     *,
     params: Annotated[
-        str | None, Parameter(help="What it is called with: a JSON object, or @file.")
+        str | None, Parameter(help="Parameters of the call: a JSON object, or @file.")
     ] = None,
     timeout: Annotated[
-        str, Parameter(help="The most that it may take.", show_default=True)
+        str, Parameter(help="Maximum duration of the call.", show_default=True)
     ] = "30s",
     as_json: Json = False,
 ) -> int:
-    """Call a tool once, here and now, outside of any job.
+    """Call a tool once from this machine, outside of any job.
 
     Example: daybook tools call search.reindex --params '{"full": true}'
     """
@@ -90,7 +35,7 @@ async def call_(
     prepare_prefect()
     from daybook.api import tools
 
-    with _unknown_as_not_found("tool"):
+    with documents.unknown_as_not_found("tool"):
         result = await tools.call(name, arguments, timeout_seconds)
     if as_json:
         output.print_json(result)
@@ -105,19 +50,19 @@ async def call_(
 
 
 async def test_(
-    name: Annotated[str | None, Parameter(help="The server's name. Default: each of them.")] = None,
+    name: Annotated[str | None, Parameter(help="The server's name. Default: all servers.")] = None,
     /,
     *,
     as_json: Json = False,
 ) -> int:
-    """Start or reach a saved server, and ask for its tools; nothing is called.
+    """Start or connect to saved servers and list their tools, without calling one.
 
     Example: daybook tools test search
     """
     prepare_prefect()
     from daybook.api import tools
 
-    with _unknown_as_not_found("tool server"):
+    with documents.unknown_as_not_found("tool server"):
         results = await tools.test(name)
     if as_json:
         output.print_json(results)
@@ -131,47 +76,43 @@ async def test_(
         ]
         output.table(("SERVER", "ANSWER"), rows)
     else:
-        output.say("There are no servers; `daybook tools add --help` says how to save one.")
+        output.say("No tool servers; save one with `daybook tools add`.")
     return 1 if any(each["problem"] for each in results) else 0
 
 
 async def add_(
-    name: Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")],
+    name: documents.NewName,
     /,
-    *arguments: Annotated[str, Parameter(help="The program and its arguments, after --.")],
+    *arguments: Annotated[str, Parameter(help="Program and its arguments, after --.")],
     command: Annotated[
         str | None,
-        Parameter(help="The program and its arguments in one text; no shell reads it."),
+        Parameter(help="Program and its arguments as one text; not run by a shell."),
     ] = None,
-    url: Annotated[
-        str | None, Parameter(help="The address of a server that speaks streamable HTTP.")
-    ] = None,
+    url: Annotated[str | None, Parameter(help="URL of a server that uses streamable HTTP.")] = None,
     environment: Annotated[
         list[str] | None,
         Parameter(
             name="--env",
-            help="The NAME of a variable of the worker that the program sees, beside PATH, HOME "
-            "and the like. May be given several times.",
+            help="NAME of a variable of the worker that the program gets, in addition to PATH, "
+            "HOME and similar ones. Can be given several times.",
         ),
     ] = None,
     headers: Annotated[
         list[str] | None,
         Parameter(
             name="--header",
-            help='Sent with each request to the URL: "X-Team: ops"; a secret only as '
-            "{{secret:name}}. May be given several times.",
+            help='Header of each request to the URL: "X-Team: ops". Write a secret as '
+            "{{secret:name}}. Can be given several times.",
         ),
     ] = None,
     work_dir: Annotated[
         str | None,
-        Parameter(help="Where the program runs. Default: a new, empty folder for each call."),
+        Parameter(help="Folder of the program. Default: a new, empty one for each call."),
     ] = None,
-    replace: Annotated[
-        bool, Parameter(help="In place of the server of this name, if there is one.")
-    ] = False,
+    replace: Annotated[bool, Parameter(help="Replace the server of this name, if any.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Save an MCP server, a program or an address, so that jobs can call its tools.
+    """Save an MCP server, a program or a URL, so that jobs can call its tools.
 
     Example: daybook tools add time -- uvx mcp-server-time
     """
@@ -188,7 +129,7 @@ async def add_(
         from daybook.processes.environment import DEFAULT_NAMES
 
         if not settings["command"]:
-            raise InvalidInput("env", "is for a program; this server has none")
+            raise InvalidInput("env", "applies to a program only, and this server is a URL")
         settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
     prepare_prefect()
     from daybook.api import tools
@@ -199,38 +140,8 @@ async def add_(
     else:
         _print_server(server)
         if server["tools"]:
-            output.say(f"See what one takes: daybook tools show {server['tools'][0]}")
+            output.say(f"Show a tool's parameters: daybook tools show {server['tools'][0]}")
     return 0
-
-
-async def remove_(name: Server, /, *, as_json: Json = False) -> int:
-    """Remove a saved server whose tools no job calls.
-
-    Example: daybook tools remove time
-    """
-    prepare_prefect()
-    from daybook.api import tools
-
-    await tools.remove(name)
-    if as_json:
-        output.print_json({"removed": name})
-    else:
-        output.line(f"Removed the tool server {name}")
-    return 0
-
-
-@contextmanager
-def _unknown_as_not_found(noun: str) -> Iterator[None]:
-    """Raise `NotFound` for an unknown tool or server, because the command names it as its target.
-
-    An unknown secret stays `UnknownName`: the command does not name it.
-    """
-    try:
-        yield
-    except UnknownName as error:
-        if error.field == "secret":
-            raise
-        raise NotFound(noun, f"{error.name}") from error
 
 
 def _first_line(text: str) -> str:
@@ -293,3 +204,43 @@ def _print_server(server: dict[str, Any]) -> None:
         ("jobs", ", ".join(server.get("jobs", []))),
     ]
     output.fields([(name, value) for name, value in pairs if value])
+
+
+def _print_tools(listed: dict[str, Any]) -> None:
+    rows = [
+        (each["name"], each["source"], _first_line(each["description"])) for each in listed["tools"]
+    ]
+    if rows:
+        output.table(("NAME", "SOURCE", "DESCRIPTION"), rows, whole=("NAME",))
+    else:
+        output.say("No tools; save a tool server with `daybook tools add`.")
+    for name, why in listed["absent"].items():
+        output.say(f"{name}: {why}")
+
+
+list_ = documents.list_command(
+    "tools",
+    """List the tools that a job can call: Python tools and those of the saved servers.
+
+    Example: daybook tools list
+    """,
+    _print_tools,
+)
+show_ = documents.show_command(
+    "tools",
+    "tool",
+    """Show a tool's parameters, or a saved server, and the jobs that use it.
+
+    Example: daybook tools show search.reindex
+    """,
+    lambda details: (_print_server if "settings" in details else _print_tool)(details),
+    name_help="Name of a tool or of a saved server, or https://host/path#tool.",
+)
+remove_ = documents.remove_command(
+    "tools",
+    "tool server",
+    """Remove a saved server whose tools no job calls.
+
+    Example: daybook tools remove time
+    """,
+)

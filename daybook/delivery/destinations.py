@@ -16,22 +16,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 import httpx
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from daybook import settings
 from daybook.delivery import backoff
@@ -39,19 +31,13 @@ from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_sec
 from daybook.errors import InvalidInput, NotFound
 from daybook.http.addresses import DEFAULT_PORTS
 from daybook.http.guard import Guard, Rule
-from daybook.resources import documents as block_documents
-from daybook.resources.documents import BlockType
+from daybook.resources.store import BlockStore, block_data
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
 log = logging.getLogger(__name__)
-
-SLUG = "daybook-destination"
-TITLE = "Daybook destination"
-DESCRIPTION = "Where callbacks go: the secret that signs them, a token, a timeout, the tries."
-TYPE = BlockType(SLUG, TITLE, "destination")
 
 DEFAULT_TIMEOUT_SECONDS = 15.0
 MAX_TIMEOUT_SECONDS = 45.0
@@ -67,32 +53,32 @@ class DestinationSettings(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     url: str = Field(
-        description="An address without a query: it is for all that begin so, up to a slash.",
+        description="URL without a query. It applies to URLs that begin with it, up to a slash.",
     )
-    secret: SecretStr = Field(description="Signs the callbacks: whsec_…, as Standard Webhooks say.")
+    secret: SecretStr = Field(description="Signs the callbacks: whsec_…, as in Standard Webhooks.")
     previous_secret: SecretStr = Field(
         default=SecretStr(""),
-        description="The secret before: it signs as well while a rotation lasts.",
+        description="Previous secret, which also signs callbacks during a rotation.",
     )
     previous_until: AwareDatetime | None = Field(
-        default=None, description="Until when it does. Empty: it does not."
+        default=None, description="End of the rotation. Empty: no rotation."
     )
     token: str = Field(
         default="",
-        description="The name of a Daybook secret, bound to this host, that is sent as "
-        "Authorization: Bearer. Empty: none.",
+        description="Name of a Daybook secret, bound to this host, to send as Authorization: "
+        "Bearer. Empty: none.",
     )
     timeout: float = Field(
         default=DEFAULT_TIMEOUT_SECONDS,
         ge=1,
         le=MAX_TIMEOUT_SECONDS,
-        description="How many seconds one try may take.",
+        description="Timeout of one attempt, in seconds.",
     )
     tries: int = Field(
         default=backoff.DEFAULT_ATTEMPTS,
         ge=1,
         le=MAX_ATTEMPTS,
-        description="How often a callback is tried.",
+        description="Maximum number of attempts for a callback.",
     )
 
     @field_validator("url")
@@ -103,7 +89,7 @@ class DestinationSettings(BaseModel):
         except InvalidInput as error:
             raise ValueError(f"{error.problem}; {error.hint}") from None
         if url.query or url.fragment:
-            raise ValueError("has a query or a fragment; leave it out")
+            raise ValueError("contains a query or a fragment; remove it")
         return str(url)
 
     @field_validator("secret", "previous_secret")
@@ -112,8 +98,16 @@ class DestinationSettings(BaseModel):
         text = value.get_secret_value()
         # A list of documents shows asterisks instead of the secret.
         if text.strip("*") and not settings.signing_key(text):
-            raise ValueError(f"is none; {settings.SIGNING_SECRET_FORMAT}")
+            raise ValueError(f"is not a signing secret; {settings.SIGNING_SECRET_FORMAT}")
         return value
+
+
+STORE = BlockStore(
+    slug="daybook-destination",
+    title="Daybook destination",
+    noun="destination",
+    model=DestinationSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -144,20 +138,13 @@ class Destination:
         return valid
 
 
-def build(name: str, data: dict[str, Any]) -> Destination:
-    """Return the destination of stored settings; raise `InvalidInput` if they are invalid.
-
-    The Prefect server does not validate a block that was edited in its UI, so this check does.
-    """
-    try:
-        stored = DestinationSettings.model_validate(data)
-        if not stored.secret.get_secret_value():
-            raise InvalidInput("destination", f'"{name}" has no secret', "fix the block")
-    except ValidationError as error:
-        field_name, problem = block_documents.validation_problem(error)
+def build(name: str, data: Mapping[str, Any]) -> Destination:
+    """Return the destination of stored settings; raise `InvalidInput` if they are invalid."""
+    stored = STORE.parse(name, data)
+    if not stored.secret.get_secret_value():
         raise InvalidInput(
-            "destination", f'"{name}": {field_name}: {problem}', "fix the block"
-        ) from None
+            "destination", f'"{name}" has no secret', "edit the block in Prefect's UI"
+        )
     return Destination(
         name,
         stored.url,
@@ -227,7 +214,7 @@ async def load_index(client: PrefectClient) -> DestinationIndex:
     """Return all destinations, read by this process at most `CACHE_SECONDS` ago."""
     cached = _read.get(client)
     if cached is None or time.monotonic() - cached[0] > CACHE_SECONDS:
-        documents = await block_documents.list_documents(client, TYPE, include_secrets=True)
+        documents = await STORE.documents(client, include_secrets=True)
         cached = _read[client] = (time.monotonic(), DestinationIndex.read(documents))
     return cached[1]
 
@@ -245,27 +232,21 @@ async def list_destinations(client: PrefectClient, now: datetime) -> list[dict[s
 
     `{"name", "url", "token", "timeout", "tries", "rotating_until", "problem"}`
     """
-    return [
-        _shown(str(each.name), dict(each.data), now)
-        for each in await block_documents.list_documents(client, TYPE)
-    ]
+    return [_shown(str(each.name), dict(each.data), now) for each in await STORE.documents(client)]
 
 
 def _shown(name: str, data: dict[str, Any], now: datetime) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+    settings, problem = STORE.check(data)
+    until = settings.previous_until if settings else None
+    return {
         "name": name,
         "url": data.get("url"),
         "token": data.get("token") or "",
         "timeout": data.get("timeout", DEFAULT_TIMEOUT_SECONDS),
         "tries": data.get("tries", backoff.DEFAULT_ATTEMPTS),
-        "rotating_until": None,
-        "problem": None,
+        "rotating_until": until if until and now < until else None,
+        "problem": problem,
     }
-    try:
-        until = DestinationSettings.model_validate(data).previous_until
-    except ValidationError as error:
-        return shown | {"problem": ": ".join(block_documents.validation_problem(error))}
-    return shown | {"rotating_until": until if until and now < until else None}
 
 
 async def add(
@@ -284,18 +265,15 @@ async def add(
     Raises `InvalidInput` for a bad or taken name, bad settings, or a URL that another destination
     has.
     """
-    settings_given = {"url": url, "token": token, "timeout": timeout, "tries": tries}
-    data = _checked(settings_given | {"secret": secret or new_secret()})
-    for each in await block_documents.list_documents(client, TYPE):
-        if each.name != name and _url_parts(str(each.data.get("url", ""))) == _url_parts(
-            data["url"]
-        ):
+    data = {"url": url, "token": token, "timeout": timeout, "tries": tries}
+    checked = STORE.validate(data | {"secret": secret or new_secret()})
+    parts = _url_parts(checked.url)
+    for each in await STORE.documents(client):
+        if each.name != name and _url_parts(str(each.data.get("url", ""))) == parts:
             raise InvalidInput(
-                "url", f'"{each.name}" is for that address', "change or remove that one"
+                "url", f'"{each.name}" has the same URL', "change or remove that destination"
             )
-    await block_documents.save(client, TYPE, name, data, replace=replace)
-    _read.pop(client, None)
-    return build(name, data)
+    return await _save(client, name, checked, replace=replace)
 
 
 async def rotate(
@@ -306,9 +284,9 @@ async def rotate(
     Raises `NotFound`, and `InvalidInput` while a rotation is in progress, except if ``keep`` is
     zero, which ends all old secrets at once.
     """
-    document = await block_documents.find(client, TYPE, name, include_secrets=True)
+    document = await STORE.find(client, name, include_secrets=True)
     if document is None:
-        raise NotFound(TYPE.noun, name)
+        raise NotFound(STORE.noun, name)
     old = build(name, dict(document.data))
     check_rotation(old.secrets(now), keep)
     changed: dict[str, Any] = {
@@ -319,22 +297,18 @@ async def rotate(
     if keep:
         until = (now + keep).isoformat()
         changed |= {"previous_secret": old.secret, "previous_until": until}
-    data = dict(document.data) | changed
-    await block_documents.save(client, TYPE, name, data, replace=True)
-    _read.pop(client, None)
-    return build(name, data)
+    return await _save(client, name, STORE.validate(document.data | changed), replace=True)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
     """Remove a destination; raise `NotFound` if there is none."""
-    await block_documents.remove(client, TYPE, name)
+    await STORE.remove(client, name)
     _read.pop(client, None)
 
 
-def _checked(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings to store; raise `InvalidInput`, whose text omits the secret."""
-    try:
-        checked = DestinationSettings.model_validate(data)
-    except ValidationError as error:
-        raise InvalidInput(*block_documents.validation_problem(error)) from None
-    return data | {"url": checked.url}
+async def _save(
+    client: PrefectClient, name: str, settings: DestinationSettings, *, replace: bool
+) -> Destination:
+    await STORE.save(client, name, settings, replace=replace)
+    _read.pop(client, None)
+    return build(name, block_data(settings))

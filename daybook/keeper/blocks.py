@@ -7,7 +7,7 @@ emits no event when one is edited, so each cycle lists them (`daybook.resources.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daybook.agents import kinds
 from daybook.delivery import destinations
@@ -15,6 +15,7 @@ from daybook.delivery.channels import apprise
 from daybook.ledger.engine import Ledger
 from daybook.resources import mirror, secrets
 from daybook.resources.mirror import ComparisonCache, MirrorReport
+from daybook.resources.store import BlockStore
 from daybook.tools import server_blocks
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BLOCK_TYPES = (
-    *kinds.BLOCK_TYPES,
-    secrets.TYPE,
-    server_blocks.TYPE,
-    apprise.TYPE,
-    destinations.TYPE,
+BLOCK_TYPES: tuple[BlockStore[Any], ...] = (
+    *kinds.KINDS.values(),
+    secrets.STORE,
+    server_blocks.STORE,
+    apprise.STORE,
+    destinations.STORE,
 )
-"""Every block type whose documents the ledger has copies of."""
+"""The store of every block type whose documents the ledger has copies of."""
 
 
 async def reconcile_blocks(

@@ -75,7 +75,7 @@ def read_key(file: Path) -> Key | None:
 def read_or_create_key(file: Path) -> Key:
     """Return the key in ``file``; create the file if it does not exist.
 
-    Raises what `read_key` raises, and OSError. If several processes create it at once, all get the
+    Raises like `read_key`, and OSError. If several processes create it at once, all get the
     same key.
     """
     key = read_key(file)

@@ -31,10 +31,9 @@ from daybook.errors import CopyDamaged, InvalidInput, LedgerKeyMissing
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import BlockCopyRow
 from daybook.resources import copies
-from daybook.resources import documents as block_documents
 from daybook.resources.copies import CopyVersion, DocumentRef
-from daybook.resources.documents import BlockType
 from daybook.resources.encryption import Key
+from daybook.resources.store import BlockStore, RegisteredType, create_in_prefect
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -98,7 +97,7 @@ class MirrorReport:
 async def reconcile(
     ledger: Ledger,
     client: PrefectClient,
-    types: Collection[BlockType],
+    types: Collection[BlockStore[Any]],
     memory: ComparisonCache | None = None,
     *,
     only: str | None = None,
@@ -121,7 +120,7 @@ async def reconcile(
 
 
 async def list_lost(
-    ledger: Ledger, client: PrefectClient, types: Collection[BlockType]
+    ledger: Ledger, client: PrefectClient, types: Collection[BlockStore[Any]]
 ) -> list[str]:
     """Return the documents that Prefect lost but the ledger has a copy of."""
     run = _Pass(
@@ -141,7 +140,7 @@ async def list_lost(
 class _Pass:
     ledger: Ledger
     client: PrefectClient
-    types: Mapping[str, BlockType]
+    types: Mapping[str, BlockStore[Any]]
     memory: ComparisonCache
     report: MirrorReport
 
@@ -243,7 +242,7 @@ class _Pass:
                 return
             except OSError as error:
                 file = home.current_home().ledger_key
-                self.report.key_problem = f"{file} cannot be made ({error.strerror})"
+                self.report.key_problem = f"{file} cannot be created ({error.strerror})"
                 return
             for document in differing:
                 ref = document.ref
@@ -263,11 +262,11 @@ class _Pass:
     async def _handle_missing(self, row: BlockCopyRow, key: Key | None) -> None:
         """Handle a copy whose document was not in the list."""
         ref, of = (row.slug, row.name), self.types[row.slug]
-        if await block_documents.find(self.client, of, row.name) is not None:
+        if await of.find(self.client, row.name) is not None:
             return  # created meanwhile, or missed between two pages
         # Read the type after the document: the type is then of this Prefect or a newer one.
         try:
-            registered = await block_documents.registered_type(self.client, of)
+            registered = await of.registered_type(self.client)
         except InvalidInput:
             return  # Prefect lost its database once more
         if str(registered.type_id) == row.type_id:
@@ -285,15 +284,13 @@ class _Pass:
             self.report.failed[self.word(ref)] = str(error)
 
     async def _restore(
-        self, row: BlockCopyRow, known: block_documents.RegisteredType, data: Mapping[str, Any]
+        self, row: BlockCopyRow, known: RegisteredType, data: Mapping[str, Any]
     ) -> None:
         from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 
         ref = (row.slug, row.name)
         try:
-            document_id = await block_documents.create_in_prefect(
-                self.client, known, row.name, data
-            )
+            document_id = await create_in_prefect(self.client, known, row.name, data)
         except ObjectAlreadyExists:  # another process was faster: the next pass compares
             return
         except PrefectHTTPStatusError as error:

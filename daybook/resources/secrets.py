@@ -7,23 +7,18 @@ our type holds both, and Prefect's UI shows and edits them. Prefect encrypts the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.http.secrets import Secret
-from daybook.resources import documents
-from daybook.resources.documents import BlockType
+from daybook.resources.store import BlockStore
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-
-SLUG = "daybook-secret"
-TITLE = "Daybook secret"
-DESCRIPTION = "A secret that jobs refer to by name, and the hosts that it may be sent to."
-TYPE = BlockType(SLUG, TITLE, "secret")
 
 _HOST = re.compile(
     r"(tool:[^\s,]+|\[[0-9a-f:.]+\](:\d{1,5})?|(?=[0-9a-f.]*:[0-9a-f.]*:)[0-9a-f:.]+|"
@@ -36,10 +31,10 @@ class SecretSettings(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    value: SecretStr = Field(description="What is sent in the place of {{secret:name}}.")
+    value: SecretStr = Field(description="Text that replaces {{secret:name}}.")
     hosts: list[str] = Field(
-        description="Where it may go: api.example.org, or with a port api.example.org:8443; for a "
-        "tool that has no host, tool:name.",
+        description="Hosts that may receive it: api.example.org, or with a port "
+        "api.example.org:8443; tool:name for a tool without a host.",
     )
 
     @field_validator("value")
@@ -59,24 +54,25 @@ class SecretSettings(BaseModel):
         return hosts
 
 
-def build(name: str, data: dict[str, Any]) -> Secret:
-    """Build a secret from stored settings; raise `InvalidInput` if they are invalid.
+STORE = BlockStore(
+    slug="daybook-secret",
+    title="Daybook secret",
+    noun="secret",
+    model=SecretSettings,
+)
 
-    The Prefect server does not validate a block that was edited in its UI, so this check does.
-    """
-    try:
-        settings = SecretSettings.model_validate(data)
-    except ValidationError as error:
-        field, problem = documents.validation_problem(error)
-        raise InvalidInput("secret", f'"{name}": {field}: {problem}', "fix the block") from None
+
+def build(name: str, data: Mapping[str, Any]) -> Secret:
+    """Return the secret of stored settings; raise `InvalidInput` if they are invalid."""
+    settings = STORE.parse(name, data)
     return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
 
 
 async def list_secrets(client: PrefectClient) -> list[dict[str, Any]]:
     """Return all secrets by name, without values: `{"name", "hosts", "problem"}`."""
     return [
-        {"name": each.name, "hosts": each.data.get("hosts"), "problem": _wrong(each.data)}
-        for each in await documents.list_documents(client, TYPE)
+        {"name": each.name, "hosts": each.data.get("hosts"), "problem": STORE.check(each.data)[1]}
+        for each in await STORE.documents(client)
     ]
 
 
@@ -84,32 +80,8 @@ async def add(
     client: PrefectClient, name: str, value: str, hosts: Sequence[str], *, replace: bool = False
 ) -> None:
     """Save a secret; raise `InvalidInput` for a bad or taken name, bad hosts or a bad value."""
-    settings = validate(value, hosts)
-    await documents.save(
-        client, TYPE, name, {"value": value, "hosts": settings.hosts}, replace=replace
-    )
-
-
-async def remove(client: PrefectClient, name: str) -> None:
-    """Remove a secret; raise `NotFound` if there is none."""
-    await documents.remove(client, TYPE, name)
-
-
-def validate(value: str, hosts: Sequence[str]) -> SecretSettings:
-    """Return the settings to store; raise `InvalidInput`, whose text omits the value."""
-    try:
-        return SecretSettings.model_validate({"value": value, "hosts": list(hosts)})
-    except ValidationError as error:
-        raise InvalidInput(*documents.validation_problem(error)) from None
-
-
-def _wrong(data: dict[str, Any]) -> str | None:
-    """Return the problem of a document that was read without its value, or None."""
-    try:
-        SecretSettings.model_validate(data)
-    except ValidationError as error:
-        return ": ".join(documents.validation_problem(error))
-    return None
+    settings = STORE.validate({"value": value, "hosts": list(hosts)})
+    await STORE.save(client, name, settings, replace=replace)
 
 
 class PrefectSecretStore:
@@ -119,26 +91,21 @@ class PrefectSecretStore:
         self._client = client
 
     async def read(self, name: str) -> Secret:
-        from prefect.exceptions import ObjectNotFound
-
+        fix = f"add it with `daybook secrets add {name}`"
         try:
-            document = await self._client.read_block_document_by_name(
-                name, SLUG, include_secrets=True
-            )
-        except ObjectNotFound:
-            raise await self._missing(name) from None
+            document = await STORE.read(self._client, name, include_secrets=True, fix=fix)
+        except UnknownName:
+            await self._refuse_prefect_secret(name)
+            raise
         return build(name, document.data)
 
-    async def _missing(self, name: str) -> InvalidInput:
+    async def _refuse_prefect_secret(self, name: str) -> None:
+        """Raise `InvalidInput` if Prefect's own type of secrets has one of this name."""
         from prefect.exceptions import ObjectNotFound
 
-        try:
+        with suppress(ObjectNotFound):
             await self._client.read_block_document_by_name(name, "secret", include_secrets=False)
-        except ObjectNotFound:
-            pass
-        else:
             problem = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
-            return InvalidInput("secret", problem, f'make a block of the type "{TITLE}" of it')
-        documents_found = await documents.list_documents(self._client, TYPE)
-        names = (str(each.name) for each in documents_found)
-        return UnknownName("secret", name, names, f"`daybook secrets add {name}` keeps one")
+            raise InvalidInput(
+                "secret", problem, f'create a block of the type "{STORE.title}" instead'
+            )

@@ -10,66 +10,57 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from daybook.errors import InvalidInput, UnknownName
+from daybook.errors import InvalidInput
 from daybook.http import request, secrets
 from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import SecretStore
 from daybook.processes import environment, locations
-from daybook.resources import documents
-from daybook.resources.documents import BlockType
 from daybook.resources.secrets import PrefectSecretStore
+from daybook.resources.store import BlockStore, block_data
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
-SLUG = "daybook-tool-server"
-TITLE = "Daybook tool server"
-DESCRIPTION = "An MCP server whose tools jobs call: a program, or an address."
-
-TYPE = BlockType(SLUG, TITLE, "tool server")
-
 
 class ToolServerSettings(BaseModel):
-    """One server: a program that speaks MCP over its pipes, or an address. The operator sets all
-    fields.
-    """
+    """One server: a program that uses MCP over its pipes, or a URL. Set by the operator only."""
 
     model_config = ConfigDict(extra="forbid")
 
     command: list[str] = Field(
         default=[],
         title="Command",
-        description="The program, then its arguments, one entry each; no shell reads them. It is "
-        "started for each call of a job, once for all calls of an agent's answer, and ended with "
-        "all that it started.",
+        description="Program and its arguments, one entry each; no shell is used. It is started "
+        "for each call of a job, or once for all calls of an agent's answer, and ended together "
+        "with its child processes.",
         examples=[["uvx", "mcp-server-time"]],
     )
     url: str = Field(
         default="",
         title="URL",
-        description="The address of a server that speaks MCP over streamable HTTP.",
+        description="URL of an MCP server that uses streamable HTTP.",
         examples=["https://tools.example.org/mcp"],
     )
     environment: list[str] = Field(
         default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
         title="Environment",
-        description="For a program: names of the worker's environment variables that it sees; all "
+        description="For a program: names of the worker's environment variables that it gets; all "
         "others are hidden from it. Names only, never values. PREFECT_… and DAYBOOK_… are refused.",
     )
     work_dir: str = Field(
         default="",
         title="Work directory",
-        description="For a program: the folder in which it runs, absolute or beginning with ~. "
-        "Empty: a new, empty folder for every call, removed after it.",
+        description="For a program: folder in which it runs, absolute or beginning with ~. "
+        "Empty: a new, empty folder for every call, removed afterwards.",
     )
     headers: dict[str, str] = Field(
         default={},
         title="Headers",
-        description="For an address: sent with every request. A secret only as {{secret:name}}, "
-        "from a block that is bound to this host.",
+        description="For a URL: headers of every request. Write a secret as {{secret:name}}; its "
+        "block has to be bound to this host.",
     )
 
     @field_validator("command")
@@ -81,7 +72,7 @@ class ToolServerSettings(BaseModel):
             raise ValueError("an argument cannot contain a zero byte")
         if secrets.referenced_names(value):
             raise ValueError(
-                "an argument can be seen by all on this machine, so a secret cannot stand in it; "
+                "all users of this machine can see arguments, so they cannot contain a secret; "
                 "name a variable of the worker's environment instead"
             )
         return value
@@ -91,9 +82,11 @@ class ToolServerSettings(BaseModel):
     def _reachable(cls, value: str) -> str:
         if value:
             if "{{" in value:
-                raise ValueError("a reference in it; {{secret:name}} stands in a header's value")
+                raise ValueError("contains a reference; write {{secret:name}} in a header instead")
             if "#" in value:
-                raise ValueError("a # in it; the tool is named by the job, as server.tool")
+                raise ValueError(
+                    "contains a #; remove it, because the job names the tool as server.tool"
+                )
             _as_value_error(lambda: Guard(Rule.OPERATOR).check(value))
         return value
 
@@ -126,6 +119,16 @@ class ToolServerSettings(BaseModel):
         return self
 
 
+STORE = BlockStore(
+    slug="daybook-tool-server",
+    title="Daybook tool server",
+    noun="tool server",
+    model=ToolServerSettings,
+    field="tool",
+    whole="command and url",
+)
+
+
 @dataclass(frozen=True)
 class ToolServer:
     """A saved server."""
@@ -154,7 +157,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
     request.check("POST", headers)
     for name, value in headers.items():
         if name.lower() in _RESERVED_HEADERS or name.lower().startswith("mcp-"):
-            raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
+            raise InvalidInput("headers", f'"{name}" is set by Daybook', "remove it")
         secrets.references("headers", value)
     secrets.refuse_literal_headers(headers)
 
@@ -162,95 +165,51 @@ def check_headers(headers: Mapping[str, str]) -> None:
 _RESERVED_HEADERS = ("accept", "content-type", "idempotency-key", "last-event-id")
 
 
-def _as_value_error(judge: Any) -> None:
+def _as_value_error(check: Any) -> None:
     """Raise an `InvalidInput` as pydantic expects it, without the field, which pydantic adds."""
     try:
-        judge()
+        check()
     except InvalidInput as error:
         hint = f" ({error.hint})" if error.hint else ""
         raise ValueError(f"{error.problem}{hint}") from None
 
 
-def validate_settings(data: Mapping[str, Any]) -> ToolServerSettings:
-    """Validate the settings in ``data``; raises `InvalidInput` that names the wrong field."""
-    try:
-        return ToolServerSettings.model_validate(dict(data))
-    except ValidationError as error:
-        raise InvalidInput(*_first_problem(error)) from None
-
-
 def build(name: str, data: Mapping[str, Any]) -> ToolServer:
-    """Build the server from stored settings; raises `InvalidInput` if they are invalid.
-
-    Prefect's server does not validate a block edited in its UI, so invalid settings are found here.
-    """
-    try:
-        return ToolServer(name, ToolServerSettings.model_validate(dict(data)))
-    except ValidationError as error:
-        field, problem = _first_problem(error)
-        raise InvalidInput(
-            "tool", f'the tool server "{name}": {field}: {problem}', "fix the block"
-        ) from None
-
-
-def _first_problem(error: ValidationError) -> tuple[str, str]:
-    """Return field and problem. Not pydantic's own text: it repeats the input, which may be a
-    secret.
-    """
-    first = error.errors(include_input=False, include_url=False)[0]
-    field = str(first["loc"][0]) if first["loc"] else "command and url"
-    return field, first["msg"].removeprefix("Value error, ")
+    """Return the server of stored settings; raise `InvalidInput` if they are invalid."""
+    return ToolServer(name, STORE.parse(name, data))
 
 
 class PrefectServers:
-    """`ToolServers` stored in Prefect, with its async client; the client's connection errors are
-    passed on.
-    """
+    """`ToolServers` stored in Prefect, with its async client, whose connection errors propagate."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
         self.secrets: secrets.SecretStore = PrefectSecretStore(client)
 
     async def names(self) -> list[str]:
-        return [str(each.name) for each in await documents.list_documents(self._client, TYPE)]
+        return await STORE.names(self._client)
 
     async def read(self, name: str) -> ToolServer:
-        return build(name, (await self._document(name)).data)
+        return build(name, (await STORE.read(self._client, name)).data)
 
     async def describe(self, name: str) -> dict[str, Any]:
-        """Return ``{"name", "settings", "problem"}``; ``problem`` says what is wrong with the
-        settings.
+        """Return ``{"name", "settings", "problem"}``; ``problem`` is that of invalid settings, or
+        None.
 
         Raises `UnknownName`.
         """
-        return _describe(await self._document(name))
+        return _describe(await STORE.read(self._client, name))
 
     async def every(self) -> list[dict[str, Any]]:
         """Return all servers by name, as `describe` does."""
-        return [_describe(each) for each in await documents.list_documents(self._client, TYPE)]
+        return [_describe(each) for each in await STORE.documents(self._client)]
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
-        """Store a server; raises `InvalidInput` for a bad or taken name and for invalid
-        settings.
-        """
-        data = validate_settings(settings).model_dump(mode="json")
-        await documents.save(self._client, TYPE, name, data, replace=replace)
-
-    async def remove(self, name: str) -> None:
-        """Remove the server; raises `NotFound`."""
-        await documents.remove(self._client, TYPE, name)
-
-    async def _document(self, name: str) -> BlockDocument:
-        found = await documents.find(self._client, TYPE, name)
-        if found is None:
-            raise UnknownName(TYPE.noun, name, await self.names())
-        return found
+        """Store a server; raise `InvalidInput` for a bad or taken name and for invalid settings."""
+        await STORE.save(self._client, name, STORE.validate(settings), replace=replace)
 
 
 def _describe(document: BlockDocument) -> dict[str, Any]:
-    settings, problem = dict(document.data), None
-    try:
-        settings = ToolServerSettings.model_validate(settings).model_dump(mode="json")
-    except ValidationError as error:
-        problem = ": ".join(_first_problem(error))
-    return {"name": document.name, "settings": settings, "problem": problem}
+    settings, problem = STORE.check(document.data)
+    shown = block_data(settings) if settings else dict(document.data)
+    return {"name": document.name, "settings": shown, "problem": problem}

@@ -61,7 +61,7 @@ async def forget(client: Any) -> None:
     for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
         await destinations.remove(client, each["name"])
     for each in await secrets.list_secrets(client):
-        await secrets.remove(client, each["name"])
+        await secrets.STORE.remove(client, each["name"])
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
     add, bad = (*DESTINATIONS, "add", hook(receiver)), SECRET.replace("whsec_", "wsec_")
     for tokens, given, code, words in (
         ((*add, "--secret-from-stdin"), bad, 2, "whsec_ and 24 to 64 bytes"),
-        ((*add, "--secret-from-stdin"), "", 2, "none on standard input"),
+        ((*add, "--secret-from-stdin"), "", 2, "standard input is empty"),
         ((*add, "--secret", SECRET), "", 2, "never an argument"),
         ((*add, "--timeout", "5"), "", 2, "--timeout"),
         ((*add, "--timeout", "2m"), "", 2, "--timeout"),

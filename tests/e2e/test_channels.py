@@ -102,10 +102,10 @@ def test_a_url_is_never_an_argument_nor_repeated(prepared: None) -> None:
     for tokens, url, words in (
         (("team", f"ntfy://{TOKEN}"), "", "never an argument"),
         (("team", "--url", f"ntfy://{TOKEN}"), "", "never an argument"),
-        (("team",), "", "none on standard input"),
+        (("team",), "", "standard input is empty"),
         (("team",), f"nope://{TOKEN}", "apprise does not understand it"),
         (("Team",), f"ntfy://{TOKEN}", "NAME: "),
-        (("file",), f"ntfy://{TOKEN}", "always there"),
+        (("file",), f"ntfy://{TOKEN}", "built-in channel"),
     ):
         said = added(*tokens, url=url)
         assert (said.returncode, words in said.stderr) == (2, True), said.stderr
@@ -142,7 +142,7 @@ def test_what_could_not_be_told_is_refused_and_nothing_is_stored(
 def test_a_job_whose_channel_is_gone_can_still_be_changed(daybook: Daybook) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
     job = daybook("add", "Hello", "--on-demand", "--channel", "team")
-    with_client(lambda client: apprise.remove(client, "team"))
+    with_client(lambda client: apprise.STORE.remove(client, "team"))
     assert daybook("edit", job["id"], "--name", "renamed")["name"] == "renamed"
     daybook("edit", job["id"], "--chat-id", "x", code=2)
     daybook("edit", job["id"], "--channel", "inbox")
@@ -155,7 +155,7 @@ def test_a_test_tells_whether_it_arrived(daybook: Daybook, daybook_home: Home) -
 
     assert daybook("channels", "test", "inbox")["problem"] is None
     [there] = daybook("inbox")
-    assert there["subject"] == "Daybook: a test"
+    assert there["subject"] == "Daybook: test message"
 
     assert added("away", url="json://127.0.0.1:9/x").returncode == 0
     assert "Connection error" in daybook("channels", "test", "away", code=1)["problem"]

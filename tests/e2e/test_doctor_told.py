@@ -16,7 +16,7 @@ from daybook.ledger.engine import Ledger
 from daybook.operations import setup
 from daybook.operations.checks import delivery
 from daybook.operations.findings import Severity
-from daybook.resources import documents
+from daybook.resources.store import create_in_prefect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -36,7 +36,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 
 async def forget(client: Any) -> None:
-    for each in await documents.list_documents(client, destinations.TYPE):
+    for each in await destinations.STORE.documents(client):
         await destinations.remove(client, str(each.name))
 
 
@@ -101,7 +101,7 @@ async def test_a_destination_that_was_broken_in_the_ui_is_named_and_mended(
 ) -> None:
     secret = "whsec_" + "A" * 32
     data = {"url": HOOK, "secret": secret, "timeout": 900}
-    await documents.save(client, destinations.TYPE, "ops", data)
+    await create_in_prefect(client, await destinations.STORE.registered_type(client), "ops", data)
     (problem,) = await delivery.destinations(client)
     assert problem.message.startswith("the destination ops: timeout")
     assert problem.fix == f"daybook callbacks destinations add {HOOK} --name ops --replace"
@@ -109,7 +109,7 @@ async def test_a_destination_that_was_broken_in_the_ui_is_named_and_mended(
     made = await service.add(HOOK, name="ops", replace=True)
 
     assert made["secret"] is None  # it has the one that it had
-    kept = await documents.find(client, destinations.TYPE, "ops", include_secrets=True)
+    kept = await destinations.STORE.find(client, "ops", include_secrets=True)
     assert kept is not None
     found = destinations.build("ops", dict(kept.data))
     assert (found.secret, found.timeout) == (secret, destinations.DEFAULT_TIMEOUT_SECONDS)

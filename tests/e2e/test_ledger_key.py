@@ -17,7 +17,7 @@ from daybook.operations import setup
 from daybook.operations.checks import home as machine
 from daybook.operations.checks import ledger as book
 from daybook.operations.findings import Severity
-from daybook.resources import copies, documents, secrets
+from daybook.resources import copies, secrets
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -37,7 +37,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 
 async def _forget(client: Any) -> None:
-    for each in await documents.list_documents(client, secrets.TYPE):
+    for each in await secrets.STORE.documents(client):
         await client.delete_block_document(each.id)
 
 
@@ -56,7 +56,7 @@ async def _lose(client: Any, home: Home, name: str) -> None:
     """As if Prefect had lost this one only: its copy was made below another type."""
     with _opened(home) as opened:
         opened.execute("UPDATE block_copies SET type_id = 'another' WHERE name = ?", (name,))
-    found = await documents.find(client, secrets.TYPE, name)
+    found = await secrets.STORE.find(client, name)
     assert found is not None
     await client.delete_block_document(found.id)
 
@@ -93,7 +93,7 @@ async def test_with_a_new_key_what_prefect_holds_is_copied_again(
     address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
     async with Ledger(address) as ledger, ledger.read() as session:
         key = await copies.key(session, daybook_home)
-        row = await copies.get(session, (secrets.SLUG, "ops"))
+        row = await copies.get(session, (secrets.STORE.slug, "ops"))
     assert key is not None
     assert row is not None
     assert copies.decrypt(row, key) == {"value": "s3cr3t", "hosts": HOSTS}
@@ -120,7 +120,7 @@ async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
 
     done = await ledger_key.renew(discard=True)
     assert (done["discarded"], "secret ops" in done["copied"]) == (["secret lost"], True)
-    assert f"{secrets.SLUG}/lost" not in _sealed(daybook_home)
+    assert f"{secrets.STORE.slug}/lost" not in _sealed(daybook_home)
     assert await book.ledger_key() == await book.copies(client) == []
 
 

@@ -108,7 +108,7 @@ def test_the_key_on_standard_input_and_an_error_in_json(
             (("--model", "nosuch:x"), "names no known provider"),
             (("--model", "groq:llama"), "pydantic-ai-slim[groq]"),
             (("--model", "gpt-6-luna"), "--base-url: is missing"),
-            (("--model", "openai:x", "--offline"), "only one of these"),
+            (("--model", "openai:x", "--offline"), "cannot be combined"),
             (("--model", "openai:x", "--work-dir", "/"), "--work-dir: "),
             (("--model", "openai:x", "--max-tokens", "0"), "max_tokens"),
             (("--model", "openai:x", "--key-env", "NOT_THERE"), "--key-env: "),

@@ -17,7 +17,7 @@ from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.operations import setup
 from daybook.resources import secrets
-from daybook.tools.server_blocks import PrefectServers
+from daybook.tools.server_blocks import STORE, PrefectServers
 from tests.at_prefect import typed as typed_here
 from tests.at_prefect import with_client
 
@@ -36,7 +36,7 @@ def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
 
     async def forget(client: Any) -> None:
         for each in await secrets.list_secrets(client):
-            await secrets.remove(client, each["name"])
+            await secrets.STORE.remove(client, each["name"])
 
     def carry_out(*tokens: str, value: str = "") -> subprocess.CompletedProcess[str]:
         return typed_here("secrets", *tokens, given=value)
@@ -84,7 +84,7 @@ def test_a_secret_of_a_tool_server_is_not_removed(typed: Typed) -> None:
         refused = typed("remove", "ops")
         (listed,) = json.loads(typed("list", "--json").stdout)
     finally:
-        with_client(lambda client: PrefectServers(client).remove("search"))
+        with_client(lambda client: STORE.remove(client, "search"))
     assert refused.returncode == 2
     assert "used by the tool server search" in refused.stderr
     assert (listed["jobs"], listed["servers"]) == ([], ["search"])
@@ -94,7 +94,7 @@ def test_what_is_refused_keeps_nothing_and_repeats_no_value(typed: Typed) -> Non
     for tokens, value, words in (
         (("add", "ops"), VALUE, "--host: is missing"),
         (("add", "Ops", *HOST), VALUE, "NAME: "),
-        (("add", "ops", *HOST), "", "none on standard input"),
+        (("add", "ops", *HOST), "", "standard input is empty"),
         (("add", "ops", *HOST), f"  {VALUE}", "begins or ends with a space"),
         (("add", "ops", "--host", "https://api.example.org/x"), VALUE, "--host: "),
         (("add", "ops", VALUE, *HOST), VALUE, "never an argument"),

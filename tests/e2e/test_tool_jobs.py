@@ -11,7 +11,7 @@ import pytest
 
 from daybook.home import Home
 from daybook.operations import setup
-from daybook.tools.server_blocks import PrefectServers
+from daybook.tools.server_blocks import STORE, PrefectServers
 from tests.at_prefect import Daybook, commands, with_client
 from tests.toolbox import install, nobody_there
 
@@ -51,7 +51,7 @@ def servers(prefect_server: Any, daybook_home: Home, tmp_path: Path) -> Iterator
 
         async def forget(client: Any) -> None:
             for name in wanted:
-                await PrefectServers(client).remove(name)
+                await STORE.remove(client, name)
 
         with_client(save)
         try:

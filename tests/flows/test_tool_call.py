@@ -14,7 +14,7 @@ from prefect.exceptions import CancelledRun, CrashedRun, FailedRun
 from daybook.ledger.states import Outcome, Status
 from daybook.resources import secrets
 from daybook.runs import claims
-from daybook.tools.server_blocks import PrefectServers
+from daybook.tools.server_blocks import STORE, PrefectServers
 from flows.tool_call import tool_call
 from tests.toolbox import install, nobody_there, served
 from tests.world import World
@@ -170,7 +170,7 @@ async def test_a_secret_reaches_the_tool_and_nothing_that_is_kept(
         with pytest.raises(FailedRun, match="does not go to tool:breaks"):
             await call("breaks", {"why": "{{secret:ops}}"})
     finally:
-        await secrets.remove(world.client, "ops")
+        await secrets.STORE.remove(world.client, "ops")
 
     first, second = await world.rows()
     assert tools.calls == [{"key": first.occurrence, "text": VALUE}]
@@ -311,7 +311,7 @@ async def test_a_server_that_does_not_start_is_tried_again(
             with pytest.raises(FailedRun, match=words):
                 await call("away.reindex", retries=1, retry_delay="1s")
         finally:
-            await servers.remove("away")
+            await STORE.remove(world.client, "away")
 
     row = await world.row()
     assert (row.status, row.attempts) == ("failed", attempts)

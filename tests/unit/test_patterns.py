@@ -152,7 +152,7 @@ CASES: dict[str, Case] = {
         "sub", "@", "@a", Text("a", "@"), "!", "@!", "@here", "@a@"
     ),
     # --- outgoing
-    "daybook/resources/documents.py:_NAME": case("match", "a", "a-", "-"),
+    "daybook/resources/store.py:_NAME": case("match", "a", "a-", "-"),
     "daybook/http/guard.py:_LABEL": case("match", "a", "a-", "-"),
     "daybook/http/guard.py:_NUMBER": case("match", Text("1", "", "x"), Text("f", "0x", "x"), "0x"),
     "daybook/http/request.py:_NAME": case("match", "a", Text("a", "", ":")),

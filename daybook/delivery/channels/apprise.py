@@ -12,28 +12,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from daybook.delivery.channels import apprise_plugins, threads
 from daybook.delivery.channels.base import Message, NotDelivered
 from daybook.delivery.channels.prefect_blocks import redact, secret_texts
-from daybook.errors import InvalidInput, UnknownName
-from daybook.resources import documents
-from daybook.resources.documents import BlockType
+from daybook.errors import InvalidInput
+from daybook.resources.store import BlockStore
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-
-SLUG = "daybook-channel"
-TITLE = "Daybook channel"
-DESCRIPTION = "Where jobs send their answers and alerts: any service that apprise knows."
-TYPE = BlockType(SLUG, TITLE, "channel")
 
 CHAT_ID = "{chat_id}"
 """The placeholder for a job's chat id."""
 
 LEGAL_URL = (
-    "an address of apprise's, such as mailto://user:password@mail.example.org?to=me@example.org, "
+    "an apprise URL such as mailto://user:password@mail.example.org?to=me@example.org, "
     "tgram://token/{chat_id} or ntfy://topic"
 )
 
@@ -71,9 +65,9 @@ class ChannelSettings(BaseModel):
 
     url: SecretStr = Field(
         title="URL",
-        description="Where messages go, as apprise writes it: "
+        description="URL of the service, in apprise's form: "
         "mailto://user:password@mail.example.org?to=me@example.org, tgram://token/{chat_id}, "
-        "ntfy://topic. {chat_id} stands for the chat that a job names.",
+        "ntfy://topic. {chat_id} is replaced by the chat that a job names.",
     )
 
     @field_validator("url")
@@ -81,19 +75,29 @@ class ChannelSettings(BaseModel):
     def _understood(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
         if url != url.strip() or "://" not in url:
-            raise ValueError(f"is none; legal is {LEGAL_URL}")
+            raise ValueError(f"is not a URL; use {LEGAL_URL}")
         if CHAT_ID in re.split("[/?#]", url.partition("://")[2])[0]:
-            raise ValueError(f"{CHAT_ID} cannot be the host; write it behind, host/{CHAT_ID}")
+            raise ValueError(
+                f"{CHAT_ID} cannot be the host; write it after the host: host/{CHAT_ID}"
+            )
         with threads.capture_logs():
             if not any(_client(url, each) for each in _SAMPLE_CHAT_IDS):
-                raise ValueError(f"apprise does not understand it; legal is {LEGAL_URL}")
+                raise ValueError(f"apprise does not understand it; use {LEGAL_URL}")
         parameters = (each.partition("=")[0] for each in re.split("[?&;]", url)[1:])
         if "format" in {unquote(each).strip().lower() for each in parameters}:
             raise ValueError(
-                "has ?format=, by which apprise sends what a model wrote as the service's markup; "
-                "leave it out: each service gets the format that it takes best"
+                "contains ?format=, with which a model's text could act as the service's markup; "
+                "remove it, because each service already gets its best format"
             )
         return value
+
+
+STORE = BlockStore(
+    slug="daybook-channel",
+    title="Daybook channel",
+    noun="channel",
+    model=ChannelSettings,
+)
 
 
 def check_chat_id(chat_id: str) -> None:
@@ -103,30 +107,21 @@ def check_chat_id(chat_id: str) -> None:
 
 
 def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
-    """Return the channel of stored settings; raise `InvalidInput` if they are invalid.
-
-    The Prefect server does not validate a block that was edited in its UI, so this check does.
-    """
-    return AppriseChannel(name, _settings(name, data).url.get_secret_value())
-
-
-async def list_channels(client: PrefectClient) -> list[tuple[str, str]]:
-    """Return the type slug and the name of each channel, by name."""
-    return [(SLUG, str(each.name)) for each in await documents.list_documents(client, TYPE)]
+    """Return the channel of stored settings; raise `InvalidInput` if they are invalid."""
+    return AppriseChannel(name, STORE.parse(name, data))
 
 
 async def read(client: PrefectClient, name: str) -> AppriseChannel:
     """Return the channel of that name; raise `UnknownName`, or `InvalidInput` for bad settings."""
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        document = await client.read_block_document_by_name(name, SLUG, include_secrets=True)
-    except ObjectNotFound:
-        raise UnknownName(
-            "channel", name, (each for _, each in await list_channels(client))
-        ) from None
+    document = await STORE.read(client, name, include_secrets=True)
     # In a thread: importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda _: build(name, document.data))
+
+
+def validate(name: str, url: str) -> AppriseChannel:
+    """Return the channel to store; raise `InvalidInput`, whose text omits the URL."""
+    STORE.check_name(name)
+    return AppriseChannel(name, STORE.validate({"url": url}))
 
 
 async def add(
@@ -134,31 +129,17 @@ async def add(
 ) -> AppriseChannel:
     """Save a channel; raise `InvalidInput` for a bad or taken name, or a bad URL."""
     channel = await threads.run_capturing_logs(lambda _: validate(name, url))
-    await documents.save(client, TYPE, name, {"url": url}, replace=replace)
+    await STORE.save(client, name, channel.settings, replace=replace)
     return channel
-
-
-def validate(name: str, url: str) -> AppriseChannel:
-    """Return the channel to store; raise `InvalidInput`, whose text omits the URL."""
-    documents.check_name(TYPE, name)
-    try:
-        settings = ChannelSettings.model_validate({"url": url})
-    except ValidationError as error:
-        raise InvalidInput("url", documents.validation_problem(error)[1]) from None
-    return AppriseChannel(name, settings.url.get_secret_value())
-
-
-async def remove(client: PrefectClient, name: str) -> None:
-    """Remove a channel of our type; raise `NotFound` if there is none."""
-    await documents.remove(client, TYPE, name)
 
 
 class AppriseChannel:
     """A channel that sends through apprise."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, settings: ChannelSettings) -> None:
         self._what = f'the channel "{name}"'
-        self._url = url
+        self.settings = settings
+        self._url = url = settings.url.get_secret_value()
         self.needs_chat_id = CHAT_ID in url
         with threads.capture_logs():
             self.limit = max(
@@ -204,11 +185,3 @@ def _client(url: str, chat_id: str) -> Any | None:
     client = Apprise(asset=asset)
     client.add(plugin)
     return client
-
-
-def _settings(name: str, data: Mapping[str, Any]) -> ChannelSettings:
-    try:
-        return ChannelSettings.model_validate(dict(data))
-    except ValidationError as error:
-        problem = f'"{name}": url: {documents.validation_problem(error)[1]}'
-        raise InvalidInput("channel", problem, "fix the block") from None

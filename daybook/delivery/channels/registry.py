@@ -117,7 +117,7 @@ async def find(client: PrefectClient | None, name: str) -> Channel:
     from daybook.delivery.channels import prefect_blocks
 
     [(slug, short)] = matches
-    if slug == apprise.SLUG:
+    if slug == apprise.STORE.slug:
         return await apprise.read(client, short)
     return await prefect_blocks.read(client, slug, short)
 
@@ -128,4 +128,5 @@ async def _documents(client: PrefectClient | None) -> list[tuple[str, str]]:
         return []
     from daybook.delivery.channels import prefect_blocks
 
-    return [*await prefect_blocks.list_blocks(client), *await apprise.list_channels(client)]
+    ours = [(apprise.STORE.slug, name) for name in await apprise.STORE.names(client)]
+    return [*await prefect_blocks.list_blocks(client), *ours]

@@ -121,7 +121,7 @@ async def test_a_door_loaded_by_its_path_is_the_one_that_is_imported() -> None:
 
 async def test_the_form_has_the_settings_and_nothing_else(client: PrefectClient) -> None:
     block_type = await client.read_block_type_by_slug(COMMAND)
-    assert block_type.description == kinds.COMMAND.description
+    assert block_type.description == blocks.CommandAgentBlock.__doc__
     assert block_type.logo_url is None
     schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
     assert schema is not None

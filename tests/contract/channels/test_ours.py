@@ -21,7 +21,6 @@ from daybook.delivery import channels
 from daybook.delivery.channels import NotDelivered, apprise, threads
 from daybook.delivery.channels.base import UNBOUNDED
 from daybook.errors import InvalidInput, NotFound, UnknownName
-from daybook.resources import documents
 from tests.contract.channels.conftest import LONG, Letters, row
 from tests.receiver import Receiver, answer, hang
 
@@ -263,9 +262,9 @@ async def test_one_is_kept_replaced_and_forgotten(client: PrefectClient) -> None
     await apprise.add(client, "team", "tgram://123456789:abcdefg_hijklmnop/{chat_id}", replace=True)
     kept = await apprise.read(client, "team")
     assert (kept.limit, kept.needs_chat_id) == (4096, True)
-    await apprise.remove(client, "team")
+    await apprise.STORE.remove(client, "team")
     with pytest.raises(NotFound, match='channel "team" not found'):
-        await apprise.remove(client, "team")
+        await apprise.STORE.remove(client, "team")
     with pytest.raises(UnknownName, match="known: console, file, inbox"):
         await channels.check(client, "team", "")
 
@@ -279,7 +278,7 @@ async def test_a_block_saved_as_a_block_is_a_channel(
     assert block.get_channel().limit < UNBOUNDED
     await channels.send(client, row("team"))
     assert endpoint.requests[0].path.startswith(f"/{PASSWORD}")
-    document = await documents.find(client, apprise.TYPE, "team")
+    document = await apprise.STORE.find(client, "team")
     assert document is not None
     assert PASSWORD not in str(document.data) + repr(block)
 
@@ -310,18 +309,20 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
 
 async def test_one_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
     await apprise.add(client, "team", "ntfy://topic")
-    document = await documents.find(client, apprise.TYPE, "team")
+    document = await apprise.STORE.find(client, "team")
     assert document is not None
     changed = BlockDocumentUpdate(data={"url": f"nope://{PASSWORD}"})
     await client.update_block_document(document.id, changed)
-    with pytest.raises(NotDelivered, match='"team": url: apprise does not understand') as failed:
+    with pytest.raises(
+        NotDelivered, match='"team" is invalid: url: apprise does not understand'
+    ) as failed:
         await channels.send(client, row("team"))
     assert PASSWORD not in str(failed.value)
 
 
 @pytest.mark.slow
 async def test_without_the_block_type_there_are_the_others(client: PrefectClient) -> None:
-    block_type = await client.read_block_type_by_slug(apprise.SLUG)
+    block_type = await client.read_block_type_by_slug(apprise.STORE.slug)
     await client.delete_block_type(block_type.id)
     try:
         assert set(await channels.names(client)) == {"inbox", "file", "console"}

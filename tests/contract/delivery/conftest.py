@@ -16,5 +16,5 @@ from tests.at_prefect import knowing_our_blocks
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that holds no destination and no secret."""
-    async with knowing_our_blocks(destinations.SLUG, secrets.SLUG) as client:
+    async with knowing_our_blocks(destinations.STORE.slug, secrets.STORE.slug) as client:
         yield client

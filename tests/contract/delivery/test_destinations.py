@@ -139,19 +139,19 @@ async def test_the_block_is_one_of_prefects_and_hides_its_secrets(client: Prefec
     assert loaded.get_destination() == Destination("ops", OPS, NEW, OLD)
     assert NEW not in repr(loaded) + str(loaded)
     shown = await client.read_block_document_by_name(
-        "ops", destinations.SLUG, include_secrets=False
+        "ops", destinations.STORE.slug, include_secrets=False
     )
     assert NEW not in str(shown.data) and OLD not in str(shown.data)
 
 
 async def test_one_made_illegal_in_the_ui_is_told_and_signs_nothing(client: PrefectClient) -> None:
     await destinations.add(client, "ops", OPS, secret=NEW)
-    document = await client.read_block_document_by_name("ops", destinations.SLUG)
+    document = await client.read_block_document_by_name("ops", destinations.STORE.slug)
     await client.update_block_document(
         document.id, BlockDocumentUpdate(data={"timeout": 4000, "url": OPS})
     )
     async with get_client() as other:  # one that has read nothing yet
-        with pytest.raises(InvalidInput, match='"ops": timeout') as refused:
+        with pytest.raises(InvalidInput, match='"ops" is invalid: timeout') as refused:
             await destinations.find(other, OPS)
         assert NEW not in str(refused.value)
         [listed] = await destinations.list_destinations(other, NOON)
@@ -168,7 +168,7 @@ async def test_what_was_read_is_not_read_again_at_once(client: PrefectClient) ->
 
 
 async def test_without_the_block_type_there_is_none(client: PrefectClient) -> None:
-    block_type = await client.read_block_type_by_slug(destinations.SLUG)
+    block_type = await client.read_block_type_by_slug(destinations.STORE.slug)
     await client.delete_block_type(block_type.id)
     try:
         assert await destinations.find(client, OPS) is None

@@ -16,7 +16,7 @@ from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.resources import secrets
-from daybook.resources.secrets import SLUG, PrefectSecretStore
+from daybook.resources.secrets import STORE, PrefectSecretStore
 from tests.at_prefect import knowing_our_blocks
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ VALUE = "s3cr3t-of-the-api"
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no secret."""
-    async with knowing_our_blocks(SLUG, "secret") as client:
+    async with knowing_our_blocks(STORE.slug, "secret") as client:
         yield client
 
 
@@ -45,10 +45,10 @@ async def test_prefect_shows_no_value(client: PrefectClient) -> None:
     await blocks.SecretBlock(value=SecretStr(VALUE), hosts=["api.example.org"]).asave(
         "ops", client=client
     )
-    document = await client.read_block_document_by_name("ops", SLUG, include_secrets=False)
+    document = await client.read_block_document_by_name("ops", STORE.slug, include_secrets=False)
     assert document.data["hosts"] == ["api.example.org"]
     assert VALUE not in str(document.data)
-    block_type = await client.read_block_type_by_slug(SLUG)
+    block_type = await client.read_block_type_by_slug(STORE.slug)
     schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
     assert schema is not None
     assert schema.fields["properties"]["hosts"]["items"] == {"type": "string"}
@@ -75,7 +75,7 @@ async def test_prefects_own_block_is_told_apart(client: PrefectClient) -> None:
 
 
 async def test_a_block_made_illegal_in_the_ui_is_refused(client: PrefectClient) -> None:
-    block_type = await client.read_block_type_by_slug(SLUG)
+    block_type = await client.read_block_type_by_slug(STORE.slug)
     schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
     assert schema is not None
     await client.create_block_document(
@@ -93,7 +93,7 @@ async def test_a_block_made_illegal_in_the_ui_is_refused(client: PrefectClient) 
 
 @pytest.mark.slow
 async def test_without_the_block_type_none_is_known(client: PrefectClient) -> None:
-    block_type = await client.read_block_type_by_slug(SLUG)
+    block_type = await client.read_block_type_by_slug(STORE.slug)
     await client.delete_block_type(block_type.id)
     try:
         with pytest.raises(UnknownName, match="known: none"):
@@ -119,9 +119,9 @@ async def test_one_is_kept_replaced_listed_and_forgotten(client: PrefectClient) 
         {"name": "ops", "hosts": ["b.example"], "problem": None},
     ]
 
-    await secrets.remove(client, "ops")
+    await STORE.remove(client, "ops")
     with pytest.raises(NotFound, match='secret "ops" not found'):
-        await secrets.remove(client, "ops")
+        await STORE.remove(client, "ops")
     assert [each["name"] for each in await secrets.list_secrets(client)] == ["a"]
 
 
@@ -147,7 +147,7 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
 
 
 async def test_without_the_block_type_nothing_is_kept(client: PrefectClient) -> None:
-    block_type = await client.read_block_type_by_slug(SLUG)
+    block_type = await client.read_block_type_by_slug(STORE.slug)
     await client.delete_block_type(block_type.id)
     try:
         with pytest.raises(InvalidInput, match="daybook up"):

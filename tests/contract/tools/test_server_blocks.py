@@ -14,9 +14,9 @@ import blocks
 from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.home import Home
 from daybook.http.guard import Guard, Rule
-from daybook.resources import documents, secrets
+from daybook.resources import secrets
 from daybook.tools import calls
-from daybook.tools.server_blocks import TYPE, PrefectServers
+from daybook.tools.server_blocks import STORE, PrefectServers
 from tests.at_prefect import knowing_our_blocks
 from tests.contract.tools.conftest import OURS, Told
 
@@ -28,7 +28,7 @@ VALUE = "hunter-2-and-more"
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no server."""
-    async with knowing_our_blocks(TYPE.slug, secrets.SLUG) as client:
+    async with knowing_our_blocks(STORE.slug, secrets.STORE.slug) as client:
         yield client
 
 
@@ -44,9 +44,9 @@ async def test_a_server_is_read_as_it_was_kept(client: PrefectClient) -> None:
         await servers.add("time", {"url": "https://a.example/mcp"})
     await servers.add("time", {"url": "https://a.example/mcp"}, replace=True)
     assert (await servers.read("time")).settings.command == []
-    await servers.remove("time")
+    await STORE.remove(client, "time")
     with pytest.raises(NotFound):
-        await servers.remove("time")
+        await STORE.remove(client, "time")
     with pytest.raises(UnknownName):
         await servers.read("time")
 
@@ -71,11 +71,13 @@ async def test_what_is_not_legal_is_not_kept(
 async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
     servers = PrefectServers(client)
     await servers.add("time", {"command": ["cat"]})
-    document = await documents.find(client, TYPE, "time")
+    document = await STORE.find(client, "time")
     assert document is not None
     changed = {**document.data, "work_dir": "here"}
     await client.update_block_document(document.id, BlockDocumentUpdate(data=changed))
-    with pytest.raises(InvalidInput, match='the tool server "time": work_dir: is relative'):
+    with pytest.raises(
+        InvalidInput, match='the tool server "time" is invalid: work_dir: is relative'
+    ):
         await servers.read("time")
     assert (await servers.describe("time"))["problem"].startswith("work_dir: is relative")
     assert [each["name"] for each in await servers.every()] == ["time"]

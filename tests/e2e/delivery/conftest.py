@@ -126,6 +126,6 @@ async def world(
     clock = SharedClock(tmp_path / "ahead")
     async with at_prefect(tmp_path, prefect_server, database, clock=clock) as world:
         yield world
-        for slug in (destinations.SLUG, secrets.SLUG):
+        for slug in (destinations.STORE.slug, secrets.STORE.slug):
             for document in await world.client.read_block_documents_by_type(slug):
                 await world.client.delete_block_document(document.id)

@@ -220,4 +220,4 @@ async def refusing(place: Place) -> AsyncIterator[Talk]:
         async with by_mcp(await place.over("stdio", "agent:refused")) as talk:
             yield talk
     finally:
-        await apprise.remove(client, "chats")
+        await apprise.STORE.remove(client, "chats")

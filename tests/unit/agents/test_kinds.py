@@ -36,12 +36,12 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
         ({"command": ["cat"], "output": "xml"}, "output", "'text' or 'json'"),
         ({"command": ["cat"], "work_dir": "here"}, "work_dir", "absolute path"),
         ({"command": ["cat"], "environment": ["DAYBOOK_HOME"]}, "environment", "never passed on"),
-        ({"command": ["cat"], "shell": True}, "shell", "not permitted"),
+        ({"command": ["cat"], "shell": True}, "shell", "unknown field"),
     ],
 )
 def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.validate_settings(kinds.COMMAND, data)
+        kinds.COMMAND.validate(data)
     assert caught.value.field == field
     assert words in caught.value.problem
     listed = "command, work_dir, environment, output, history" in caught.value.hint
@@ -52,7 +52,7 @@ def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: 
 
 def test_an_error_never_repeats_what_was_given() -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.validate_settings(kinds.COMMAND, {"command": {"token": "hunter2"}})
+        kinds.COMMAND.validate({"command": {"token": "hunter2"}})
     assert "hunter2" not in str(caught.value)
 
 

@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 import pytest
 from genai_prices.data_snapshot import get_snapshot
-from pydantic import ValidationError
 from pydantic_ai.models import KnownModelName
 
 from daybook.agents import kinds, providers
 from daybook.agents.model_settings import ModelSettings
 from daybook.clock import SystemClock
 from daybook.errors import AgentMisconfigured, InvalidInput
+from daybook.resources.store import block_data
 from tests.conftest import REPOSITORY
 
 
@@ -277,7 +277,7 @@ def test_bad_settings_name_their_field_and_repeat_no_secret(
     given: dict[str, Any], field: str, words: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.validate_settings(kinds.MODEL, given)
+        kinds.MODEL.validate(given)
     assert caught.value.field == field
     assert words in caught.value.problem
     assert not [s for s in ("s3cret", "me:pw", "two words") if s in str(caught.value)]
@@ -300,18 +300,16 @@ def test_only_a_provider_that_is_really_near_is_suggested(written: str, meant: s
 
 def test_the_fields_are_listed_for_one_that_is_unknown_only() -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.validate_settings(kinds.MODEL, {"model": "a:b", "request_limit": -1})
+        kinds.MODEL.validate({"model": "a:b", "request_limit": -1})
     assert caught.value.hint == ""
     with pytest.raises(InvalidInput) as caught:
-        kinds.validate_settings(kinds.MODEL, {"model": "a:b", "modelle": "c:d"})
-    assert "fields of a model agent: model, base_url" in caught.value.hint
+        kinds.MODEL.validate({"model": "a:b", "modelle": "c:d"})
+    assert "known: model, base_url" in caught.value.hint
 
 
 def test_a_secret_is_plain_where_it_is_stored_and_hidden_where_it_is_shown() -> None:
-    made = kinds.validate_settings(
-        kinds.MODEL, {"model": "openai:x", "api_key": "k-1", "options": {}}
-    )
-    data = kinds.block_data(made)
+    made = kinds.MODEL.validate({"model": "openai:x", "api_key": "k-1", "options": {}})
+    data = block_data(made)
     assert data["api_key"] == "k-1"
     assert kinds.displayed_settings(kinds.MODEL, data)["api_key"] == "********"
     assert kinds.displayed_settings(kinds.MODEL, data | {"api_key": ""})["api_key"] == ""
@@ -324,9 +322,9 @@ def test_options_are_stored_as_given_zero_included() -> None:
 
 
 def test_a_validation_error_of_pydantics_own_does_not_hold_the_key() -> None:
-    with pytest.raises(ValidationError) as caught:
-        settings("openai:x", api_key="hunter2 hunter2")
-    assert "hunter2" not in str(kinds.first_problem(caught.value))
+    with pytest.raises(InvalidInput) as caught:
+        kinds.MODEL.validate({"model": "openai:x", "api_key": "hunter2 hunter2"})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_the_settings_are_known_without_importing_the_clients() -> None:

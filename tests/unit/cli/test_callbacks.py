@@ -165,7 +165,7 @@ def test_people_see_to_whom_and_why_not(daybook: Say) -> None:
     assert re.match(rf"b{{8}} +brief +failed +{HOOK} +failed +11 .* it answered 500 Int", failed)
     assert re.match(r"c{8} +brief +completed +team \(chat 42\) +delivered +1 ", delivered)
     nothing = daybook("callbacks", "list", "--job", "quiet")
-    assert (nothing.code, nothing.out, nothing.err) == (0, "", "There are none of these.\n")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "No callbacks or messages match.\n")
 
 
 @pytest.mark.parametrize("columns", one_in(3, [40, 80, 120]))
@@ -331,7 +331,7 @@ def test_help_has_an_example(daybook: Say, verb: str) -> None:
 
 def test_help_of_each_group_says_what_is_in_it(daybook: Say) -> None:
     assert "List callbacks and messages" in daybook("callbacks").out
-    assert "Forget a destination" in daybook("callbacks", "destinations", "--help").out
+    assert "Remove a destination" in daybook("callbacks", "destinations", "--help").out
 
 
 @pytest.mark.parametrize(

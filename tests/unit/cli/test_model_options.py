@@ -27,7 +27,7 @@ def test_options_become_settings_and_what_was_not_given_stays_out() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_of_no_request_is_refused(limit: int) -> None:
-    with pytest.raises(InvalidInput, match="legal: 1 or more") as caught:
+    with pytest.raises(InvalidInput, match="use 1 or more") as caught:
         ModelOptions(model="a:b", request_limit=limit).settings()
     assert caught.value.field == "request_limit"
     assert ModelOptions(model="a:b", request_limit=1).settings()["request_limit"] == 1
@@ -36,7 +36,7 @@ def test_a_limit_of_no_request_is_refused(limit: int) -> None:
 def test_options_are_shown_as_words(capsys: pytest.CaptureFixture[str]) -> None:
     options = {"temperature": 0.2, "max_tokens": 9}
     settings = {"model": "a:b", "options": options, "api_key": ""}
-    agents._block({"name": "x", "kind": "model", "settings": settings, "problem": None})
+    agents._print_agent({"name": "x", "kind": "model", "settings": settings, "problem": None})
     assert "options  temperature 0.2, max tokens 9\n" in capsys.readouterr().out
 
 
@@ -74,7 +74,7 @@ def test_a_key_that_is_not_there_is_refused_and_not_repeated(
         (ModelOptions(model="openai:x"), "OPENAI_API_KEY"),
         (ModelOptions(model="openai-chat:x"), "OPENAI_API_KEY"),
         (ModelOptions(model="google:x"), "GOOGLE_API_KEY"),
-        (ModelOptions(model="groq:x"), "the provider's own"),
+        (ModelOptions(model="groq:x"), "the provider's variable"),
         (ModelOptions(model="x", base_url="http://h/v1"), "none is sent"),
     ],
 )
@@ -87,6 +87,6 @@ def test_without_a_key_it_is_said_where_one_is_looked_for(
 def test_a_provider_of_the_first_start_is_known_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, model in providers.DEFAULT_MODELS.items():
         if variable != "GEMINI_API_KEY":  # the other one for Google
-            assert ModelOptions(model=model).missing_key_note().endswith(f", {variable}.")
+            assert f"set {variable} in" in ModelOptions(model=model).missing_key_note()
     monkeypatch.setitem(providers.DEFAULT_MODELS, "GROQ_API_KEY", "groq:llama")
-    assert ModelOptions(model="groq:x").missing_key_note().endswith(", GROQ_API_KEY.")
+    assert "set GROQ_API_KEY in" in ModelOptions(model="groq:x").missing_key_note()

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import httpx
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
-from daybook.resources.documents import BlockType
+from daybook.resources.store import BlockStore
 
 HIDDEN = "********"
 
@@ -37,7 +37,7 @@ class FakePrefect:
 
     api_url = "http://127.0.0.1:4200/api"
 
-    def __init__(self, types: tuple[BlockType, ...], steps: Steps) -> None:
+    def __init__(self, types: tuple[BlockStore[Any], ...], steps: Steps) -> None:
         self._of, self._steps = types, steps
         self._ticks = itertools.count(1)
         self.types: dict[str, UUID] = {}

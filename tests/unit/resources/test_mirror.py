@@ -24,8 +24,7 @@ from daybook.home import Home
 from daybook.keeper import blocks
 from daybook.ledger.engine import Ledger
 from daybook.resources import copies as block_copies
-from daybook.resources import documents as block_documents
-from daybook.resources import encryption, mirror, secrets
+from daybook.resources import encryption, mirror, secrets, store
 from daybook.resources.mirror import ComparisonCache, MirrorReport
 from daybook.testing import ManualClock
 from tests import databases
@@ -34,7 +33,7 @@ from tests.unit.resources.prefect_blocks import FakePrefect, Killed, Steps
 
 pytestmark = pytest.mark.anyio
 
-SECRET = secrets.TYPE
+SECRET = secrets.STORE
 VALUE = "s3cr3t-of-the-api"
 DATA: dict[str, Any] = {"value": VALUE, "hosts": ["api.example.org"]}
 OTHER: dict[str, Any] = {"value": "another-s3cr3t", "hosts": ["b.example.org"]}
@@ -72,10 +71,10 @@ class Both:
         return await blocks.reconcile_blocks(self.ledger, self.client, self.memory)
 
     async def keep(self, data: dict[str, Any] = DATA, *, replace: bool = False) -> None:
-        await block_documents.save(self.client, SECRET, "ops", data, replace=replace)
+        await SECRET.save(self.client, "ops", SECRET.validate(data), replace=replace)
 
     async def forget(self) -> None:
-        await block_documents.remove(self.client, SECRET, "ops")
+        await SECRET.remove(self.client, "ops")
 
     def rows(self) -> list[tuple[Any, ...]]:
         return self.there.query("SELECT slug, name, type_id, sealed FROM block_copies ORDER BY 1")
@@ -121,7 +120,7 @@ async def both(
     monkeypatch.setattr(repository, "load_entry_point", lambda _: door)
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", there.address)
     monkeypatch.setattr(Counted, "steps", steps)
-    monkeypatch.setattr(block_documents, "Ledger", Counted)
+    monkeypatch.setattr(store, "Ledger", Counted)
     async with Counted(there.address, ManualClock()) as ledger:
         yield Both(prefect, ledger, steps, there, ComparisonCache())
 
@@ -417,7 +416,7 @@ async def test_without_the_key_nothing_is_restored_changed_or_destroyed(
     assert caplog.text.count("not copied to the ledger") == 1
     # What is made in Prefect works there, and stays.
     both.prefect.ui(SECRET.slug, "new", **OTHER)
-    await block_documents.save(both.client, SECRET, "newer", OTHER)
+    await SECRET.save(both.client, "newer", SECRET.validate(OTHER))
     await both.agree()
     assert set(both.prefect.holds()) == {(SECRET.slug, "new"), (SECRET.slug, "newer")}
     assert (both.rows(), both.there.query("SELECT * FROM facts ORDER BY 1")) == (rows, facts)

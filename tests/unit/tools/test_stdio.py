@@ -265,7 +265,7 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
         ({}, "give one of command and url"),
         ({"command": ["a"], "url": "https://a.example"}, "give one of command and url"),
         ({"command": [" "]}, "is blank"),
-        ({"command": ["a", "{{secret:ops}}"]}, "a secret cannot stand in it"),
+        ({"command": ["a", "{{secret:ops}}"]}, "cannot contain a secret"),
         ({"command": ["a"], "environment": ["PREFECT_API_KEY"]}, "is never passed on"),
         ({"command": ["a"], "environment": ["KEY=value"]}, "is not the name of a variable"),
         ({"command": ["a"], "headers": {"X": "y"}}, "headers are for a url"),
@@ -273,16 +273,16 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
         ({"url": "ftp://a.example"}, "is not legal"),
         ({"url": "http://169.254.169.254/"}, "no job reaches one"),
         ({"url": "https://user:word@a.example/"}, "a name or password in it"),
-        ({"url": "https://a.example/#x"}, "the tool is named by the job"),
+        ({"url": "https://a.example/#x"}, "the job names the tool"),
         ({"url": "https://a.example", "headers": {"Authorization": "Bearer abc1"}}, "a secret"),
-        ({"url": "https://a.example", "headers": {"Mcp-Session-Id": "1"}}, "Daybook's to set"),
-        ({"url": "https://a.example", "headers": {"Idempotency-Key": "1"}}, "Daybook's to set"),
-        ({"url": "https://a.example", "commands": ["a"]}, "Extra inputs"),
+        ({"url": "https://a.example", "headers": {"Mcp-Session-Id": "1"}}, "is set by Daybook"),
+        ({"url": "https://a.example", "headers": {"Idempotency-Key": "1"}}, "is set by Daybook"),
+        ({"url": "https://a.example", "commands": ["a"]}, "unknown field"),
     ],
 )
 def test_settings_that_are_not_legal_are_refused(settings: dict[str, Any], said: str) -> None:
     from daybook.tools import server_blocks
 
     with pytest.raises(InvalidInput, match=said) as caught:
-        server_blocks.validate_settings(settings)
+        server_blocks.STORE.validate(settings)
     assert "word" not in str(caught.value).replace("password", "")

@@ -1,0 +1,105 @@
+"""Commands that every kind of settings document has: list, show and remove.
+
+Each factory takes the module of `daybook.api` that has the operations, such as "secrets". It is
+imported when the command runs, so help starts without a database.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output
+from daybook.cli.options import Json, prepare_prefect
+from daybook.errors import InvalidInput, NotFound, UnknownName
+
+Command = Callable[..., Awaitable[int]]
+
+NewName = Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")]
+
+
+def list_command(api: str, help_text: str, show: Callable[[Any], None]) -> Command:
+    """Return a command that lists all documents; ``show`` prints them for a person."""
+
+    async def list_(*, as_json: Json = False) -> int:
+        prepare_prefect()
+        listed = await getattr(import_module(f"daybook.api.{api}"), f"list_{api}")()
+        (output.print_json if as_json else show)(listed)
+        return 0
+
+    list_.__doc__ = help_text
+    return list_
+
+
+def show_command(
+    api: str, noun: str, help_text: str, show: Callable[[Any], None], name_help: str
+) -> Command:
+    """Return a command that shows one document; ``show`` prints it for a person."""
+
+    async def show_(name: str, /, *, as_json: Json = False) -> int:
+        prepare_prefect()
+        with unknown_as_not_found(noun):
+            details = await import_module(f"daybook.api.{api}").show(name)
+        (output.print_json if as_json else show)(details)
+        return 0
+
+    show_.__annotations__["name"] = Annotated[str, Parameter(help=name_help)]
+    show_.__doc__ = help_text
+    return show_
+
+
+def remove_command(api: str, noun: str, help_text: str) -> Command:
+    """Return a command that removes one document."""
+
+    async def remove_(name: str, /, *, as_json: Json = False) -> int:
+        prepare_prefect()
+        await import_module(f"daybook.api.{api}").remove(name)
+        if as_json:
+            output.print_json({"removed": name})
+        else:
+            output.line(f"Removed the {noun} {name}")
+        return 0
+
+    name_help = f"The {noun.rpartition(' ')[2]}'s name."
+    remove_.__annotations__["name"] = Annotated[str, Parameter(help=name_help)]
+    remove_.__doc__ = help_text
+    return remove_
+
+
+@contextmanager
+def unknown_as_not_found(noun: str) -> Iterator[None]:
+    """Raise `NotFound` for an unknown document, because the command names it as its target.
+
+    An unknown secret stays `UnknownName`: the command does not name it.
+    """
+    try:
+        yield
+    except UnknownName as error:
+        if error.field == "secret":
+            raise
+        raise NotFound(noun, error.name) from error
+
+
+def read_hidden_value(field: str, label: str, file: str) -> str:
+    """Read a value from standard input or a prompt, without its last line break.
+
+    ``file`` is the name of the example file in the error. Raise `InvalidInput` if the value is
+    blank or not UTF-8.
+    """
+    if sys.stdin.isatty():
+        from getpass import getpass
+
+        value = getpass(f"{label}: ")
+    else:
+        try:
+            value = sys.stdin.read()
+        except UnicodeDecodeError:
+            raise InvalidInput(field, "is not UTF-8 text") from None
+    if not value.strip():
+        raise InvalidInput(field, "standard input is empty", f"redirect a file: < {file}")
+    return value.removesuffix("\n").removesuffix("\r")

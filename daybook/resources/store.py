@@ -1,0 +1,274 @@
+"""Store of named settings documents of one kind, such as secrets, as Prefect block documents.
+
+A kind is a pydantic model of its settings and one `BlockStore`. The block classes are Prefect entry
+points and are not imported here: a document's data are its settings. Every method that takes
+Prefect's async client lets its connection errors propagate.
+
+`save` and `remove` write to Prefect first, because runs read from there, and then to the ledger's
+encrypted copy. If the process dies in between, `daybook.resources.mirror` finds the difference and
+changes the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from daybook import home, settings
+from daybook.errors import InvalidInput, LedgerKeyMissing, NotFound, UnknownName
+from daybook.ledger.engine import Ledger
+from daybook.resources import copies
+
+if TYPE_CHECKING:
+    from prefect.blocks.core import Block
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
+
+log = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?\Z")
+
+
+class RegisteredType(NamedTuple):
+    """Prefect's ids of a block type and of its newest schema."""
+
+    type_id: UUID
+    schema_id: UUID
+
+
+@dataclass(frozen=True)
+class BlockStore(Generic[Model]):
+    """The documents of one block type.
+
+    ``noun`` is the word for one document, such as "secret". ``field`` is the field of a job that
+    names one, if it is not the noun. ``whole`` names the fields of a problem that is not about one
+    field of the model.
+    """
+
+    slug: str
+    title: str
+    noun: str
+    model: type[Model]
+    field: str = ""
+    whole: str = "settings"
+
+    # --- settings
+
+    def check_name(self, name: str) -> None:
+        """Raise `InvalidInput` if a document cannot have this name."""
+        if not _NAME.match(name):
+            raise InvalidInput(
+                "name",
+                f'"{name}" cannot be the name of {"an" if self.noun[0] in "aeiou" else "a"} '
+                f"{self.noun}",
+                "use 1 to 64 lowercase letters, digits and dashes, with no dash at either end",
+            )
+
+    def validate(self, data: Mapping[str, Any]) -> Model:
+        """Return the settings in ``data``; raise `InvalidInput` that names the wrong field.
+
+        The error omits the input, which may be a secret, so it does not use pydantic's own text.
+        """
+        try:
+            return self.model.model_validate(dict(data))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else self.whole
+        is_unknown = first["type"] == "extra_forbidden"
+        known = f"known: {', '.join(self.model.model_fields) or 'none'}" if is_unknown else ""
+        problem = "unknown field" if is_unknown else first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(field, problem, known)
+
+    def check(self, data: Mapping[str, Any]) -> tuple[Model | None, str | None]:
+        """Return the settings and no problem, or no settings and their problem."""
+        try:
+            return self.validate(data), None
+        except InvalidInput as error:
+            return None, f"{error.field}: {error.problem}"
+
+    def parse(self, name: str, data: Mapping[str, Any]) -> Model:
+        """Return a document's settings; raise `InvalidInput` if they are invalid.
+
+        The Prefect server does not validate a block that was edited in its UI, so this check does.
+        """
+        found, problem = self.check(data)
+        if found is None:
+            problem = f'the {self.noun} "{name}" is invalid: {problem}'
+            raise InvalidInput(self.field or self.noun, problem, "edit the block in Prefect's UI")
+        return found
+
+    def read_block(self, block: Block) -> tuple[str, dict[str, Any]]:
+        """Return the name and the data of an instance of the block class."""
+        data = {name: getattr(block, name) for name in self.model.model_fields}
+        return block._block_document_name or "unsaved", data
+
+    # --- documents
+
+    async def documents(
+        self, client: PrefectClient, *, include_secrets: bool = False
+    ) -> list[BlockDocument]:
+        """Return all documents, by name; [] if the type is not registered."""
+        return await self.documents_if_registered(client, include_secrets=include_secrets) or []
+
+    async def documents_if_registered(
+        self, client: PrefectClient, *, include_secrets: bool = False
+    ) -> list[BlockDocument] | None:
+        """Return all documents, by name; None if the type is not registered."""
+        from prefect.exceptions import PrefectHTTPStatusError
+
+        try:
+            found = await client.read_block_documents_by_type(
+                self.slug, include_secrets=include_secrets
+            )
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 404:
+                raise
+            return None
+        with_name = [each for each in found if each.name and not each.is_anonymous]
+        return sorted(with_name, key=lambda each: str(each.name))
+
+    async def names(self, client: PrefectClient) -> list[str]:
+        """Return the names of all documents, sorted."""
+        return [str(each.name) for each in await self.documents(client)]
+
+    async def find(
+        self, client: PrefectClient, name: str, *, include_secrets: bool = False
+    ) -> BlockDocument | None:
+        """Return the document of that name, or None."""
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            return await client.read_block_document_by_name(
+                name, self.slug, include_secrets=include_secrets
+            )
+        except ObjectNotFound:
+            return None
+
+    async def read(
+        self, client: PrefectClient, name: str, *, include_secrets: bool = False, fix: str = ""
+    ) -> BlockDocument:
+        """Return the document of that name; raise `UnknownName` with the names and ``fix``."""
+        found = await self.find(client, name, include_secrets=include_secrets)
+        if found is None:
+            raise UnknownName(self.noun, name, await self.names(client), fix)
+        return found
+
+    async def save(
+        self, client: PrefectClient, name: str, settings: Model, *, replace: bool = False
+    ) -> None:
+        """Write a document; with ``replace``, overwrite all data of an existing one.
+
+        Raises `InvalidInput` for a bad or taken name, and if the type is not registered.
+        """
+        from prefect.client.schemas.actions import BlockDocumentUpdate
+        from prefect.exceptions import ObjectAlreadyExists
+
+        self.check_name(name)
+        data = block_data(settings)
+        async with _ledger() as ledger:  # an unreachable ledger raises before any write
+            block_type_ids = await self.registered_type(client)
+            name_taken = InvalidInput(
+                "name", f'"{name}" is taken', f"choose another, or replace that {self.noun}"
+            )
+            old = await self.find(client, name)
+            if old is not None and not replace:
+                raise name_taken
+            if old is not None:
+                changed = BlockDocumentUpdate(
+                    block_schema_id=block_type_ids.schema_id, data=data, merge_existing_data=False
+                )
+                await client.update_block_document(old.id, changed)
+            else:
+                try:
+                    await create_in_prefect(client, block_type_ids, name, data)
+                except ObjectAlreadyExists:  # another process was faster
+                    raise name_taken from None
+            await _copy(ledger, (self.slug, name), str(block_type_ids.type_id), data)
+
+    async def remove(self, client: PrefectClient, name: str) -> None:
+        """Delete the document of that name and its copy; raise `NotFound` if neither exists."""
+        from prefect.exceptions import ObjectNotFound
+
+        async with _ledger() as ledger:
+            document = await self.find(client, name)
+            deleted = False
+            if document is not None:
+                try:
+                    await client.delete_block_document(document.id)
+                    deleted = True
+                except ObjectNotFound:  # another process was faster
+                    pass
+            async with ledger.write() as session:
+                had_copy = await copies.remove(session, (self.slug, name))
+        if not (deleted or had_copy):
+            raise NotFound(self.noun, name)
+
+    async def registered_type(self, client: PrefectClient) -> RegisteredType:
+        """Return the ids of the type; raise `InvalidInput` if it is not registered."""
+        from prefect.exceptions import ObjectNotFound
+
+        unregistered = InvalidInput("type", *self.unregistered())
+        try:
+            block_type = await client.read_block_type_by_slug(self.slug)
+        except ObjectNotFound:
+            raise unregistered from None
+        schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
+        if schema is None:
+            raise unregistered
+        return RegisteredType(block_type.id, schema.id)
+
+    def unregistered(self) -> tuple[str, str]:
+        """Return the problem and the hint of a Prefect that does not know the block type."""
+        problem = f'this Prefect does not know the block type "{self.title}"'
+        return problem, "register it with `daybook up`, or `prefect deploy --all` in the repository"
+
+
+def block_data(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings as the block's data, with secrets in plain text: Prefect encrypts
+    them.
+    """
+    data = settings.model_dump(mode="json")
+    for name, value in settings:
+        if isinstance(value, SecretStr):
+            data[name] = value.get_secret_value()
+    return data
+
+
+async def create_in_prefect(
+    client: PrefectClient, known: RegisteredType, name: str, data: Mapping[str, Any]
+) -> UUID:
+    """Create a document in Prefect only; return its id.
+
+    Raises Prefect's `ObjectAlreadyExists`.
+    """
+    from prefect.client.schemas.actions import BlockDocumentCreate
+
+    document = BlockDocumentCreate(
+        name=name, data=dict(data), block_schema_id=known.schema_id, block_type_id=known.type_id
+    )
+    return (await client.create_block_document(document)).id
+
+
+def _ledger() -> Ledger:
+    return Ledger(settings.load().ledger_address)
+
+
+async def _copy(
+    ledger: Ledger, ref: copies.DocumentRef, type_id: str, data: Mapping[str, Any]
+) -> None:
+    """Write the ledger's copy of the document that Prefect just stored."""
+    try:
+        async with ledger.write() as session:
+            key = await copies.get_or_create_key(session, home.current_home())
+            await copies.put(session, ref, type_id, data, key=key, now=ledger.now())
+    except (LedgerKeyMissing, OSError) as error:
+        # Prefect has the document, so it works; `daybook doctor` explains the problem with the key.
+        log.warning("the ledger has no copy of %s: %s", "/".join(ref), error)
