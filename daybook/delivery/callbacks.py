@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from math import floor
 from types import TracebackType
@@ -27,7 +28,7 @@ import httpx
 from standardwebhooks import Webhook
 
 from daybook import home
-from daybook.delivery import backoff, destinations, home_secret, outbox
+from daybook.delivery import backoff, destinations, home_secret
 from daybook.delivery.destinations import Destination, DestinationIndex
 from daybook.delivery.sending import GONE_STATUS, DeliveryResult
 from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
@@ -40,9 +41,6 @@ from daybook.jobs import limits
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.resources.secrets import PrefectSecretStore
-
-if TYPE_CHECKING:
-    from daybook.ledger.tables import OutboxRow
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -198,20 +196,12 @@ class CallbackSender:
             return DeliveryResult(
                 row.id, row.fence, Delivery.DELIVERED, None, seconds, status_code, note=note
             )
-        requested_delay = (
-            retry_after(answer.headers.get("retry-after", ""), now) if answer else None
+        asked = retry_after(answer.headers.get("retry-after", ""), now) if answer else None
+        failed = backoff.failed(
+            row, now, problem, seconds, final=ends, asked=asked, tries=destination.tries
         )
-        no_retry = ends or row.purpose == outbox.WAKE
-        next_at = (
-            None
-            if no_retry
-            else backoff.next_attempt_at(row, now, requested_delay, destination.tries)
-        )
-        status = Delivery.FAILED if next_at is None else Delivery.PENDING
-        went_out = answer is not None or not ends
-        return DeliveryResult(
-            row.id, row.fence, status, next_at, seconds, status_code, problem, note, went_out
-        )
+        went_out = failed.went_out or answer is not None
+        return replace(failed, status_code=status_code, note=note, went_out=went_out)
 
 
 def _has_token(row: OutboxRow, destination: Destination) -> bool:

@@ -36,7 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import alerts, outbox
-from daybook.delivery.outbox import PENDING
+from daybook.delivery.outbox import PENDING, QueueKind
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
@@ -149,7 +149,8 @@ class _Capacity:
         if self._wanted is not None and not self._wanted(lane):
             return 0
         most = self._most(self._lanes.get(lane))
-        most = min(most, 1) if outbox.is_listener_queue(lane) else most  # one at a time, in order
+        if outbox.kind_of_queue(lane) is QueueKind.LISTENER:
+            most = min(most, 1)  # one at a time, in order
         return most - self._flying.get(lane, 0)
 
     def _most(self, state: LaneRow | None) -> int:

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 from prefect.client.orchestration import PrefectClient
 
-from daybook.delivery import dispatcher as outbox
-from daybook.delivery import sending
+from daybook.delivery import outbox, sending
 from daybook.delivery.dispatcher import DispatchResult
-from daybook.delivery.outbox import is_dispatched
+from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.execution import delivery
 from daybook.ledger.engine import Ledger
 
@@ -62,11 +61,11 @@ async def send_due(
     Raises `LedgerUnreachable`. The runs that are still to be shown are kept then, and while Prefect
     is unreachable.
     """
-    due, now = await sending.next_due(ledger, is_dispatched), ledger.now()
+    due, now = await sending.next_due(ledger, outbox.is_outgoing), ledger.now()
     sent = DispatchResult()
     if due is not None and due <= now:
         try:
-            await outbox.dispatch(
+            await dispatch_outgoing(
                 ledger, client, holder, claims_for=MAX_CLAIMING_SECONDS, sent=sent
             )
         finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from daybook.delivery.channels import apprise, builtin
 from daybook.delivery.channels.base import Channel, Message, NotDelivered
-from daybook.delivery.outbox import ALERT
+from daybook.delivery.outbox import ALERT, CONSOLE, FILE, INBOX
 from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
 from daybook.jobs import limits
 from daybook.jobs.limits import check_channel, may_use
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = {
-    "inbox": builtin.Inbox,
-    "file": builtin.File,
-    "console": builtin.Console,
+    INBOX: builtin.Inbox,
+    FILE: builtin.File,
+    CONSOLE: builtin.Console,
 }
 
 PREFECT_TIMEOUT_SECONDS = 10.0
