@@ -11,7 +11,7 @@ from daybook.delivery.channels.base import Channel
 
 # The settings are the first base; see agents.py.
 class ChannelBlock(ChannelSettings, Block):
-    """Where jobs send their answers and alerts: any service that apprise knows, by its URL."""
+    """Recipient of answers and alerts: any service that apprise supports, by its URL."""
 
     _block_type_name = apprise.TITLE
     _block_type_slug = apprise.SLUG

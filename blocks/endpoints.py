@@ -31,7 +31,7 @@ await SecretBlock(value="…", hosts=["api.example.org"]).asave("BLOCK_NAME")
 
 
 class DestinationBlock(DestinationSettings, Block):
-    """Where callbacks go: the secret that signs them, a token, a timeout, the tries."""
+    """Recipient of callbacks: its signing secret, token, timeout and number of attempts."""
 
     _block_type_name = destinations.TITLE
     _block_type_slug = destinations.SLUG

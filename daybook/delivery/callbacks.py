@@ -2,7 +2,7 @@
 
 ==================================  ============================================================
 2xx                                 delivered
-410                                 failed: the recipient wants no more of it
+410                                 failed: the recipient refuses all later requests
 an address that is not allowed      failed: a later attempt is not allowed either
 anything else                       retried by `backoff`, and failed after the last attempt
 ↳ with a ``Retry-After``            not before that time
@@ -54,9 +54,9 @@ MAX_RESPONSE_BYTES = 64 * 1024
 PREFECT_TIMEOUT_SECONDS = 10.0
 """Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
 TOKEN_WITHHELD_NOTE = (
-    "sent without the token: a job of an agent has it at the destination's own address only"
+    "sent without the token: an agent's job gets it only at the destination's own URL"
 )
-HOME_SECRET_NOTE = "signed with the home's secret: the address has no destination of its own"
+HOME_SECRET_NOTE = "signed with the home's secret: the URL has no destination"
 
 
 class CallbackSender:

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 SLUG = "daybook-destination"
 TITLE = "Daybook destination"
-DESCRIPTION = "Where callbacks go: the secret that signs them, a token, a timeout, the tries."
+DESCRIPTION = "Recipient of callbacks: its signing secret, token, timeout and number of attempts."
 TYPE = BlockType(SLUG, TITLE, "destination")
 
 DEFAULT_TIMEOUT_SECONDS = 15.0
@@ -67,32 +67,34 @@ class DestinationSettings(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     url: str = Field(
-        description="An address without a query: it is for all that begin so, up to a slash.",
+        description="URL without a query. Applies to every URL that begins with it, up to a slash.",
     )
-    secret: SecretStr = Field(description="Signs the callbacks: whsec_…, as Standard Webhooks say.")
+    secret: SecretStr = Field(
+        description="Secret that signs the callbacks, in the format of Standard Webhooks: whsec_…"
+    )
     previous_secret: SecretStr = Field(
         default=SecretStr(""),
-        description="The secret before: it signs as well while a rotation lasts.",
+        description="Previous secret, which also signs during a rotation.",
     )
     previous_until: AwareDatetime | None = Field(
-        default=None, description="Until when it does. Empty: it does not."
+        default=None, description="End of the rotation. Empty: no rotation is in progress."
     )
     token: str = Field(
         default="",
-        description="The name of a Daybook secret, bound to this host, that is sent as "
+        description="Name of a Daybook secret, bound to this host, to send as "
         "Authorization: Bearer. Empty: none.",
     )
     timeout: float = Field(
         default=DEFAULT_TIMEOUT_SECONDS,
         ge=1,
         le=MAX_TIMEOUT_SECONDS,
-        description="How many seconds one try may take.",
+        description="Timeout of one attempt, in seconds.",
     )
     tries: int = Field(
         default=backoff.DEFAULT_ATTEMPTS,
         ge=1,
         le=MAX_ATTEMPTS,
-        description="How often a callback is tried.",
+        description="Maximum number of attempts.",
     )
 
     @field_validator("url")
@@ -103,7 +105,7 @@ class DestinationSettings(BaseModel):
         except InvalidInput as error:
             raise ValueError(f"{error.problem}; {error.hint}") from None
         if url.query or url.fragment:
-            raise ValueError("has a query or a fragment; leave it out")
+            raise ValueError("has a query or a fragment; remove it")
         return str(url)
 
     @field_validator("secret", "previous_secret")
@@ -112,7 +114,7 @@ class DestinationSettings(BaseModel):
         text = value.get_secret_value()
         # A list of documents shows asterisks instead of the secret.
         if text.strip("*") and not settings.signing_key(text):
-            raise ValueError(f"is none; {settings.SIGNING_SECRET_FORMAT}")
+            raise ValueError(f"is not a signing secret; {settings.SIGNING_SECRET_FORMAT}")
         return value
 
 
@@ -152,11 +154,11 @@ def build(name: str, data: dict[str, Any]) -> Destination:
     try:
         stored = DestinationSettings.model_validate(data)
         if not stored.secret.get_secret_value():
-            raise InvalidInput("destination", f'"{name}" has no secret', "fix the block")
+            raise InvalidInput("destination", f'"{name}" has no secret', "fix the block in Prefect")
     except ValidationError as error:
         field_name, problem = block_documents.validation_problem(error)
         raise InvalidInput(
-            "destination", f'"{name}": {field_name}: {problem}', "fix the block"
+            "destination", f'"{name}": {field_name}: {problem}', "fix the block in Prefect"
         ) from None
     return Destination(
         name,
@@ -291,7 +293,9 @@ async def add(
             data["url"]
         ):
             raise InvalidInput(
-                "url", f'"{each.name}" is for that address', "change or remove that one"
+                "url",
+                f'the destination "{each.name}" already has it',
+                "change or remove that destination",
             )
     await block_documents.save(client, TYPE, name, data, replace=replace)
     _read.pop(client, None)

@@ -193,7 +193,7 @@ class _Dispatcher:
         except Exception as error:
             # The error text may hold anything, such as a URL with its query.
             problem = type(error).__name__
-            log.error("%s could not be sent: %s", row.id, problem, extra={"action": "outbox_error"})
+            log.error("Could not send %s: %s", row.id, problem, extra={"action": "outbox_error"})
             self._tried.append((row, backoff.failed(row, self._ledger.now(), problem, 0.0)))
         else:
             self._tried.append((row, tried))
@@ -205,7 +205,7 @@ class _Dispatcher:
             self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
         else:
             self.sent.away, problem = True, str(error)
-        log.warning("not sent yet: %s", problem, extra={"action": "outbox_away"})
+        log.warning("Callbacks and messages wait: %s", problem, extra={"action": "outbox_away"})
 
     def _ended(self, attempt: asyncio.Task[None]) -> None:
         row = self._under_way.pop(attempt)

@@ -118,7 +118,7 @@ class ListenerSender:
             return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
         problem = _error_text(error)
         log.warning(
-            "the listener %s failed: %s",
+            "Listener %s failed: %s",
             row.address,
             problem,
             extra={"action": "listener_failed", "listener": row.address},
@@ -132,7 +132,7 @@ class ListenerSender:
         """Return the error that the listener raised or that prevented the call, or None."""
         if row.retried_at is None and row.fence - row.attempts > MAX_CRASHES:
             return TooManyCrashes(
-                f"given up: {MAX_CRASHES} times nobody lived to say what became of it"
+                f"gave up: {MAX_CRASHES} calls ended without a result, because their process died"
             )
         started, body = time.monotonic(), json.loads(row.body)
         functions: list[Callable[..., Any]] = []
@@ -157,7 +157,7 @@ def _found(name: str) -> Callable[..., Any]:
     """Return the listener of that name, importing it if necessary; raise `UnusableFunction`."""
     function = registry.find(registry.LISTENERS, name)
     if function is None:
-        raise registry.UnusableFunction("it is not registered here")
+        raise registry.UnusableFunction("it is not registered in this process")
     return function
 
 
@@ -180,7 +180,9 @@ async def _awaited(work: Any, within: float) -> None:
             await work
     except TimeoutError as error:
         if ends.expired():
-            raise ListenerTimeout(f"no end within {within:g} s; it was cancelled") from error
+            raise ListenerTimeout(
+                f"it did not end within {within:g} s and was cancelled"
+            ) from error
         raise
 
 
@@ -207,7 +209,7 @@ async def run_in_thread(call: Callable[[], Any], within: float) -> None:
             error = raised
         except BaseException as raised:
             error = RuntimeError(_error_text(raised))
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no caller waits any more
             loop.call_soon_threadsafe(set_result, error)
 
     threading.Thread(target=run, name="daybook-listener", daemon=True).start()
@@ -215,7 +217,9 @@ async def run_in_thread(call: Callable[[], Any], within: float) -> None:
         async with asyncio.timeout(within + CANCEL_GRACE_SECONDS):
             error = await result
     except TimeoutError:
-        raise ListenerTimeout(f"no end within {within:g} s; it runs on in a thread") from None
+        raise ListenerTimeout(
+            f"it did not end within {within:g} s and still runs in a thread"
+        ) from None
     if error is not None:
         raise error
 

@@ -142,7 +142,7 @@ async def announce(ledger: Ledger, names: Collection[str]) -> None:
             col(OutboxRow.lease_until).is_(None) | (col(OutboxRow.lease_until) <= now),
         )
         hours = UNSEEN_TIMEOUT // timedelta(hours=1)
-        why = f"given up: no process has had this listener for {hours} hours"
+        why = f"gave up: no process had this listener for {hours} hours"
         values = {"status": Delivery.FAILED, "finished_at": now, "error": why, "lease_until": None}
         await session.execute(
             give_up.values(**values), execution_options={"synchronize_session": False}

@@ -468,7 +468,7 @@ class _Notifications:
         found = (await self.session.execute(query)).scalars().all()
         for row in found:
             row.status, row.finished_at = Delivery.SUPPRESSED, self.now
-            row.note = "withdrawn: what came after it was told in its place"
+            row.note = "withdrawn: a later message replaced it"
             alerts.withdraw_alert(self.job, row.next_at)
             self.session.add(row)
             if row.run_id is not None and row.purpose in COUNTED_PURPOSES:

@@ -72,7 +72,7 @@ class ChannelSender:
         except channels.NotDelivered as error:
             problem, final = str(error), not error.temporary
         except TimeoutError:
-            problem = f"no end within {MESSAGE_TIMEOUT_SECONDS:g} s; it may have arrived"
+            problem = f"it did not end within {MESSAGE_TIMEOUT_SECONDS:g} s and may have arrived"
         else:
             problem = ""
         seconds = time.perf_counter() - started

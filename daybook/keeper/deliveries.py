@@ -20,8 +20,6 @@ from daybook.ledger.engine import Ledger
 
 BUSY_INTERVAL_SECONDS = 1.0
 """Interval while a row is due within `LOOKAHEAD_SECONDS`."""
-IDLE_INTERVAL_SECONDS = 2.0
-"""Interval otherwise: other processes do not announce the rows that they queue."""
 LOOKAHEAD_SECONDS = 5.0
 UNREACHABLE_INTERVAL_SECONDS = 10.0
 """Interval while Prefect cannot be asked for a token or for a channel."""
@@ -55,8 +53,9 @@ class DeliveriesState:
 
 async def send_due(
     ledger: Ledger, client: PrefectClient, holder: str, memory: DeliveriesState
-) -> float:
-    """Send the due rows under a lease of ``holder``; return the seconds until the next cycle.
+) -> float | None:
+    """Send the due rows under a lease of ``holder``; return the seconds until the next cycle,
+    or None for `Timing.delivery_interval`.
 
     Raises `LedgerUnreachable`. The runs that are still to be shown are kept then, and while Prefect
     is unreachable.
@@ -79,4 +78,4 @@ async def send_due(
         return UNREACHABLE_INTERVAL_SECONDS
     if memory.ended or (due is not None and (due - now).total_seconds() <= LOOKAHEAD_SECONDS):
         return BUSY_INTERVAL_SECONDS
-    return IDLE_INTERVAL_SECONDS
+    return None

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 SLUG = "daybook-channel"
 TITLE = "Daybook channel"
-DESCRIPTION = "Where jobs send their answers and alerts: any service that apprise knows."
+DESCRIPTION = "Recipient of answers and alerts: any service that apprise supports."
 TYPE = BlockType(SLUG, TITLE, "channel")
 
 CHAT_ID = "{chat_id}"
 """The placeholder for a job's chat id."""
 
 LEGAL_URL = (
-    "an address of apprise's, such as mailto://user:password@mail.example.org?to=me@example.org, "
+    "an apprise URL such as mailto://user:password@mail.example.org?to=me@example.org, "
     "tgram://token/{chat_id} or ntfy://topic"
 )
 
@@ -49,7 +49,7 @@ _CHAT = re.compile(
 )
 
 _LEGAL_CHAT_ID = (
-    "one recipient, of letters, digits and .:@!+$~=*-_, such as -1001 or me@example.org"
+    "use one recipient, of letters, digits and .:@!+$~=*-_, such as -1001 or me@example.org"
 )
 
 _NOTIFY_TYPES = {
@@ -71,9 +71,9 @@ class ChannelSettings(BaseModel):
 
     url: SecretStr = Field(
         title="URL",
-        description="Where messages go, as apprise writes it: "
+        description="Apprise URL of the recipient: "
         "mailto://user:password@mail.example.org?to=me@example.org, tgram://token/{chat_id}, "
-        "ntfy://topic. {chat_id} stands for the chat that a job names.",
+        "ntfy://topic. Each job's chat id replaces {chat_id}.",
     )
 
     @field_validator("url")
@@ -81,17 +81,19 @@ class ChannelSettings(BaseModel):
     def _understood(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
         if url != url.strip() or "://" not in url:
-            raise ValueError(f"is none; legal is {LEGAL_URL}")
+            raise ValueError(f"is not a URL; use {LEGAL_URL}")
         if CHAT_ID in re.split("[/?#]", url.partition("://")[2])[0]:
-            raise ValueError(f"{CHAT_ID} cannot be the host; write it behind, host/{CHAT_ID}")
+            raise ValueError(
+                f"{CHAT_ID} cannot be the host; write it after the host: host/{CHAT_ID}"
+            )
         with threads.capture_logs():
             if not any(_client(url, each) for each in _SAMPLE_CHAT_IDS):
-                raise ValueError(f"apprise does not understand it; legal is {LEGAL_URL}")
+                raise ValueError(f"apprise does not understand it; use {LEGAL_URL}")
         parameters = (each.partition("=")[0] for each in re.split("[?&;]", url)[1:])
         if "format" in {unquote(each).strip().lower() for each in parameters}:
             raise ValueError(
-                "has ?format=, by which apprise sends what a model wrote as the service's markup; "
-                "leave it out: each service gets the format that it takes best"
+                "has ?format=, so apprise would send a model's text as the service's markup; "
+                "remove it: Daybook selects the best format for each service"
             )
         return value
 
@@ -99,7 +101,7 @@ class ChannelSettings(BaseModel):
 def check_chat_id(chat_id: str) -> None:
     """Raise `InvalidInput` if the chat id cannot replace `{chat_id}`."""
     if not _CHAT.match(chat_id):
-        raise InvalidInput("chat_id", f'"{chat_id}" is none', _LEGAL_CHAT_ID)
+        raise InvalidInput("chat_id", f'"{chat_id}" is not a chat id', _LEGAL_CHAT_ID)
 
 
 def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
@@ -178,7 +180,7 @@ class AppriseChannel:
     def _send(self, message: Message, logged: list[str]) -> None:
         client = _client(self._url, message.chat_id)
         if client is None:
-            problem = f'with the chat id "{message.chat_id}" apprise does not understand the URL'
+            problem = f'apprise does not understand the URL with the chat id "{message.chat_id}"'
             raise NotDelivered(f"{self._what}: {problem}")
         subject, body = apprise_plugins.prepare(client).render(message)
         notify_type = _NOTIFY_TYPES.get(message.event, "info")
@@ -188,7 +190,7 @@ class AppriseChannel:
             logged.append(f"{type(error).__name__}: {error}")
             arrived = False
         if not arrived:
-            why = "; ".join(logged) or "apprise says that it failed, and not why"
+            why = "; ".join(logged) or "apprise reported a failure without a reason"
             secret = secret_texts({"url": self._url}, ["url"])
             raise NotDelivered(f"{self._what}: {redact(why, secret)}")
 
@@ -211,4 +213,4 @@ def _settings(name: str, data: Mapping[str, Any]) -> ChannelSettings:
         return ChannelSettings.model_validate(dict(data))
     except ValidationError as error:
         problem = f'"{name}": url: {documents.validation_problem(error)[1]}'
-        raise InvalidInput("channel", problem, "fix the block") from None
+        raise InvalidInput("channel", problem, "fix the block in Prefect") from None

@@ -227,9 +227,7 @@ async def test_one_that_is_away_for_a_day_is_forgotten_and_what_waits_for_it_is_
         ("stays", "succeeded", "pending"),
         ("stays", "failed", "pending"),
     ]
-    assert (await rows(world))[0].error == (
-        "given up: no process has had this listener for 24 hours"
-    )
+    assert (await rows(world))[0].error == ("gave up: no process had this listener for 24 hours")
 
 
 async def test_the_last_listener_that_goes_leaves_nothing_pending(world: World) -> None:
