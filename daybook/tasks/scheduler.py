@@ -13,8 +13,9 @@ from daybook.tasks.cycle import CapabilityLoader, cycle
 from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import Notifier
 from daybook.tasks.statistics import CycleReport
+from daybook.timing import TIMING
 
-CYCLE_INTERVAL_SECONDS = 15.0
+CYCLE_INTERVAL_SECONDS = TIMING.tasks_interval.total_seconds()
 """Seconds between two cycles."""
 
 Cycle = Callable[[], Coroutine[Any, Any, CycleReport]]
