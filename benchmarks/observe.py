@@ -21,10 +21,11 @@ from benchmarks.place import Place
 from daybook import repository
 from daybook.jobs import store as stored
 from daybook.jobs.model import edit, new_job
-from daybook.keeper.observer import Observation, Observer
+from daybook.keeper.observer import Observation, observe
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.operations import worker as ours
 from daybook.prefect import reconcile
+from daybook.prefect.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -80,17 +81,17 @@ async def measure(place: Place, plan: Plan) -> Measured:
         began = time.monotonic()
         await reconcile.reconcile_all(ledger, place.client)
         deployed = time.monotonic() - began
-        observer = Observer()
-        await observer.observe(ledger, client)  # the first observation only records the state
-        unchanged = [await _look(place, ledger, client, observer) for _ in range(plan.looks)]
+        seen = Fingerprints()
+        await observe(ledger, client, seen)  # the first observation only records the state
+        unchanged = [await _look(place, ledger, client, seen) for _ in range(plan.looks)]
         for each in unchanged:
             _expect(each.of.report.unchanged == len(each.of.jobs) == len(names), each)
 
         edited = names[len(names) // 2]
         await _edit_there(place.client, ledger, edited)
-        there = await _look(place, ledger, client, observer)
+        there = await _look(place, ledger, client, seen)
         await _edit_here(ledger, edited)
-        here = await _look(place, ledger, client, observer)
+        here = await _look(place, ledger, client, seen)
         edits = [there.of.report.pulled == [edited], here.of.report.updated == [edited]]
         return Measured(len(names), deployed, unchanged, there, here, *edits)
 
@@ -107,10 +108,10 @@ async def _add(ledger: Ledger, many: int) -> list[str]:
         return [each.job.name for each in await stored.all_jobs(session)]
 
 
-async def _look(place: Place, ledger: Ledger, client: PrefectClient, observer: Observer) -> Look:
+async def _look(place: Place, ledger: Ledger, client: PrefectClient, seen: Fingerprints) -> Look:
     asked, served = await _requests(place), usage.cpu(place.server.pid)
     began, used = time.monotonic(), time.process_time()
-    found = await observer.observe(ledger, client)
+    found = await observe(ledger, client, seen)
     used, seconds = time.process_time() - used, time.monotonic() - began
     served = usage.cpu(place.server.pid) - served
     return Look(used, served, seconds, await _requests(place) - asked, found)

@@ -62,8 +62,8 @@ async def measure(client: PrefectClient, folder: Path, callbacks: int, turns: in
 
 
 async def _drained(place: str, client: PrefectClient, address: str, callbacks: int) -> float:
-    from daybook.delivery.dispatcher import dispatch
     from daybook.delivery.outbox import queue_of_url
+    from daybook.delivery.outgoing import dispatch_outgoing
     from daybook.ledger.engine import Ledger
     from daybook.ledger.states import Delivery, Status
     from daybook.ledger.tables import OutboxRow, RunRow
@@ -100,7 +100,7 @@ async def _drained(place: str, client: PrefectClient, address: str, callbacks: i
                 for number in range(callbacks)
             )
         began = time.perf_counter()
-        sent = await dispatch(ledger, client, "bench")
+        sent = await dispatch_outgoing(ledger, client, "bench")
         seconds = time.perf_counter() - began
     assert sent.delivered == callbacks, sent
     return seconds

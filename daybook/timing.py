@@ -75,6 +75,17 @@ class Timing:
     min_pass_interval: timedelta = timedelta(seconds=1)
     """Minimum interval between two passes, however many events arrive."""
     alert_interval: timedelta = timedelta(seconds=30)
+    delivery_interval: timedelta = timedelta(seconds=2)
+    """Interval of sending callbacks and messages: other processes do not announce what they queue.
+    """
+    listener_interval: timedelta = timedelta(seconds=2)
+    """Interval of calling listeners."""
+    tasks_interval: timedelta = timedelta(seconds=15)
+    """Interval of the cycle over the task queue."""
+    server_interval: timedelta = timedelta(seconds=60)
+    """Interval between two records of the Prefect server that a process uses."""
+    retention_interval: timedelta = timedelta(hours=1)
+    """Interval of deleting old rows of the ledger."""
 
     # --- when the keeper takes over from another process
 

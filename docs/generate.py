@@ -163,6 +163,20 @@ def design() -> str:
     return _between("design.md", lines)
 
 
+def running() -> str:
+    """Return the page of operating as it is, with the table of the keeper's services made anew."""
+    from daybook.keeper.services import LOOPS
+
+    lines = ["| service | interval | runs in | does |", "|---|---|---|---|"]
+    for loop in LOOPS:
+        place = "every process" if loop.everywhere else "the leader"
+        interval = to_text(loop.interval())
+        for each in loop.services:
+            lines.append(f"| `{each.name}` | {interval} | {place} | {_cell(each.does)} |")
+            interval = f"after `{each.name}`"
+    return _between("operations/running.md", lines)
+
+
 def _between(name: str, *tables: list[str]) -> str:
     """Return the page ``name`` with ``tables`` in place of the generated ones, in order."""
     page = (FOLDER / name).read_text(encoding="utf-8")
@@ -467,6 +481,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "concepts/states.md": states,
     "guides/limits.md": limits,
     "guides/tasks.md": tasks,
+    "operations/running.md": running,
     "reference/cli.md": cli,
     "reference/errors.md": errors,
     "reference/http.md": http,

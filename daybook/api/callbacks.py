@@ -29,11 +29,13 @@ async def list_callbacks(
 ) -> list[dict[str, Any]]:
     """Return callbacks and messages, newest first, as `views.delivery`.
 
-    ``job`` selects those of one job, which may be a removed one. Raise `InvalidInput` for an
+    ``job`` selects those of one job, even a removed one. Raise `InvalidInput` for an
     unknown status, `NotFound` for the job.
     """
     if status is not None and status not in STATES:
-        raise InvalidInput("status", f'"{status}" is none', f"legal: {', '.join(STATES)}")
+        raise InvalidInput(
+            "status", f'"{status}" is not a delivery status', f"use {', '.join(STATES)}"
+        )
     async with open_ledger() as ledger, ledger.read() as session:
         job_id = (await store.find(session, job, archived=True)).id if job else None
         rows = await history.recent(session, status=status, job_id=job_id, limit=limit)
@@ -41,10 +43,10 @@ async def list_callbacks(
 
 
 async def show(ref: str) -> dict[str, Any]:
-    """Return one delivery, by id or unique id prefix: as in the list, with its content and tries.
+    """Return one delivery with its content and attempts, by id or unique id prefix.
 
     Add `subject`, `body`, `tries` (the latest `{"at", "seconds", "status_code", "error"}`, oldest
-    first) and `paused_until`: the time of the next try to its destination, if the destination
+    first) and `paused_until`: the time of the next attempt for its destination, if the destination
     failed often. Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
@@ -70,17 +72,19 @@ async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
     """
     if bool(refs) is failed:
         raise InvalidInput(
-            "failed", "name them, or say --failed", "`daybook callbacks list` shows them"
+            "failed", "requires either ids or --failed", "`daybook callbacks list` shows the ids"
         )
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             rows = [await history.find(session, ref) for ref in refs]
         for each in rows:
             if each.status not in (Delivery.PENDING, Delivery.FAILED):
-                raise InvalidInput("id", f"{each.id} was {each.status}", "leave it out")
+                raise InvalidInput(
+                    "id", f"{each.id} was {each.status}", "retry only pending and failed ones"
+                )
         return await sending.retry(ledger, [each.id for each in rows] if refs else None)
 
 
 async def job_of(session: AsyncSession, row: OutboxRow) -> JobRow | None:
-    """Return the job of the delivery, also a removed one; None for a direct call."""
+    """Return the job of the delivery, even if it was removed; None for a direct call."""
     return await session.get(JobRow, row.job_id) if row.job_id else None

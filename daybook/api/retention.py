@@ -1,4 +1,4 @@
-"""Retention by hand; the keeper applies it each hour."""
+"""Retention on request; the keeper applies it each hour."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from daybook.schedules import durations
 
 
 async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> dict[str, Any]:
-    """Delete the history that the settings no longer keep, until none of it is left.
+    """Delete all history that the settings no longer keep.
 
-    ``disabled_for``, such as `90d`, first removes jobs that have been disabled, and neither
-    switched nor edited, for that long, as `jobs.remove` does; only that needs Prefect. With
-    ``dry_run``, only list those jobs and delete nothing. Return `{"removed", "runs", "messages",
-    "tasks", "jobs", "dry_run"}`: the names of the removed jobs, the numbers of deleted runs,
-    messages and task runs, and the names of the archived jobs that were deleted with their last
-    run. Raise `InvalidInput`.
+    ``disabled_for``, such as `90d`, first removes the jobs that have been disabled and unedited for
+    that long, as `jobs.remove` does; only that needs Prefect. With ``dry_run``, list those jobs and
+    delete nothing. Return `{"removed", "runs", "messages", "deliveries", "tasks", "jobs",
+    "dry_run"}`: the names of the removed jobs, the numbers of deleted runs, messages of
+    conversations, callbacks and messages without a run, and task runs, and the names of the
+    archived jobs that were deleted with their last run. Raise `InvalidInput`.
     """
     age = durations.parse(disabled_for, "disabled_for") if disabled_for is not None else None
     async with open_ledger() as ledger:
@@ -29,12 +29,14 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> di
         while total.left:
             batch = await keeper.prune(ledger)
             total.runs, total.messages = total.runs + batch.runs, total.messages + batch.messages
+            total.deliveries += batch.deliveries
             total.tasks += batch.tasks
             total.jobs, total.left = [*total.jobs, *batch.jobs], batch.left
     return {
         "removed": removed,
         "runs": total.runs,
         "messages": total.messages,
+        "deliveries": total.deliveries,
         "tasks": total.tasks,
         "jobs": total.jobs,
         "dry_run": dry_run,

@@ -15,18 +15,18 @@ async def prune_(
     disabled_for: Annotated[
         str | None,
         Parameter(
-            help="First remove the jobs that are off, and were neither switched nor edited for so "
-            "long: 90d."
+            help="First remove jobs that have been disabled and unedited for this long, such as "
+            "90d."
         ),
     ] = None,
     dry_run: Annotated[
-        bool, Parameter(help="Only name the jobs that --disabled-for would remove.")
+        bool, Parameter(help="List the jobs that --disabled-for would remove, and change nothing.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove old runs, conversations and tasks, as DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS say.
+    """Delete history that DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS no longer keep.
 
-    The keeper does so each hour. Only --disabled-for needs Prefect.
+    The keeper does this each hour. Only --disabled-for needs Prefect.
 
     Example: daybook ledger prune --disabled-for 90d --dry-run
     """
@@ -43,23 +43,24 @@ async def prune_(
     if dry_run:
         output.say("Nothing was changed.")
     else:
-        counts = [f"{result[noun]:,} {noun}" for noun in ("runs", "messages", "tasks")]
-        output.line(f"Let go of {', '.join(counts[:2])} and {counts[2]}")
+        nouns = ("runs", "messages", "deliveries", "tasks")
+        *first, last = [f"{result[noun]:,} {noun}" for noun in nouns]
+        output.line(f"Deleted {', '.join(first)} and {last}")
     for name in result["jobs"]:
-        output.line(f"Nothing is left of {name}, which was removed before")
+        output.line(f"Deleted the last record of {name}, which was removed earlier")
     return 0
 
 
 async def rekey_(
     *,
     discard: Annotated[
-        bool, Parameter(help="Also discard the copies that Prefect has lost.")
+        bool, Parameter(help="Discard copies of documents that Prefect has lost.")
     ] = False,
     as_json: Json = False,
 ) -> int:
     """Encrypt the ledger's copies of agents and secrets with a new key, if the old one is lost.
 
-    What Prefect holds is copied again. The key is the file ledger-key in the home.
+    Copies them again from Prefect. The key is the file ledger-key in the home.
 
     Example: daybook ledger rekey
     """

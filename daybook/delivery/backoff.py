@@ -15,7 +15,9 @@ import random
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from daybook.delivery.sending import MAX_DELIVERY_AGE
+from daybook.delivery.outbox import WAKE
+from daybook.delivery.sending import MAX_DELIVERY_AGE, DeliveryResult
+from daybook.ledger.states import Delivery
 
 if TYPE_CHECKING:
     from daybook.ledger.tables import OutboxRow
@@ -46,3 +48,27 @@ def next_attempt_at(
             delay, min(timedelta(seconds=min(asked, MAX_RETRY_AGE.total_seconds())), deadline - now)
         )
     return now + delay
+
+
+def failed(
+    row: OutboxRow,
+    now: datetime,
+    error: str,
+    seconds: float,
+    *,
+    final: bool = False,
+    asked: float | None = None,
+    tries: int = DEFAULT_ATTEMPTS,
+) -> DeliveryResult:
+    """Return the result of a failed attempt: pending until the next one, or failed after the last.
+
+    ``final`` means that no later attempt can succeed. A wake has one attempt, because the next
+    cycle sends the next wake. A row that was refused for good says nothing about its queue: other
+    rows may be sent there.
+    """
+    last = final or row.purpose == WAKE
+    next_at = None if last else next_attempt_at(row, now, asked, tries)
+    status = Delivery.FAILED if next_at is None else Delivery.PENDING
+    return DeliveryResult(
+        row.id, row.fence, status, next_at, seconds, error=error, went_out=not final
+    )

@@ -2,7 +2,7 @@
 
 ==================================  ============================================================
 2xx                                 delivered
-410                                 failed: the recipient wants no more of it
+410                                 failed: the recipient refuses all later requests
 an address that is not allowed      failed: a later attempt is not allowed either
 anything else                       retried by `backoff`, and failed after the last attempt
 ↳ with a ``Retry-After``            not before that time
@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from math import floor
 from types import TracebackType
@@ -27,7 +28,7 @@ import httpx
 from standardwebhooks import Webhook
 
 from daybook import home
-from daybook.delivery import backoff, destinations, home_secret, outbox
+from daybook.delivery import backoff, destinations, home_secret
 from daybook.delivery.destinations import Destination, DestinationIndex
 from daybook.delivery.sending import GONE_STATUS, DeliveryResult
 from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
@@ -42,9 +43,6 @@ from daybook.ledger.tables import OutboxRow
 from daybook.resources.secrets import PrefectSecretStore
 
 if TYPE_CHECKING:
-    from daybook.ledger.tables import OutboxRow
-
-if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 T = TypeVar("T")
@@ -56,9 +54,9 @@ MAX_RESPONSE_BYTES = 64 * 1024
 PREFECT_TIMEOUT_SECONDS = 10.0
 """Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
 TOKEN_WITHHELD_NOTE = (
-    "sent without the token: a job of an agent has it at the destination's own address only"
+    "sent without the token: an agent's job gets it only at the destination's own URL"
 )
-HOME_SECRET_NOTE = "signed with the home's secret: the address has no destination of its own"
+HOME_SECRET_NOTE = "signed with the home's secret: the URL has no destination"
 
 
 class CallbackSender:
@@ -198,20 +196,12 @@ class CallbackSender:
             return DeliveryResult(
                 row.id, row.fence, Delivery.DELIVERED, None, seconds, status_code, note=note
             )
-        requested_delay = (
-            retry_after(answer.headers.get("retry-after", ""), now) if answer else None
+        asked = retry_after(answer.headers.get("retry-after", ""), now) if answer else None
+        failed = backoff.failed(
+            row, now, problem, seconds, final=ends, asked=asked, tries=destination.tries
         )
-        no_retry = ends or row.purpose == outbox.WAKE
-        next_at = (
-            None
-            if no_retry
-            else backoff.next_attempt_at(row, now, requested_delay, destination.tries)
-        )
-        status = Delivery.FAILED if next_at is None else Delivery.PENDING
-        went_out = answer is not None or not ends
-        return DeliveryResult(
-            row.id, row.fence, status, next_at, seconds, status_code, problem, note, went_out
-        )
+        went_out = failed.went_out or answer is not None
+        return replace(failed, status_code=status_code, note=note, went_out=went_out)
 
 
 def _has_token(row: OutboxRow, destination: Destination) -> bool:

@@ -2,9 +2,16 @@
 
 ::
 
-    claim up to MAX_IN_FLIGHT ─► one task a row: callback or channel ─► record, several together
+    claim rows ─► one task a row: the sender of its queue's kind ─► record, several together
        ▲   fair between queues                                             │
        └────────────────────── when half of them are free ◄────────────────┘
+
+    QueueKind     sender                              called by
+    ------------  ----------------------------------  ------------------------------------------
+    URL           `callbacks.CallbackSender`          the keeper, and the process of a run
+    CHANNEL       `outgoing.ChannelSender`            the keeper, and the process of a run
+    LISTENER      `listener_calls.ListenerSender`     the keeper, and programs that listen
+    TASK_SESSION  `daybook.mcp.wakes.WakeNotifier`    the MCP server that has the connection
 
 Rows that need Prefect, which holds the signing secrets and the channel blocks, wait while Prefect
 does not respond: they stay pending and lose no attempt. Rows for a file or the console are sent
@@ -18,27 +25,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import anyio
 import httpx
-from sqlmodel import col, select
 
-from daybook import home
-from daybook.delivery import backoff, channels, outbox, sending
-from daybook.delivery.callbacks import CallbackSender
-from daybook.delivery.channels import registry
+from daybook.delivery import backoff, outbox, sending
+from daybook.delivery.outbox import QueueKind
 from daybook.delivery.sending import DeliveryResult
 from daybook.errors import Unreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
-from daybook.ledger.tables import OutboxRow, RunRow
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
+from daybook.ledger.tables import OutboxRow
+from daybook.processes.ending import wait_shielded
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +50,24 @@ MAX_BATCH_SIZE = 8
 BATCH_WAIT_SECONDS = 0.02
 POLL_INTERVAL_SECONDS = 1.0
 """Interval between claims while no attempt ends: a hanging attempt delays no other row."""
-MESSAGE_TIMEOUT_SECONDS = 30.0
-"""Timeout of one message to a channel; a callback has its destination's."""
 SHUTDOWN_GRACE_SECONDS = 5.0
-"""Time in which a stopped dispatcher records its results."""
+"""Time in which a stopped dispatcher records its results and releases the other rows."""
 PREFECT_UNREACHABLE_ERRORS = (Unreachable, httpx.TransportError)
 """Errors that mean that Prefect is unreachable, for an attempt that needs it."""
 PREFECT_STATUS_ERROR = httpx.HTTPStatusError
 """The error that means that Prefect responded with an error; guarded requests never raise it."""
-_BUILTIN_QUEUES = frozenset(map(outbox.queue_of_channel, registry.BUILTIN))
+
+
+class Sender(Protocol):
+    """Adapter that sends the rows of one kind of queue."""
+
+    async def send(self, row: OutboxRow) -> DeliveryResult:
+        """Make one attempt, which ends within `Timing.delivery_lease`.
+
+        Raise one of `PREFECT_UNREACHABLE_ERRORS`, or `PREFECT_STATUS_ERROR`, if Prefect did not
+        provide the data for it: then no attempt was made, and the row stays pending.
+        """
+        ...
 
 
 @dataclass
@@ -82,49 +92,48 @@ class DispatchResult:
 
 async def dispatch(
     ledger: Ledger,
-    client: PrefectClient,
     holder: str,
+    senders: Mapping[QueueKind, Sender],
     *,
+    accepts: Callable[[str], bool] = lambda lane: True,
     run_id: str | None = None,
-    hurried: bool = False,
     claims_for: float | None = None,
+    most: int = MAX_IN_FLIGHT,
     sent: DispatchResult | None = None,
 ) -> DispatchResult:
-    """Send all due rows, or those of one run, until no more can be sent now.
+    """Send all due rows that ``senders`` can send, or those of one run; return when none is left.
 
-    If ``hurried``, the process may be cut short: it starts no message to a channel that needs
-    Prefect, because the message could arrive twice. A callback can be repeated: its id identifies
-    it. After ``claims_for`` seconds no attempt is started. ``holder`` is the name of this process
-    in leases. The result is also written to ``sent`` if given, so the caller has it if this raises.
-    Raises `LedgerUnreachable`.
+    ``accepts`` returns whether the caller sends to a queue now. ``holder`` is the name of this
+    process in leases. After ``claims_for`` seconds no attempt is started. ``most`` rows are sent at
+    a time. The result is also written to ``sent`` if given, so the caller has it if this raises. If
+    nothing is due, write nothing. Raises `LedgerUnreachable`.
     """
-    async with CallbackSender(client, ledger.now) as post:
-        draining = _Drain(ledger, client, holder, post, sent, hurried=hurried)
-        try:
-            await draining.work(run_id, claims_for)
-        finally:
-            await draining.leave()
-    return draining.sent
+    dispatcher = _Dispatcher(ledger, holder, senders, accepts=accepts, most=most, sent=sent)
+    try:
+        await dispatcher.work(run_id, claims_for)
+    finally:
+        await dispatcher.close()
+    return dispatcher.sent
 
 
-class _Drain:
+class _Dispatcher:
     def __init__(
         self,
         ledger: Ledger,
-        client: PrefectClient,
         holder: str,
-        post: CallbackSender,
-        sent: DispatchResult | None,
+        senders: Mapping[QueueKind, Sender],
         *,
-        hurried: bool,
+        accepts: Callable[[str], bool],
+        most: int,
+        sent: DispatchResult | None,
     ) -> None:
-        self._ledger, self._client, self._holder, self._post = ledger, client, holder, post
-        self._hurried = hurried
+        self._ledger, self._holder, self._senders = ledger, holder, senders
+        self._caller_accepts, self._most = accepts, most
         self.sent = DispatchResult() if sent is None else sent
         self._under_way: dict[asyncio.Task[None], OutboxRow] = {}
         self._tried: list[tuple[OutboxRow, DeliveryResult]] = []
         self._unsent: list[OutboxRow] = []
-        self._claiming = True
+        self._claiming, self._last_claim_found_rows = True, False
         self._closed_queues: set[str] = set()
         self._recording: asyncio.Task[None] | None = None
         self._result_arrived = asyncio.Event()
@@ -134,7 +143,7 @@ class _Drain:
         while True:
             if claims_for is not None and time.monotonic() - started > claims_for:
                 self._claiming = False
-            if self._claiming and len(self._under_way) <= MAX_IN_FLIGHT // 2:
+            if self._claiming and len(self._under_way) <= self._most // 2:
                 await self._claim(run_id)
             if not (self._under_way or self._tried or self._unsent):
                 return
@@ -143,88 +152,66 @@ class _Drain:
 
     async def _claim(self, run_id: str | None) -> None:
         """Claim rows and start their attempts."""
-        most = MAX_IN_FLIGHT - len(self._under_way)
-        rows = await sending.claim(
-            self._ledger, self._holder, most=most, run_id=run_id, wanted=self._wanted
-        )
-        self._unsent += rows  # until they are started, so a stop releases them
-        run_urls = await self._flow_runs(rows)
+        if not self._last_claim_found_rows:  # otherwise more rows are likely
+            due = await sending.next_due(self._ledger, self._accepts)
+            if due is None or due > self._ledger.now():
+                return
+        rows: list[OutboxRow] = []
+        # To the end even if this dispatcher is stopped, which then releases the rows.
+        task = asyncio.create_task(self._claim_into(rows, run_id))
+        later = asyncio.get_running_loop().call_later
+        await wait_shielded(task, cancelled=lambda: later(SHUTDOWN_GRACE_SECONDS, task.cancel))
+        self._last_claim_found_rows = bool(rows)
         # First the rows that need no Prefect.
-        for row in sorted(rows, key=lambda row: not _is_builtin_queue(row.lane)):
+        for row in sorted(rows, key=lambda row: not outbox.is_builtin_queue(row.lane)):
             self._unsent.remove(row)
-            self._begin(row, run_urls.get(row.run_id or ""))
+            attempt = asyncio.create_task(self._attempt(row))
+            self._under_way[attempt] = row
+            attempt.add_done_callback(self._ended)
 
-    def _wanted(self, lane: str) -> bool:
-        if lane in self._closed_queues or not outbox.is_dispatched(lane):
+    async def _claim_into(self, rows: list[OutboxRow], run_id: str | None) -> None:
+        most = self._most - len(self._under_way)
+        rows += await sending.claim(
+            self._ledger, self._holder, most=most, run_id=run_id, wanted=self._accepts
+        )
+        self._unsent += rows
+
+    def _accepts(self, lane: str) -> bool:
+        if outbox.kind_of_queue(lane) not in self._senders or lane in self._closed_queues:
             return False
-        may_duplicate = self._hurried and outbox.is_channel_queue(lane)
-        return _is_builtin_queue(lane) or not (may_duplicate or self.sent.away)
+        waits_for_prefect = self.sent.away and not outbox.is_builtin_queue(lane)
+        return not waits_for_prefect and self._caller_accepts(lane)
 
-    def _put_off(self, row: OutboxRow, error: Exception) -> None:
-        """Close the queue of a row that was not sent, because Prefect did not provide its data."""
-        self._closed_queues.add(row.lane)
+    # --- one attempt
+
+    async def _attempt(self, row: OutboxRow) -> None:
+        try:
+            tried = await self._senders[outbox.kind_of_queue(row.lane)].send(row)
+        except (*PREFECT_UNREACHABLE_ERRORS, PREFECT_STATUS_ERROR) as error:
+            self._unsent.append(row)
+            self._close_queue(row.lane, error)
+        except Exception as error:
+            # The error text may hold anything, such as a URL with its query.
+            problem = type(error).__name__
+            log.error("Could not send %s: %s", row.id, problem, extra={"action": "outbox_error"})
+            self._tried.append((row, backoff.failed(row, self._ledger.now(), problem, 0.0)))
+        else:
+            self._tried.append((row, tried))
+
+    def _close_queue(self, lane: str, error: Exception) -> None:
+        """Send no more rows of the queue, because Prefect did not provide the data for one."""
+        self._closed_queues.add(lane)
         if isinstance(error, PREFECT_STATUS_ERROR):
             self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
         else:
             self.sent.away, problem = True, str(error)
-        log.warning("not sent yet: %s", problem, extra={"action": "outbox_away"})
+        log.warning("Callbacks and messages wait: %s", problem, extra={"action": "outbox_away"})
 
-    def _begin(self, row: OutboxRow, url: str | None) -> None:
-        task = asyncio.create_task(self._one(row, url))
-        self._under_way[task] = row
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        row = self._under_way.pop(task)
-        if task.cancelled():
+    def _ended(self, attempt: asyncio.Task[None]) -> None:
+        row = self._under_way.pop(attempt)
+        if attempt.cancelled():
             self._unsent.append(row)
         self._result_arrived.set()
-
-    async def _flow_runs(self, rows: Sequence[OutboxRow]) -> dict[str, str]:
-        """Return the URL in Prefect's UI of each message's run, by run id."""
-        runs = {row.run_id for row in rows if row.purpose != outbox.CALLBACK and row.run_id}
-        if not runs:
-            return {}
-        query = select(RunRow.id, RunRow.flow_run_id).where(col(RunRow.id).in_(runs))
-        async with self._ledger.read() as session:
-            pairs = (await session.execute(query)).all()
-        address = ui_address()
-        if address is None:
-            return {}
-        return {run: f"{address}/runs/flow-run/{flow_run}" for run, flow_run in pairs if flow_run}
-
-    # --- one attempt
-
-    async def _one(self, row: OutboxRow, url: str | None) -> None:
-        try:
-            is_callback = row.purpose in (outbox.CALLBACK, outbox.WAKE)
-            tried = await (self._post.send(row) if is_callback else self._tell(row, url))
-        except (*PREFECT_UNREACHABLE_ERRORS, PREFECT_STATUS_ERROR) as error:
-            self._unsent.append(row)
-            self._put_off(row, error)
-        except Exception as error:
-            # The error text may hold anything, such as a URL with its query.
-            problem = type(error).__name__
-            log.error("%s could not be sent: %s", row.id, problem, extra={"action": "outbox_error"})
-            self._tried.append((row, _failed(row, self._ledger, problem, 0.0)))
-        else:
-            self._tried.append((row, tried))
-
-    async def _tell(self, row: OutboxRow, url: str | None) -> DeliveryResult:
-        started, final = time.perf_counter(), False
-        try:
-            async with asyncio.timeout(MESSAGE_TIMEOUT_SECONDS):
-                await channels.send(self._client, row, url)
-        except channels.NotDelivered as error:
-            problem, final = str(error), not error.temporary
-        except TimeoutError:
-            problem = f"no end within {MESSAGE_TIMEOUT_SECONDS:g} s; it may have arrived"
-        else:
-            problem = ""
-        seconds = time.perf_counter() - started
-        if not problem:
-            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
-        return _failed(row, self._ledger, problem, seconds, ends=final)
 
     # --- recording
 
@@ -276,45 +263,18 @@ class _Drain:
         if row.run_id and tried.status is not Delivery.PENDING:
             self.sent.ended[row.run_id] = None
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         """Record the results and release the other rows, whatever ended the work."""
-        if not (self._under_way or self._tried or self._unsent or self._recording):
-            return
-        with anyio.CancelScope(shield=True), suppress(TimeoutError, Unreachable):
+        if self._under_way or self._tried or self._unsent or self._recording:
+            await wait_shielded(asyncio.create_task(self._close()))
+
+    async def _close(self) -> None:
+        with suppress(TimeoutError, Unreachable):
             async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
-                tasks = list(self._under_way)
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                attempts = list(self._under_way)
+                for attempt in attempts:
+                    attempt.cancel()
+                await asyncio.gather(*attempts, return_exceptions=True)
                 if self._recording is not None:
                     await self._record()
                 await self._record()
-
-
-def _is_builtin_queue(lane: str) -> bool:
-    """Return whether the queue is that of a built-in channel, which needs no Prefect block."""
-    return lane.partition("/")[0] in _BUILTIN_QUEUES
-
-
-def _failed(
-    row: OutboxRow, ledger: Ledger, problem: str, seconds: float, *, ends: bool = False
-) -> DeliveryResult:
-    no_retry = ends or row.purpose == outbox.WAKE
-    next_at = (
-        None
-        if no_retry
-        else backoff.next_attempt_at(row, ledger.now(), None, backoff.DEFAULT_ATTEMPTS)
-    )
-    status = Delivery.FAILED if next_at is None else Delivery.PENDING
-    # A row refused for good says nothing about its queue: others may be sent there.
-    return DeliveryResult(
-        row.id, row.fence, status, next_at, seconds, error=problem, went_out=not ends
-    )
-
-
-def ui_address() -> str | None:
-    """Return the address of Prefect's UI, or None if it is not known."""
-    from prefect.settings import get_current_settings
-
-    address = (home.current_home().running() or {}).get("ui_url") or get_current_settings().ui_url
-    return str(address).rstrip("/") if address else None

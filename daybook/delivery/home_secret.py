@@ -66,8 +66,10 @@ def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRAC
     Raises `InvalidInput` if the secret is a setting, or if `check_rotation` refuses.
     """
     if settings.load().webhook_secret.get_secret_value():
-        problem = "the home's secret is the one of DAYBOOK_WEBHOOK_SECRET"
-        raise InvalidInput("secret", problem, "change it there, or rotate a destination's own")
+        problem = "DAYBOOK_WEBHOOK_SECRET sets the home's secret"
+        raise InvalidInput(
+            "secret", problem, "change that setting, or rotate a destination's own secret"
+        )
     old = default_secrets(home, now)
     check_rotation(old, keep)
     new = new_secret()
@@ -82,8 +84,8 @@ def check_rotation(valid: list[str], keep: timedelta) -> None:
     if keep and len(valid) > 1:
         raise InvalidInput(
             "secret",
-            "the one before the present is still valid, and a receiver may know no other",
-            "wait until its 24 hours are over, or end all old ones with --now",
+            "the previous secret is still valid, and a receiver may know only that one",
+            "wait until its 24 hours are over, or revoke all old secrets with --now",
         )
 
 
@@ -105,7 +107,7 @@ def _read(file: Path) -> list[SigningSecret] | None:
     except ValueError:
         secrets_found = []
     if not secrets_found or secrets_found[0][1] is not None:
-        legal = f"{settings.SIGNING_SECRET_FORMAT}; without the file a new one is made"
+        legal = f"{settings.SIGNING_SECRET_FORMAT}; without the file, Daybook creates a new one"
         raise InvalidInput(str(file), "holds no signing secret", legal)
     return secrets_found
 

@@ -24,19 +24,21 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from daybook import registry
-from daybook.delivery import backoff, listeners, outbox, sending
+from daybook.delivery import backoff, outbox
+from daybook.delivery.dispatcher import dispatch
+from daybook.delivery.outbox import QueueKind
 from daybook.delivery.sending import DeliveryResult
-from daybook.errors import Temporary, Unreachable
+from daybook.errors import Temporary
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.processes.ending import wait_shielded
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +48,6 @@ CANCEL_GRACE_SECONDS = 1.0
 """Additional time in which a cancelled call may end."""
 MAX_CRASHES = 5
 """Maximum number of calls about one outcome that end without a recorded result."""
-POLL_INTERVAL_SECONDS = 1.0
-"""Interval between checks for due listeners while others are being called."""
-SHUTDOWN_GRACE_SECONDS = 5.0
-"""Time in which a stopped process records its results and releases the other rows."""
 MAX_ERROR_LENGTH = 2_000
 
 
@@ -89,85 +87,30 @@ async def call_listeners(
     seconds. No listener waits for another. If nothing is due, write nothing. Raises
     `LedgerUnreachable`.
     """
-    deadline = None if claims_for is None else time.monotonic() + claims_for
-    this_pass = _Pass(ledger, holder, run_id, deadline, within, at_home=at_home)
-    remaining, running = list(names), dict[str, asyncio.Task[bool]]()
-    try:
-        while True:
-            if this_pass.goes_on():
-                free = [name for name in remaining if name not in running]
-                for name in await listeners.due_listeners(ledger, free):
-                    running[name] = asyncio.create_task(this_pass.follow(name))
-            if not running:
-                return this_pass.calls
-            await asyncio.wait(
-                running.values(), timeout=POLL_INTERVAL_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
-            for name in [name for name, task in running.items() if task.done()]:
-                if not await running.pop(name):
-                    # Another process was faster, or the due rows are of other runs.
-                    remaining.remove(name)
-    finally:
-        this_pass.deadline = 0.0  # a listener may ignore its cancellation
-        for task in running.values():
-            task.cancel()
-        await asyncio.gather(*running.values(), return_exceptions=True)
+    queues = {outbox.queue_of_listener(name) for name in names}
+    called = await dispatch(
+        ledger,
+        holder,
+        {QueueKind.LISTENER: ListenerSender(ledger.now, within, at_home=at_home)},
+        accepts=queues.__contains__,
+        run_id=run_id,
+        claims_for=claims_for,
+        most=2 * len(queues),  # each has one call at a time, and no number of them stops a claim
+    )
+    return called.delivered + called.failed + called.again
 
 
-class _Pass:
-    """One pass over some listeners."""
+class ListenerSender:
+    """Calls listeners, each with at most ``within`` seconds; ``now`` is the ledger's clock.
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        holder: str,
-        run_id: str | None,
-        ends: float | None,
-        within: float,
-        *,
-        at_home: bool,
-    ) -> None:
-        self.calls, self.deadline = 0, ends
-        self._ledger, self._holder, self._run_id = ledger, holder, run_id
-        self._within, self._at_home = within, at_home
+    If ``at_home``, an `async def` is called in this loop.
+    """
 
-    def goes_on(self) -> bool:
-        """Return whether further calls may start."""
-        return self.deadline is None or time.monotonic() < self.deadline
+    def __init__(self, now: Callable[[], datetime], within: float, *, at_home: bool) -> None:
+        self._now, self._within, self._at_home = now, within, at_home
 
-    async def follow(self, name: str) -> bool:
-        """Call one listener for its due outcomes, one by one; return whether any was due."""
-        lane, called = outbox.queue_of_listener(name), False
-        while self.goes_on() and await self._next(lane):
-            called = True
-        return called
-
-    async def _next(self, lane: str) -> bool:
-        rows: list[OutboxRow] = []
-        try:
-            await _written(self._claim(lane, rows))
-            if not rows:
-                return False
-            tried = await self._tried(rows[0])
-        except BaseException:
-            if rows:
-                await wait_shielded(asyncio.create_task(self._give_back(rows)))
-            raise
-        self.calls += 1
-        await _written(sending.record(self._ledger, [tried]))
-        return True
-
-    async def _claim(self, lane: str, rows: list[OutboxRow]) -> None:
-        rows += await sending.claim(
-            self._ledger, self._holder, most=1, run_id=self._run_id, wanted=lane.__eq__
-        )
-
-    async def _give_back(self, rows: list[OutboxRow]) -> None:
-        with suppress(TimeoutError, Unreachable):
-            async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
-                await sending.release(self._ledger, rows)
-
-    async def _tried(self, row: OutboxRow) -> DeliveryResult:
+    async def send(self, row: OutboxRow) -> DeliveryResult:
+        """Call the row's listener with its outcome."""
         started = time.perf_counter()
         error = await self._call(row)
         seconds = time.perf_counter() - started
@@ -175,28 +118,21 @@ class _Pass:
             return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
         problem = _error_text(error)
         log.warning(
-            "the listener %s failed: %s",
+            "Listener %s failed: %s",
             row.address,
             problem,
             extra={"action": "listener_failed", "listener": row.address},
         )
-        if not isinstance(error, Temporary | ListenerTimeout | registry.UnusableFunction):
-            # The listener was called. Its own error says nothing about the next outcome.
-            return DeliveryResult(
-                row.id, row.fence, Delivery.FAILED, None, seconds, error=problem, went_out=False
-            )
-        retry_after = error.retry_after if isinstance(error, Temporary) else None
-        next_at = backoff.next_attempt_at(
-            row, self._ledger.now(), retry_after, backoff.DEFAULT_ATTEMPTS
-        )
-        status = Delivery.FAILED if next_at is None else Delivery.PENDING
-        return DeliveryResult(row.id, row.fence, status, next_at, seconds, error=problem)
+        # Any other error is the listener's own: it was called, and may accept the next outcome.
+        retried = isinstance(error, Temporary | ListenerTimeout | registry.UnusableFunction)
+        asked = error.retry_after if isinstance(error, Temporary) else None
+        return backoff.failed(row, self._now(), problem, seconds, final=not retried, asked=asked)
 
     async def _call(self, row: OutboxRow) -> BaseException | None:
         """Return the error that the listener raised or that prevented the call, or None."""
         if row.retried_at is None and row.fence - row.attempts > MAX_CRASHES:
             return TooManyCrashes(
-                f"given up: {MAX_CRASHES} times nobody lived to say what became of it"
+                f"gave up: {MAX_CRASHES} calls ended without a result, because their process died"
             )
         started, body = time.monotonic(), json.loads(row.body)
         functions: list[Callable[..., Any]] = []
@@ -217,17 +153,11 @@ class _Pass:
         return None
 
 
-async def _written(work: Coroutine[Any, Any, None]) -> None:
-    """Finish ``work`` even if this task is cancelled; then within `SHUTDOWN_GRACE_SECONDS`."""
-    task, later = asyncio.create_task(work), asyncio.get_running_loop().call_later
-    await wait_shielded(task, cancelled=lambda: later(SHUTDOWN_GRACE_SECONDS, task.cancel))
-
-
 def _found(name: str) -> Callable[..., Any]:
     """Return the listener of that name, importing it if necessary; raise `UnusableFunction`."""
     function = registry.find(registry.LISTENERS, name)
     if function is None:
-        raise registry.UnusableFunction("it is not registered here")
+        raise registry.UnusableFunction("it is not registered in this process")
     return function
 
 
@@ -250,7 +180,9 @@ async def _awaited(work: Any, within: float) -> None:
             await work
     except TimeoutError as error:
         if ends.expired():
-            raise ListenerTimeout(f"no end within {within:g} s; it was cancelled") from error
+            raise ListenerTimeout(
+                f"it did not end within {within:g} s and was cancelled"
+            ) from error
         raise
 
 
@@ -277,7 +209,7 @@ async def run_in_thread(call: Callable[[], Any], within: float) -> None:
             error = raised
         except BaseException as raised:
             error = RuntimeError(_error_text(raised))
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no caller waits any more
             loop.call_soon_threadsafe(set_result, error)
 
     threading.Thread(target=run, name="daybook-listener", daemon=True).start()
@@ -285,7 +217,9 @@ async def run_in_thread(call: Callable[[], Any], within: float) -> None:
         async with asyncio.timeout(within + CANCEL_GRACE_SECONDS):
             error = await result
     except TimeoutError:
-        raise ListenerTimeout(f"no end within {within:g} s; it runs on in a thread") from None
+        raise ListenerTimeout(
+            f"it did not end within {within:g} s and still runs in a thread"
+        ) from None
     if error is not None:
         raise error
 

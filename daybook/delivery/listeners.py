@@ -20,7 +20,7 @@ row does not count for its run's `delivery`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import registry
-from daybook.delivery import messages, outbox, sending
+from daybook.delivery import messages, outbox
 from daybook.delivery.outbox import LISTENER, queue_of_listener
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
@@ -142,19 +142,11 @@ async def announce(ledger: Ledger, names: Collection[str]) -> None:
             col(OutboxRow.lease_until).is_(None) | (col(OutboxRow.lease_until) <= now),
         )
         hours = UNSEEN_TIMEOUT // timedelta(hours=1)
-        why = f"given up: no process has had this listener for {hours} hours"
+        why = f"gave up: no process had this listener for {hours} hours"
         values = {"status": Delivery.FAILED, "finished_at": now, "error": why, "lease_until": None}
         await session.execute(
             give_up.values(**values), execution_options={"synchronize_session": False}
         )
-
-
-async def due_listeners(ledger: Ledger, names: Iterable[str]) -> list[str]:
-    """Return the listeners with a due row, no pause and no row in flight. Reads only."""
-    lanes = {queue_of_listener(name): name for name in names}
-    times = await sending.due_times_by_queue(ledger, lanes.__contains__) if lanes else {}
-    now = ledger.now()
-    return [name for lane, name in lanes.items() if lane in times and times[lane] <= now]
 
 
 async def _seen(session: AsyncSession) -> dict[str, datetime]:

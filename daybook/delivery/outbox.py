@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -50,9 +51,21 @@ INBOX = "inbox"
 FILE = "file"
 """The channel whose conversations are files in the home's `out/`."""
 
-_CHANNEL_PREFIX = "channel:"
-_LISTENER_PREFIX = "listener:"
-_TASK_SESSION_PREFIX = "task-session:"
+CONSOLE = "console"
+"""The channel that is the standard output of the sending process."""
+
+
+class QueueKind(StrEnum):
+    """Kinds of destination queues; each has its own sender (`daybook.delivery.dispatcher`).
+
+    The value is the prefix of the queue's name. The queue of a URL is the URL itself.
+    """
+
+    URL = ""
+    CHANNEL = "channel:"
+    LISTENER = "listener:"
+    TASK_SESSION = "task-session:"
+
 
 CALLBACK, MESSAGE, ALERT, LISTENER = "callback", "message", "alert", "listener"
 WAKE = "wake"
@@ -234,37 +247,33 @@ def queue_of_url(url: str) -> str:
 
 def queue_of_channel(channel: str, chat_id: str = "") -> str:
     """Return the queue of a channel; each conversation has its own."""
-    return shorten(f"{_CHANNEL_PREFIX}{channel}" + (f"/{chat_id}" if chat_id else ""))
-
-
-def is_channel_queue(lane: str) -> bool:
-    """Return whether the queue is that of a channel."""
-    return lane.startswith(_CHANNEL_PREFIX)
+    return shorten(f"{QueueKind.CHANNEL}{channel}" + (f"/{chat_id}" if chat_id else ""))
 
 
 def queue_of_listener(name: str) -> str:
     """Return the queue of a listener, which gets one outcome at a time."""
-    return shorten(f"{_LISTENER_PREFIX}{name}")
-
-
-def is_listener_queue(lane: str) -> bool:
-    """Return whether the queue is that of a listener, which the dispatcher does not send."""
-    return lane.startswith(_LISTENER_PREFIX)
+    return shorten(f"{QueueKind.LISTENER}{name}")
 
 
 def queue_of_task_session(session_id: str) -> str:
     """Return the queue of a task session, whose connected MCP server sends the wakes."""
-    return f"{_TASK_SESSION_PREFIX}{session_id}"
+    return f"{QueueKind.TASK_SESSION}{session_id}"
 
 
-def is_task_session_queue(lane: str) -> bool:
-    """Return whether the queue is that of a task session, sent only by its MCP server."""
-    return lane.startswith(_TASK_SESSION_PREFIX)
+def kind_of_queue(lane: str) -> QueueKind:
+    """Return the kind of a queue, by its name."""
+    prefixed = (QueueKind.CHANNEL, QueueKind.LISTENER, QueueKind.TASK_SESSION)
+    return next((kind for kind in prefixed if lane.startswith(kind)), QueueKind.URL)
 
 
-def is_dispatched(lane: str) -> bool:
-    """Return whether the dispatcher sends the queue: callbacks, and messages to channels."""
-    return not (is_listener_queue(lane) or is_task_session_queue(lane))
+def is_outgoing(lane: str) -> bool:
+    """Return whether the rows of the queue leave Daybook: callbacks, and messages to channels."""
+    return kind_of_queue(lane) in (QueueKind.URL, QueueKind.CHANNEL)
+
+
+def is_builtin_queue(lane: str) -> bool:
+    """Return whether the queue is that of a built-in channel, which needs no Prefect block."""
+    return lane.partition("/")[0] in _BUILTIN_QUEUES
 
 
 def shorten(name: str) -> str:
@@ -274,6 +283,9 @@ def shorten(name: str) -> str:
         return name
     digest = hashlib.sha256(data).hexdigest()
     return f"{data[: MAX_NAME_BYTES - len(digest) - 3].decode(errors='ignore')}…{digest}"
+
+
+_BUILTIN_QUEUES = frozenset(map(queue_of_channel, (INBOX, FILE, CONSOLE)))
 
 
 def chat_id_of(notify: Notify, job: JobRow | None) -> str:
@@ -305,7 +317,8 @@ async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
     if (await session.execute(known)).first() is not None:
         return None
     # A listener or a task session may have the same name.
-    if is_channel_queue(row.lane) and row.address == INBOX and row.next_at <= row.created_at:
+    is_inbox = kind_of_queue(row.lane) is QueueKind.CHANNEL and row.address == INBOX
+    if is_inbox and row.next_at <= row.created_at:
         row.status, row.finished_at = Delivery.DELIVERED, row.created_at
     session.add(row)
     await session.flush()
@@ -455,7 +468,7 @@ class _Notifications:
         found = (await self.session.execute(query)).scalars().all()
         for row in found:
             row.status, row.finished_at = Delivery.SUPPRESSED, self.now
-            row.note = "withdrawn: what came after it was told in its place"
+            row.note = "withdrawn: a later message replaced it"
             alerts.withdraw_alert(self.job, row.next_at)
             self.session.add(row)
             if row.run_id is not None and row.purpose in COUNTED_PURPOSES:

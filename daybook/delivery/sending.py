@@ -36,7 +36,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import alerts, outbox
-from daybook.delivery.outbox import PENDING
+from daybook.delivery.outbox import PENDING, QueueKind
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
@@ -149,7 +149,8 @@ class _Capacity:
         if self._wanted is not None and not self._wanted(lane):
             return 0
         most = self._most(self._lanes.get(lane))
-        most = min(most, 1) if outbox.is_listener_queue(lane) else most  # one at a time, in order
+        if outbox.kind_of_queue(lane) is QueueKind.LISTENER:
+            most = min(most, 1)  # one at a time, in order
         return most - self._flying.get(lane, 0)
 
     def _most(self, state: LaneRow | None) -> int:
@@ -339,7 +340,7 @@ class _Recording:
             row = rows.pop(each.id, None)
             if row is None or row.fence != each.fence or row.status != Delivery.PENDING:
                 log.warning(
-                    "%s was taken over; what came of it is not written",
+                    "Ignoring the result of %s: another process has claimed it",
                     each.id,
                     extra={"action": "sending_refused"},
                 )
@@ -435,7 +436,7 @@ class _Recording:
             update_failed.values(
                 status=Delivery.FAILED,
                 finished_at=self.now,
-                error=f"given up: nothing was taken there since {since.isoformat()}: {last_error}",
+                error=f"gave up: nothing was accepted since {since.isoformat()}: {last_error}",
                 holder="",
                 lease_until=None,
             ),
@@ -457,7 +458,7 @@ class _Recording:
         count = (await self.session.execute(failed)).scalar_one()
         key = outbox.shorten(f"undelivered:{lane}:{hour:%Y-%m-%dT%H}")
         subject = f"undelivered: {count:,} to {lane}"
-        body = f"The last try said: {error}\ndaybook callbacks list --status failed"
+        body = f"Last error: {error}\ndaybook callbacks list --status failed"
         existing = select(OutboxRow).where(col(OutboxRow.key) == key)
         row: OutboxRow | None = (await self.session.execute(existing)).scalar_one_or_none()
         if row is not None:

@@ -63,13 +63,13 @@ async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[
         if all(row.status != Delivery.PENDING for row in rows):
             return rows
         # A late import: it loads all channels, and most runs send nothing.
-        from daybook.delivery.dispatcher import dispatch
+        from daybook.delivery.outgoing import dispatch_outgoing
 
         with suppress(TimeoutError):
             timeout = DIRECT_SEND_TIMEOUT_SECONDS if alone else SEND_TIMEOUT_SECONDS
             async with asyncio.timeout(timeout), get_client() as client:
                 holder = occurrence.current_holder()
-                await dispatch(ledger, client, holder, run_id=run_id, hurried=not alone)
+                await dispatch_outgoing(ledger, client, holder, run_id=run_id, hurried=not alone)
         return await _rows_of(ledger, run_id)
     except Exception as error:
         reason = str(error) or type(error).__name__

@@ -150,14 +150,14 @@ async def _is_queued(session: AsyncSession, key: str) -> bool:
 
 def _alert_text(overdue_runs: Sequence[Overdue], now: datetime) -> tuple[str, str]:
     if not overdue_runs:
-        return "nothing is overdue any more", "What was overdue has begun, or has its outcome."
+        return "nothing is overdue any more", "Every overdue run has started, or has an outcome."
     names = list(dict.fromkeys(each.stored.row.name for each in overdue_runs))
     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    lines = ["It was due, and nothing has begun:"]
+    lines = ["These runs are due and have not started:"]
     lines += [f"- {_overdue_line(each, now)}" for each in overdue_runs[:MAX_LISTED]]
     if len(overdue_runs) > MAX_LISTED:
         lines.append(f"- and {len(overdue_runs) - MAX_LISTED} more")
-    lines.append("What keeps it: daybook status")
+    lines.append("To see why: daybook status")
     return f"overdue: {names[0]}{others}", "\n".join(lines)
 
 
@@ -224,7 +224,7 @@ async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetim
     notify, name = await _progress_notify(session, row), stored.row.name if stored else row.kind
     since = row.started_at or now
     lines = [
-        f"{name} is still at work, since {_local_time(since, stored)} "
+        f"{name} is still running, since {_local_time(since, stored)} "
         f"({duration_in_words(now - since)})",
         f"daybook show {row.id[:12]}",
     ]
@@ -235,7 +235,7 @@ async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetim
         event=PROGRESS_EVENT,
         channel=notify.channel,
         chat_id=notify.chat_id,
-        subject=f"{name}: still at work",
+        subject=f"{name}: still running",
         body="\n".join(lines),
         run_id=row.id,
         job_id=row.job_id,

@@ -43,25 +43,25 @@ async def reconcile_blocks(
         memory.key_problem = report.key_problem
         if report.key_problem:
             log.warning(
-                "agents and secrets are not copied to the ledger, nor restored from it: %s",
+                "Cannot copy agents and secrets to the ledger, or restore them from it: %s",
                 report.key_problem,
                 extra={"action": "ledger_key_missing"},
             )
     if report.registered:
         log.warning(
-            "Prefect did not know Daybook's block types; they are registered again",
+            "Registered Daybook's block types again, because Prefect had lost them",
             extra={"action": "blocks_registered"},
         )
     if report.restored:
         log.warning(
-            "restored in Prefect: %s", ", ".join(report.restored), extra={"action": "restored"}
+            "Restored in Prefect: %s", ", ".join(report.restored), extra={"action": "restored"}
         )
     if report.removed:
         log.info(
-            "deleted in Prefect, and so in the ledger: %s",
+            "Removed from the ledger, because they were deleted in Prefect: %s",
             ", ".join(report.removed),
             extra={"action": "copies_removed"},
         )
     for label, why in report.failed.items():
-        log.warning("%s is not restored: %s", label, why, extra={"action": "restore_failed"})
+        log.warning("Could not restore %s: %s", label, why, extra={"action": "restore_failed"})
     return report

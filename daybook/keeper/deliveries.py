@@ -12,17 +12,14 @@ from dataclasses import dataclass, field
 
 from prefect.client.orchestration import PrefectClient
 
-from daybook.delivery import dispatcher as outbox
-from daybook.delivery import sending
+from daybook.delivery import outbox, sending
 from daybook.delivery.dispatcher import DispatchResult
-from daybook.delivery.outbox import is_dispatched
+from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.execution import delivery
 from daybook.ledger.engine import Ledger
 
 BUSY_INTERVAL_SECONDS = 1.0
 """Interval while a row is due within `LOOKAHEAD_SECONDS`."""
-IDLE_INTERVAL_SECONDS = 2.0
-"""Interval otherwise: other processes do not announce the rows that they queue."""
 LOOKAHEAD_SECONDS = 5.0
 UNREACHABLE_INTERVAL_SECONDS = 10.0
 """Interval while Prefect cannot be asked for a token or for a channel."""
@@ -56,17 +53,18 @@ class DeliveriesState:
 
 async def send_due(
     ledger: Ledger, client: PrefectClient, holder: str, memory: DeliveriesState
-) -> float:
-    """Send the due rows under a lease of ``holder``; return the seconds until the next cycle.
+) -> float | None:
+    """Send the due rows under a lease of ``holder``; return the seconds until the next cycle,
+    or None for `Timing.delivery_interval`.
 
     Raises `LedgerUnreachable`. The runs that are still to be shown are kept then, and while Prefect
     is unreachable.
     """
-    due, now = await sending.next_due(ledger, is_dispatched), ledger.now()
+    due, now = await sending.next_due(ledger, outbox.is_outgoing), ledger.now()
     sent = DispatchResult()
     if due is not None and due <= now:
         try:
-            await outbox.dispatch(
+            await dispatch_outgoing(
                 ledger, client, holder, claims_for=MAX_CLAIMING_SECONDS, sent=sent
             )
         finally:
@@ -80,4 +78,4 @@ async def send_due(
         return UNREACHABLE_INTERVAL_SECONDS
     if memory.ended or (due is not None and (due - now).total_seconds() <= LOOKAHEAD_SECONDS):
         return BUSY_INTERVAL_SECONDS
-    return IDLE_INTERVAL_SECONDS
+    return None

@@ -27,14 +27,14 @@ CLOSE_TIMEOUT_SECONDS = 1.0
 EventHandler = Callable[[Event], Awaitable[None]]
 
 
-async def listen(only: EventFilter, heard: EventHandler) -> NoReturn:
-    """Call ``heard`` with each event that ``only`` selects, until cancelled; reopen a broken
+async def listen(only: EventFilter, handle: EventHandler) -> NoReturn:
+    """Call ``handle`` with each event that ``only`` selects, until cancelled; reopen a broken
     stream.
     """
     wait = 1.0
     while True:
         started = time.monotonic()
-        receiving = asyncio.create_task(_receive(only, heard))
+        receiving = asyncio.create_task(_receive(only, handle))
         try:
             await asyncio.wait({receiving})
         finally:
@@ -45,7 +45,7 @@ async def listen(only: EventFilter, heard: EventHandler) -> NoReturn:
                 await asyncio.wait({receiving}, timeout=CLOSE_TIMEOUT_SECONDS)
         # Not an error: the callers also poll.
         error = None if receiving.cancelled() else receiving.exception()
-        log.info("no events: %r", error, extra={"action": "events_away"})
+        log.info("The event stream ended: %r", error, extra={"action": "events_away"})
         wait = (
             1.0
             if time.monotonic() - started > MAX_RECONNECT_DELAY_SECONDS
@@ -54,11 +54,11 @@ async def listen(only: EventFilter, heard: EventHandler) -> NoReturn:
         await asyncio.sleep(wait)
 
 
-async def _receive(only: EventFilter, heard: EventHandler) -> None:
+async def _receive(only: EventFilter, handle: EventHandler) -> None:
     stream = get_events_subscriber(filter=only, reconnection_attempts=0)
     async with AsyncExitStack() as stack:
         # Before it is opened: Prefect leaves a stream open that is cancelled or refused meanwhile.
         stack.push_async_exit(stream)
         await stream.__aenter__()
         async for event in stream:
-            await heard(event)
+            await handle(event)

@@ -100,10 +100,16 @@ class Leadership:
             try:
                 pause = await self._turn()
             except LedgerUnreachable as error:
-                log.warning("the lead is not kept: %s", error, extra={"action": "lead_unreachable"})
+                log.warning(
+                    "Could not acquire or renew the leadership: %s",
+                    error,
+                    extra={"action": "lead_unreachable"},
+                )
                 pause = TIMING.leader_check.total_seconds()
             except Exception:
-                log.exception("the lead is not kept", extra={"action": "lead_failed"})
+                log.exception(
+                    "Could not acquire or renew the leadership", extra={"action": "lead_failed"}
+                )
                 pause = TIMING.leader_check.total_seconds()
             try:
                 async with asyncio.timeout(pause):
@@ -136,7 +142,7 @@ class Leadership:
 
     def _lost(self) -> None:
         if self._fence is not None:
-            log.warning("%s leads no more", self.holder, extra={"action": "lead_lost"})
+            log.warning("%s lost the leadership", self.holder, extra={"action": "lead_lost"})
         self._fence = None
         self._ended.set()
 
@@ -147,7 +153,7 @@ class Leadership:
             raise LeadershipLost(self.holder)
 
     async def release(self, rest: float = 0.0) -> None:
-        """Give up the leadership, and do not acquire it again for ``rest`` seconds.
+        """Release the leadership, and do not acquire it again for ``rest`` seconds.
 
         If the ledger cannot be reached, the lease expires by itself.
         """
@@ -160,7 +166,9 @@ class Leadership:
                 await leader_lease.release(self._ledger, self._name, fence)
             except LedgerUnreachable as error:
                 log.warning(
-                    "the lead is not given back: %s", error, extra={"action": "lead_unreachable"}
+                    "Could not release the leadership: %s",
+                    error,
+                    extra={"action": "lead_unreachable"},
                 )
 
 

@@ -15,8 +15,6 @@ from daybook.ledger.engine import Ledger
 
 BUSY_INTERVAL_SECONDS = 0.5
 """Interval after a cycle that called a listener."""
-IDLE_INTERVAL_SECONDS = 2.0
-"""Interval after a cycle without calls."""
 NO_LISTENERS_INTERVAL_SECONDS = 60.0
 """Interval while no listener is installed."""
 ANNOUNCE_INTERVAL_SECONDS = 3600.0
@@ -33,8 +31,9 @@ class ListenersState:
     announced_at: float | None = None
 
 
-async def call_listeners(ledger: Ledger, holder: str, memory: ListenersState) -> float:
-    """Call listeners with due outcomes; return the seconds until the next cycle.
+async def call_listeners(ledger: Ledger, holder: str, memory: ListenersState) -> float | None:
+    """Call listeners with due outcomes; return the seconds until the next cycle, or None for
+    `Timing.listener_interval`.
 
     Raises `LedgerUnreachable`.
     """
@@ -50,4 +49,4 @@ async def call_listeners(ledger: Ledger, holder: str, memory: ListenersState) ->
     called = await listener_calls.call_listeners(
         ledger, holder, memory.names, claims_for=MAX_CLAIMING_SECONDS
     )
-    return BUSY_INTERVAL_SECONDS if called else IDLE_INTERVAL_SECONDS
+    return BUSY_INTERVAL_SECONDS if called else None

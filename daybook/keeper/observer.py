@@ -11,17 +11,15 @@ An interrupted cycle is repeated as a whole; the jobs it reconciled stay reconci
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import PrefectClient
 
-from daybook.errors import LedgerUnreachable
 from daybook.keeper.cost import CountingClient, MeteredCoroutine
 from daybook.ledger.engine import Ledger
-from daybook.prefect import instances, reconcile
+from daybook.prefect import reconcile
 from daybook.prefect.fingerprints import Fingerprints
 from daybook.prefect.report import ReconcileReport
 
@@ -50,48 +48,30 @@ class Observation:
     cpu_seconds: float
 
 
-class Observer:
-    """Observes Prefect; keeps fingerprints between the cycles of one term of a leader."""
+async def observe(
+    ledger: Ledger,
+    client: PrefectClient,
+    seen: Fingerprints,
+    *,
+    most_seconds: float = MAX_RECONCILE_SECONDS,
+) -> Observation:
+    """Run one cycle; ``seen`` are the fingerprints of one term of a leader.
 
-    def __init__(self) -> None:
-        self._seen = Fingerprints()
-
-    async def observe(
-        self, ledger: Ledger, client: PrefectClient, *, most_seconds: float = MAX_RECONCILE_SECONDS
-    ) -> Observation:
-        """Run one cycle. Raises the errors of a Prefect or a ledger that cannot be reached."""
-        began, counted = ledger.now(), CountingClient(client)
-        work = MeteredCoroutine(
-            reconcile.reconcile_all(
-                ledger, counted.as_client, self._seen, most_seconds=most_seconds
-            )
-        )
-        report = await work
-        observation = Observation(
-            began, frozenset(report.observed), report, counted.requests, work.seconds
-        )
-        log.debug(
-            "observed %d jobs with %d requests and %.3f s of CPU",
-            len(observation.jobs),
-            observation.requests,
-            observation.cpu_seconds,
-            extra={"action": "observed"},
-        )
-        return observation
-
-
-RECORD_INTERVAL_SECONDS = instances.RECORD_INTERVAL.total_seconds()
-
-
-async def record(ledger: Ledger, client: PrefectClient, holder: str) -> str:
-    """Record the server; return what is wrong if processes of this ledger use another one too."""
-    pool_id = await instances.pool_id(client)
-    if pool_id is None:
-        return ""  # no pool yet, so no run of ours
-    return instances.conflict(await instances.record(ledger, pool_id, str(client.api_url), holder))
-
-
-async def forget(ledger: Ledger, holder: str) -> None:
-    """Remove the record of a process that ends; if that fails, the record soon expires."""
-    with suppress(LedgerUnreachable):
-        await instances.forget(ledger, holder)
+    Raises the errors of a Prefect or a ledger that cannot be reached.
+    """
+    began, counted = ledger.now(), CountingClient(client)
+    work = MeteredCoroutine(
+        reconcile.reconcile_all(ledger, counted.as_client, seen, most_seconds=most_seconds)
+    )
+    report = await work
+    observation = Observation(
+        began, frozenset(report.observed), report, counted.requests, work.seconds
+    )
+    log.debug(
+        "observed %d jobs with %d requests and %.3f s of CPU",
+        len(observation.jobs),
+        observation.requests,
+        observation.cpu_seconds,
+        extra={"action": "observed"},
+    )
+    return observation

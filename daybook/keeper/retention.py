@@ -1,4 +1,4 @@
-"""The retention service: deletes old rows of the ledger, as the settings say, in small batches.
+"""Retention service: deletes the rows that the settings no longer keep, in small batches.
 
 It changes nothing in Prefect: Daybook's own server has its own retention on the same terms
 (`daybook.operations.server`); any other server keeps what its operator wants.
@@ -19,30 +19,27 @@ from daybook.tasks import retention as tasks
 
 @dataclass
 class PruneReport:
-    """Number of deleted runs, messages of conversations, outbox rows without a run (``told``) and
-    task runs; the names of deleted archived jobs. ``left``: the time limit was reached.
+    """Number of deleted runs, messages of conversations, outbox rows without a run (``deliveries``)
+    and task runs; the names of deleted archived jobs. ``left``: the time limit was reached.
     """
 
     runs: int = 0
     messages: int = 0
-    told: int = 0
+    deliveries: int = 0
     tasks: int = 0
     jobs: list[str] = field(default_factory=list)
     left: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.messages or self.told or self.tasks or self.jobs)
+        return bool(self.runs or self.messages or self.deliveries or self.tasks or self.jobs)
 
 
 async def prune(
     ledger: Ledger, keep: RetentionLimits | None = None, *, most_seconds: float = 5.0
 ) -> PruneReport:
     """Run one cycle of about ``most_seconds``; the next cycle does the rest."""
-    settings, done, end = (
-        keep or RetentionLimits.of_settings(),
-        PruneReport(),
-        time.monotonic() + most_seconds,
-    )
+    settings, done = keep or RetentionLimits.of_settings(), PruneReport()
+    end = time.monotonic() + most_seconds
 
     async def in_batches(batch: Callable[[], Awaitable[int]]) -> int:
         count = 0
@@ -57,7 +54,7 @@ async def prune(
         done.messages += await in_batches(
             partial(book.prune_messages, ledger, conversation, settings)
         )
-    done.told = await in_batches(partial(book.prune_outbox, ledger, settings))
+    done.deliveries = await in_batches(partial(book.prune_outbox, ledger, settings))
     done.tasks = await in_batches(partial(tasks.delete_ended_tasks, ledger, settings))
     await in_batches(partial(tasks.delete_old_wakes, ledger))
     await in_batches(partial(tasks.delete_expired_sessions, ledger))

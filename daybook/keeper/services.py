@@ -1,28 +1,10 @@
-"""The keeper: runs the leader's services in loops, and the two services of every process.
+"""The keeper: leader election, and the table of background services (`LOOPS`).
 
-`daybook status` (`passes`) and the log use the names in the second column.
-
-::
-
-    every process   renew the leadership, or try to acquire it           (`leadership`)
-                    drain     `outcome_spool`: this home's spooled outcomes
-                    server    `observer`: all processes must use the same Prefect server
-    the leader      runs      drain ─► expire (`lease_reaper`) ─► ends (`ended_runs`)
-                              ─► ensure, wake (`scheduled_runs`) ─► mirror (`state_mirror`)
-                              ─► unread (`ended_runs`)                          every 5 s
-                    jobs      blocks ─► observe ─► correct      every 10 s, sooner by an event;
-                              later if they would use over 2 % of a core
-                    naming    names new Prefect runs            every 10 s, later if it would
-                              use over 2 % of a core
-                    audit     after each observation, and every 10 s, whatever those cost
-                    outbox    sends due messages        every second while one is due soon
-                    listen    calls listeners               every 2 s if there are any
-                    tasks     expires task leases, wakes sessions               every 15 s
-                    alarm     overdue and long runs                             every 30 s
-                    prune     `retention`                                       every hour
+Each worker, and `daybook keeper`, has a keeper. One of them leads and runs the leader's loops; the
+others stand by and run the loops of every process.
 
 One cycle of a service is one idempotent function with a bounded amount of work, and has a timeout
-here. A failing service stops no other: its error is logged, and its next cycle tries again. A
+here. A failing service stops no other loop: its error is logged, and its next cycle tries again. A
 leader that does not reach Prefect releases the leadership for a while: another process may reach
 it.
 """
@@ -35,9 +17,10 @@ import time
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import Enum
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -45,7 +28,7 @@ from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 
 from daybook.agents import documents
-from daybook.errors import LeadershipLost, Unreachable
+from daybook.errors import LeadershipLost, LedgerUnreachable, Unreachable
 from daybook.execution import outcome_spool
 from daybook.keeper import (
     alerts,
@@ -56,24 +39,29 @@ from daybook.keeper import (
     leadership,
     lease_reaper,
     listeners,
+    observer,
     retention,
 )
-from daybook.keeper import observer as observe
 from daybook.keeper.budget import CpuBudget
 from daybook.keeper.cost import MeteredCoroutine
 from daybook.keeper.leadership import Leadership
 from daybook.ledger.engine import Ledger
-from daybook.prefect import corrections, ended_runs, run_names, scheduled_runs, state_mirror
+from daybook.prefect import (
+    corrections,
+    ended_runs,
+    instances,
+    run_names,
+    scheduled_runs,
+    state_mirror,
+)
+from daybook.prefect.fingerprints import Fingerprints
 from daybook.resources import mirror as block_mirror
 from daybook.tasks import model, notifier
-from daybook.tasks.scheduler import Cycle, Scheduler
+from daybook.tasks.scheduler import Scheduler
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-PRUNE_INTERVAL_SECONDS = 3600.0
 CYCLE_TIMEOUT_SECONDS = 120.0
 """Timeout of one cycle; its writes up to then persist."""
 PREFECT_TIMEOUT_SECONDS = 90.0
@@ -85,6 +73,273 @@ _EDITS = EventFilter(
         name=[f"prefect.deployment.{done}" for done in ("created", "updated", "deleted")]
     )
 )
+
+
+class Signal(Enum):
+    """Events that end the pause of a loop early."""
+
+    EDITED = "a deployment was edited in Prefect"
+    OBSERVED = "an observation was completed"
+
+
+@dataclass
+class Context:
+    """What the services of one process use, and their state in one term of leadership.
+
+    ``fence`` is the term's fencing token; the loops of every process have a context without one.
+    """
+
+    ledger: Ledger
+    client: PrefectClient
+    holder: str
+    supervised: Callable[[], Collection[str]]
+    scheduler: Scheduler
+    signals: dict[Signal, asyncio.Event]
+    fence: int | None = None
+    reported_conflict: str = ""
+    excluded: Collection[str] = ()
+    ends_read: datetime | None = None
+    copied: block_mirror.ComparisonCache = field(default_factory=block_mirror.ComparisonCache)
+    seen: Fingerprints = field(default_factory=Fingerprints)
+    observed: dict[str, datetime] = field(default_factory=dict)
+    observed_at: datetime | None = None
+    audited: auditor.AuditorState = field(default_factory=auditor.AuditorState)
+    corrected: corrections.CorrectionState = field(default_factory=corrections.CorrectionState)
+    named: run_names.NamingState = field(default_factory=run_names.NamingState)
+    unshown: deliveries.DeliveriesState = field(default_factory=deliveries.DeliveriesState)
+    watched: alerts.AlertState = field(default_factory=alerts.AlertState)
+    heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
+
+    def known(self) -> dict[str, datetime]:
+        """Return up to when each job is known from Prefect: its edits, and the ends of its runs.
+
+        A run that was cancelled ahead in Prefect while no keeper led must not be caught up.
+        """
+        read_to = self.ends_read
+        if read_to is None:
+            return {}
+        return {job_id: min(at, read_to) for job_id, at in self.observed.items()}
+
+
+# --- the table of services
+
+
+@dataclass(frozen=True)
+class Service:
+    """A background service. ``name`` is its name in `daybook status` (`passes`) and in the log.
+
+    ``run`` runs one cycle. If it returns a `float`, the next cycle starts after so many seconds,
+    instead of the loop's interval. If a cycle of a ``required`` service fails, the services after
+    it wait for the loop's next cycle.
+    """
+
+    name: str
+    does: str
+    run: Callable[[Context], Coroutine[Any, Any, object]]
+    required: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """Services that run one after another, again after a pause of ``interval``.
+
+    ``signal`` ends the pause early, but not before ``min_pause``. ``charged`` returns whether a
+    cycle is charged to the loop's CPU budget, which may extend the pause. The loop with
+    ``checks_prefect`` releases the leadership if Prefect does not answer. A loop that runs
+    ``everywhere`` needs no leadership.
+    """
+
+    interval: Callable[[], timedelta]
+    services: tuple[Service, ...]
+    signal: Signal | None = None
+    min_pause: Callable[[], timedelta] = timedelta
+    charged: Callable[[Context], bool] | None = None
+    checks_prefect: bool = False
+    everywhere: bool = False
+
+
+async def _record_server(context: Context) -> None:
+    conflict = await instances.record_server(context.ledger, context.client, context.holder)
+    if conflict and conflict != context.reported_conflict:
+        log.warning("%s", conflict, extra={"action": "two_prefect_servers"})
+    context.reported_conflict = conflict
+
+
+async def _record_ends(context: Context) -> None:
+    # For `ensure` too: it must leave a run alone that `ends` left to its supervision.
+    context.excluded = context.supervised()
+    await ended_runs.record_live_ends(context.ledger, context.client, supervised=context.excluded)
+
+
+async def _read_ends(context: Context) -> None:
+    context.ends_read = await ended_runs.record_unread_ends(
+        context.ledger, context.client, supervised=context.supervised()
+    )
+
+
+async def _observe(context: Context) -> None:
+    found = await observer.observe(context.ledger, context.client, context.seen)
+    context.observed_at = found.began
+    context.observed |= dict.fromkeys(found.jobs, found.began)
+    context.signals[Signal.OBSERVED].set()
+
+
+async def _audit(context: Context) -> float | None:
+    report = await auditor.audit(context.ledger, context.known(), memory=context.audited)
+    return TIMING.runs_interval.total_seconds() if report.left else None
+
+
+async def _prune(context: Context) -> float | None:
+    report = await retention.prune(context.ledger)
+    return TIMING.jobs_interval.total_seconds() if report.left else None
+
+
+_DRAIN = Service(
+    "drain",
+    "records the outcomes that this home spooled while the ledger was unreachable",
+    lambda context: outcome_spool.drain(context.ledger),
+)
+
+RUNS = Loop(
+    interval=lambda: TIMING.runs_interval,
+    checks_prefect=True,
+    services=(
+        _DRAIN,  # first: a run whose outcome is spooled must not be judged unknown
+        Service(
+            "expire",
+            "expires lost leases and passed deadlines",
+            lambda context: lease_reaper.expire(context.ledger, context.client),
+        ),
+        Service(
+            "ends",
+            "records the ends that Prefect shows for live runs",
+            _record_ends,
+            required=True,
+        ),
+        Service(
+            "ensure",
+            "gives each waiting run one scheduled Prefect run",
+            lambda context: scheduled_runs.ensure_all(
+                context.ledger, context.client, supervised=context.excluded
+            ),
+        ),
+        Service(
+            "wake",
+            "starts the run that gets a free slot",
+            lambda context: scheduled_runs.wake_for_idle_slots(context.ledger, context.client),
+        ),
+        Service(
+            "mirror",
+            "shows the outcomes of finished runs in Prefect",
+            lambda context: state_mirror.mirror(context.ledger, context.client),
+        ),
+        # Last: after a long absence there may be much to read, and nothing here waits for it.
+        Service("unread", "reads the other ends in Prefect since the last cycle", _read_ends),
+    ),
+)
+
+JOBS = Loop(
+    interval=lambda: TIMING.jobs_interval,
+    signal=Signal.EDITED,
+    min_pause=lambda: TIMING.min_pass_interval,
+    # The first observation of a term, which reads everything, is not charged.
+    charged=lambda context: context.observed_at is not None,
+    services=(
+        # First: a job whose deployment is recreated needs its agent and its secrets.
+        Service(
+            "blocks",
+            "copies block documents of Prefect to the ledger, and restores lost ones",
+            lambda context: blocks.reconcile_blocks(context.ledger, context.client, context.copied),
+        ),
+        Service("observe", "imports edits made in Prefect", _observe),
+        Service(
+            "correct",
+            "corrects the due times that Prefect computes wrongly",
+            lambda context: corrections.correct(context.ledger, context.client, context.corrected),
+        ),
+    ),
+)
+
+LOOPS = (
+    Loop(everywhere=True, interval=lambda: TIMING.runs_interval, services=(_DRAIN,)),
+    Loop(
+        everywhere=True,
+        interval=lambda: TIMING.server_interval,
+        services=(
+            Service("server", "records the Prefect server that this process uses", _record_server),
+        ),
+    ),
+    RUNS,
+    JOBS,
+    Loop(
+        interval=lambda: TIMING.jobs_interval,
+        charged=lambda context: True,
+        services=(
+            Service(
+                "naming",
+                "names new Prefect runs",
+                lambda context: run_names.name_runs(context.ledger, context.client, context.named),
+            ),
+        ),
+    ),
+    Loop(
+        interval=lambda: TIMING.jobs_interval,
+        signal=Signal.OBSERVED,
+        services=(Service("audit", "gives each due time that passed its row", _audit),),
+    ),
+    Loop(
+        interval=lambda: TIMING.delivery_interval,
+        services=(
+            Service(
+                "outbox",
+                "sends due callbacks and messages",
+                lambda context: deliveries.send_due(
+                    context.ledger, context.client, context.holder, context.unshown
+                ),
+            ),
+        ),
+    ),
+    Loop(
+        interval=lambda: TIMING.listener_interval,
+        services=(
+            Service(
+                "listen",
+                "calls listeners with outcomes",
+                lambda context: listeners.call_listeners(
+                    context.ledger, context.holder, context.heard
+                ),
+            ),
+        ),
+    ),
+    Loop(
+        interval=lambda: TIMING.tasks_interval,
+        services=(
+            Service(
+                "tasks",
+                "expires leases of tasks, and wakes task sessions",
+                lambda context: context.scheduler.cycle(),
+            ),
+        ),
+    ),
+    Loop(
+        interval=lambda: TIMING.alert_interval,
+        services=(
+            Service(
+                "alarm",
+                "queues alerts about overdue runs, and notes about long ones",
+                lambda context: alerts.queue_alerts(context.ledger, context.watched),
+            ),
+        ),
+    ),
+    Loop(
+        interval=lambda: TIMING.retention_interval,
+        services=(Service("prune", "deletes rows that the settings no longer keep", _prune),),
+    ),
+)
+"""Every background service of a keeper. A loop waits for no other loop."""
+
+
+# --- the keeper
 
 
 @dataclass
@@ -107,34 +362,6 @@ class CycleCost:
         }
 
 
-@dataclass
-class _Term:
-    """State of one term of leadership; a new term starts with nothing."""
-
-    fence: int
-    ends_read: datetime | None = None
-    copied: block_mirror.ComparisonCache = field(default_factory=block_mirror.ComparisonCache)
-    observer: observe.Observer = field(default_factory=observe.Observer)
-    observed: dict[str, datetime] = field(default_factory=dict)
-    observed_at: datetime | None = None
-    audited: auditor.AuditorState = field(default_factory=auditor.AuditorState)
-    corrected: corrections.CorrectionState = field(default_factory=corrections.CorrectionState)
-    named: run_names.NamingState = field(default_factory=run_names.NamingState)
-    unshown: deliveries.DeliveriesState = field(default_factory=deliveries.DeliveriesState)
-    watched: alerts.AlertState = field(default_factory=alerts.AlertState)
-    heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
-
-    def known(self) -> dict[str, datetime]:
-        """Return up to when each job is known from Prefect: its edits, and the ends of its runs.
-
-        A run that was cancelled ahead in Prefect while no keeper led must not be caught up.
-        """
-        read_to = self.ends_read
-        if read_to is None:
-            return {}
-        return {job_id: min(at, read_to) for job_id, at in self.observed.items()}
-
-
 class Keeper:
     """The keeper of one process. ``holder`` is the process's name, which no later process has.
 
@@ -152,8 +379,8 @@ class Keeper:
         self._ledger, self._supervised = ledger, supervised
         self.leadership = Leadership(ledger, holder, note=self._note)
         self.costs: dict[str, CycleCost] = {}
-        self._term = _Term(0)
-        self._edited, self._observed = asyncio.Event(), asyncio.Event()
+        self._signals = {each: asyncio.Event() for each in Signal}
+        self._term: Context | None = None
 
     async def run(self) -> NoReturn:
         """Run until cancelled, then release the leadership."""
@@ -162,188 +389,108 @@ class Keeper:
                 leadership.leader_client(self.leadership) as client,
                 asyncio.TaskGroup() as group,
             ):
+                process = self.context(client)
                 group.create_task(self.leadership.keep())
-                group.create_task(self._drain())
-                group.create_task(self._record_server(client))
-                group.create_task(self._runs(client))
-                group.create_task(self._jobs(client))
-                group.create_task(self._name_runs(client))
-                group.create_task(self._audit())
-                group.create_task(self._outbox(client))
-                group.create_task(self._call_listeners())
-                group.create_task(self._tasks(client))
-                group.create_task(self._alert())
-                group.create_task(self._prune())
-                group.create_task(event_stream.listen(_EDITS, self._wake_jobs))
+                for loop in LOOPS:
+                    group.create_task(self._repeat(loop, process))
+                group.create_task(event_stream.listen(_EDITS, self._on_edit))
         finally:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, LedgerUnreachable):
                 async with asyncio.timeout(5.0):
                     await self.leadership.release()
-                    await observe.forget(self._ledger, self.leadership.holder)
+                    await instances.forget(self._ledger, self.leadership.holder)
         raise AssertionError("its tasks end by cancelling only")
 
-    # --- the loops
-
-    async def _drain(self) -> NoReturn:
-        while True:
-            await self._turn("drain", outcome_spool.drain(self._ledger))
-            await asyncio.sleep(TIMING.runs_interval.total_seconds())
-
-    async def _record_server(self, client: PrefectClient) -> NoReturn:
-        reported = ""
-        while True:
-            conflict = await self._turn(
-                "server", observe.record(self._ledger, client, self.leadership.holder)
-            )
-            if conflict is not None:
-                if conflict and conflict != reported:
-                    log.warning("%s", conflict, extra={"action": "two_prefect_servers"})
-                reported = conflict
-            await asyncio.sleep(observe.RECORD_INTERVAL_SECONDS)
-
-    async def _runs(self, client: PrefectClient) -> NoReturn:
-        while True:
-            term = await self._leading()
-            await self._over_runs(client, term)
-            await asyncio.sleep(TIMING.runs_interval.total_seconds())
-
-    async def _over_runs(self, client: PrefectClient, term: _Term) -> None:
-        ledger = self._ledger
-        # First: a run whose outcome is spooled must not be judged unknown.
-        await self._turn("drain", outcome_spool.drain(ledger))
-        await self._turn("expire", lease_reaper.expire(ledger, client))
-        supervised = self._supervised()
-        ended = await self._turn(
-            "ends", ended_runs.record_live_ends(ledger, client, supervised=supervised)
-        )
-        if ended is not None:
-            await self._turn(
-                "ensure", scheduled_runs.ensure_all(ledger, client, supervised=supervised)
-            )
-            await self._turn("wake", scheduled_runs.wake_for_idle_slots(ledger, client))
-            await self._turn("mirror", state_mirror.mirror(ledger, client))
-            # Last: after a long absence there may be much to read, and nothing here waits for it.
-            reading = ended_runs.record_unread_ends(ledger, client, supervised=self._supervised())
-            term.ends_read = await self._turn("unread", reading) or term.ends_read
-        # A long reading counts as an answer too, and `unread` sends a request in every cycle.
-        if time.monotonic() - self.leadership.last_answer_at > PREFECT_TIMEOUT_SECONDS:
-            self.leadership.last_answer_at = time.monotonic()
-            log.warning("Prefect is not heard of: the lead is given back")
-            await self.leadership.release(rest=REACQUIRE_DELAY_SECONDS)
-
-    async def _jobs(self, client: PrefectClient) -> NoReturn:
-        budget = CpuBudget()
-        while True:
-            term = await self._leading()
-            self._edited.clear()
-            first = term.observed_at is None
-            await self._over_jobs(client, term)
-            if not first:  # the first observation of a term is not charged
-                names = ("blocks", "observe", "correct")
-                budget.spend(sum(self.costs[each].cpu_seconds for each in names))
-            pause = max(TIMING.min_pass_interval.total_seconds(), budget.wait())
-            await asyncio.sleep(pause)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TIMING.jobs_interval.total_seconds() - pause):
-                    await self._edited.wait()
-
-    async def _over_jobs(self, client: PrefectClient, term: _Term) -> None:
-        ledger = self._ledger
-        # First: a job whose deployment is recreated needs its agent and its secrets.
-        await self._turn("blocks", blocks.reconcile_blocks(ledger, client, term.copied))
-        observation = await self._turn("observe", term.observer.observe(ledger, client))
-        if observation is not None:
-            term.observed_at = observation.began
-            term.observed |= dict.fromkeys(observation.jobs, observation.began)
-            self._observed.set()
-        await self._turn("correct", corrections.correct(ledger, client, term.corrected))
-
-    async def _name_runs(self, client: PrefectClient) -> NoReturn:
-        budget = CpuBudget()
-        while True:
-            term = await self._leading()
-            await self._turn("naming", run_names.name_runs(self._ledger, client, term.named))
-            budget.spend(self.costs["naming"].cpu_seconds)
-            await asyncio.sleep(max(TIMING.jobs_interval.total_seconds(), budget.wait()))
-
-    async def _audit(self) -> NoReturn:
-        while True:
-            term = await self._leading()
-            self._observed.clear()
-            work = auditor.audit(self._ledger, term.known(), memory=term.audited)
-            done = await self._turn("audit", work)
-            if done is not None and done.left:
-                await asyncio.sleep(TIMING.runs_interval.total_seconds())
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TIMING.jobs_interval.total_seconds()):
-                    await self._observed.wait()
-
-    async def _outbox(self, client: PrefectClient) -> NoReturn:
-        while True:
-            term = await self._leading()
-            work = deliveries.send_due(self._ledger, client, self.leadership.holder, term.unshown)
-            pause = await self._turn("outbox", work)
-            await asyncio.sleep(TIMING.runs_interval.total_seconds() if pause is None else pause)
-
-    async def _call_listeners(self) -> NoReturn:
-        while True:
-            term = await self._leading()
-            pause = await self._turn(
-                "listen", listeners.call_listeners(self._ledger, self.leadership.holder, term.heard)
-            )
-            await asyncio.sleep(TIMING.runs_interval.total_seconds() if pause is None else pause)
-
-    async def _tasks(self, client: PrefectClient) -> None:
-        async def turn(cycle: Cycle) -> None:
-            await self._leading()
-            await self._turn("tasks", cycle())
-
+    def context(self, client: PrefectClient) -> Context:
+        """Return the context of the loops that run in every process."""
         scheduler = Scheduler(
             self._ledger,
             policy=model.load_policy,
             notifier=notifier.prefect_notifier(client),  # the client checks the leadership first
             capabilities_of=partial(documents.capabilities, client),
         )
-        try:
-            await scheduler.run(turn)
-        finally:
-            scheduler.stop()
+        return Context(
+            self._ledger,
+            client,
+            self.leadership.holder,
+            self._supervised,
+            scheduler,
+            self._signals,
+        )
 
-    async def _alert(self) -> NoReturn:
+    async def _on_edit(self, event: Event) -> None:
+        self._signals[Signal.EDITED].set()
+
+    async def _repeat(self, loop: Loop, process: Context) -> NoReturn:
+        budget = CpuBudget()
+        signal = self._signals[loop.signal] if loop.signal else asyncio.Event()
         while True:
-            term = await self._leading()
-            await self._turn("alarm", alerts.queue_alerts(self._ledger, term.watched))
-            await asyncio.sleep(TIMING.alert_interval.total_seconds())
+            context = process if loop.everywhere else await self.leading(process)
+            signal.clear()
+            charged = loop.charged is not None and loop.charged(context)
+            pause = await self.cycle(loop, context)
+            if charged:
+                budget.spend(sum(self.costs[each.name].cpu_seconds for each in loop.services))
+            if pause is not None:
+                await asyncio.sleep(pause)
+                continue
+            pause = max(loop.min_pause().total_seconds(), budget.wait())
+            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(loop.interval().total_seconds() - pause):
+                    await signal.wait()
 
-    async def _prune(self) -> NoReturn:
-        while True:
-            await self._leading()
-            done = await self._turn("prune", retention.prune(self._ledger))
-            await asyncio.sleep(
-                TIMING.jobs_interval.total_seconds()
-                if done is not None and done.left
-                else PRUNE_INTERVAL_SECONDS
-            )
-
-    async def _wake_jobs(self, event: Event) -> None:
-        self._edited.set()
-
-    async def _leading(self) -> _Term:
+    async def leading(self, process: Context) -> Context:
+        """Wait until this process leads; return the context of the term."""
         fence = await self.leadership.wait_until_leading()
-        if self._term.fence != fence:
-            self._term, self.leadership.last_answer_at = _Term(fence), time.monotonic()
+        if self._term is None or self._term.fence != fence:
+            self.leadership.last_answer_at = time.monotonic()
+            self._term = Context(
+                process.ledger,
+                process.client,
+                process.holder,
+                process.supervised,
+                process.scheduler,
+                process.signals,
+                fence,
+            )
         return self._term
 
-    # --- one cycle
+    async def cycle(self, loop: Loop, context: Context) -> float | None:
+        """Run the services of a loop; return the seconds until its next cycle, None for its
+        interval.
+        """
+        pause: float | None = None
+        for service in loop.services:
+            succeeded, result = await self._run(service, context)
+            if isinstance(result, float):
+                pause = result
+            if not succeeded:
+                if loop.interval() < TIMING.runs_interval:
+                    pause = TIMING.runs_interval.total_seconds()
+                if service.required:
+                    break
+        if loop.checks_prefect:
+            await self._release_without_prefect()
+        return pause
 
-    async def _turn(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
-        """Run one cycle and record its cost; return None if it failed, which is logged."""
-        started, request_count, error = time.monotonic(), [0], ""
-        metered, token = MeteredCoroutine(work), leadership.request_count.set(request_count)
+    async def _release_without_prefect(self) -> None:
+        # A long reading counts as an answer too, and `unread` sends a request in every cycle.
+        if time.monotonic() - self.leadership.last_answer_at > PREFECT_TIMEOUT_SECONDS:
+            self.leadership.last_answer_at = time.monotonic()
+            log.warning("Prefect does not answer: releasing the leadership")
+            await self.leadership.release(rest=REACQUIRE_DELAY_SECONDS)
+
+    async def _run(self, service: Service, context: Context) -> tuple[bool, object]:
+        """Run one cycle of a service and record its cost; return whether it succeeded (a failure is
+        logged), and its result.
+        """
+        name, started, request_count, error = service.name, time.monotonic(), [0], ""
+        metered = MeteredCoroutine(service.run(context))
+        token = leadership.request_count.set(request_count)
         try:
             async with asyncio.timeout(CYCLE_TIMEOUT_SECONDS):
-                return await metered
+                return True, await metered
         except LeadershipLost as lost:
             error = str(lost)
             log.info("%s: %s", name, lost, extra={"action": "pass_lost"})
@@ -351,7 +498,7 @@ class Keeper:
             error = str(unreachable) or type(unreachable).__name__
             log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
         except TimeoutError:
-            error = f"ended after {CYCLE_TIMEOUT_SECONDS:g} s"
+            error = f"timed out after {CYCLE_TIMEOUT_SECONDS:g} s"
             log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
         except Exception as failure:
             error = repr(failure)
@@ -370,11 +517,11 @@ class Keeper:
                 request_count[0],
                 extra={"action": "pass"},
             )
-        return None
+        return False, None
 
     def _note(self) -> dict[str, Any]:
         """Return what `daybook status` shows of this leader."""
-        at = self._term.observed_at
+        at = self._term.observed_at if self._term else None
         return {
             "observed_at": None if at is None else at.isoformat(),
             "passes": {name: cost.as_json() for name, cost in self.costs.items()},

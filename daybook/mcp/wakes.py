@@ -47,7 +47,8 @@ NOTIFY_TIMEOUT_SECONDS = 10.0
 """Time for a client to accept a notification."""
 DISCONNECT_TIMEOUT_SECONDS = 5.0
 """Time to record that a client has disconnected."""
-MAX_CLAIMED_ROWS = 100
+MAX_WAKES_IN_FLIGHT = 2_000
+"""Twice as many as all clients' sessions: clients that do not read stop no other."""
 CLIENT_GONE_REASON = "its client disconnected"
 
 OpenLedger = Callable[[], "AbstractAsyncContextManager[Ledger]"]
@@ -85,7 +86,6 @@ class WakeNotifier:
         self._opened, self._most, self._most_per_owner = opened, most, share
         self._held: list[Subscription] = []
         self._at_work: dict[str, asyncio.Task[None]] = {}
-        self._deliveries: set[asyncio.Task[DeliveryResult]] = set()
         self._writes = asyncio.Lock()
         self._name = f"mcp:{socket.gethostname()}:{os.getpid()}"
 
@@ -169,7 +169,7 @@ class WakeNotifier:
                 await do(ledger)
 
     def _is_needed(self) -> bool:
-        return bool(self._held or self._deliveries)
+        return bool(self._held)
 
     async def _renew(self, ledger: Ledger) -> None:
         from daybook.tasks import sessions
@@ -188,45 +188,35 @@ class WakeNotifier:
                     )
 
     async def _send(self, ledger: Ledger) -> None:
-        """Start to deliver the pending rows of the current subscriptions; record the finished
-        deliveries.
-        """
-        from daybook.delivery import outbox, sending
+        """Deliver the pending rows of the current subscriptions."""
+        from daybook.delivery import dispatcher
+        from daybook.delivery.outbox import QueueKind, queue_of_task_session
 
-        lanes = {outbox.queue_of_task_session(id_): id_ for id_ in self._by_session()}
-        due = await sending.next_due(ledger, lanes.__contains__)
-        if due is not None and due <= ledger.now():  # otherwise nothing is written
-            rows = await sending.claim(
-                ledger, self._name, most=MAX_CLAIMED_ROWS, wanted=lanes.__contains__
-            )
-            deliveries = [self._deliver(row, lanes[row.lane]) for row in rows]
-            self._deliveries.update(asyncio.create_task(each) for each in deliveries)
-        if self._deliveries:  # clients that accept at once are recorded at once, together
-            done, self._deliveries = await asyncio.wait(
-                self._deliveries, timeout=POLL_INTERVAL_SECONDS
-            )
-            await sending.record(ledger, [each.result() for each in done])
+        def accepts(lane: str) -> bool:
+            return any(lane == queue_of_task_session(id_) for id_ in self._by_session())
 
-    async def _deliver(self, row: OutboxRow, id_: str) -> DeliveryResult:
+        await dispatcher.dispatch(
+            ledger,
+            self._name,
+            {QueueKind.TASK_SESSION: self},
+            accepts=accepts,
+            most=MAX_WAKES_IN_FLIGHT,
+        )
+
+    async def send(self, row: OutboxRow) -> DeliveryResult:
         """Notify all subscribers of the session; delivered if one of them accepted it."""
+        from daybook.delivery import backoff
+        from daybook.delivery.outbox import QueueKind
         from daybook.delivery.sending import DeliveryResult
         from daybook.ledger.states import Delivery
 
-        started_at = time.perf_counter()
+        started_at, id_ = time.perf_counter(), row.lane.removeprefix(QueueKind.TASK_SESSION)
         subscriptions = self._by_session().get(id_, ())
         delivered = any(await asyncio.gather(*(_notified(each, id_) for each in subscriptions)))
         seconds = time.perf_counter() - started_at
         if delivered:
             return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
-        return DeliveryResult(
-            row.id,
-            row.fence,
-            Delivery.FAILED,
-            None,
-            seconds,
-            error=CLIENT_GONE_REASON,
-            went_out=False,
-        )
+        return backoff.failed(row, row.next_at, CLIENT_GONE_REASON, seconds, final=True)
 
 
 async def _notified(held: Subscription, id_: str) -> bool:

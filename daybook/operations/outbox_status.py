@@ -89,7 +89,7 @@ class OutboxStatus:
 
 async def read_status(ledger: Ledger) -> OutboxStatus:
     """Read the current state."""
-    now, due = ledger.now(), await sending.next_due(ledger, outbox.is_dispatched)
+    now, due = ledger.now(), await sending.next_due(ledger, outbox.is_outgoing)
     async with ledger.read() as session:
         health = await sending.health(session, now)
         last_alerts = await history.inbox(session, unread_only=True, events=ALERT_EVENTS, limit=1)

@@ -27,7 +27,6 @@ from daybook.prefect.report import ReconcileReport
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-RECORD_INTERVAL = timedelta(seconds=60)
 IN_USE_AGE = timedelta(minutes=3)
 """How long a server counts as in use after it was recorded."""
 _RETENTION_AGE = timedelta(days=1)
@@ -50,6 +49,14 @@ class PrefectServer:
     def place(self) -> tuple[str, str]:
         """Address and machine that it was recorded on: `localhost` differs by machine."""
         return self.api_url, self.holder.partition(":")[0]
+
+
+async def record_server(ledger: Ledger, client: PrefectClient, holder: str) -> str:
+    """Record the server of ``client``; return what is wrong if other processes use another one."""
+    current = await pool_id(client)
+    if current is None:
+        return ""  # no pool yet, so no run of ours
+    return conflict(await record(ledger, current, str(client.api_url), holder))
 
 
 async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> list[PrefectServer]:

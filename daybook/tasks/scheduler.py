@@ -13,8 +13,9 @@ from daybook.tasks.cycle import CapabilityLoader, cycle
 from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.notifier import Notifier
 from daybook.tasks.statistics import CycleReport
+from daybook.timing import TIMING
 
-CYCLE_INTERVAL_SECONDS = 15.0
+CYCLE_INTERVAL_SECONDS = TIMING.tasks_interval.total_seconds()
 """Seconds between two cycles."""
 
 Cycle = Callable[[], Coroutine[Any, Any, CycleReport]]
@@ -42,6 +43,8 @@ class Scheduler:
         self._notifier, self._capabilities_of = notifier, capabilities_of
         self._stopped = asyncio.Event()
         self._policy: EscalationPolicy | None = None
+        with suppress(InvalidInput):  # this process may become the leader much later
+            self._policy = policy()
 
     async def run(self, turn: CycleRunner) -> None:
         """Run a cycle every `CYCLE_INTERVAL_SECONDS` seconds, each through ``turn``, until `stop`.
@@ -49,8 +52,6 @@ class Scheduler:
         Raises `SchedulerStopped` if it was stopped before.
         """
         self._require_running()
-        with suppress(InvalidInput):  # this process may become the leader much later
-            self._policy = self._load_policy()
         while not self._stopped.is_set():
             await turn(self.cycle)
             with suppress(TimeoutError):

@@ -15,7 +15,7 @@ from sqlmodel import col, select
 
 from daybook.clock import SystemClock
 from daybook.delivery.channels import apprise, registry
-from daybook.delivery.dispatcher import dispatch
+from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.home import Home
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
@@ -117,8 +117,8 @@ def test_a_url_is_never_an_argument_nor_repeated(prepared: None) -> None:
     [
         (("--channel", "teem"), "channel", "known: chats, console, file, inbox"),
         (("--channel", "chats"), "chat_id", "is missing"),
-        (("--channel", "chats", "--chat-id", "a/b"), "chat_id", "is none"),
-        (("--channel", "file", "--chat-id", "../x"), "chat_id", "no name of a file"),
+        (("--channel", "chats", "--chat-id", "a/b"), "chat_id", "is not a chat id"),
+        (("--channel", "file", "--chat-id", "../x"), "chat_id", "not a valid file name"),
         (("--on-complete", "http://169.254.169.254/x"), "on_complete", "metadata"),
         (("--on-fail", "http://0177.0.0.1/x"), "on_fail", "is no address"),
     ],
@@ -187,7 +187,7 @@ def messages(endpoint: Receiver) -> list[str]:
 async def ran(world: World, stored: StoredJob) -> RunRow:
     """Run the job to its end, and let what its process leaves be sent as the keeper sends it."""
     await world.workers.executed(await world.prefect.custom_run(stored))
-    await dispatch(world.ledger, world.client, "keeper")
+    await dispatch_outgoing(world.ledger, world.client, "keeper")
     return (await world.rows())[-1]
 
 
@@ -249,7 +249,7 @@ async def test_what_was_away_gets_it_when_it_is_back(world: World, endpoint: Rec
     assert "503" in str(row.error)
 
     async with Ledger(world.ledger.address, Later()) as later:
-        sent = await dispatch(later, world.client, "test")
+        sent = await dispatch_outgoing(later, world.client, "test")
     assert (sent.delivered, sent.failed, sent.again) == (1, 0, 0)
     assert messages(endpoint) == ["Here I am."] * 2
     assert (await world.rows())[-1].delivery == "delivered"

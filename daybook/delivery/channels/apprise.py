@@ -43,7 +43,7 @@ _CHAT = re.compile(
 )
 
 _LEGAL_CHAT_ID = (
-    "one recipient, of letters, digits and .:@!+$~=*-_, such as -1001 or me@example.org"
+    "use one recipient, of letters, digits and .:@!+$~=*-_, such as -1001 or me@example.org"
 )
 
 _NOTIFY_TYPES = {
@@ -103,7 +103,7 @@ STORE = BlockStore(
 def check_chat_id(chat_id: str) -> None:
     """Raise `InvalidInput` if the chat id cannot replace `{chat_id}`."""
     if not _CHAT.match(chat_id):
-        raise InvalidInput("chat_id", f'"{chat_id}" is none', _LEGAL_CHAT_ID)
+        raise InvalidInput("chat_id", f'"{chat_id}" is not a chat id', _LEGAL_CHAT_ID)
 
 
 def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
@@ -159,7 +159,7 @@ class AppriseChannel:
     def _send(self, message: Message, logged: list[str]) -> None:
         client = _client(self._url, message.chat_id)
         if client is None:
-            problem = f'with the chat id "{message.chat_id}" apprise does not understand the URL'
+            problem = f'apprise does not understand the URL with the chat id "{message.chat_id}"'
             raise NotDelivered(f"{self._what}: {problem}")
         subject, body = apprise_plugins.prepare(client).render(message)
         notify_type = _NOTIFY_TYPES.get(message.event, "info")
@@ -169,7 +169,7 @@ class AppriseChannel:
             logged.append(f"{type(error).__name__}: {error}")
             arrived = False
         if not arrived:
-            why = "; ".join(logged) or "apprise says that it failed, and not why"
+            why = "; ".join(logged) or "apprise reported a failure without a reason"
             secret = secret_texts({"url": self._url}, ["url"])
             raise NotDelivered(f"{self._what}: {redact(why, secret)}")
 

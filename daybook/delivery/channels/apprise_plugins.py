@@ -87,5 +87,7 @@ def _common_format(found: Sequence[Any]) -> MessageFormat:
             lines=min((n for each in found if (n := int(each.body_max_line_count)) > 0), default=0),
         )
     except (AttributeError, TypeError, ValueError) as error:
-        log.warning("what a channel takes is not known: %s", type(error).__name__)
+        log.warning(
+            "Using default limits for a channel whose own are unknown: %s", type(error).__name__
+        )
         return MessageFormat()

@@ -48,7 +48,7 @@ class Console:
         def write() -> None:
             stream = sys.stdout
             if stream is None:
-                raise OSError("there is none")
+                raise OSError("it is not open")
             stream.write(text.escape_controls(_entry(message)))
             stream.flush()
 
@@ -82,12 +82,12 @@ def folder() -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raise `InvalidInput` if ``name`` is not a legal file name there."""
+    """Raise `InvalidInput` if ``name`` is not a valid file name there."""
     if not _NAME.match(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise InvalidInput(
             "chat_id",
-            f'"{name}" is no name of a file',
-            "letters, digits and -_.,+@ without folders, such as brief.md",
+            f'"{name}" is not a valid file name',
+            "use letters, digits and -_.,+@ without folders, such as brief.md",
         )
 
 

@@ -69,8 +69,8 @@ def _build(slug: str, name: str, document: BlockDocument, logged: list[str]) -> 
     try:
         block = Block.get_block_class_from_schema(schema).model_validate(document.data)
     except UnknownBlockType:
-        problem = f'"{name}" is of the type {slug}, whose class is not installed here'
-        raise InvalidInput("channel", problem, "install the package that has it") from None
+        problem = f'"{name}" has the type {slug}, whose class is not installed'
+        raise InvalidInput("channel", problem, "install the package that contains it") from None
     except Exception as error:  # the error text may hold a secret
         why = redact("; ".join(logged) or type(error).__name__, secret)
         problem_text = f'the block "{name}" cannot be used: {why}'
@@ -94,7 +94,9 @@ class PrefectBlock:
         if self._client is not None:
             if not len(self._client):
                 why = redact("; ".join(logged), secret) or "apprise does not understand its URL"
-                raise InvalidInput("channel", f"{self._what} cannot be used: {why}", "fix it")
+                raise InvalidInput(
+                    "channel", f"{self._what} cannot be used: {why}", "fix it in Prefect"
+                )
             self._form = apprise_plugins.prepare(self._client)
         elif hasattr(block, "notify_type"):
             self._form = MessageFormat()
@@ -127,7 +129,7 @@ def _error_text(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError):  # its text holds the URL
         return f"it answered {error.response.status_code}"
     if isinstance(error, NotificationError):
-        return error.log or "apprise says that it failed, and not why"
+        return error.log or "apprise reported a failure without a reason"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -204,5 +206,7 @@ def apprise_of(block: Any) -> Any | None:
     client = getattr(block, "_apprise_client", None)
     if all(hasattr(client, each) for each in ("find", "asset", "notify")):
         return client
-    log.warning("Prefect's block %s keeps no apprise as expected", type(block).__name__)
+    log.warning(
+        "Prefect's block %s has no apprise client where it was expected", type(block).__name__
+    )
     return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from daybook.delivery.channels import apprise, builtin
 from daybook.delivery.channels.base import Channel, Message, NotDelivered
-from daybook.delivery.outbox import ALERT
+from daybook.delivery.outbox import ALERT, CONSOLE, FILE, INBOX
 from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
 from daybook.jobs import limits
 from daybook.jobs.limits import check_channel, may_use
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = {
-    "inbox": builtin.Inbox,
-    "file": builtin.File,
-    "console": builtin.Console,
+    INBOX: builtin.Inbox,
+    FILE: builtin.File,
+    CONSOLE: builtin.Console,
 }
 
 PREFECT_TIMEOUT_SECONDS = 10.0
@@ -61,7 +61,9 @@ async def check(
         known = [each for each in error.known if may_use(each, owner_limits)]
         raise UnknownName("channel", name, known) from None
     if channel.needs_chat_id and not chat_id:
-        raise InvalidInput("chat_id", f'is missing: the channel "{name}" has several', "give one")
+        raise InvalidInput(
+            "chat_id", f'is missing: the channel "{name}" serves several chats', "set one"
+        )
     if channel.needs_chat_id:
         apprise.check_chat_id(chat_id)
 
@@ -99,7 +101,7 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
             address, f"no answer within {PREFECT_TIMEOUT_SECONDS:g} s"
         ) from None
     if channel.needs_chat_id and not row.chat_id:
-        raise NotDelivered(f'the channel "{row.address}" has several chats: chat_id is missing')
+        raise NotDelivered(f'the channel "{row.address}" serves several chats: chat_id is missing')
     await channel.send(message)
 
 
@@ -113,7 +115,9 @@ async def find(client: PrefectClient | None, name: str) -> Channel:
     if len(matches) > 1:
         raise Ambiguous("channel", name, (f"{slug}/{name}" for slug, name in matches))
     if not matches or client is None:
-        raise UnknownName("channel", name, await names(client), "`daybook channels add` makes one")
+        raise UnknownName(
+            "channel", name, await names(client), "create one with `daybook channels add`"
+        )
     from daybook.delivery.channels import prefect_blocks
 
     [(slug, short)] = matches

@@ -1,6 +1,6 @@
 """Text processing for channels: truncation, muted mentions, and HTML.
 
-A truncated text ends with a line that tells how much is missing and where the full text is::
+A truncated text ends with a line that says how much is missing and where the full text is::
 
     … the beginning, up to the end of a line or word
     [… 38,104 more characters: `daybook show 4f0c2a91d3e7`]
@@ -39,7 +39,7 @@ def shorten_line(text: str, limit: int) -> str:
 
 
 def truncate(message: Message, limit: int, lines: int = 0) -> str:
-    """Return the message's body in at most ``limit``, with a last line that tells what is missing.
+    """Return the message's body in at most ``limit``, with a last line that says what is missing.
 
     ``lines`` is the maximum number of lines; 0 means no maximum.
     """
@@ -49,7 +49,7 @@ def truncate(message: Message, limit: int, lines: int = 0) -> str:
         return body
     for hint in _full_text_hints(message):
         # The number has at most this many digits.
-        space = limit - length(_told(len(body), hint)) - 1
+        space = limit - length(_omission_note(len(body), hint)) - 1
         if space >= limit // 2:
             break
     else:
@@ -62,7 +62,7 @@ def truncate(message: Message, limit: int, lines: int = 0) -> str:
         missing = len(body) - len(head) + len(fence) + 1
     else:
         missing = len(body) - len(head)
-    return f"{head}\n{_told(missing, hint)}"
+    return f"{head}\n{_omission_note(missing, hint)}"
 
 
 def _full_text_hints(message: Message) -> list[str]:
@@ -72,7 +72,7 @@ def _full_text_hints(message: Message) -> list[str]:
     return [*whole, *filter(None, [show]), ""]
 
 
-def _told(missing: int, hint: str) -> str:
+def _omission_note(missing: int, hint: str) -> str:
     return f"[… {missing:,} more characters{hint}]"
 
 

@@ -29,7 +29,7 @@ _LOGGERS = (
     "urllib3.util.retry",
 )
 
-_captured: ContextVar[list[str] | None] = ContextVar("heard", default=None)
+_captured: ContextVar[list[str] | None] = ContextVar("captured", default=None)
 
 
 class _CaptureFilter(logging.Filter):
@@ -80,7 +80,7 @@ async def run_capturing_logs(
                 outcome = partial(result.set_result, work(captured))
             except BaseException as error:
                 outcome = partial(result.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no caller waits any more
             loop.call_soon_threadsafe(finish, outcome)
 
     threading.Thread(target=run, name="daybook-channel", daemon=True).start()
@@ -88,4 +88,4 @@ async def run_capturing_logs(
         async with asyncio.timeout(within):
             return await result
     except TimeoutError:
-        raise NotDelivered(f"no end within {within:g} s; it may have arrived") from None
+        raise NotDelivered(f"it did not end within {within:g} s and may have arrived") from None

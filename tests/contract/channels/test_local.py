@@ -66,10 +66,10 @@ asyncio.run(main())
     "name", ["../x.md", "/etc/x", "a/b", "..", ".hidden", "a\0b", "a\nb", "ä" * 101, "a\\b"]
 )
 async def test_a_name_leads_nowhere_else(daybook_home: Home, name: str) -> None:
-    with pytest.raises(InvalidInput, match="no name of a file") as refused:
+    with pytest.raises(InvalidInput, match="not a valid file name") as refused:
         await channels.check(None, "file", name)
     assert refused.value.field == "chat_id"
-    with pytest.raises(NotDelivered, match="no name of a file") as failed:
+    with pytest.raises(NotDelivered, match="not a valid file name") as failed:
         await channels.send(None, row("file", chat_id=name))
     assert not failed.value.temporary
     assert not (daybook_home.path / "out").exists()

@@ -85,7 +85,7 @@ async def test_a_prefect_that_keeps_no_apprise_gets_less_and_the_log_says_so(
     [said] = Renamed.says
     assert len(said) <= DEFAULT_MAX_LENGTH
     assert "more characters" in said
-    assert "keeps no apprise as expected" in caplog.text
+    assert "has no apprise client where it was expected" in caplog.text
 
 
 async def test_a_type_that_is_not_installed_here_says_so(client: PrefectClient) -> None:
@@ -101,7 +101,7 @@ async def test_a_type_that_is_not_installed_here_says_so(client: PrefectClient) 
                 name="absent", data={}, block_schema_id=schema.id, block_type_id=made.id
             )
         )
-        with pytest.raises(NotDelivered, match="tests-absent, whose class is not installed here"):
+        with pytest.raises(NotDelivered, match="tests-absent, whose class is not installed"):
             await channels.send(client, row("absent"))
     finally:
         await client.delete_block_type(made.id)

@@ -104,7 +104,7 @@ async def test_a_mail_server_that_is_away_is_a_failure_and_the_password_is_not_t
 async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Receiver) -> None:
     await apprise.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/{{chat_id}}/say")
     await channels.check(client, "chats", "general")
-    with pytest.raises(InvalidInput, match="has several") as refused:
+    with pytest.raises(InvalidInput, match="serves several chats") as refused:
         await channels.check(client, "chats", "")
     assert refused.value.field == "chat_id"
     with pytest.raises(NotDelivered, match="chat_id is missing"):
@@ -126,7 +126,7 @@ async def test_a_chat_id_leads_nowhere_else(
     client: PrefectClient, endpoint: Receiver, chat: str
 ) -> None:
     await apprise.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/to/{{chat_id}}/say")
-    with pytest.raises(InvalidInput, match="is none") as refused:
+    with pytest.raises(InvalidInput, match="is not a chat id") as refused:
         await channels.check(client, "chats", chat)
     assert refused.value.field == "chat_id"
     with pytest.raises(NotDelivered) as failed:
@@ -228,7 +228,7 @@ async def test_one_that_hangs_ends_and_holds_nobody_up(
     slow = asyncio.ensure_future(channels.send(client, row("slow")))
     while not endpoint.requests and not slow.done():  # this loop goes on: it serves the request
         await asyncio.wait({slow}, timeout=0.01)
-    with pytest.raises(NotDelivered, match="no end within 5 s; it may have arrived"):
+    with pytest.raises(NotDelivered, match="did not end within 5 s and may have arrived"):
         await slow
     [thread] = [each for each in threading.enumerate() if each.name == "daybook-channel"]
     assert thread.daemon  # the process can end

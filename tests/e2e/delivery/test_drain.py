@@ -14,7 +14,8 @@ from sqlmodel import select
 from daybook.delivery import destinations, sending
 from daybook.delivery import dispatcher as module
 from daybook.delivery import outbox as book
-from daybook.delivery.dispatcher import DispatchResult, _Drain, dispatch
+from daybook.delivery.dispatcher import DispatchResult, _Dispatcher
+from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.home import Home
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.resources import secrets
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
 async def _drain(world: World, **given: object) -> DispatchResult:
-    return await dispatch(world.ledger, world.client, "here:1", **given)  # type: ignore[arg-type]
+    return await dispatch_outgoing(world.ledger, world.client, "here:1", **given)  # type: ignore[arg-type]
 
 
 async def _row(world: World, id_: str) -> OutboxRow:
@@ -98,14 +99,14 @@ async def test_who_is_stopped_says_what_he_knows_and_gives_back_the_rest(
 ) -> None:
     # What came of the tries stays with him for a while, so that he is stopped before he says it.
     monkeypatch.setattr(module, "BATCH_WAIT_SECONDS", 60.0)
-    drains: list[_Drain] = []
+    drains: list[_Dispatcher] = []
 
-    class Seen(_Drain):
+    class Seen(_Dispatcher):
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
             drains.append(self)
 
-    monkeypatch.setattr(module, "_Drain", Seen)
+    monkeypatch.setattr(module, "_Dispatcher", Seen)
     ids = await ask(world, *[f"{receiver.address}/hook", f"{receiver.address}/hang"] * 5)
     working = asyncio.create_task(_drain(world))
 
@@ -137,7 +138,7 @@ async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_wait
     await _tell(world, "file", chat_id="alerts.md")
     async with get_client() as lost:
         lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        sent = await dispatch(world.ledger, lost, "here:1")
+        sent = await dispatch_outgoing(world.ledger, lost, "here:1")
     assert sent == DispatchResult(delivered=1, away=True, ended={"r1": None})
     assert "Forty-two." in (daybook_home.path / "out" / "alerts.md").read_text()
     rows = await callbacks(world)
@@ -161,7 +162,7 @@ async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_ot
         await destinations.load_index(client)
         broken.steps = [answer(500, b"s3cr3t")]
         client._client.base_url = httpx.URL(f"{broken.address}/api/")
-        sent = await dispatch(world.ledger, client, "here:1")
+        sent = await dispatch_outgoing(world.ledger, client, "here:1")
     assert sent == DispatchResult(delivered=len(many), held=True, ended={"r2": None})
     row = await _row(world, with_token)
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
@@ -182,7 +183,7 @@ async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
     async with get_client() as client:
         await destinations.load_index(client)
         client._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        sent = await dispatch(world.ledger, client, "here:1")
+        sent = await dispatch_outgoing(world.ledger, client, "here:1")
     assert sent == DispatchResult(away=True)
     row = await _row(world, id_)
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)

@@ -12,7 +12,8 @@ from standardwebhooks import Webhook
 
 from daybook.delivery import home_secret
 from daybook.delivery import outbox as book
-from daybook.delivery.dispatcher import DispatchResult, dispatch
+from daybook.delivery.dispatcher import DispatchResult
+from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
 from daybook.tasks import cycle, queue, sessions
@@ -60,7 +61,9 @@ async def test_one_signed_request_wakes_all_of_a_cycle(
 ) -> None:
     runs = await _queued(world, "one", "two", "three")
     assert (await _cycle(world, receiver)).wakes_tried == 3
-    assert await dispatch(world.ledger, world.client, "here:1") == DispatchResult(delivered=1)
+    assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
+        delivered=1
+    )
 
     (got,) = receiver.got()
     assert got["path"] == "/wake?key=private"
@@ -75,7 +78,9 @@ async def test_one_signed_request_wakes_all_of_a_cycle(
     assert (report.wakes_succeeded, report.count("recently_notified")) == (3, 3)
     world.passes(seconds=61)
     assert (await _cycle(world, receiver)).wakes_tried == 3
-    assert await dispatch(world.ledger, world.client, "here:1") == DispatchResult(delivered=1)
+    assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
+        delivered=1
+    )
     assert len(receiver.got()) == 2
 
 
@@ -85,7 +90,7 @@ async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
     await _queued(world, "one", "two")
     receiver.says("500")
     await _cycle(world, receiver)
-    assert await dispatch(world.ledger, world.client, "here:1") == DispatchResult(failed=1)
+    assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(failed=1)
     (row,) = await _wakes(world)
     assert (row.status, row.attempts) == ("failed", 1)
     assert "500" in str(row.error)
@@ -98,7 +103,9 @@ async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
     # The query, in which a token may stand, is in nothing that is told.
     assert "private" not in report.summary().model_dump_json() + str(row.error) + row.lane
     # After a failure the lane lets few through, but these are one.
-    assert await dispatch(world.ledger, world.client, "here:1") == DispatchResult(delivered=1)
+    assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
+        delivered=1
+    )
     assert (await _cycle(world, receiver)).wakes_succeeded == 2
 
 
@@ -109,7 +116,9 @@ async def test_where_nobody_listens_cycles_go_on(world: World, receiver: Receive
     for number in range(3):
         report = await _cycle(world, receiver)
         assert (report.wakes_tried, report.wakes_failed) == (1, min(number, 1))
-        assert await dispatch(world.ledger, world.client, "here:1") == DispatchResult(failed=1)
+        assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
+            failed=1
+        )
         world.passes(seconds=timedelta(seconds=15).total_seconds())
     async with world.ledger.read() as session:
         alerts = select(OutboxRow).where(col(OutboxRow.purpose) == book.ALERT)

@@ -51,7 +51,7 @@ async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
     outcome_spool.put(SpooledOutcome(world.ledger.id, row.id, granted.fence, done))
 
     async with leading(world) as keeper, leader_client(keeper.leadership) as client:
-        await keeper._over_runs(client, await keeper._leading())
+        await keeper.cycle(services.RUNS, await keeper.leading(keeper.context(client)))
 
     assert (await world.row(row.id)).status == "succeeded"
     names = [each.name for each in await world.prefect.ui.read_flow_run_states(run.id)]
@@ -88,11 +88,11 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
     world.passes(hours=1, minutes=5)
 
     async with leading(world) as keeper, leader_client(keeper.leadership) as client:
-        term = await keeper._leading()
-        await keeper._over_jobs(client, term)
+        term = await keeper.leading(keeper.context(client))
+        await keeper.cycle(services.JOBS, term)
         assert term.observed.keys() == {stored.id}
         assert not await auditor.audit(world.ledger, term.known())
-        await keeper._over_runs(client, term)
+        await keeper.cycle(services.RUNS, term)
         await auditor.audit(world.ledger, term.known())
 
     (row,) = [each for each in await world.rows() if each.flow_run_id == str(run.id)]

@@ -175,7 +175,11 @@ BASE = {"prompt": "Summarise.", "schedule": "0 9 * * *", "name": "refused"}
 @pytest.mark.parametrize(
     ("tool", "given", "words"),
     [
-        ("cron_add", BASE | {"channel": "chats"}, ["chat_id: is missing", '"chats" has several']),
+        (
+            "cron_add",
+            BASE | {"channel": "chats"},
+            ["chat_id: is missing", '"chats" serves several'],
+        ),
         ("cron_update", {"job_id": "nobody's", "prompt": "x"}, ['job "nobody\'s" not found']),
         ("cron_add", {"schedule": "@daily"}, ["prompt: is missing"]),
         (

@@ -13,11 +13,12 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from daybook.keeper.observer import Observation, Observer
+from daybook.keeper.observer import Observation, observe
 from daybook.operations import server
 from daybook.prefect import deployment, projection
 from daybook.prefect import links as records
 from daybook.prefect.deployments import PAGE_SIZE
+from daybook.prefect.fingerprints import Fingerprints
 from daybook.schedules.due import due_times
 from tests.servers import free_port
 
@@ -34,11 +35,11 @@ class Watch:
     """An observer of the world, which has looked until nothing was new."""
 
     def __init__(self, world: Any) -> None:
-        self._world, self._observer = world, Observer()
+        self._world, self.seen = world, Fingerprints()
 
     async def look(self, **given: Any) -> Observation:
         self._world.prefect.writes.clear()
-        return await self._observer.observe(self._world.ledger, self._world.client, **given)
+        return await observe(self._world.ledger, self._world.client, self.seen, **given)
 
     async def settled(self) -> Observation:
         for _ in range(3):
@@ -303,7 +304,6 @@ async def test_while_prefect_is_away_nothing_is_observed_and_nothing_lost(
     await world.prefect.edit_schedule("a-job", active=True, schedule=CRON)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with PrefectClient(server.api_url(free_port())) as nobody:
-            observer = watch._observer
             with pytest.raises(Exception, match="connect"):
-                await observer.observe(world.ledger, nobody)
+                await observe(world.ledger, nobody, watch.seen)
     assert (await watch.look()).report.pulled == ["a-job"]

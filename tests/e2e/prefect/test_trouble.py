@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import store
-from daybook.keeper.observer import Observer
+from daybook.keeper.observer import observe
 from daybook.ledger.engine import Ledger
 from daybook.operations import server
 from daybook.prefect import client as prefect
@@ -26,6 +26,7 @@ from daybook.prefect import deployment, reconcile
 from daybook.prefect import deployments as listing
 from daybook.prefect import links as records
 from daybook.prefect.adoption import adopt_deployments
+from daybook.prefect.fingerprints import Fingerprints
 from daybook.prefect.reconcile import PrefectReconciler, ReconcileReport
 from tests.at_prefect import basic
 from tests.servers import free_port
@@ -387,16 +388,16 @@ async def test_200_jobs_and_the_second_sync_writes_nothing(world: Any) -> None:
     assert world.prefect.writes == {}
     print(f"{JOBS} jobs: first sync {first:.1f} s, second {second:.2f} s")
     assert second < first
-    observer = Observer()
-    await observer.observe(world.ledger, world.client)
-    seen = await observer.observe(world.ledger, world.client)
+    known = Fingerprints()
+    await observe(world.ledger, world.client, known)
+    seen = await observe(world.ledger, world.client, known)
     print(f"an unchanged look: {seen.cpu_seconds:.3f} s of CPU, {seen.requests} requests")
     # A page of 200, the empty one after it, and the pool. A second at 1,000 jobs where nobody else
     # uses the cores: `make bench` measures it.
     assert (len(seen.jobs), seen.requests) == (JOBS, 3)
     assert seen.cpu_seconds < JOBS / 400
     await world.prefect.edit_schedule("job-100", active=False)
-    assert (await observer.observe(world.ledger, world.client)).report.pulled == ["job-100"]
+    assert (await observe(world.ledger, world.client, known)).report.pulled == ["job-100"]
     found = list((await world.prefect.deployments()).values())
     assert len(found) == JOBS
     assert all(each.updated is not None and each.updated >= begun for each in found)

@@ -38,7 +38,7 @@ async def _fill(file: Path) -> list[str]:
         told = [
             ("completed", outbox.MESSAGE, of_job, "brief: succeeded", ANSWER),
             ("failed", outbox.ALERT, of_job, "brief: failed", "brief failed: no answer"),
-            ("undelivered", outbox.ALERT, None, "undelivered: 2", "The last try said: 500"),
+            ("undelivered", outbox.ALERT, None, "undelivered: 2", "Last error: 500"),
         ]
         ids = []
         for minute, (event, purpose, job_id, subject, body) in enumerate(told):
@@ -93,7 +93,7 @@ def test_people_see_a_line_each_and_alerts_stand_out(daybook: Say, ids: list[str
     head, undelivered, failed, answer = said.out.splitlines()
     assert head.split() == ["ID", "WHEN", "JOB", "ABOUT", "MESSAGE"]
     assert re.fullmatch(
-        rf"{ids[2][4:12]}  \S+ \S+  - +! undelivered  undelivered: 2\. The last try said: 500",
+        rf"{ids[2][4:12]}  \S+ \S+  - +! undelivered  undelivered: 2\. Last error: 500",
         undelivered,
     )
     assert re.search(r" brief +! failed +brief failed: no answer$", failed)

@@ -119,8 +119,8 @@ async def test_one_that_hangs_holds_up_no_other_and_not_its_caller(world: World)
     assert heard == ["brief", "later"]
     found = [row for row in await every(world) if row.address != "works"]
     assert {(row.address, row.status, row.attempts, row.error) for row in found} == {
-        ("async.hangs", "pending", 1, "no end within 0.2 s; it was cancelled"),
-        ("sync.hangs", "pending", 1, "no end within 0.2 s; it runs on in a thread"),
+        ("async.hangs", "pending", 1, "it did not end within 0.2 s and was cancelled"),
+        ("sync.hangs", "pending", 1, "it did not end within 0.2 s and still runs in a thread"),
     }
     assert len(found) == 4 and all(row.next_at > world.clock.now() for row in found)
 
@@ -423,7 +423,7 @@ async def test_one_that_ends_whoever_tells_it_does_so_five_times(world: World) -
         world.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
     assert await told(world, "kills") == 1
     row = (await rows(world))["kills"]
-    why = "given up: 5 times nobody lived to say what became of it"
+    why = "gave up: 5 calls ended without a result, because their process died"
     assert (row.status, row.error, heard) == ("failed", why, [])
     await sending.retry(world.ledger, [row.id])  # as the operator asks for it
     assert await told(world, "kills") == 1
@@ -451,13 +451,13 @@ async def test_the_leader_tells_those_of_the_setting_plugins(
     monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
     monkeypatch.delitem(sys.modules, "plugin_of_a_test", raising=False)
     memory = listen.ListenersState()
-    assert await listen.call_listeners(world.ledger, "here", memory) == listen.IDLE_INTERVAL_SECONDS
+    assert await listen.call_listeners(world.ledger, "here", memory) is None
     assert memory.names == ["plugin_of_a_test.heard"]
     assert list(registry.failed_plugins()) == ["broken_of_a_test"]
     await ended(world)
     assert await listen.call_listeners(world.ledger, "here", memory) == listen.BUSY_INTERVAL_SECONDS
     assert (tmp_path / "heard").read_text() == "brief succeeded\n"
-    assert await listen.call_listeners(world.ledger, "here", memory) == listen.IDLE_INTERVAL_SECONDS
+    assert await listen.call_listeners(world.ledger, "here", memory) is None
 
 
 async def test_entry_points_are_told_and_looked_up_once(
@@ -540,10 +540,7 @@ async def test_where_nothing_can_be_told_the_leader_rests_and_writes_nothing(
         await sending.record(world.ledger, [again])
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")  # nobody else can write now
-        assert (
-            await listen.call_listeners(world.ledger, "here", memory)
-            == listen.IDLE_INTERVAL_SECONDS
-        )
+        assert await listen.call_listeners(world.ledger, "here", memory) is None
     world.clock.move(sending.MIN_PAUSE)
     assert await listen.call_listeners(world.ledger, "here", memory) == listen.BUSY_INTERVAL_SECONDS
     assert (await rows(world))["rests"].status == "delivered"

@@ -98,7 +98,7 @@ async def test_what_is_of_no_run_goes_by_its_age(world: World) -> None:
 
     done = await retention.prune(world.ledger, DAYS)
 
-    assert done.told == 1
+    assert done.deliveries == 1
     assert {row.key for row in await left(world, OutboxRow)} == {"still to be sent", "new"}
     assert not await retention.prune(world.ledger, DAYS)
     assert not await retention.prune(world.ledger, RetentionLimits(None, None))
@@ -189,5 +189,5 @@ async def test_a_long_history_goes_in_batches(world: World) -> None:
                 )
             )
     world.clock.move(91 * DAY)
-    assert (await retention.prune(world.ledger, DAYS)).told == 1_100
+    assert (await retention.prune(world.ledger, DAYS)).deliveries == 1_100
     assert await left(world, OutboxRow) == []

@@ -303,7 +303,7 @@ async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(world: World)
     for nth, row in enumerate(rows, 1):
         assert timedelta(0) <= row.created_at - (began + nth * timedelta(minutes=10)) < MINUTE
         assert (row.address, row.chat_id, row.job_id) == ("team", "7", stored.id)
-        assert row.subject == "brief: still at work"
+        assert row.subject == "brief: still running"
     assert "since 2026-01-15T14:00:00+01:00 (20 minutes)" in rows[1].body
     # It is no part of what becomes of the outcome.
     assert (await world.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED

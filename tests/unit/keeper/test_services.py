@@ -1,11 +1,18 @@
-"""The keeper's budget, and which requests of Prefect's client are writes."""
+"""The keeper's loops and budget, and which requests of Prefect's client are writes."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any, cast
+
 import pytest
 
+from daybook.errors import LedgerUnreachable
 from daybook.keeper.budget import MAX_WAIT_SECONDS, CpuBudget
 from daybook.keeper.leadership import is_write
+from daybook.keeper.services import LOOPS, RUNS, Context, Keeper, Loop, Service
+from daybook.timing import TIMING
+from tests.world import World
 
 
 class Time:
@@ -75,3 +82,71 @@ def test_one_long_pass_does_not_stop_the_keeper_for_hours() -> None:
 )
 def test_what_may_change_something_is_a_write(method: str, path: str, writes: bool) -> None:
     assert is_write(method, path) is writes
+
+
+class Services:
+    """Services that record their calls."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def one(
+        self,
+        name: str,
+        result: object = None,
+        *,
+        error: Exception | None = None,
+        required: bool = False,
+    ) -> Service:
+        async def run(context: Context) -> object:
+            self.ran.append(name)
+            if error is not None:
+                raise error
+            return result
+
+        return Service(name, "", run, required)
+
+
+def every(seconds: float, *services: Service) -> Loop:
+    return Loop(interval=lambda: timedelta(seconds=seconds), services=services)
+
+
+NO_CONTEXT = cast("Any", None)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("required", [True, False])
+async def test_services_after_a_required_one_that_failed_wait(
+    world: World, *, required: bool
+) -> None:
+    keeper, made = Keeper(world.ledger, "here:1:a"), Services()
+    fails = made.one("b", error=LedgerUnreachable("x", "gone"), required=required)
+    loop = every(60, made.one("a"), fails, made.one("c"))
+    assert await keeper.cycle(loop, NO_CONTEXT) is None
+    assert made.ran == (["a", "b"] if required else ["a", "b", "c"])
+    assert [bool(keeper.costs[name].error) for name in ("a", "b")] == [False, True]
+
+
+@pytest.mark.anyio
+async def test_a_service_can_say_when_its_next_cycle_is(world: World) -> None:
+    keeper, made = Keeper(world.ledger, "here:1:a"), Services()
+    assert await keeper.cycle(every(2, made.one("a", 0.5)), NO_CONTEXT) == 0.5
+    assert await keeper.cycle(every(2, made.one("a", 3)), NO_CONTEXT) is None  # a number of rows
+
+
+@pytest.mark.anyio
+async def test_a_loop_with_a_short_interval_waits_longer_after_a_failure(world: World) -> None:
+    keeper, made = Keeper(world.ledger, "here:1:a"), Services()
+    fails = made.one("a", error=ValueError("x"))
+    longer = TIMING.runs_interval.total_seconds()
+    assert await keeper.cycle(every(longer / 2, fails), NO_CONTEXT) == longer
+    assert await keeper.cycle(every(longer, fails), NO_CONTEXT) is None
+
+
+def test_the_spool_is_read_first_and_ends_before_runs_are_ensured() -> None:
+    names = [each.name for each in RUNS.services]
+    assert names[0] == "drain"
+    assert names.index("ends") < names.index("ensure")
+    assert [each.name for each in RUNS.services if each.required] == ["ends"]
+    leaders = [each.name for loop in LOOPS if not loop.everywhere for each in loop.services]
+    assert len(leaders) == len(set(leaders))  # each has its own entry in `daybook status`

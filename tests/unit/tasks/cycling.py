@@ -29,6 +29,11 @@ CYCLE = timedelta(seconds=15)
 STARVED = timedelta(minutes=2)
 
 
+def of_task_sessions(lane: str) -> bool:
+    """Whether a queue is that of a connected task session."""
+    return outbox.kind_of_queue(lane) is outbox.QueueKind.TASK_SESSION
+
+
 class Away(Exception):
     """Prefect is not there."""
 
@@ -79,7 +84,7 @@ class Cycling:
 
     async def end(self, status: Delivery = Delivery.DELIVERED) -> int:
         """Send all wakes of connected sessions, which ends so; returns how many."""
-        ledger, lanes = self.world.ledger, outbox.is_task_session_queue
+        ledger, lanes = self.world.ledger, of_task_sessions
         found = await sending.claim(ledger, "server", most=100, wanted=lanes)
         error = "" if status is Delivery.DELIVERED else "the connection is gone"
         tried = [

@@ -15,7 +15,7 @@ from daybook.ledger.tables import OutboxRow
 from daybook.tasks import statistics
 from daybook.tasks.model import EscalationPolicy
 from daybook.tasks.wakes import WAKE_COOLDOWN, WAKE_TIMEOUT
-from tests.unit.tasks.cycling import CYCLE, Cycling
+from tests.unit.tasks.cycling import CYCLE, Cycling, of_task_sessions
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +53,7 @@ async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -
     assert told(wake) == ["one"]
     (target,) = json.loads(wake.body)["targets"]
     assert (target["session"], target["run_id"], target["priority"]) == ("one", run.id, "high")
-    assert not outbox.is_dispatched(wake.lane)
+    assert not outbox.is_outgoing(wake.lane)
     assert report.runs["woken"] == [run.id]
     (event,) = [each for each in await world.tasks.events(run.id) if each.event == "woken"]
     assert (event.actor, event.session, event.outbox_id) == ("scheduler", "one", wake.id)
@@ -146,7 +146,7 @@ async def test_what_is_being_sent_is_not_withdrawn(world: World) -> None:
     await cycling.there()
     await cycling.cycle()
     world.clock.move(timedelta(seconds=50))
-    lanes = outbox.is_task_session_queue
+    lanes = of_task_sessions
     assert len(await sending.claim(world.ledger, "server", most=9, wanted=lanes)) == 1
     report = await cycling.cycle(timedelta(seconds=30))
     assert report.count("recently_notified") == 1
@@ -240,7 +240,7 @@ async def test_the_address_is_asked_once_for_all_of_a_cycle(world: World) -> Non
     }
     # It is an ordinary row to who sends, and its lane tells nothing of what the query holds.
     assert together.lane == "https://hooks.example.org/wake"
-    assert outbox.is_dispatched(together.lane)
+    assert outbox.is_outgoing(together.lane)
     assert (together.owner, together.event, together.run_id) == ("user", "task.wake", None)
 
 

@@ -1,0 +1,98 @@
+"""Sending of callbacks and channel messages: the senders for everything that leaves Daybook."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from daybook import home
+from daybook.delivery import backoff, channels, outbox
+from daybook.delivery.callbacks import CallbackSender
+from daybook.delivery.dispatcher import DispatchResult, dispatch
+from daybook.delivery.outbox import QueueKind
+from daybook.delivery.sending import DeliveryResult
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Delivery
+from daybook.ledger.tables import OutboxRow, RunRow
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+MESSAGE_TIMEOUT_SECONDS = 30.0
+"""Timeout of one message to a channel; a callback has its destination's."""
+
+
+async def dispatch_outgoing(
+    ledger: Ledger,
+    client: PrefectClient,
+    holder: str,
+    *,
+    run_id: str | None = None,
+    hurried: bool = False,
+    claims_for: float | None = None,
+    sent: DispatchResult | None = None,
+) -> DispatchResult:
+    """Send all due callbacks and messages, or those of one run, as `dispatcher.dispatch`.
+
+    If ``hurried``, the process may be cut short: it starts no message to a channel that needs
+    Prefect, because the message could arrive twice. A callback can be repeated: its id identifies
+    it.
+    """
+
+    def accepts(lane: str) -> bool:
+        is_callback = outbox.kind_of_queue(lane) is QueueKind.URL
+        return is_callback or outbox.is_builtin_queue(lane) or not hurried
+
+    async with CallbackSender(client, ledger.now) as callbacks:
+        return await dispatch(
+            ledger,
+            holder,
+            {QueueKind.URL: callbacks, QueueKind.CHANNEL: ChannelSender(client, ledger)},
+            accepts=accepts,
+            run_id=run_id,
+            claims_for=claims_for,
+            sent=sent,
+        )
+
+
+class ChannelSender:
+    """Sends messages and alerts to channels."""
+
+    def __init__(self, client: PrefectClient, ledger: Ledger) -> None:
+        self._client, self._ledger, self._ui = client, ledger, ui_address()
+
+    async def send(self, row: OutboxRow) -> DeliveryResult:
+        """Make one attempt; raise if Prefect cannot be asked for the channel."""
+        url = await self._run_url(row)
+        started, final = time.perf_counter(), False
+        try:
+            async with asyncio.timeout(MESSAGE_TIMEOUT_SECONDS):
+                await channels.send(self._client, row, url)
+        except channels.NotDelivered as error:
+            problem, final = str(error), not error.temporary
+        except TimeoutError:
+            problem = f"it did not end within {MESSAGE_TIMEOUT_SECONDS:g} s and may have arrived"
+        else:
+            problem = ""
+        seconds = time.perf_counter() - started
+        if not problem:
+            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
+        return backoff.failed(row, self._ledger.now(), problem, seconds, final=final)
+
+    async def _run_url(self, row: OutboxRow) -> str | None:
+        """Return the URL of the message's run in Prefect's UI, or None if there is none."""
+        if self._ui is None or row.run_id is None:
+            return None
+        async with self._ledger.read() as session:
+            run = await session.get(RunRow, row.run_id)
+        flow_run_id = run.flow_run_id if run else None
+        return f"{self._ui}/runs/flow-run/{flow_run_id}" if flow_run_id else None
+
+
+def ui_address() -> str | None:
+    """Return the address of Prefect's UI, or None if it is not known."""
+    from prefect.settings import get_current_settings
+
+    address = (home.current_home().running() or {}).get("ui_url") or get_current_settings().ui_url
+    return str(address).rstrip("/") if address else None
