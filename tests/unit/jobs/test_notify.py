@@ -62,7 +62,7 @@ def test_a_field_given_beside_the_object_wins() -> None:
 
 
 REFUSALS: list[tuple[dict[str, object], str]] = [
-    ({"events": ["done"]}, "events: 'done' is not legal"),
+    ({"events": ["done"]}, "events: 'done' is not valid"),
     ({"events": ["failed", "failed"]}, "events: one is there twice (legal: completed, failed"),
     ({"chat_id": "42"}, "chat_id: there is no channel (name the channel as well)"),
     ({"on_complete": "ops.example.org"}, "on_complete: is no web address (write one such as"),

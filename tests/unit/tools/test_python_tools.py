@@ -198,8 +198,8 @@ async def test_params_without_names_of_their_own_are_all_taken() -> None:
     ("name", "said"),
     [
         ("positional", "an argument of it has no name"),
-        ("constant", "is no function"),
-        ("Caller", "is no function"),
+        ("constant", "is not a function"),
+        ("Caller", "is not a function"),
     ],
 )
 async def test_what_cannot_be_a_tool_is_refused(name: str, said: str) -> None:
@@ -341,7 +341,7 @@ async def test_a_name_of_a_tool_and_of_a_server_is_refused(install: Install) -> 
 
 async def test_one_that_two_distributions_have_is_refused(install: Install) -> None:
     install("def add(): pass", add="add")
-    with pytest.raises(InvalidInput, match="registered by several"):
+    with pytest.raises(InvalidInput, match="several functions have its name"):
         await call("add")
 
 
