@@ -32,9 +32,7 @@ def validate_name(name: str, *, stored: bool = False) -> str:
     if not stripped:
         raise InvalidInput("name", "is blank", f"use 1 to {MAX_NAME_LENGTH} characters")
     if len(stripped) > MAX_NAME_LENGTH:
-        raise InvalidInput(
-            "name", f"has {len(stripped)} characters", f"use 1 to {MAX_NAME_LENGTH}"
-        )
+        raise InvalidInput("name", f"has {len(stripped)} characters", f"use 1 to {MAX_NAME_LENGTH}")
     if any(unicodedata.category(letter) in _CONTROLS for letter in stripped):
         raise InvalidInput("name", "has a line break or control character", "write it on one line")
     if stored:

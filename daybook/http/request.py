@@ -151,11 +151,9 @@ async def request(
 def check(method: str, headers: Mapping[str, str]) -> None:
     """Raise `InvalidInput` for an invalid request; the message contains no header value."""
     if method not in METHODS:
-        raise InvalidInput(
-            "method", f'"{method[:20]}" is not legal', f"legal: {', '.join(METHODS)}"
-        )
+        raise InvalidInput("method", f'"{method[:20]}" is not valid', f"use {', '.join(METHODS)}")
     if len(headers) > MAX_HEADERS:
-        raise InvalidInput("headers", f"are {len(headers):,}", f"legal: at most {MAX_HEADERS}")
+        raise InvalidInput("headers", f"there are {len(headers):,}", f"use at most {MAX_HEADERS}")
     seen = set()
     for name, value in headers.items():
         low = name.lower()
@@ -163,19 +161,21 @@ def check(method: str, headers: Mapping[str, str]) -> None:
             raise InvalidInput(
                 "headers",
                 f"the value of {name[:60]!r} has {len(value):,} characters",
-                f"legal: at most {MAX_HEADER_VALUE_LENGTH:,}",
+                f"use at most {MAX_HEADER_VALUE_LENGTH:,}",
             )
         if not _NAME.match(name):
-            raise InvalidInput("headers", f"{name[:60]!r} is no name of a header", "such as X-Team")
+            raise InvalidInput(
+                "headers", f"{name[:60]!r} is not a header name", "use a name such as X-Team"
+            )
         if low in _RESERVED_HEADERS or low.startswith("proxy-"):
-            raise InvalidInput("headers", f'"{name}" is not a job\'s to set', "leave it out")
+            raise InvalidInput("headers", f'a job cannot set "{name}"', "remove it")
         if low in seen:
-            raise InvalidInput("headers", f'"{name}" is there twice', "give it once")
+            raise InvalidInput("headers", f'"{name}" occurs twice', "write it once")
         if not _VALUE.match(value):
             raise InvalidInput(
                 "headers",
-                f'the value of "{name}" holds what no header can',
-                "one line of ASCII, without a space or a line break at its ends",
+                f'the value of "{name}" is not valid in a header',
+                "use one line of ASCII without blanks at its ends",
             )
         seen.add(low)
 
@@ -224,7 +224,9 @@ def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoRespons
     certificate = certificate_problem(error)
     detail = certificate or str(error)
     sent = exchange.progress.sent
-    reason = "the connection ended before the whole answer" if sent else "it cannot be reached"
+    reason = (
+        "the connection ended before the whole response arrived" if sent else "it cannot be reached"
+    )
     return NoResponse(
         f"{address}: {reason}" + (f" ({detail})" if detail else ""),
         sent=sent,

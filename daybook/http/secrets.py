@@ -24,7 +24,7 @@ HIDDEN = "********"
 """The replacement for a hidden secret."""
 
 STORE_SECRET_HINT = (
-    "keep it with `daybook secrets add`, bound to its hosts, and write {{secret:name}} in its place"
+    "store it with `daybook secrets add NAME --host HOST` and write {{secret:name}} instead"
 )
 
 _REFERENCE = SECRET
@@ -132,7 +132,7 @@ def references(what: str, text: str) -> list[str]:
         raise InvalidInput(
             what,
             "a reference to a secret is misspelt",
-            "{{secret:name}}, of lowercase letters, digits and dashes",
+            "write {{secret:name}} with lowercase letters, digits and dashes",
         )
     return _REFERENCE.findall(text)
 
@@ -160,7 +160,7 @@ async def fill(
         if destination.known_as.isdisjoint(secret.hosts):
             raise InvalidInput(
                 what,
-                f'the secret "{name}" does not go to {destination.shown}',
+                f'the secret "{name}" is not for {destination.shown}',
                 f"it is bound to {', '.join(secret.hosts)}",
             )
         values[name] = secret.value

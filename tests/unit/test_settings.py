@@ -71,7 +71,10 @@ def test_a_database_is_taken_as_others_write_its_address(
     [
         ("timezone = \n", ["is not valid TOML", "line 1"]),
         ("timezone = 'UTC\xff'\n", ["is not valid TOML"]),
-        ("zone = 'UTC'\n", ["unknown settings: zone", "known: alert_channel, allowed_hosts, keep_days"]),
+        (
+            "zone = 'UTC'\n",
+            ["unknown settings: zone", "known: alert_channel, allowed_hosts, keep_days"],
+        ),
         ("[daybook]\ntimezone = 'UTC'\n", ["unknown settings: daybook", "known: alert_channel, "]),
         ("home = '/elsewhere'\n", ["unknown settings: home", "known: alert_channel, "]),
         ("timezone = 'Mars/Olympus'\n", ["timezone: unknown time zone", "Europe/Berlin"]),

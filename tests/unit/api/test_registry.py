@@ -87,7 +87,9 @@ def test_one_function_may_be_registered_in_both_ways_and_two_may_not_share_a_nam
 
     with registry.isolated():
         daybook.tool("reindex")(lambda: None)
-        with pytest.raises(InvalidInput, match=r"several functions have its name: .*registered_here:reindex"):
+        with pytest.raises(
+            InvalidInput, match=r"several functions have its name: .*registered_here:reindex"
+        ):
             python_tools.info("reindex")
 
 
@@ -123,7 +125,5 @@ def test_an_entry_point_that_leaves_as_it_is_imported_ends_nobody(site: Path) ->
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: registered\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[daybook.tools]\nleaves = registered_broken:leaves\n")
-    with pytest.raises(
-        InvalidInput, match=r"cannot load registered_broken:leaves: SystemExit: no"
-    ):
+    with pytest.raises(InvalidInput, match=r"cannot load registered_broken:leaves: SystemExit: no"):
         python_tools.info("leaves")

@@ -253,7 +253,7 @@ async def test_what_json_cannot_say_is_told_in_words() -> None:
 async def test_a_long_answer_is_cut() -> None:
     outcome = (await call("long")).outcome
     assert outcome.output == outcome.result["result"] == "€" * (2**20 // 3)
-    assert outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
+    assert outcome.reason == "cut: longer than the limit of 1,048,576 bytes"
 
 
 async def test_a_timeout_cancels_what_is_async() -> None:
@@ -321,7 +321,7 @@ async def test_what_looks_like_a_secret_is_not_passed_on() -> None:
 
 async def test_a_secret_of_another_tool_is_refused() -> None:
     saved = Saved(kept={"ops": Secret("ops", "hunter-2-and-more", ("tool:add", "say"))})
-    with pytest.raises(InvalidInput, match='the secret "ops" does not go to tool:say'):
+    with pytest.raises(InvalidInput, match='the secret "ops" is not for tool:say'):
         await call("say", saved=saved, text="{{secret:ops}}")
 
 

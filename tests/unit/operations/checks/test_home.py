@@ -38,7 +38,10 @@ def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
     assert "limits.for.scout.jobs: -1 is not valid (use 0 or more)" in problem.what
     monkeypatch.setenv("DAYBOOK_LIMITS", "{jobs: 3")
     (problem,) = machine.settings()
-    assert (problem.what, problem.fix) == ("DAYBOOK_LIMITS: is not valid JSON", "unset DAYBOOK_LIMITS")
+    assert (problem.what, problem.fix) == (
+        "DAYBOOK_LIMITS: is not valid JSON",
+        "unset DAYBOOK_LIMITS",
+    )
 
 
 def test_a_home_that_is_a_file_or_below_one_is_a_problem(
