@@ -52,7 +52,7 @@ class Timing:
     leftover_check: timedelta = timedelta(seconds=30)
     """Interval between two checks for runs that a dead worker left started."""
     worker_signal: timedelta = timedelta(seconds=5)
-    """Interval between two messages by which a worker tells its parent process that it is alive. A
+    """Interval between two messages by which a worker shows its parent process that it is alive. A
     worker that is silent for `run_lease` has lost its runs, and the parent ends them.
     """
     stop_grace: timedelta = timedelta(seconds=10)

@@ -15,18 +15,18 @@ async def prune_(
     disabled_for: Annotated[
         str | None,
         Parameter(
-            help="First remove the jobs that are off, and were neither switched nor edited for so "
-            "long: 90d."
+            help="First remove jobs that have been disabled and unchanged for this long: 90d."
         ),
     ] = None,
     dry_run: Annotated[
-        bool, Parameter(help="Only name the jobs that --disabled-for would remove.")
+        bool, Parameter(help="Only list the jobs that --disabled-for would remove.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove old runs, conversations and tasks, as DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS say.
+    """Remove old runs, conversations and tasks.
 
-    The keeper does so each hour. Only --disabled-for needs Prefect.
+    DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS set how many to keep. The keeper does the same every
+    hour. Only --disabled-for needs Prefect.
 
     Example: daybook ledger prune --disabled-for 90d --dry-run
     """
@@ -44,22 +44,22 @@ async def prune_(
         output.say("Nothing was changed.")
     else:
         counts = [f"{result[noun]:,} {noun}" for noun in ("runs", "messages", "tasks")]
-        output.line(f"Let go of {', '.join(counts[:2])} and {counts[2]}")
+        output.line(f"Removed {', '.join(counts[:2])} and {counts[2]}")
     for name in result["jobs"]:
-        output.line(f"Nothing is left of {name}, which was removed before")
+        output.line(f"Erased the removed job {name}")
     return 0
 
 
 async def rekey_(
     *,
     discard: Annotated[
-        bool, Parameter(help="Also discard the copies that Prefect has lost.")
+        bool, Parameter(help="Also discard copies of blocks that Prefect has lost.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Encrypt the ledger's copies of agents and secrets with a new key, if the old one is lost.
+    """Replace a lost ledger key, and copy agents and secrets from Prefect again.
 
-    What Prefect holds is copied again. The key is the file ledger-key in the home.
+    The key encrypts these copies. It is the file `ledger-key` in the home.
 
     Example: daybook ledger rekey
     """

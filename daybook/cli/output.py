@@ -42,12 +42,12 @@ ALERT_PREFIX = "! "
 """The prefix of an entry that needs attention."""
 
 PROGRESS_INTERVAL_SECONDS = 5.0
-"""The shortest time between two lines of `progress` if stderr is not a terminal."""
+"""Minimum seconds between two lines of `progress` if stderr is not a terminal."""
 
 COLUMN_GAP = 2
 """The number of blanks between two columns."""
 MIN_COLUMN_WIDTH = 8
-"""The least width to which a column is cut; a narrower one would be of no use."""
+"""Minimum width of a column that is cut; a narrower one would be useless."""
 
 
 def print_json(value: Any) -> None:

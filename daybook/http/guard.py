@@ -274,11 +274,8 @@ def _parse(text: str | httpx.URL) -> tuple[httpx.URL, str, Address | None]:
         # Do not repeat an unparsable text: it may contain a password.
         raise InvalidInput("url", "is not a valid URL", _URL_HINT) from None
     if url.scheme not in DEFAULT_PORTS:
-        raise InvalidInput(
-            "url",
-            f'"{url.scheme}:" is not supported' if url.scheme else "is not a valid URL",
-            _URL_HINT,
-        )
+        problem = f'"{url.scheme}:" is not supported' if url.scheme else "is not a valid URL"
+        raise InvalidInput("url", problem, _URL_HINT)
     if url.userinfo:
         raise InvalidInput(
             "url", "contains a user name or password", "send {{secret:name}} in a header instead"

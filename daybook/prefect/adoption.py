@@ -104,7 +104,9 @@ async def _adopt(
         return None
     kind = (await client.read_flow(existing.flow_id)).name
     if existing.entrypoint and parameter_schema.kind_of(existing.entrypoint) != kind:
-        raise InvalidInput("entrypoint", f"{existing.entrypoint} is not of the flow {kind}")
+        raise InvalidInput(
+            "entrypoint", f"{existing.entrypoint} does not belong to the flow {kind}"
+        )
     now = ledger.now()
     async with ledger.write() as session:
         job = _job(existing, kind, await store.taken_names(session, owners.PREFECT), now)
@@ -134,7 +136,7 @@ def _job(
         prompts.check(action.prompt)
     if isinstance(action, Heartbeat) and "file" not in observed.parameters:
         # All parameters of a heartbeat have defaults: without any, the deployment is a template.
-        raise InvalidInput("file", "is missing", f"write which, such as {DEFAULT_ORDERS_FILE}")
+        raise InvalidInput("file", "is missing", f"name the file, such as {DEFAULT_ORDERS_FILE}")
     has_passed = isinstance(schedule, At) and schedule.at <= now
     own_tags = [
         tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)
@@ -166,5 +168,5 @@ def _disabled_reason(job: Job, now: datetime) -> str:
     if job.enabled:
         return ""
     if isinstance(job.schedule, At) and job.schedule.at <= now:
-        return f"{store.FIRED_REASON} before it was taken over"
+        return f"{store.FIRED_REASON} before its adoption"
     return "switched off in Prefect"

@@ -87,12 +87,12 @@ def conflict(servers: list[PrefectServer]) -> str:
     each = " and ".join(f"{server.api_url} (process {server.holder})" for server in servers)
     return (
         f"{len(servers)} Prefect servers use this ledger: {each}; "
-        "runs of the one wait for workers of the other"
+        "runs of one server wait for workers of the other"
     )
 
 
 CONFLICT_HINT = (
-    "stop the workers and keepers of all servers but one, or give each server a ledger of its own "
+    "stop the workers and keepers of all servers but one, or give each server its own ledger "
     "(DAYBOOK_HOME or DAYBOOK_LEDGER_URL)"
 )
 """How to resolve a `conflict`."""

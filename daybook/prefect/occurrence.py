@@ -40,7 +40,7 @@ def current_flow_run() -> FlowRun:
     """Return the flow run of the current code; raises `RuntimeError` outside a flow run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        raise RuntimeError("a run is carried out inside a Prefect flow run only")
+        raise RuntimeError("there is no current Prefect flow run; call this inside a flow")
     return context.flow_run
 
 

@@ -230,7 +230,7 @@ def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Sc
     except (ValueError, ArithmeticError) as error:
         # For example an anchor before the year 1: Prefect's intervals may have any length.
         raise InvalidInput(
-            "schedule", f"Prefect's {_describe(plain)} cannot be kept here"
+            "schedule", f"Daybook has no such schedule as Prefect's {_describe(plain)}"
         ) from error
 
 
@@ -238,8 +238,8 @@ def _schedule_of(normal: dict[str, Any], timezone: str, edited_at: datetime) -> 
     if "foreign" in normal:
         raise InvalidInput(
             "schedule",
-            f"Prefect's {normal['foreign']} cannot be kept here",
-            "one cron, every or at",
+            f"Daybook has no such schedule as Prefect's {normal['foreign']}",
+            "use one cron, every or at",
         )
     if "cron" in normal:
         return Cron(expr=_from_prefect_cron(normal["cron"]), timezone=normal["timezone"])

@@ -44,8 +44,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import deployment, ended_runs, flow_runs, run_names, states
 from daybook.prefect import links as records
-from daybook.runs import claims, slots, waiting_runs
-from daybook.runs import prefect_ends as book
+from daybook.runs import claims, prefect_ends, slots, waiting_runs
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -188,7 +187,12 @@ class _EnsurePass:
                     raise
                 # This concerns one row only: its run cannot be moved.
                 self.done.left += 1
-                log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
+                log.warning(
+                    "Prefect refused run %s: %s",
+                    row.id[:8],
+                    error,
+                    extra={"action": "ensure_refused"},
+                )
 
     async def _skip_absent(self, rows: Sequence[RunRow]) -> list[RunRow]:
         """Skip the rows of disabled jobs without a deployment; return the others."""
@@ -209,7 +213,7 @@ class _EnsurePass:
     async def _ensure(self, row: RunRow, run: FlowRun | None) -> None:
         kind = run.state.type if run is not None and run.state is not None else None
         if (
-            row.waits_for == book.PREFECT_REFUSAL
+            row.waits_for == prefect_ends.PREFECT_REFUSAL
             and (row.until or row.queued_at) > self._ledger.now()
         ):
             self.done.left += 1
@@ -276,8 +280,13 @@ class _EnsurePass:
                 if not flow_runs.is_run_error(error):
                     raise
                 # For example parameters that the deployment no longer accepts.
-                log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
-                await book.record_refusal(self._ledger, row, _error_text(error))
+                log.warning(
+                    "Prefect refused run %s: %s",
+                    row.id[:8],
+                    error,
+                    extra={"action": "ensure_refused"},
+                )
+                await prefect_ends.record_refusal(self._ledger, row, _error_text(error))
                 break
             if made is None:
                 break

@@ -108,7 +108,7 @@ async def _rename(client: PrefectClient, run: FlowRun, name: str) -> None:
     except PrefectHTTPStatusError as error:
         if not flow_runs.is_run_error(error):
             raise
-        log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
+        log.warning("cannot rename %s: %s", run.name, error, extra={"action": "name_failed"})
 
 
 async def _jobs_by_id(ledger: Ledger, rows: Sequence[RunRow]) -> dict[str | None, StoredJob]:
@@ -139,7 +139,7 @@ async def _with_runs(
         except PrefectHTTPStatusError as error:
             if not flow_runs.is_run_error(error):
                 raise
-            log.warning("run %s is not shown in Prefect: %s", row.id[:8], error)
+            log.warning("cannot show run %s in Prefect: %s", row.id[:8], error)
             await _clear_marks(ledger, [row])
             continue
         if flow_run_id is None:
@@ -204,7 +204,10 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
     with suppress(ObjectNotFound):  # deleted meanwhile: there is no run to show it
         await client.set_flow_run_state(run.id, states.of_row(row), force=True)
     log.info(
-        "Prefect's %s is %s, as the ledger says", run.name, row.status, extra={"action": "mirrored"}
+        "set %s to %s in Prefect, as in the ledger",
+        run.name,
+        row.status,
+        extra={"action": "mirrored"},
     )
     await _clear_marks(ledger, [row])
     return True

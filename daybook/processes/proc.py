@@ -133,7 +133,7 @@ async def kill(members: Iterable[Process], within: float = 5.0) -> None:
             return
         if time.monotonic() >= stop_at:
             pids = sorted(each.pid for each in left)
-            log.error("cannot be killed: %s", pids, extra={"action": "kill_refused"})
+            log.error("cannot kill the processes %s", pids, extra={"action": "kill_refused"})
             return
         send_signal(left, signal.SIGKILL)
         await wait_gone(left, min(1.0, within))

@@ -58,7 +58,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     type = "daybook"
     job_configuration = Configuration
     job_configuration_variables = Variables
-    _description = "Runs Daybook's jobs: claimed in the ledger, forked warm, ended when told."
+    _description = "Run Daybook's jobs, each in a process of its own, after a claim in the ledger."
     _documentation_url = ""
     _logo_url = ""
 
@@ -101,7 +101,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             launcher = await stack.enter_async_context(
                 open_launcher(folder, environment=self._environment)
             )
-            place = WorkerConfig(
+            config = WorkerConfig(
                 name=self.name,
                 pool=self._work_pool_name,
                 pool_id=self._work_pool.id if self._work_pool else None,
@@ -114,7 +114,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 ledger,
                 self.client,
                 launcher,
-                place,
+                config,
                 sync=self.sync_with_backend,
                 configure=self._configure,
             )
@@ -151,17 +151,15 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         )
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Raise `InvalidInput`: only `start` takes runs, because it claims them first (promise.md
-        2).
-        """
-        raise InvalidInput("worker", "takes runs only while it is started", "call start()")
+        """Raise `InvalidInput`: only `start` runs flows, each after its claim (promise 2)."""
+        raise InvalidInput("worker", "claims and starts runs only in start()", "call start()")
 
     async def run(
         self, flow_run: FlowRun, configuration: Configuration, task_status: Any = None
     ) -> BaseWorkerResult:
-        """Raise `InvalidInput`: a run submitted past the queue has no claim (promise.md 2)."""
+        """Raise `InvalidInput`: a run that bypasses the queue has no claim (promise 2)."""
         raise InvalidInput(
-            "worker", "does not run what was not scheduled", "use run_deployment in place of submit"
+            "worker", "runs only scheduled flow runs", "use run_deployment instead of submit"
         )
 
     def is_worker_still_polling(self, query_interval_seconds: float) -> bool:

@@ -82,7 +82,7 @@ class RunQueue:
                 wait = TIMING.poll.total_seconds()
             except (httpx.HTTPError, ObjectNotFound) as error:
                 wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
-                log.warning("Prefect cannot be polled: %s", error, extra={"action": "poll_failed"})
+                log.warning("cannot poll Prefect: %s", error, extra={"action": "poll_failed"})
 
     async def fetch(self) -> None:
         """Poll once and replace the upcoming runs."""
@@ -126,7 +126,9 @@ class RunQueue:
         self._taking.pop(run_id)
         self._taken[run_id] = time.monotonic()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("not taken: %r", error, exc_info=error, extra={"action": "take_failed"})
+            log.error(
+                "cannot dispatch a run: %r", error, exc_info=error, extra={"action": "take_failed"}
+            )
         if (next_run := self._take_again.pop(run_id, None)) is not None and not task.cancelled():
             self._start(next_run)
 

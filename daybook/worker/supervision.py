@@ -38,9 +38,9 @@ class StopCause(StrEnum):
     """Why the worker ends a run's processes."""
 
     CANCEL = "cancelled"
-    TIMEOUT = "the attempt's time was up and it did not end"
+    TIMEOUT = "the attempt did not end at its timeout"
     DEADLINE = "the deadline passed"
-    LOST = "its lease was lost"
+    LOST = "the lease was lost"
     SHUTDOWN = "the worker was stopped"
 
 
@@ -176,4 +176,4 @@ def describe_exit(watched: SupervisedRun) -> str:
         return "its process is gone"
     if code < 0:
         return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process ended with code {code} and told nothing"
+    return f"its process ended with code {code} and recorded no outcome"

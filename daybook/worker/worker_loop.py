@@ -86,13 +86,13 @@ class WorkerLoop:
         ledger: Ledger,
         client: PrefectClient,
         launcher: Launcher,
-        place: WorkerConfig,
+        config: WorkerConfig,
         *,
         sync: Callable[[], Coroutine[Any, Any, Any]],
         configure: ResolveProcessSpec,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
-        self._config, self._sync, self._configure = place, sync, configure
+        self._config, self._sync, self._configure = config, sync, configure
         self._holder = leadership.new_holder()
         self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
@@ -108,18 +108,18 @@ class WorkerLoop:
             client,
             launcher,
             holder=self._holder,
-            most=place.most,
+            most=config.most,
             free=self._has_room,
             watch=self._watch,
             call_up=self._fill_slot,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeat, and polling for missed cancellations."""
-        self.run_queue = RunQueue(client, place.pool, place.queues, self._take)
+        self.run_queue = RunQueue(client, config.pool, config.queues, self._take)
         self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
 
     async def run_until_cancelled(self) -> NoReturn:
-        """Work until cancelled. Call `shutdown` afterwards."""
+        """Run until cancelled. Call `shutdown` afterwards."""
         self._running = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self.run_queue.hand_out())
@@ -131,7 +131,7 @@ class WorkerLoop:
             if self._config.pool_id is not None:
                 group.create_task(listen(self._config.pool_id, self._on_event))
             self.run_queue.poll_soon()
-        raise AssertionError("its tasks end by cancelling only")
+        raise AssertionError("these tasks end only when they are cancelled")
 
     async def run_once(self) -> None:
         """Take the runs that are due now, and wait until they have ended."""
@@ -192,7 +192,7 @@ class WorkerLoop:
             self._log_tail(watched)
         except Exception:
             # The lease expires, and its judge then decides about the run.
-            log.exception("the end of %s was not written down", watched.flow_run.name)
+            log.exception("cannot record the outcome of %s", watched.flow_run.name)
         finally:
             with suppress(OSError):
                 watched.running.output.unlink()
@@ -205,7 +205,7 @@ class WorkerLoop:
         tail = watched.tail()
         if tail:
             logger = flow_run_logger(watched.flow_run)
-            logger.error("The last lines of its process:\n%s", tail)
+            logger.error("Last lines of the process output:\n%s", tail)
 
     async def _fill_slot(self) -> None:
         """Give a free slot to the run that waited longest (promise.md 12: earliest due time first).
@@ -221,7 +221,7 @@ class WorkerLoop:
                 self._wake_again = False
                 await self._wake_next()
         except (DaybookError, httpx.HTTPError) as error:
-            log.warning("nobody was woken: %s", error)
+            log.warning("cannot wake a waiting run: %s", error)
         finally:
             self._waking = False
 
@@ -277,7 +277,7 @@ class WorkerLoop:
                 statuses = await leases.renew_all(self._ledger, self._holder, list(claimed))
             except Exception as error:
                 # Any error: the next turn tries again, and leases last longer than that.
-                log.warning("leases are not renewed: %s", error, extra={"action": "not_renewed"})
+                log.warning("cannot renew leases: %s", error, extra={"action": "not_renewed"})
                 continue
             self._renewed = time.monotonic()
             for run_id, watched in claimed.items():
@@ -320,7 +320,7 @@ class WorkerLoop:
         except (Unreachable, httpx.HTTPError) as error:
             log.warning("%s", error)
         except Exception:
-            log.exception("a pass failed")
+            log.exception("a background task of the worker failed")
 
     def force_stop(self) -> None:
         """End active runs at once instead of waiting for them."""
@@ -333,7 +333,7 @@ class WorkerLoop:
             await self.run_queue.wait_until_taken()
             if self._exits:
                 limit = TIMING.shutdown_wait.total_seconds()
-                log.info("waiting %g s for %d runs at work", limit, len(self._watched))
+                log.info("waiting up to %g s for %d active runs", limit, len(self._watched))
                 forced = asyncio.create_task(self._force_stop.wait())
                 done = asyncio.create_task(self._all_ended())
                 await asyncio.wait(
@@ -378,8 +378,8 @@ ENDED_STATE_NAMES = {"Completed", "Failed", "Crashed", "Cancelled", "Cancelling"
 """Names of the states that end a run."""
 
 
-async def listen(pool_id: UUID, heard: Callable[[str, str], Awaitable[None]]) -> NoReturn:
-    """Call ``heard`` with a flow run's id and the name of its new state, until cancelled."""
+async def listen(pool_id: UUID, on_change: Callable[[str, str], Awaitable[None]]) -> NoReturn:
+    """Call ``on_change`` with a flow run's id and the name of its new state, until cancelled."""
     pool_events = EventFilter(
         event=EventNameFilter(prefix=[_PREFIX]),
         any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool_id}"]),
@@ -387,7 +387,7 @@ async def listen(pool_id: UUID, heard: Callable[[str, str], Awaitable[None]]) ->
 
     async def changed(event: Event) -> None:
         flow_run_id = event.resource.id.removeprefix(_PREFIX)
-        await heard(flow_run_id, event.event.removeprefix(_PREFIX))
+        await on_change(flow_run_id, event.event.removeprefix(_PREFIX))
 
     await event_stream.listen(pool_events, changed)
-    raise AssertionError("it ends by cancelling only")
+    raise AssertionError("the stream ends only when it is cancelled")

@@ -74,7 +74,7 @@ def test_it_is_told_wherever_the_job_is(daybook: Any) -> None:
 @pytest.mark.usefixtures("stored")
 def test_without_any_it_says_so(daybook: Any) -> None:
     said = daybook("conflicts")
-    assert (said.code, said.out, said.err) == (0, "", "There are no conflicts.\n")
+    assert (said.code, said.out, said.err) == (0, "", "No conflicts.\n")
     assert daybook("conflicts", "--json").json == []
 
 

@@ -241,7 +241,7 @@ async def test_or_where_the_operator_says(saved: Saves, tmp_path: Path) -> None:
     [
         ({"command": ["no-such-program"]}, 'there is no program "no-such-program"'),
         ({"command": [__file__]}, "is not an executable file"),
-        ({"command": ["cat"], "work_dir": "/no/such/folder"}, "is not a folder of this machine"),
+        ({"command": ["cat"], "work_dir": "/no/such/folder"}, "is not a folder on this machine"),
     ],
     ids=["no program", "no executable", "no folder"],
 )
@@ -266,7 +266,7 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
         ({"command": ["a"], "url": "https://a.example"}, "give one of command and url"),
         ({"command": [" "]}, "is blank"),
         ({"command": ["a", "{{secret:ops}}"]}, "a secret cannot stand in it"),
-        ({"command": ["a"], "environment": ["PREFECT_API_KEY"]}, "is never passed on"),
+        ({"command": ["a"], "environment": ["PREFECT_API_KEY"]}, "cannot be passed on"),
         ({"command": ["a"], "environment": ["KEY=value"]}, "is not the name of a variable"),
         ({"command": ["a"], "headers": {"X": "y"}}, "headers are for a url"),
         ({"command": ["a"], "work_dir": "here"}, "is relative"),
