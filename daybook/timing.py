@@ -131,10 +131,7 @@ class Timing:
         return {TIMING_VARIABLE: json.dumps(changed)}
 
 
-def _from_environment() -> Timing:
-    changed = json.loads(os.environ.get(TIMING_VARIABLE) or "{}")
-    return Timing(**{name: timedelta(seconds=number) for name, number in changed.items()})
+_CHANGED_SECONDS: dict[str, float] = json.loads(os.environ.get(TIMING_VARIABLE) or "{}")
 
-
-TIMING = _from_environment()
+TIMING = Timing(**{name: timedelta(seconds=each) for name, each in _CHANGED_SECONDS.items()})
 """This process's timing."""

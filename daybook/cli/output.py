@@ -172,13 +172,10 @@ def _print_rich_table(
             continue
         shown_columns.append(number)
     for cells in shown:
-        rich_table.add_row(*(Text(cells[n], style=_style(cells[n])) for n in shown_columns))
+        styles = [STYLES.get(cell.removeprefix(ALERT_PREFIX), "") for cell in cells]
+        rich_table.add_row(*(Text(cells[n], style=styles[n]) for n in shown_columns))
     console.width -= min(room + COLUMN_GAP, 0)  # make room for the columns that are never cut
     console.print(rich_table, crop=False)
-
-
-def _style(cell: str) -> str:
-    return STYLES.get(cell.removeprefix(ALERT_PREFIX), "")
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -191,9 +191,12 @@ class Guard:
         parsed, name, literal = _parse(url)
         self.check(parsed)
         port = parsed.port or DEFAULT_PORTS[parsed.scheme]
-        resolved = (
-            [str(literal)] if literal is not None else await self._resolve(parsed, name, port)
-        )
+        if literal is not None:
+            resolved = [str(literal)]
+        else:
+            resolved = list(dict.fromkeys(await self._resolver(_host(parsed), port)))
+            if not resolved:
+                raise OSError(f"{name} has no address")
         name_allowed = name in self._allowed.names
         excepted = {
             each
@@ -208,12 +211,6 @@ class Guard:
                 self.rule,
             )
         return Target(parsed, name, port, tuple(resolved), frozenset(excepted))
-
-    async def _resolve(self, url: httpx.URL, name: str, port: int) -> list[str]:
-        resolved = list(dict.fromkeys(await self._resolver(_host(url), port)))
-        if not resolved:
-            raise OSError(f"{name} has no address")
-        return resolved
 
     def _check_address(self, url: httpx.URL, found: str | Address, *, name_allowed: bool) -> bool:
         """Raise if the address is refused; return whether only the allow-list lets it pass."""

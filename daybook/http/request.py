@@ -124,10 +124,13 @@ async def request(
     address = transport.guard.check(url)
     progress = Progress()
     client = transport.library.http
+    given = {name.lower() for name in headers}
+    defaults = {"Accept": "*/*", "User-Agent": f"daybook/{daybook.__version__}"}
+    kept = [(name, value) for name, value in defaults.items() if name.lower() not in given]
     outgoing = client.Request(
         method,
         str(address),
-        headers=_with_defaults(headers),
+        headers=[*kept, ("Accept-Encoding", ACCEPT_ENCODING), *headers.items()],
         content=body or None,
         extensions={
             PROGRESS_EXTENSION: progress,
@@ -213,13 +216,6 @@ class _Exchange:
         return Response(response.status_code, response.headers, bytes(body), body.cut, turned)
 
 
-def _with_defaults(headers: Mapping[str, str]) -> list[tuple[str, str]]:
-    given = {name.lower() for name in headers}
-    defaults = {"Accept": "*/*", "User-Agent": f"daybook/{daybook.__version__}"}
-    kept = [(name, value) for name, value in defaults.items() if name.lower() not in given]
-    return [*kept, ("Accept-Encoding", ACCEPT_ENCODING), *headers.items()]
-
-
 def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoResponse:
     certificate = certificate_problem(error)
     detail = certificate or str(error)
@@ -237,16 +233,10 @@ def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoRespons
 
 def certificate_problem(error: BaseException) -> str:
     """Return why the certificate was refused, if that caused ``error``; else empty."""
-    certificate = _find_cause(error, ssl.SSLCertVerificationError)
-    if isinstance(certificate, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {certificate.verify_message}"
-    return ""
-
-
-def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return "" if cause is None else f"its certificate is not trusted: {cause.verify_message}"
 
 
 def status_text(status: int) -> str:

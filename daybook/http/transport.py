@@ -140,7 +140,10 @@ class GuardedTransport:
             if len(progress.redirects) == redirects.MAX_REDIRECTS:
                 why = f"more than {redirects.MAX_REDIRECTS} redirects"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
-            progress.redirects += (_turn(response.status_code, following, request.method),)
+            description = f"{response.status_code} to {guard.origin(following.url)}"
+            if following.method != request.method:
+                description += f", sent as {following.method}"
+            progress.redirects += (description,)
             request = self._next(request, following)
 
     async def aclose(self) -> None:
@@ -418,10 +421,3 @@ def _refuse_plain_secret(request: Any, target: Target, secret: frozenset[str], r
     if not secret.isdisjoint(names | {SECRET_BODY} if "content-length" in names else names):
         why = "Daybook does not send a secret over plain http to a public address"
         raise OutgoingRefused(guard.origin(target.url), why, rule, "use https")
-
-
-def _turn(status: int, following: redirects.RedirectedRequest, method: str) -> str:
-    description = f"{status} to {guard.origin(following.url)}"
-    return (
-        description if following.method == method else f"{description}, sent as {following.method}"
-    )

@@ -141,10 +141,14 @@ def _job(
     own_tags = [
         tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)
     ]
+    try:
+        name = validate_name(truncate(existing.name.strip(), MAX_NAME_LENGTH))
+    except InvalidInput:
+        name = default_name(existing.name)
     with raising_invalid_input():
         return Job.model_validate(
             {
-                "name": free_name(_name(existing.name), used_names),
+                "name": free_name(name, used_names),
                 "kind": kind,
                 "description": projection.own_description(observed.description),
                 "tags": own_tags,
@@ -155,13 +159,6 @@ def _job(
                 "notify": notify,
             }
         )
-
-
-def _name(given: str) -> str:
-    try:
-        return validate_name(truncate(given.strip(), MAX_NAME_LENGTH))
-    except InvalidInput:
-        return default_name(given)
 
 
 def _disabled_reason(job: Job, now: datetime) -> str:

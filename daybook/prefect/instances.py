@@ -54,8 +54,10 @@ class PrefectServer:
 
 async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> list[PrefectServer]:
     """Record that ``holder`` is connected to this server; return all servers in use."""
+    parts = urlsplit(api_url)
+    without_user = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     async with ledger.write() as session:
-        server = PrefectServer(pool_id, _without_user(api_url), holder, ledger.now())
+        server = PrefectServer(pool_id, without_user, holder, ledger.now())
         for each in await _all(session):
             # The same location with another id: its pool was deleted and made again.
             if each.seen_at < server.seen_at - _RETENTION_AGE or each.place == server.place:
@@ -111,11 +113,6 @@ async def _all(session: AsyncSession) -> list[PrefectServer]:
         pool_id = fact.key.removeprefix(_PREFIX)
         servers.append(PrefectServer(pool_id, value["api_url"], value["holder"], seen_at))
     return servers
-
-
-def _without_user(api_url: str) -> str:
-    parts = urlsplit(api_url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 async def pool_id(client: PrefectClient) -> str | None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
-from daybook.jobs.model import RESERVED_TAG_PREFIX, Job
+from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.jobs.store import StoredJob
 from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
@@ -76,7 +76,7 @@ def of_job(stored: StoredJob, ledger_id: str) -> Projection:
         schedule=_normal_form(job.schedule),
         parameters=job.parameters(),
         tags=[*job.tags, ledger_tag(ledger_id)],
-        description=f"{_header(job)}\n\n{job.description}".strip(),
+        description=f"**{job.name}** — {describe(job.schedule)}\n\n{job.description}".strip(),
     )
 
 
@@ -134,10 +134,6 @@ def _describe(normal: dict[str, Any]) -> str:
     return str(
         normal.get("foreign") or ", ".join(f"{key} {value}" for key, value in normal.items())
     )
-
-
-def _header(job: Job) -> str:
-    return f"**{job.name}** — {describe(job.schedule)}"
 
 
 def own_description(description: str) -> str:

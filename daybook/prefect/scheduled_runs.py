@@ -228,7 +228,12 @@ class _EnsurePass:
         elif kind is StateType.SCHEDULED and self._is_on_time(row, run):
             self.due.append(str(run.id))
         elif kind is StateType.SCHEDULED or (
-            kind in {StateType.PENDING, StateType.RUNNING} and self._is_abandoned(row)
+            kind in {StateType.PENDING, StateType.RUNNING}
+            # No process can be expected to continue the row by itself.
+            and (
+                self._abandoned
+                or (row.until or row.queued_at) < self._ledger.now() - TIMING.own_wait_limit
+            )
         ):
             await self._move(row, run)
 
@@ -240,11 +245,6 @@ class _EnsurePass:
         return delay <= START_TOLERANCE and (
             row.waits_for in (slots.SLOT, slots.WORKER) or delay >= -START_TOLERANCE
         )
-
-    def _is_abandoned(self, row: RunRow) -> bool:
-        """Return whether no process can be expected to continue the row by itself."""
-        until = row.until or row.queued_at
-        return self._abandoned or until < self._ledger.now() - TIMING.own_wait_limit
 
     async def _move(self, row: RunRow, run: FlowRun) -> None:
         if run.deployment_id is None or not await self._is_unchanged(row):

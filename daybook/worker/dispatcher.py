@@ -143,7 +143,10 @@ class Dispatcher:
                 finally:
                     self.starting -= 1
             case Waiting():
-                self._remember(run, answer)
+                if answer.run_id is not None:
+                    self._waiting[str(run.id)] = answer.fence, run
+                    if len(self._waiting) > MAX_REMEMBERED_RUNS:
+                        del self._waiting[next(iter(self._waiting))]
                 async with self._setting_back:
                     await self._reschedule(run, answer)
                 if answer.free and self._call_up is not None:
@@ -155,12 +158,6 @@ class Dispatcher:
         if not isinstance(answer, Granted):  # a granted run is named by its process
             await self._name_run(run, request.job_id)
         return True
-
-    def _remember(self, run: FlowRun, answer: Waiting) -> None:
-        if answer.run_id is not None:
-            self._waiting[str(run.id)] = answer.fence, run
-            if len(self._waiting) > MAX_REMEMBERED_RUNS:
-                del self._waiting[next(iter(self._waiting))]
 
     def waiting(self, row: RunRow) -> FlowRun | None:
         """Return the Prefect run of ``row``, if this worker rescheduled it and none claimed

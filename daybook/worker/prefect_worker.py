@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+import shutil
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import timedelta
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.workers.base import (
     BaseJobConfiguration,
@@ -28,7 +34,6 @@ from daybook.prefect import private_names
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.tasks import model
-from daybook.worker import pool
 from daybook.worker.launcher import open_launcher
 from daybook.worker.messages import ProcessSpec
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
@@ -84,19 +89,18 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         private_names.cache_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:
-                stack.enter_context(pool.healthcheck(lambda: self.is_worker_still_polling(2.0)))
+                polling = partial(self.is_worker_still_polling, 2.0)
+                stack.enter_context(private_names.worker_healthcheck(polling))
             address = settings.load().ledger_address
             ledger = await stack.enter_async_context(Ledger(address))
             await stack.enter_async_context(self)
             await pools.check_ledger(self.client, self._work_pool_name, ledger.id)
-            folder = stack.enter_context(
-                pool.output_folder(home.current_home().make().path / "runs")
-            )
+            folder = stack.enter_context(output_folder(home.current_home().make().path / "runs"))
             self._environment = {
                 **os.environ,
                 # Prefect passes these with each run; if equal, a child need not reread them.
                 **get_current_settings().to_environment_variables(exclude_unset=True),
-                **await pool.child_settings(self.client),
+                **await child_settings(self.client),
             }
             launcher = await stack.enter_async_context(
                 open_launcher(folder, environment=self._environment)
@@ -175,3 +179,36 @@ async def _run_to_end(work: Coroutine[Any, Any, None]) -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.shield(task)
     task.result()
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder for the output of the runs' processes, named by this pid; delete it at the end.
+
+    It also deletes the folders of killed workers.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for entry in folder.iterdir():
+        if not entry.name.isdigit() or proc.find(int(entry.name)) is None:
+            shutil.rmtree(entry, ignore_errors=True)
+    own = folder / str(os.getpid())
+    own.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+async def child_settings(client: PrefectClient) -> dict[str, str]:
+    """Return settings that save the runs' processes requests that the worker has already made.
+
+    The worker's own client has checked the server's version when it connected. Tokens against
+    forged requests are requested only if the server issues them.
+    """
+    settings = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
+    try:
+        await client.request("GET", "/csrf-token", params={"client": "daybook-worker"})
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+            settings["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "false"
+    return settings

@@ -219,18 +219,16 @@ class WorkerLoop:
         try:
             while self._wake_again and not self._stopping:
                 self._wake_again = False
-                await self._wake_next()
+                woken = await scheduled_runs.wake(
+                    self._ledger, self._client, self._config.most, at_hand=self._hand_out
+                )
+                if woken or self._refused_external:
+                    self._refused_external = False
+                    self.run_queue.poll_soon()
         except (DaybookError, httpx.HTTPError) as error:
             log.warning("cannot wake a waiting run: %s", error)
         finally:
             self._waking = False
-
-    async def _wake_next(self) -> None:
-        most = self._config.most
-        woken = await scheduled_runs.wake(self._ledger, self._client, most, at_hand=self._hand_out)
-        if woken or self._refused_external:
-            self._refused_external = False
-            self.run_queue.poll_soon()
 
     def _hand_out(self, row: RunRow) -> bool:
         """Start a run that this worker rescheduled, without moving it in Prefect."""

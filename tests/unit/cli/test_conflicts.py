@@ -54,7 +54,7 @@ def test_both_versions_are_shown(daybook: Any) -> None:
     assert said.code == 0
     assert said.out.startswith("weekly (")
     # Of parameters only what differs.
-    assert '  parameters here        {"prompt": "Say hello."}\n' in said.out
+    assert '  parameters in ledger   {"prompt": "Say hello."}\n' in said.out
     assert '  parameters in Prefect  {"prompt": "Say goodbye."}\n' in said.out
     assert '"cron": "0 7 * * 1"' in said.out
 
