@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     alert_channel: str = Field(
         default="inbox",
         min_length=1,
-        description="The operator's channel. It receives the alerts of jobs without a channel.",
+        description="The operator's channel, for alerts about jobs without an alert channel.",
     )
     webhook_secret: SecretStr = Field(
         default=SecretStr(""),
@@ -165,8 +165,8 @@ class Settings(BaseSettings):
     keep_runs: int = Field(
         default=1000,
         ge=0,
-        description="Number of newest runs to keep of each job, and of newest prompts, with their "
-        "answers, of each conversation. 0: all.",
+        description="Number of newest runs to keep for each job, and of newest prompts with their "
+        "answers for each conversation. 0: all.",
     )
 
     @field_validator("timezone")

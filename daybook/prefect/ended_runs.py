@@ -249,8 +249,9 @@ async def _record(
         return None
     cancelling = state.type is StateType.CANCELLING
     if row is not None:
-        is_held = row.state in HELD
-        if is_held and (cancelling or not (gone or _holder_is_gone(ledger, row, state))):
+        renewed, missed = leases.holder_last_seen_at(row), ledger.now() - TIMING.run_lease_missed
+        holder_is_gone = gone or renewed is None or renewed <= state.timestamp <= missed
+        if row.state in HELD and (cancelling or not holder_is_gone):
             return None
         request = None
     else:
@@ -273,13 +274,6 @@ async def _record(
             by_flow_run = await rows_of_flow_runs(ledger, [str(run.id)])
             await state_mirror.mirror_rows(ledger, client, list(by_flow_run.values()))
     return status
-
-
-def _holder_is_gone(ledger: Ledger, row: RunRow, state: State[Any]) -> bool:
-    renewed = leases.holder_last_seen_at(row)
-    if renewed is None:
-        return True
-    return renewed <= state.timestamp <= ledger.now() - TIMING.run_lease_missed
 
 
 async def _claim_request(ledger: Ledger, run: FlowRun) -> ClaimRequest | None:

@@ -149,11 +149,6 @@ def to_prefect_cron(expr: str) -> str:
     return " ".join([*fields[1:], fields[0]]) if len(fields) == 6 else expr
 
 
-def _from_prefect_cron(expr: str) -> str:
-    fields = expr.split()
-    return " ".join([fields[-1], *fields[:-1]]) if len(fields) == 6 else expr
-
-
 def _normal_form(schedule: Schedule) -> dict[str, Any]:
     match schedule:
         case Cron():
@@ -226,7 +221,7 @@ def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Sc
     except (ValueError, ArithmeticError) as error:
         # For example an anchor before the year 1: Prefect's intervals may have any length.
         raise InvalidInput(
-            "schedule", f"Daybook has no such schedule as Prefect's {_describe(plain)}"
+            "schedule", f"Daybook cannot express Prefect's {_describe(plain)}"
         ) from error
 
 
@@ -234,11 +229,14 @@ def _schedule_of(normal: dict[str, Any], timezone: str, edited_at: datetime) -> 
     if "foreign" in normal:
         raise InvalidInput(
             "schedule",
-            f"Daybook has no such schedule as Prefect's {normal['foreign']}",
+            f"Daybook cannot express Prefect's {normal['foreign']}",
             "use one cron, every or at",
         )
     if "cron" in normal:
-        return Cron(expr=_from_prefect_cron(normal["cron"]), timezone=normal["timezone"])
+        expr = normal["cron"]
+        if len(fields := expr.split()) == 6:  # Prefect has the seconds last
+            expr = " ".join([fields[-1], *fields[:-1]])
+        return Cron(expr=expr, timezone=normal["timezone"])
     if "interval" in normal:
         # The last due time up to the edit: later ones are the same for any anchor Prefect has.
         seconds = normal["interval"]

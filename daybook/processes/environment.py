@@ -71,7 +71,7 @@ def check(names: Iterable[str]) -> None:
                 "the worker's environment"
             )
         if name.upper().startswith(_FORBIDDEN_PREFIXES):
-            raise ValueError(f"{shown} cannot be passed on; use no PREFECT_… or DAYBOOK_… variable")
+            raise ValueError(f"{shown} cannot be passed on; remove PREFECT_… and DAYBOOK_… names")
 
 
 def select(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:

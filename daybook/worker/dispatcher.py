@@ -65,8 +65,8 @@ class Dispatcher:
 
     It calls ``watch`` with each started process; ``free`` returns whether the worker has a free
     slot. ``holder`` names the worker in its leases; ``most`` is the limit of active runs. It calls
-    ``call_up`` when a run has to wait although a slot is free: then the runs that were due earlier
-    have to claim at once.
+    ``fill_slot`` when a run has to wait although a slot is free: then the runs that were due
+    earlier have to claim at once.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Dispatcher:
         most: int,
         free: Callable[[], bool],
         watch: Callable[[SupervisedRun], None],
-        call_up: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        fill_slot: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
-        self._call_up = call_up
+        self._fill_slot = fill_slot
         self._reconciler = PrefectReconciler()
         # One claim at a time, in the order of due times: SQLite's wait for its lock keeps no
         # order.
@@ -149,8 +149,8 @@ class Dispatcher:
                         del self._waiting[next(iter(self._waiting))]
                 async with self._setting_back:
                     await self._reschedule(run, answer)
-                if answer.free and self._call_up is not None:
-                    await self._call_up()
+                if answer.free and self._fill_slot is not None:
+                    await self._fill_slot()
             case Finished():
                 await self._end_in_prefect(run, answer)
             case HeldElsewhere() if answer.flow_run_id != str(run.id):

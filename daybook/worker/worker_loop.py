@@ -8,7 +8,7 @@
       │           └ a slot became free
       └ events, and a poll every `Timing.poll`;  beside it a keeper, which leads or stands by
 
-When stopped, it takes no further run, gives active runs `Timing.shutdown_wait` to end by
+When stopped, it starts no further run, gives active runs `Timing.shutdown_wait` to end by
 themselves, then ends them: SIGTERM first, SIGKILL later.
 """
 
@@ -97,7 +97,7 @@ class WorkerLoop:
         self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
-        self._taking: dict[str, bool] = {}
+        self._dispatching: dict[str, bool] = {}
         """Flow runs that are being started, and whether a cancellation arrived meanwhile."""
         self._refused_external = False
         self._running, self._stopping = False, False
@@ -111,11 +111,11 @@ class WorkerLoop:
             most=config.most,
             free=self._has_room,
             watch=self._watch,
-            call_up=self._fill_slot,
+            fill_slot=self._fill_slot,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeat, and polling for missed cancellations."""
-        self.run_queue = RunQueue(client, config.pool, config.queues, self._take)
+        self.run_queue = RunQueue(client, config.pool, config.queues, self._dispatch)
         self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
 
     async def run_until_cancelled(self) -> NoReturn:
@@ -134,12 +134,12 @@ class WorkerLoop:
         raise AssertionError("these tasks end only when they are cancelled")
 
     async def run_once(self) -> None:
-        """Take the runs that are due now, and wait until they have ended."""
+        """Start the runs that are due now, and wait until they have ended."""
         await self.run_queue.fetch()
-        taking = asyncio.create_task(self.run_queue.hand_out())
+        handing_out = asyncio.create_task(self.run_queue.hand_out())
         await asyncio.sleep(0)
-        taking.cancel()
-        await self.run_queue.wait_until_taken()
+        handing_out.cancel()
+        await self.run_queue.wait_until_dispatched()
         async with self._keep_up():
             await self._all_ended()
 
@@ -147,10 +147,10 @@ class WorkerLoop:
         at_work = len(self._watched) + self._dispatcher.starting
         return self._config.limit is None or at_work < self._config.limit
 
-    async def _take(self, run: FlowRun) -> None:
+    async def _dispatch(self, run: FlowRun) -> None:
         if str(run.id) in self._watched or self._stopping:
             return
-        self._taking[str(run.id)] = False
+        self._dispatching[str(run.id)] = False
         try:
             if await self._dispatcher.dispatch(run):
                 return
@@ -165,7 +165,7 @@ class WorkerLoop:
                 finally:
                     self._dispatcher.starting -= 1
         finally:
-            del self._taking[str(run.id)]
+            del self._dispatching[str(run.id)]
 
     @property
     def _mark(self) -> str:
@@ -174,7 +174,7 @@ class WorkerLoop:
 
     def _watch(self, watched: SupervisedRun) -> None:
         self._watched[watched.flow_run_id] = watched
-        if self._taking.get(watched.flow_run_id):
+        if self._dispatching.get(watched.flow_run_id):
             watched.stop(StopCause.CANCEL)
         task = asyncio.create_task(self._supervise(watched))
         self._exits.add(task)
@@ -243,8 +243,8 @@ class WorkerLoop:
             self.run_queue.poll_soon()
             return
         if state in {"Cancelling", "Cancelled"}:
-            if flow_run_id in self._taking:
-                self._taking[flow_run_id] = True
+            if flow_run_id in self._dispatching:
+                self._dispatching[flow_run_id] = True
             if flow_run_id in self._watched:
                 self._watched[flow_run_id].stop(StopCause.CANCEL)
         if state in ENDED_STATE_NAMES and flow_run_id not in self._watched:
@@ -289,7 +289,7 @@ class WorkerLoop:
                     self._client,
                     self._config.pool,
                     self._config.name,
-                    supervised=lambda: self._watched.keys() | self._taking.keys(),
+                    supervised=lambda: self._watched.keys() | self._dispatching.keys(),
                 )
             )
             await asyncio.sleep(TIMING.leftover_check.total_seconds())
@@ -325,10 +325,10 @@ class WorkerLoop:
         self._force_stop.set()
 
     async def shutdown(self) -> None:
-        """Stop taking runs; wait for active ones, then end the rest and record their outcomes."""
+        """Stop starting runs; wait for active ones, then end the rest and record their outcomes."""
         self._stopping = True
         async with self._keep_up():
-            await self.run_queue.wait_until_taken()
+            await self.run_queue.wait_until_dispatched()
             if self._exits:
                 limit = TIMING.shutdown_wait.total_seconds()
                 log.info("waiting up to %g s for %d active runs", limit, len(self._watched))
@@ -345,7 +345,7 @@ class WorkerLoop:
 
     @asynccontextmanager
     async def _keep_up(self) -> AsyncIterator[None]:
-        """Keep up active runs while no new run is taken."""
+        """Keep up active runs while no new run starts."""
         tasks = [asyncio.create_task(work()) for work in self._upkeep]
         try:
             yield
