@@ -6,8 +6,8 @@
     decorators      @daybook.tool, @daybook.listener    of imported modules; `load_plugins` imports
                                                         those in the setting `plugins`
 
-Callers of tools and listeners look both up here. A module that cannot be imported is logged once,
-and does not keep the others from being used.
+Callers of tools and listeners look both up here. A module that cannot be imported is logged once
+and does not affect the others.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def enter() -> dict[str, str]:
 def load_entry_point(relative: str) -> ModuleType:
     """Import a Prefect entry point by its path from the root, such as ``blocks/__init__.py``.
 
-    A package of the same name elsewhere on the path is neither used instead nor replaced. An entry
+    A package of the same name elsewhere on the path is not used, and not replaced. An entry
     point that is already loaded, under any name, is not loaded a second time, because Prefect warns
     if a block class is defined twice.
     """

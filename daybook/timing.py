@@ -1,7 +1,7 @@
 """Timings that Daybook's processes share: leases, check intervals and grace periods.
 
 A process reads its `Timing` once, when it starts, and passes it to the processes that it starts.
-All processes that share a ledger have to agree on it, because one judges the lease that another
+All processes that share a ledger have to agree on it, because one checks the lease that another
 renews. So it is not a user setting. Only tests change it, to start processes with shorter times.
 """
 

@@ -11,7 +11,7 @@ from daybook.resources import copies, encryption
 
 
 async def renew(*, discard: bool = False) -> dict[str, list[str]]:
-    """Copy what Prefect holds again, encrypted with this home's key; make the key if there is none.
+    """Copy all blocks from Prefect again, encrypted with this home's key; create a missing key.
 
     Return `{"copied", "discarded"}`, each a list such as `["secret ops"]`. Raise `InvalidInput`,
     and change nothing, if this home has the key of the copies, or if copies of blocks that Prefect

@@ -187,7 +187,7 @@ async def fill_params(
 
 
 def refuse_literal_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` if a header holds what looks like a literal secret."""
+    """Raise `InvalidInput` if a header value looks like a literal secret."""
     for name, value in headers.items():
         named = _SECRET_HEADER.search(name.lower()) and not references("headers", value)
         if value.strip() and (named or _SECRET_VALUE.search(value)):
@@ -195,8 +195,8 @@ def refuse_literal_headers(headers: Mapping[str, str]) -> None:
 
 
 def refuse_literal_params(params: Any) -> None:
-    """Raise `InvalidInput` if the JSON value holds what looks like a literal secret, or a misspelt
-    reference.
+    """Raise `InvalidInput` if a text in the JSON value looks like a literal secret, or if a reference
+    is misspelt.
     """
     for path, value in _texts(params):
         named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))

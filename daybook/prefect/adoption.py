@@ -110,6 +110,12 @@ async def _adopt(
     now = ledger.now()
     async with ledger.write() as session:
         job = _job(existing, kind, await store.taken_names(session, owners.PREFECT), now)
+        if job.enabled:
+            disabled_reason = ""
+        elif isinstance(job.schedule, At) and job.schedule.at <= now:
+            disabled_reason = f"{store.FIRED_REASON} before its adoption"
+        else:
+            disabled_reason = "switched off in Prefect"
         stored = await records.add_adopted_job(
             session,
             job,
@@ -117,7 +123,7 @@ async def _adopt(
             now,
             deployment_id=each.id,
             projection=projection.of_deployment(existing).as_dict(),
-            disabled_reason=_disabled_reason(job, now),
+            disabled_reason=disabled_reason,
         )
     if stored is None:
         return None
@@ -159,11 +165,3 @@ def _job(
                 "notify": notify,
             }
         )
-
-
-def _disabled_reason(job: Job, now: datetime) -> str:
-    if job.enabled:
-        return ""
-    if isinstance(job.schedule, At) and job.schedule.at <= now:
-        return f"{store.FIRED_REASON} before its adoption"
-    return "switched off in Prefect"

@@ -112,7 +112,7 @@ async def request_scheduling(
 
 
 def _schedule_from(stored: StoredJob) -> datetime:
-    """Return the start of the time for which Prefect is to queue runs.
+    """Return the time from which Prefect should queue runs.
 
     It is the last change if a due time since then is still on time, else now, so that the hundred
     runs which Prefect queues lie ahead. A one-time job's run is queued however late it is: the

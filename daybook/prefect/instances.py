@@ -69,7 +69,10 @@ async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> lis
 
 
 async def forget(ledger: Ledger, holder: str) -> None:
-    """Remove what ``holder``, which ends, recorded. Other users of the server record it again."""
+    """Remove the servers that the ending process ``holder`` recorded.
+
+    Other users of a server record it again.
+    """
     async with ledger.write() as session:
         for each in await _all(session):
             if each.holder == holder:

@@ -90,8 +90,17 @@ async def ensure_all(
     async with ledger.read() as session:
         rows = await waiting_runs.needing_prefect_run(session, ledger.now())
     rows = [row for row in rows if row.flow_run_id not in supervised]
-    rows = [row for row in rows if not _is_just_requested(row, ledger.now())]
-    return await ensure_rows(ledger, client, rows)
+    # The process that has just requested a run is about to make its Prefect run.
+    since = ledger.now() - REQUEST_GRACE
+    requested = {
+        row.id
+        for row in rows
+        if row.flow_run_id is None
+        and not row.prefect_runs
+        and row.occurrence.startswith("request:")
+        and row.queued_at > since
+    }
+    return await ensure_rows(ledger, client, [row for row in rows if row.id not in requested])
 
 
 async def ensure_row(ledger: Ledger, client: PrefectClient, row: RunRow) -> EnsureResult:
@@ -139,12 +148,6 @@ async def ensure_rows(
     work = _EnsurePass(ledger, client, abandoned=abandoned)
     await work.do(rows)
     return work.done
-
-
-def _is_just_requested(row: RunRow, now: datetime) -> bool:
-    """Return whether the process that requested the run is about to make its Prefect run."""
-    is_new = row.flow_run_id is None and not row.prefect_runs
-    return is_new and row.occurrence.startswith("request:") and row.queued_at > now - REQUEST_GRACE
 
 
 def _error_text(error: PrefectHTTPStatusError) -> str:

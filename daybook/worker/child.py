@@ -146,7 +146,7 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
 
 
 def _report_imports(status: int) -> None:
-    """Report the modules that this run imported and the parent is to import."""
+    """Report the modules that this run imported and the parent should import."""
     imported = sorted(
         name for name in sys.modules.keys() - _preloaded if name.startswith(LEARNED_MODULE_PREFIXES)
     )
