@@ -195,8 +195,9 @@ def refuse_literal_headers(headers: Mapping[str, str]) -> None:
 
 
 def refuse_literal_params(params: Any) -> None:
-    """Raise `InvalidInput` if a text in the JSON value looks like a literal secret, or if a reference
-    is misspelt.
+    """Raise `InvalidInput` if the JSON value contains a literal secret or a misspelt reference.
+
+    Such a secret is recognised by its field's name or by its form.
     """
     for path, value in _texts(params):
         named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
