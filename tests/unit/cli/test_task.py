@@ -48,7 +48,7 @@ def test_instructions_come_from_a_file(tasks: TaskCommands) -> None:
         (("next", "--session", "x", "--lease", "5"), "--lease", "whole seconds"),
         (("list", "--status", "done"), "--status", "queued, claimed, needs_attention, completed"),
         (("list", "--limit", "0"), "--limit", "1 or more"),
-        (("session", "register", "a", "--agent", "x:y"), "--agent", "no colon"),
+        (("session", "register", "a", "--agent", "x:y"), "--agent", "without a colon"),
         (("session", "report", "x", "--state", "busy"), "--state", "idle, active"),
         (("scheduler", "drain", "--timeout", "soon"), "--timeout", "whole seconds"),
         (("scheduler", "backlog", "--limit", "0"), "--limit", "1 or more"),
