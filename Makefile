@@ -46,15 +46,17 @@ test-rest: $(DEV) ## run the tests that `make test` skips, and property tests wi
 test-all: $(DEV) ## run all tests
 	@$(PYTEST) $(ARGS)
 
-check: $(DEV) ## style, types, imports, lock, generated pages, spelling
+check: $(DEV) ## style, types, imports, lock, generated pages, site, spelling
 	@.ci/check
 
 fix: $(DEV) ## fix what ruff can fix, and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(DEV) ## regenerate the generated pages
+docs: $(DEV) ## write the generated pages, and build the documentation into site/
 	@$(BIN)/python docs/generate.py
+	@.ci/site
+	@echo "built: site/index.html"
 
 bench: $(DEV) ## measure what the README claims
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -170,7 +170,7 @@ class PrefectUnreachable(Unreachable):
     code = "prefect_unreachable"
 
     def __init__(self, address: str | None, why: str = "") -> None:
-        self.address = address
+        self.address, self.why = address, why
         reason = f": {why}" if why else ""
         if address is None:
             problem = f"no Prefect server is known{reason}; start one with `daybook up`"

@@ -1,6 +1,6 @@
 """Operator settings: `DAYBOOK_…` variables, or `config.toml` in the home.
 
-A variable wins over the file. `docs/settings.md` is generated from the fields below.
+A variable wins over the file. `docs/reference/settings.md` is generated from the fields below.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def machine_timezone() -> str:
 
 
 def default_limits() -> dict[str, Any]:
-    """The defaults in [limits.md](limits.md)."""
+    """The defaults in docs/guides/limits.md."""
     return {}
 
 
 def default_tasks() -> dict[str, Any]:
-    """The defaults in [tasks.md](tasks.md)."""
+    """The defaults in docs/guides/tasks.md."""
     return {}
 
 
@@ -129,12 +129,12 @@ class Settings(BaseSettings):
     limits: dict[str, Any] = Field(
         default_factory=default_limits,
         description="Limits of agents' own jobs: a table, `[limits]` in `config.toml`, or JSON. "
-        "[limits.md](limits.md) lists the keys.",
+        "docs/guides/limits.md lists the keys.",
     )
     tasks: dict[str, Any] = Field(
         default_factory=default_tasks,
         description="Escalation of tasks that nobody claims, and how task sessions are woken: a "
-        "table, `[tasks]` in `config.toml`, or JSON. [tasks.md](tasks.md) lists the keys.",
+        "table, `[tasks]` in `config.toml`, or JSON. docs/guides/tasks.md lists the keys.",
     )
     user_jobs: bool = Field(
         default=True,

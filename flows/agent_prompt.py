@@ -26,11 +26,10 @@ from daybook.execution import conversation
 from daybook.execution.agent_request import prepare_request, success_outcome
 from daybook.execution.attempt import Act
 from daybook.execution.execute import carry_out
-from daybook.jobs.actions import AgentPrompt, OutputFormat, Session
+from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import read_parameters
-from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome
+from daybook.prefect.parameter_schema import takes_parameters_of
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs.claim_requests import Granted
 
@@ -41,43 +40,9 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 # artifact has the full answer, and the ledger has the data for programs. Prefect's own retries are
 # off: they know no claim.
 @flow(name="agent-prompt", persist_result=False, retries=0)
-async def agent_prompt(
-    prompt: str,
-    agent: str = "default",
-    model: str = "",
-    session: Session = "reuse",
-    session_key: str = "",
-    output_format: OutputFormat = "text",
-    output_schema: dict[str, Any] = {},  # noqa: B006 - never changed
-    policy: Policy = Policy(),  # noqa: B008 - immutable
-    notify: Notify = Notify(),  # noqa: B008 - immutable
-) -> State[Any]:
-    """One prompt to one agent.
-
-    Args:
-        prompt: What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}.
-        agent: The agent's name, as `daybook agents list` shows it.
-        model: The model that a model agent is to use instead of its own; empty is its own.
-        session: Whether the job's runs continue one conversation, each begins a new one, or they
-            continue that of their channel and chat id (chat).
-        session_key: The name of a conversation that several jobs of one agent share; empty is the
-            job's own.
-        output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
-        output_schema: The JSON schema of a structured answer.
-        policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Recipients of the outcome: callback addresses and a channel.
-    """
-    parameters: dict[str, Any] = {
-        "prompt": prompt,
-        "agent": agent,
-        "model": model,
-        "session": session,
-        "session_key": session_key,
-        "output_format": output_format,
-        "output_schema": output_schema,
-        "policy": policy.model_dump(mode="json"),
-        "notify": notify.model_dump(mode="json"),
-    }
+@takes_parameters_of("agent-prompt")
+async def agent_prompt(**parameters: Any) -> State[Any]:
+    """One prompt to one agent."""
     return await carry_out("agent-prompt", parameters, _prepare, PrefectReconciler())
 
 

@@ -27,8 +27,8 @@ from daybook.execution.attempt import Act, AttemptResult, requested_delay
 from daybook.execution.execute import carry_out
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
-from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
+from daybook.prefect.parameter_schema import takes_parameters_of
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
@@ -39,27 +39,9 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 @flow(name="tool-call", persist_result=False, retries=0)  # see flows/agent_prompt.py
-async def tool_call(
-    tool: str,
-    params: dict[str, Any] = {},  # noqa: B006 - never changed
-    policy: Policy = Policy(retries=0),  # noqa: B008 - immutable
-    notify: Notify = Notify(),  # noqa: B008 - immutable
-) -> State[Any]:
-    """One call of a tool.
-
-    Args:
-        tool: A Python tool's name, server.tool of a saved tool server, or an MCP server's address
-            with the tool after #.
-        params: What it is called with, by name; a secret only as {{secret:name}}.
-        policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Recipients of the outcome: callback addresses and a channel.
-    """
-    parameters: dict[str, Any] = {
-        "tool": tool,
-        "params": params,
-        "policy": policy.model_dump(mode="json"),
-        "notify": notify.model_dump(mode="json"),
-    }
+@takes_parameters_of("tool-call")
+async def tool_call(**parameters: Any) -> State[Any]:
+    """One call of a tool."""
     return await carry_out("tool-call", parameters, _prepare, PrefectReconciler())
 
 

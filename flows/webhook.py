@@ -10,7 +10,6 @@ It runs from a deployment, by `run_deployment("webhook/<slug>")`, or is called i
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from daybook import home
@@ -27,10 +26,9 @@ from daybook.execution.agent_lookup import guard_of
 from daybook.execution.attempt import Act, AttemptResult, requested_delay
 from daybook.execution.execute import carry_out
 from daybook.http.httpx_transport import HttpxTransport
-from daybook.jobs.actions import Method, Webhook
+from daybook.jobs.actions import Webhook
 from daybook.jobs.model import read_parameters
-from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
+from daybook.prefect.parameter_schema import takes_parameters_of
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
@@ -39,32 +37,9 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 @flow(name="webhook", persist_result=False, retries=0)  # see flows/agent_prompt.py
-async def webhook(
-    url: str,
-    method: Method = "POST",
-    headers: dict[str, str] = {},  # noqa: B006 - never changed
-    body: str = "",
-    policy: Policy = Policy(timeout=timedelta(seconds=30), retries=0),  # noqa: B008 - immutable
-    notify: Notify = Notify(),  # noqa: B008 - immutable
-) -> State[Any]:
-    """One HTTP request.
-
-    Args:
-        url: The address that is called.
-        method: The HTTP method.
-        headers: Names and values; a secret only as {{secret:name}}.
-        body: What is sent, as it stands; JSON unless a Content-Type header says otherwise.
-        policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Recipients of the outcome: callback addresses and a channel.
-    """
-    parameters: dict[str, Any] = {
-        "url": url,
-        "method": method,
-        "headers": headers,
-        "body": body,
-        "policy": policy.model_dump(mode="json"),
-        "notify": notify.model_dump(mode="json"),
-    }
+@takes_parameters_of("webhook")
+async def webhook(**parameters: Any) -> State[Any]:
+    """One HTTP request."""
     return await carry_out("webhook", parameters, _prepare, PrefectReconciler())
 
 

@@ -29,9 +29,9 @@ NO_KEEPER = "no keeper leads, so nothing is observed, audited or carried on"
 class DelayFacts:
     """The facts that can explain a delay.
 
-    If Prefect does not answer, ``away`` says why and ``pool`` is None. ``prefect_ahead`` and
-    ``ledger_ahead`` say how far those clocks are ahead of this machine's. ``unwritable`` says why
-    the ledger cannot be written.
+    If Prefect does not answer, ``away`` says why. ``pool`` is None if it was not read.
+    ``prefect_ahead`` and ``ledger_ahead`` say how far those clocks are ahead of this machine's.
+    ``unwritable`` says why the ledger cannot be written.
     """
 
     now: datetime
@@ -48,11 +48,11 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP, slots.HOLDER):
         return f"it waits: {row.reason}"
-    if known.away or known.pool is None:
+    if known.away:
         return "Prefect does not answer"
-    if known.pool.paused:
+    if known.pool and known.pool.paused:
         return f"paused in Prefect: {', '.join(known.pool.paused)}"
-    if known.pool.idle:
+    if known.pool and known.pool.idle:
         return known.pool.idle
     if row is not None and row.waits_for == slots.WORKER:
         return f"it waits: {row.reason}"
@@ -63,15 +63,20 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
 
 
 def clock_problem(known: DelayFacts) -> str:
-    """Report a clock that is off; empty if none is."""
-    skews = {"Prefect's": known.prefect_ahead, "the ledger's": known.ledger_ahead}
-    problems = [
-        f"{whose} clock is {abs(by).total_seconds():.1f} s "
-        f"{'ahead' if by > MAX_CLOCK_SKEW else 'behind'}"
-        for whose, by in skews.items()
-        if abs(by) > MAX_CLOCK_SKEW
-    ]
-    return ", ".join(problems)
+    """Report the clocks that are off; empty if none is."""
+    skews = (
+        clock_skew("Prefect's", known.prefect_ahead),
+        clock_skew("the ledger's", known.ledger_ahead),
+    )
+    return ", ".join(filter(None, skews))
+
+
+def clock_skew(whose: str, ahead: timedelta) -> str:
+    """Describe a clock that is more than `MAX_CLOCK_SKEW` off this machine's; empty otherwise."""
+    if abs(ahead) <= MAX_CLOCK_SKEW:
+        return ""
+    side = "ahead of" if ahead > timedelta(0) else "behind"
+    return f"{whose} clock is {abs(ahead).total_seconds():.1f} s {side} this machine's"
 
 
 def keeper_problem(known: DelayFacts) -> str:

@@ -55,11 +55,14 @@ def _sync(
 
 
 class SyncClient:
-    """`Client` without `await`: the same methods, arguments, results and errors::
+    """`Client` without `await`: the same methods, arguments, results and errors.
 
-    client = daybook.SyncClient()
-    job = client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
-    print(client.run(job["id"], wait=True)["status"])
+    An example::
+
+        client = daybook.SyncClient()
+        job = client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
+        print(client.run(job["id"], wait=True)["status"])
+
     """
 
     def __init__(self, *, agent: str = "", user: str = "") -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import At, Cron, Every, Json, Zone
+from daybook.cli.job_options import At, Cron, Every, Zone
+from daybook.cli.options import Json
 from daybook.errors import InvalidInput
 
 Reference = Annotated[

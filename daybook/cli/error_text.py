@@ -18,7 +18,6 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from daybook.cli import options
 from daybook.errors import DaybookError, InvalidInput
 
 COMMAND_LINE = "command line"
@@ -37,9 +36,6 @@ def option_spellings(app: App) -> dict[str, str]:
             spelling_of[name.rstrip("_")] = (
                 argument.name if argument.index is None else name.upper()
             )
-    for name, field in options.RENAMED_FIELDS.items():
-        if name in spelling_of:
-            spelling_of[field] = spelling_of[name]
     return spelling_of
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Job, JobOptions, Json, Prompt, prepare_prefect
+from daybook.cli.job_options import JobOptions, Prompt
+from daybook.cli.options import Job, Json, prepare_prefect
 from daybook.cli.runs import print_run_details
 from daybook.cli.skips import skip_fields
 from daybook.errors import InvalidInput, NotFound
@@ -23,9 +24,9 @@ async def add_(
     options: JobOptions = _NO_OPTIONS,
     as_json: Json = False,
 ) -> int:
-    """Add a job: a prompt, and when it is due.
+    """Add a job.
 
-    Give exactly one of --cron, --every, --at and --on-demand. The zone is written into the job.
+    Give one of --cron, --every, --at and --on-demand. The job keeps the time zone of its creation.
 
     Example: daybook add "Summarise open pull requests" --cron "0 9 * * 1-5" --tz Europe/Berlin
     """
@@ -46,10 +47,10 @@ async def add_(
             _action_in_brief(job),
             (
                 "answer",
-                f"goes to the ledger (`daybook runs {name}`)\n"
-                f"and to the Prefect UI, deployment {job['deployment']}",
+                f"in the ledger (`daybook runs {name}`)\n"
+                f"and in Prefect's UI, deployment {job['deployment']}",
             ),
-            ("told", formatting.notifications(job["told"])),
+            ("notifies", formatting.notifications(job["told"])),
             ("worker", _worker_text(await status.worker_online())),
         ]
     )
@@ -65,14 +66,14 @@ def _action_in_brief(job: dict[str, Any]) -> tuple[str, str]:
     if job["kind"] == "tool-call":
         return "calls", f"the tool {job['tool']}"
     if job["kind"] == "heartbeat":
-        return "looks at", job["file"]
+        return "orders", job["file"]
     return "asks", f"the agent {job['agent']}"
 
 
 async def list_(*, as_json: Json = False) -> int:
-    """List all jobs: whether it is on, schedule, next due time, last outcome.
+    """List all jobs with their state, schedule, next due time and last outcome.
 
-    Needs no Prefect. Due times are by each job's own clock.
+    Works without Prefect. Due times are in the time zone of each job.
 
     Example: daybook list --json
     """
@@ -97,7 +98,7 @@ async def list_(*, as_json: Json = False) -> int:
             whole=("STATE", "NEXT DUE", "LAST"),
         )
     else:
-        output.say("There are no jobs; `daybook add --help` says how to make one.")
+        output.say("There are no jobs. See `daybook add --help` for how to add one.")
     return 0
 
 
@@ -109,16 +110,17 @@ async def show_(
     ref: Annotated[
         str,
         Parameter(
-            name="JOB", help="A job, or a run: name or id, or the unique beginning of an id."
+            name="JOB",
+            help="Name or id of a job, or id of a run; a unique prefix of it will do.",
         ),
     ],
     /,
     *,
     as_json: Json = False,
 ) -> int:
-    """Show a job, its last run and its next due times; also a removed one. Or a run, whole.
+    """Show a job with its last run and next due times, or a run in full.
 
-    Needs no Prefect.
+    Works without Prefect, and for removed jobs.
 
     Example: daybook show morning-brief
     """
@@ -151,22 +153,21 @@ async def edit_(
     options: JobOptions = _NO_OPTIONS,
     as_json: Json = False,
 ) -> int:
-    """Change a job: only what is given changes.
+    """Change the given fields of a job.
 
-    A new schedule counts from now; --tz alone reads a cron schedule by the new zone's clock.
+    A new interval counts from now. With --tz alone, a cron schedule keeps its times of day in the
+    new zone. Pass '' to clear a text or a list, and {} to clear an object.
 
     Example: daybook edit morning-brief --cron "30 8 * * 1-5"
     """
     changes = {"prompt": prompt, **options.fields()}
     if all(value is None for value in changes.values()):
-        raise InvalidInput(
-            "options", "none is given, so nothing would change", "such as --every 2h"
-        )
+        raise InvalidInput("options", "nothing to change", "give an option such as --every 2h")
     prepare_prefect()
     from daybook.api import jobs
-    from daybook.jobs import notify
+    from daybook.jobs.notify import Notify
 
-    has_notify_change = not changes.keys().isdisjoint(notify.FIELDS)
+    has_notify_change = not changes.keys().isdisjoint(Notify.model_fields)
     return _print_change(
         await jobs.edit_job(job, changes), as_json, show_notifications=has_notify_change
     )
@@ -176,10 +177,10 @@ async def pause_(
     job: Job,
     /,
     *,
-    note: Annotated[str, Parameter(help="Why; it is shown with the job.")] = "",
+    note: Annotated[str, Parameter(help="Reason, shown with the job.")] = "",
     as_json: Json = False,
 ) -> int:
-    """Switch a job off. It can still be run by hand.
+    """Pause a job. You can still run it by hand.
 
     Example: daybook pause morning-brief --note "on holiday"
     """
@@ -190,7 +191,7 @@ async def pause_(
 
 
 async def resume_(job: Job, /, *, as_json: Json = False) -> int:
-    """Switch a job on.
+    """Resume a paused job.
 
     Example: daybook resume morning-brief
     """
@@ -204,12 +205,12 @@ async def remove_(
     job: Job,
     /,
     *,
-    yes: Annotated[bool, Parameter(help="Do not ask.")] = False,
+    yes: Annotated[bool, Parameter(help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove a job and its deployment; its history stays in the ledger.
+    """Remove a job and its deployment. Its history stays in the ledger.
 
-    Asks first on a terminal. With --json the job is printed as it was.
+    Asks for confirmation on a terminal. With --json it prints the removed job.
 
     Example: daybook remove morning-brief --yes
     """
@@ -219,7 +220,7 @@ async def remove_(
     if not yes and sys.stdin.isatty():
         current = await jobs.show(job)
         if not _confirmed(f"Remove {current['name']} ({current['words']})?"):
-            output.say("Nothing was removed.")
+            output.say("Nothing removed.")
             return 1
     removed = await jobs.remove(job)
     if as_json:
@@ -240,7 +241,9 @@ def _print_change(job: dict[str, Any], as_json: bool, *, show_notifications: boo
         output.print_json(job)
         return 0
     output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
-    notifications = [("told", formatting.notifications(job["told"]))] if show_notifications else []
+    notifications = (
+        [("notifies", formatting.notifications(job["told"]))] if show_notifications else []
+    )
     output.fields([("next due", _next_due(job)), *notifications])
     _print_notes(job)
     return 0
@@ -250,20 +253,20 @@ def _print_job(job: dict[str, Any]) -> None:
     last = job["last_run"]
     output.line(f"{job['name']} ({job['id'][:8]})", style="bold")
     pairs = [
-        ("about", job["description"]),
+        ("description", job["description"]),
         ("schedule", job["words"]),
-        ("is", formatting.enabled_state(job)),
+        ("state", formatting.enabled_state(job)),
         ("next due", _next_due(job)),
         *skip_fields(job),
         ("last run", formatting.run_summary(last) if last else "none yet"),
         ("failures", _failures(job)),
         *_action(job),
-        ("asked first", formatting.check_summary(job["policy"]["check"])),
-        ("told", formatting.notifications(job["told"])),
+        ("check", formatting.check_summary(job["policy"]["check"])),
+        ("notifies", formatting.notifications(job["told"])),
         ("policy", _policy(job["policy"])),
         ("tags", ", ".join(job["tags"])),
         ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
-        ("in conflict", _conflicts(job)),
+        ("conflicts", _conflicts(job)),
         ("Prefect's own", "\n".join(job["prefect_own"])),
         ("id", job["id"]),
         ("changed", formatting.local_time(job["updated_at"])),
@@ -274,7 +277,7 @@ def _print_job(job: dict[str, Any]) -> None:
 
 def _conflicts(job: dict[str, Any]) -> str:
     fields = ", ".join(job["conflicts"])
-    return f"{fields}; `daybook conflicts` shows both sides" if fields else ""
+    return f"{fields}; see `daybook conflicts`" if fields else ""
 
 
 def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
@@ -310,7 +313,7 @@ def _failures(job: dict[str, Any]) -> str:
     is_shown = last is not None and error in (last["reason"], last["error"])  # by "last run" above
     parts = [
         f"{count} in a row" if count > 1 else "",
-        "" if is_shown else f"the last: {error}",
+        "" if is_shown else f"last error: {error}",
     ]
     return ", ".join(filter(None, parts)) if count else ""
 
@@ -354,7 +357,7 @@ def _next_due(job: dict[str, Any]) -> str:
 
 
 def _worker_text(online: bool) -> str:
-    return "one is online" if online else "none is online, so nothing runs: start `daybook up`"
+    return "online" if online else "offline, so no job runs; start `daybook up`"
 
 
 def _print_notes(job: dict[str, Any]) -> None:
@@ -362,4 +365,4 @@ def _print_notes(job: dict[str, Any]) -> None:
     for note in job.get("notes", []):
         output.say(note)
     if job["sync"] == "pending":
-        output.say("Prefect did not answer in time: `daybook sync` brings the job there.")
+        output.say("Prefect did not answer in time. Run `daybook sync` to deploy the job.")

@@ -22,20 +22,20 @@ async def up_(
     *,
     browser: Annotated[
         bool,
-        Parameter(negative="--no-browser", help="Open the Prefect UI when all is ready."),
+        Parameter(negative="--no-browser", help="Open the Prefect UI when everything is ready."),
     ] = True,
     detach: Annotated[
-        bool, Parameter(help="Go on in the background; return when all is ready.")
+        bool, Parameter(help="Run in the background; return when everything is ready.")
     ] = False,
     link: Annotated[bool, Parameter(negative="--no-link", show=False)] = True,
     as_json: Json = False,
 ) -> int:
-    """Start everything on this machine, and show what becomes of each run.
+    """Start Daybook on this machine, and print the outcome of each run.
 
-    Prefect's server (unless one is configured), its UI and a worker; at the first start also an
-    example job, run once. The link that it shows opens the UI without a password, once;
-    `daybook open` makes another. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`.
-    With --json: a line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
+    Start a Prefect server (unless one is configured), its UI and a worker; at the first start, also
+    run an example job. The printed link opens the UI once without a password; `daybook open` prints
+    another. Stay in the foreground until Ctrl-C, SIGTERM or `daybook down`. With --json, print a
+    line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
 
     Example: daybook up --no-browser
     """
@@ -56,13 +56,13 @@ async def up_(
 async def open_(
     *,
     browser: Annotated[
-        bool, Parameter(negative="--no-browser", help="Open the link, and do not only show it.")
+        bool, Parameter(negative="--no-browser", help="Open the link in a browser.")
     ] = True,
     as_json: Json = False,
 ) -> int:
     """Open Prefect's UI, logged in.
 
-    Shows a link that works once, within ten minutes, and opens it if there is a display. The
+    Print a link that works once, within ten minutes, and open it if there is a display. The
     browser stays logged in for a week.
 
     Example: daybook open --no-browser
@@ -82,11 +82,14 @@ async def open_(
 
 
 def env_(
-    *, fish: Annotated[bool, Parameter(help="For the fish shell.", negative=())] = False
+    *,
+    fish: Annotated[
+        bool, Parameter(help="Print commands for the fish shell.", negative=())
+    ] = False,
 ) -> int:
-    """Show the variables with which `prefect` works in this shell.
+    """Print the variables that `prefect` needs in this shell.
 
-    They hold the credential of the Prefect server: who has it can do all that you can.
+    They contain the credential of the Prefect server, which gives full access to it.
 
     Example: eval "$(daybook env)"
     """
@@ -106,7 +109,7 @@ def env_(
 
 
 async def down_(*, as_json: Json = False) -> int:
-    """Stop what `daybook up` started here, and what a killed one left.
+    """Stop this home's `daybook up`, and processes that a killed one left.
 
     Example: daybook down
     """
@@ -117,14 +120,14 @@ async def down_(*, as_json: Json = False) -> int:
     if as_json:
         output.print_json({"stopped": stopped})
     else:
-        output.say("Stopped." if stopped else "Nothing ran here.")
+        output.say("Stopped." if stopped else "Nothing was running.")
     return 0
 
 
 async def status_(*, as_json: Json = False) -> int:
-    """Show what runs, what is due soon, and what is wrong.
+    """Show running processes, upcoming due times and problems.
 
-    Exit code 0 when it is ready: Prefect answers and a worker of this Daybook is online.
+    Exit code 0 if Prefect answers and a worker of this Daybook is online.
 
     Example: daybook status --json
     """
@@ -141,24 +144,25 @@ async def status_(*, as_json: Json = False) -> int:
 
 def worker_(
     *,
-    pool: Annotated[str, Parameter(help="The work pool.", show_default=True)] = "daybook",
+    pool: Annotated[str, Parameter(help="Work pool.", show_default=True)] = "daybook",
     limit: Annotated[
-        int | None, Parameter(help="How many runs it may have at once; default: any number.")
+        int | None, Parameter(help="Maximum number of concurrent runs. Default: no limit.")
     ] = None,
     name: Annotated[
-        str | None, Parameter(help="Its name in Prefect. Default: this machine and home.")
+        str | None,
+        Parameter(help="Name of the worker in Prefect. Default: from this machine and home."),
     ] = None,
-    once: Annotated[bool, Parameter(help="Run what is due now, and end.")] = False,
+    once: Annotated[bool, Parameter(help="Run the jobs that are due now, then exit.")] = False,
 ) -> int:
-    """Run jobs here, beside the worker of `daybook up` or without one.
+    """Run a worker on this machine, with or without `daybook up`.
 
-    It takes what is due in its pool, until Ctrl-C or SIGTERM; what is at work then has 10 seconds
-    to end by itself. The same as `prefect worker start --type daybook`.
+    It runs the due jobs of its pool until Ctrl-C or SIGTERM, and then gives current runs 10 seconds
+    to end. The same as `prefect worker start --type daybook`.
 
     Example: daybook worker --limit 2
     """
     if limit is not None and limit < 1:
-        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is too small", "use 1 or more")
     from daybook.operations.checks import installation
 
     installation.require_versions()
@@ -174,10 +178,10 @@ def worker_(
 
 
 async def keeper_() -> int:
-    """Keep ledger and Prefect in agreement, and give each due time its outcome.
+    """Run a keeper: reconcile ledger and Prefect, and audit due times.
 
-    Each worker does that too: of all workers and keepers of a ledger one leads, the others stand
-    by. Alone it is for machines that run no jobs. Until Ctrl-C or SIGTERM.
+    Each worker has one too: one of all workers and keepers of a ledger leads, and the others stand
+    by. Use this command on a machine that runs no jobs. It runs until Ctrl-C or SIGTERM.
 
     Example: daybook keeper
     """
@@ -194,10 +198,10 @@ async def keeper_() -> int:
 
 
 async def doctor_(*, as_json: Json = False) -> int:
-    """Look for what is wrong here, and say how to fix it.
+    """Check this installation, and print a fix for each problem.
 
-    A line for each check: versions, home, ledger, Prefect, pool, worker, jobs. Exit code 0 when all
-    is well.
+    Print a line for each check of versions, home, ledger, Prefect, pool, worker and jobs. Exit code
+    0 if no check finds a problem; warnings do not count.
 
     Example: daybook doctor
     """
@@ -223,7 +227,7 @@ def _print_sync_report(report: dict[str, Any]) -> None:
 _CHANGE_WORDS = {
     "created": "created",
     "updated": "updated",
-    "pulled": "taken over",
+    "pulled": "imported",
     "removed": "removed",
 }
 
@@ -357,21 +361,23 @@ def display_likely() -> bool:
 def _print_findings(findings: list[dict[str, Any]]) -> None:
     width = max(len(each["check"]) for each in findings)
     for each in findings:
-        word = "ok" if each["ok"] else "problem"
         details = "; fix: ".join(filter(None, (each["problem"], each["fix"])))
-        style = "green" if each["ok"] else "red"
-        output.line(f"{word:<7}  {each['check']:<{width}}  {details}".rstrip(), style=style)
+        line = f"{each['severity']:<7}  {each['check']:<{width}}  {details}".rstrip()
+        output.line(line, style=_SEVERITY_STYLES[each["severity"]])
+
+
+_SEVERITY_STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}
 
 
 def _worker_names(online: list[dict[str, Any]]) -> str:
-    ours = ", ".join(each["name"] for each in online if each["ours"]) or "none is online"
+    ours = ", ".join(each["name"] for each in online if each["ours"]) or "none online"
     others = ", ".join(each["name"] for each in online if not each["ours"])
     return ours + (f"\n(another Daybook's: {others})" if others else "")
 
 
 def _keeper_text(keeper: dict[str, Any]) -> str:
     if not keeper["running"]:
-        return "none leads"
+        return "no leader"
     observed_at = keeper["observed_at"]
     return str(keeper["holder"]) + (
         f", has observed Prefect at {words.local_time(observed_at)}" if observed_at else ""
@@ -383,8 +389,8 @@ def _outbox(outbox: dict[str, Any]) -> str:
     pending, failed = outbox["pending"], outbox["failed"]
     since = words.local_time(outbox["oldest_pending_at"])
     parts = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
-    parts.append(f"{failed:,} failed: `daybook callbacks list --status failed`" if failed else "")
-    return "; ".join(filter(None, parts)) or "nothing waits"
+    parts.append(f"{failed:,} failed" if failed else "")
+    return "; ".join(filter(None, parts)) or "nothing pending"
 
 
 def _task_fields(tasks: dict[str, Any]) -> list[tuple[str, str]]:
@@ -407,14 +413,14 @@ def _print_status(report: dict[str, Any]) -> None:
         f"{words.local_time(each['due'])}  {each['job']}" for each in report["due_soon"]
     )
     where = prefect["ui_url"] or prefect["api_url"]
-    unreachable = f"{where}, does not answer" if where else "none is known"
+    unreachable = f"{where}, does not answer" if where else "no server is known"
     output.fields(
         [
             ("prefect", where if prefect["reachable"] else unreachable),
             ("worker", _worker_names(report["worker"]["workers"])),
             ("keeper", _keeper_text(report["keeper"])),
             ("ledger", ledger["place"]),
-            ("jobs", f"{ledger['jobs']}, {ledger['enabled']} on"),
+            ("jobs", f"{ledger['jobs']}, {ledger['enabled']} enabled"),
             ("runs now", live or "none"),
             ("due soon", due or "nothing"),
             ("outbox", _outbox(report["outbox"])),

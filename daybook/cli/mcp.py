@@ -56,7 +56,8 @@ async def mcp_(
 ) -> int:
     """Let an MCP client schedule, and do tasks: cron_add, task_next and eighteen more tools.
 
-    On stdio, which is how most clients begin it; docs/mcp.md has the tools, and a conversation.
+    On stdio, which is how most clients begin it; docs/guides/mcp.md has the tools, and a
+    conversation.
 
     Example: daybook mcp --print-config claude-code
     """

@@ -13,21 +13,21 @@ from daybook.errors import InvalidInput
 def web_(
     *,
     port: Annotated[
-        int | None, Parameter(help="Where it listens. Default: the setting DAYBOOK_WEB_PORT.")
+        int | None, Parameter(help="Port to listen on. Default: the setting DAYBOOK_WEB_PORT.")
     ] = None,
     host: Annotated[
         str | None,
-        Parameter(help="An address of this machine by which others reach it, such as 0.0.0.0."),
+        Parameter(help="Address to listen on, such as 0.0.0.0. Default: this machine only."),
     ] = None,
     name: Annotated[
         list[str] | None,
-        Parameter(help="A name by which it is asked, beside addresses; may be given again."),
+        Parameter(help="Additional host name that clients may use. Repeatable."),
     ] = None,
 ) -> int:
-    """Answer `/health` and, for Prometheus, `/metrics`, until Ctrl-C or SIGTERM.
+    """Serve `/health`, and `/metrics` for Prometheus, until Ctrl-C or SIGTERM.
 
-    `daybook up` does so by itself. Without --host on this machine alone: who reaches it reads the
-    names of jobs that are late or failing. It only reads; docs/monitoring.md has the alerts.
+    `daybook up` serves both pages too. Every client that can connect can read the names of late and
+    failing jobs. docs/operations/monitoring.md describes the pages and has alert rules.
 
     Example: daybook web --port 4290
     """
@@ -37,8 +37,8 @@ def web_(
     loaded = settings.load()
     number = loaded.web_port if port is None else port
     if not 0 < number < 2**16:
-        raise InvalidInput("port", f"{number} is not legal", "legal: 1 to 65535")
+        raise InvalidInput("port", f"{number} is not a port", "use 1 to 65535")
     if host is not None and not host.strip():
-        raise InvalidInput("host", "is empty", "such as 0.0.0.0, for all addresses of this machine")
+        raise InvalidInput("host", "is empty", "use 0.0.0.0 for all addresses of this machine")
     command = web.command(host or server.HOST, number, name or ())
     os.execv(command[0], command)

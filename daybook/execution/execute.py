@@ -27,6 +27,7 @@ from typing import Any
 import httpx
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
+from pydantic import BaseModel
 
 from daybook import registry, settings
 from daybook.clock import SYSTEM_CLOCK, Clock
@@ -107,12 +108,16 @@ async def carry_out(
 ) -> State[Any]:
     """Execute the current flow run; return the state for the flow to return.
 
-    ``parameters`` are the flow's, as JSON. If those of a direct call are invalid, raise
-    `InvalidInput`; a due time uses the job's own, and any other run ends as failed, in the ledger
-    too. The state's data is the run as the flow's result. Raise Prefect's `Abort` if the run has to
-    wait.
+    ``parameters`` are the flow's; `policy` and `notify` are models or JSON. If those of a direct
+    call are invalid, raise `InvalidInput`; a due time uses the job's own, and any other run ends as
+    failed, in the ledger too. The state's data is the run as the flow's result. Raise Prefect's
+    `Abort` if the run has to wait.
     """
     flow_run, refused = occurrence.current_flow_run(), ""
+    parameters = {
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        for name, value in parameters.items()
+    }
     given = handover.received_for(str(flow_run.id))
     try:
         parameters = dict(normal_parameters(kind, parameters))

@@ -49,7 +49,7 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 def _not_blank(prompt: str) -> str:
     if not prompt.strip():
         with raising_pydantic_error():
-            raise InvalidInput("prompt", "is blank", "write what the agent is asked")
+            raise InvalidInput("prompt", "is blank", "write a prompt for the agent")
     return prompt
 
 
@@ -68,7 +68,7 @@ def _checked_length(name: str, field: str) -> str:
     name = name.strip()
     if len(name) > MAX_KEY_LENGTH:  # it is part of its conversation's key
         with raising_pydantic_error():
-            raise InvalidInput(field, "is too long", f"legal: at most {MAX_KEY_LENGTH} characters")
+            raise InvalidInput(field, "is too long", f"use at most {MAX_KEY_LENGTH} characters")
     return name
 
 
@@ -77,12 +77,39 @@ def _model(name: str) -> str:
         return validate_line(name, "model")
 
 
-_TOOL_HINT = "write name, server.tool, or https://host/path#tool"
+_TOOL_HINT = "use name, server.tool, or https://host/path#tool"
 _PREFECT_KEY = "__prefect_kind"
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 Session = Literal["reuse", "new", "chat"]
 """Conversation that a job's runs continue: their own, none, or the channel's."""
+
+AgentName = Annotated[
+    str,
+    AfterValidator(_agent),
+    Field(title="Agent", description="Agent that runs the prompt; see `daybook agents list`."),
+]
+ModelName = Annotated[
+    str,
+    AfterValidator(_model),
+    Field(title="Model", description="Model to use instead of the agent's own."),
+]
+SessionChoice = Annotated[
+    Session,
+    Field(
+        title="Session",
+        description="Conversation of the runs: reuse continues the job's own, new starts one for "
+        "each run, chat continues the one of the channel and chat id.",
+    ),
+]
+SessionKey = Annotated[
+    str,
+    Field(
+        title="Session key",
+        description="Name of a conversation to share with other jobs of the same agent.",
+    ),
+]
+"""Fields of the kinds that ask an agent."""
 
 OutputFormat = Literal["text", "json", "structured"]
 """Required format of an answer."""
@@ -95,37 +122,22 @@ class AgentPrompt(BaseModel):
 
     prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
         title="Prompt",
-        description="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}.",
+        description="Prompt for the agent. {{due}}, {{job}} and {{last_output}} are replaced.",
     )
-    agent: Annotated[str, AfterValidator(_agent)] = Field(
-        default="default", title="Agent", description="The name of the agent that is asked."
-    )
-    model: Annotated[str, AfterValidator(_model)] = Field(
-        default="",
-        title="Model",
-        description="The model that a model agent is to use instead of its own; empty is its own.",
-    )
-    session: Session = Field(
-        default="reuse",
-        title="Session",
-        description="Whether the job's runs continue one conversation, each begins a new one, or "
-        "they continue that of their channel and chat id (chat).",
-    )
-    session_key: str = Field(
-        default="",
-        title="Session key",
-        description="The name of a conversation that several jobs of one agent share; empty is the "
-        "job's own.",
-    )
+    agent: AgentName = "default"
+    model: ModelName = ""
+    session: SessionChoice = "reuse"
+    session_key: SessionKey = ""
     output_format: OutputFormat = Field(
         default="text",
         title="Output format",
-        description="What the answer has to be: text, any JSON, or JSON that fits the schema.",
+        description="Required form of the answer: text, any JSON, or JSON that matches the output "
+        "schema (structured).",
     )
     output_schema: dict[str, Any] = Field(
         default_factory=dict,
         title="Output schema",
-        description="The JSON schema of a structured answer.",
+        description="JSON schema of a structured answer.",
     )
 
     @model_validator(mode="after")
@@ -133,8 +145,8 @@ class AgentPrompt(BaseModel):
         with raising_pydantic_error():
             _check_session(self.session, self.session_key)
             if self.output_schema and self.output_format != "structured":
-                legal = "give output_format structured with it"
-                raise InvalidInput("output_schema", "only a structured answer has one", legal)
+                hint = "set output_format to structured"
+                raise InvalidInput("output_schema", "applies only to structured answers", hint)
             if self.output_format == "structured":
                 answer_schema.check(self.output_schema)
         return self
@@ -142,13 +154,15 @@ class AgentPrompt(BaseModel):
 
 def _check_session(session: Session, key: str) -> None:
     if key and session != "reuse":
-        raise InvalidInput("session_key", "a named session is always reused", "leave out session")
+        problem = f"cannot be combined with session {session}"
+        raise InvalidInput("session_key", problem, "leave session at reuse")
     if key != key.strip() or len(key) > MAX_KEY_LENGTH:
-        legal = f"at most {MAX_KEY_LENGTH} characters, without blanks around"
-        raise InvalidInput("session_key", "is not legal", legal)
+        hint = f"use at most {MAX_KEY_LENGTH} characters, without spaces at the ends"
+        raise InvalidInput("session_key", "is not a valid key", hint)
     if key.startswith(RESERVED_KEY_PREFIXES):
-        legal = "not " + "… or ".join(RESERVED_KEY_PREFIXES) + "…"
-        raise InvalidInput("session_key", f'"{key}" is Daybook\'s own', legal)
+        prefixes = ", ".join(RESERVED_KEY_PREFIXES)
+        hint = f"do not start it with one of {prefixes}"
+        raise InvalidInput("session_key", f'"{key}" is reserved for Daybook', hint)
 
 
 def is_readable(url: str) -> bool:
@@ -164,10 +178,11 @@ def _url(url: str) -> str:
     """Check that the text is a URL; `daybook.http` decides whether it may be reached."""
     if len(url) > MAX_URL_LENGTH or not is_address(url) or not is_readable(url):
         with raising_pydantic_error():
-            legal = (
-                f"write one such as https://api.example.org/export, at most {MAX_URL_LENGTH:,} long"
+            hint = (
+                "use a URL such as https://api.example.org/export, of at most "
+                f"{MAX_URL_LENGTH:,} characters"
             )
-            raise InvalidInput("url", "is no web address", legal)
+            raise InvalidInput("url", "is not a valid URL", hint)
     return url
 
 
@@ -181,21 +196,22 @@ class Webhook(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, AfterValidator(_url)] = Field(
-        title="URL", description="The address that is called."
+        title="URL", description="URL to call; a 2xx answer is success."
     )
     method: Annotated[Method, BeforeValidator(_upper_case)] = Field(
-        default="POST", title="Method", description="The HTTP method."
+        default="POST", title="Method", description="HTTP method."
     )
     headers: dict[str, str] = Field(
         default_factory=dict,
         title="Headers",
-        description="Names and values; a secret only as {{secret:name}}.",
+        description="Request headers. Refer to a secret as {{secret:name}}.",
     )
     body: str = Field(
         default="",
         max_length=MAX_BODY_LENGTH,
         title="Body",
-        description="What is sent, as it stands; JSON unless a Content-Type header says otherwise.",
+        description="Request body, sent unchanged; its type is JSON unless a Content-Type header "
+        "says otherwise.",
     )
 
 
@@ -205,13 +221,13 @@ def _tool(name: str) -> str:
     longest = MAX_TOOL_NAME_LENGTH + (MAX_URL_LENGTH if is_address(name) else 0)
     with raising_pydantic_error():
         if not name or not name.isprintable():
-            raise InvalidInput("tool", "is not legal" if name else "is blank", _TOOL_HINT)
+            raise InvalidInput("tool", "has invalid characters" if name else "is blank", _TOOL_HINT)
         if is_address(name) and not name.partition("#")[2]:
-            raise InvalidInput("tool", "is an address that names no tool", _TOOL_HINT)
+            raise InvalidInput("tool", "is a URL without a tool", _TOOL_HINT)
         if len(name) > longest:
-            raise InvalidInput("tool", "is too long", f"legal: at most {longest:,} characters")
+            raise InvalidInput("tool", "is too long", f"use at most {longest:,} characters")
         if is_address(name) and not is_readable(name):
-            raise InvalidInput("tool", "is no web address", _TOOL_HINT)
+            raise InvalidInput("tool", "is not a valid URL", _TOOL_HINT)
     return name
 
 
@@ -234,36 +250,41 @@ def check_json(value: object, field: str, longest: int) -> None:
     """
     _check_json(value, field, 0)
     if len(json.dumps(value)) > longest:
-        raise InvalidInput(field, "is too long", f"legal: at most {longest:,} characters")
+        raise InvalidInput(field, "is too long", f"use at most {longest:,} characters")
 
 
 def _check_json(value: object, field: str, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise InvalidInput(field, "is nested too deeply", f"legal: at most {MAX_DEPTH} levels")
+        raise InvalidInput(field, "is nested too deeply", f"use at most {MAX_DEPTH} levels")
     match value:
         case dict():
             for name, each in value.items():
                 if not isinstance(name, str):
-                    raise InvalidInput(field, f"{name!r} is no name", "write a text")
+                    raise InvalidInput(
+                        field, f"the key {name!r} is not a string", "use strings as keys"
+                    )
                 _check_json(name, field, depth)
                 if name == _PREFECT_KEY:
-                    raise InvalidInput(field, f'"{name}" is Prefect\'s own word', "leave it out")
+                    raise InvalidInput(
+                        field, f'the key "{name}" is reserved for Prefect', "remove it"
+                    )
                 _check_json(each, field, depth + 1)
         case list():
             for each in value:
                 _check_json(each, field, depth + 1)
         case float() if not math.isfinite(value):
-            raise InvalidInput(field, f"{value} is no JSON", "write a number, or null")
+            raise InvalidInput(field, f"{value} is not valid JSON", "use a finite number, or null")
         case int() if not -(2**63) <= value < 2**63:
-            raise InvalidInput(field, f"{value} has more than 64 bits", "write it as a text")
+            raise InvalidInput(field, f"{value} has more than 64 bits", "use a string instead")
         case str() if _NO_TEXT.search(value):
-            raise InvalidInput(
-                field, "a text holds what no database keeps", "no NUL, no surrogates"
-            )
+            problem = "contains characters that a database cannot store"
+            raise InvalidInput(field, problem, "remove NUL characters and surrogates")
         case str() | float() | int() | None:
             pass
         case _:
-            raise InvalidInput(field, f"{value!r} is no JSON", "write texts, numbers, true, null")
+            raise InvalidInput(
+                field, f"{value!r} is not valid JSON", "use strings, numbers, booleans and null"
+            )
 
 
 class ToolCall(BaseModel):
@@ -273,13 +294,13 @@ class ToolCall(BaseModel):
 
     tool: Annotated[str, AfterValidator(_tool)] = Field(
         title="Tool",
-        description="A Python tool's name, server.tool of a saved tool server, or an MCP server's "
-        "address with the tool after #.",
+        description="Tool to call: a Python tool's name, server.tool, or the URL of an MCP server "
+        "with #tool; see `daybook tools list`.",
     )
     params: Annotated[dict[str, Any], AfterValidator(_params)] = Field(
         default_factory=dict,
         title="Parameters",
-        description="What it is called with, by name; a secret only as {{secret:name}}.",
+        description="Arguments of the tool. Refer to a secret as {{secret:name}}.",
     )
 
 
@@ -288,13 +309,13 @@ def _file(file: str) -> str:
     with raising_pydantic_error():
         if not file or not file.isprintable() or len(file) > MAX_URL_LENGTH:
             raise InvalidInput(
-                "file", f"{file!r} is no file's name", f"write one such as {DEFAULT_ORDERS_FILE}"
+                "file", f"{file!r} is not a file name", f"use one such as {DEFAULT_ORDERS_FILE}"
             )
     return file
 
 
 class Heartbeat(BaseModel):
-    """Action of a `heartbeat` job: ask an agent to do what a file of standing orders says.
+    """Action of a `heartbeat` job: ask an agent to carry out a file of standing orders.
 
     The agent is asked only if the file has text and the gate decides that there is something to do.
     """
@@ -304,35 +325,19 @@ class Heartbeat(BaseModel):
     file: Annotated[str, AfterValidator(_file)] = Field(
         default=DEFAULT_ORDERS_FILE,
         title="File",
-        description="What the agent is to look after, in words. A relative name is one in "
-        "Daybook's home. Where there is no such file, or it is blank, nobody is asked.",
+        description="File of standing orders; a relative path starts at Daybook's home. If it is "
+        "missing or blank, the run is skipped.",
     )
-    agent: Annotated[str, AfterValidator(_agent)] = Field(
-        default="default", title="Agent", description="The name of the agent that is asked."
-    )
+    agent: AgentName = "default"
     gate_agent: Annotated[str, AfterValidator(_gate_agent)] = Field(
         default="",
-        title="Gate's agent",
-        description="The agent that is asked first whether there is anything to do, a fast one; "
-        "empty is the same agent.",
+        title="Gate agent",
+        description="Cheaper agent that first decides whether there is anything to do; empty: the "
+        "agent itself.",
     )
-    model: Annotated[str, AfterValidator(_model)] = Field(
-        default="",
-        title="Model",
-        description="The model that a model agent is to use instead of its own; empty is its own.",
-    )
-    session: Session = Field(
-        default="reuse",
-        title="Session",
-        description="Whether its runs continue one conversation, each begins a new one, or they "
-        "continue that of its channel and chat id (chat). The gate has none.",
-    )
-    session_key: str = Field(
-        default="",
-        title="Session key",
-        description="The name of a conversation that several jobs of one agent share; empty is the "
-        "heartbeat's own.",
-    )
+    model: ModelName = ""
+    session: SessionChoice = "reuse"
+    session_key: SessionKey = ""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

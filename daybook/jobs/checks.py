@@ -22,32 +22,34 @@ _Line = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class Check(BaseModel):
-    """One of `KINDS`, or none: then nothing is asked, and the run is."""
+    """Check before a run: a tool, a prompt or a command; empty if every run starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tool: _Line = Field(
-        default="", title="Tool", description="A tool whose answer decides: true, or false."
+        default="",
+        title="Tool",
+        description="Tool that decides: true starts the run, false skips it.",
     )
     params: dict[str, Any] = Field(
-        default_factory=dict, title="Parameters", description="What the tool is called with."
+        default_factory=dict, title="Parameters", description="Arguments of the tool."
     )
     prompt: str = Field(
         default="",
         title="Prompt",
-        description="What an agent is asked, such as: is there anything new? It answers "
+        description="Prompt for an agent, such as: is there new mail? The agent answers "
         '{"action": "run" | "skip", "reason": "..."}.',
     )
     agent: _Line = Field(
         default="",
         title="Agent",
-        description="The agent that is asked the prompt, a fast one; empty is the job's own.",
+        description="Agent for the prompt, preferably a fast one; empty: the job's agent.",
     )
     command: tuple[str, ...] = Field(
         default=(),
         title="Command",
-        description="A program and its arguments, the operator's alone: 0 is yes, 1 is no, "
-        "anything else a failure.",
+        description="Program with arguments, started without a shell: exit code 0 starts the run, "
+        "1 skips it, any other code fails it. Only the operator may set it.",
     )
 
     @model_validator(mode="after")
@@ -55,17 +57,17 @@ class Check(BaseModel):
         with raising_pydantic_error():
             given = [name for name in KINDS if getattr(self, name)]
             if len(given) > 1:
-                raise InvalidInput(
-                    "check", f"has {' and '.join(given)}", "only one of these decides"
-                )
+                raise InvalidInput("check", f"has {' and '.join(given)}", "use only one of them")
             if self.params and not self.tool:
-                raise InvalidInput("check", "params are a tool's", "name the tool")
+                raise InvalidInput("check", "has params but no tool", "name the tool")
             if self.agent and not self.prompt.strip():
-                raise InvalidInput("check", "an agent is asked a prompt", "write the prompt")
+                raise InvalidInput("check", "has an agent but no prompt", "write the prompt")
             if self.prompt and not self.prompt.strip():
-                raise InvalidInput("check", "the prompt is blank", "write what the agent is asked")
+                raise InvalidInput("check", "has a blank prompt", "write a prompt for the agent")
             if self.command and not self.command[0].strip():
-                raise InvalidInput("check", "the command names no program", "write its name first")
+                raise InvalidInput(
+                    "check", "has a command without a program", "start it with the program's name"
+                )
         return self
 
     def __bool__(self) -> bool:

@@ -139,8 +139,8 @@ class AgentLimits:
         common = {key: value for key, value in table.items() if key != "for"}
         own = table.get("for", {})
         if not isinstance(own, Mapping) or not all(isinstance(v, Mapping) for v in own.values()):
-            legal = "write a table for each agent, by its name"
-            raise InvalidInput("limits.for", f"{own!r} is not legal", legal)
+            hint = "write a table for each agent, such as [limits.for.scout]"
+            raise InvalidInput("limits.for", f"{own!r} does not hold tables", hint)
         return cls(
             _read(common, "limits"),
             {name: _read({**common, **each}, f"limits.for.{name}") for name, each in own.items()},
@@ -178,8 +178,8 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
     if least is not None and least < limits.min_interval:
         raise InvalidInput(
             "schedule",
-            f"it is due every {durations.to_text(least)}",
-            f"legal for an agent's job: {durations.to_text(limits.min_interval)} or more apart",
+            f"is due every {durations.to_text(least)}, which is too often for an agent's job",
+            f"use an interval of {durations.to_text(limits.min_interval)} or more",
         )
     _check_chat(job, limits)
     if job.notify.channel:
@@ -193,7 +193,9 @@ def check_channel(channel: str, chat_id: str, limits: Limits | None) -> None:
     if limits is None:
         return
     if channel in FORBIDDEN_CHANNELS:
-        raise InvalidInput("channel", f'"{channel}" is the operator\'s', "name another")
+        raise InvalidInput(
+            "channel", f'"{channel}" is reserved for the operator', "use another channel"
+        )
     if not may_use(channel, limits):
         raise _not_allowed("channel", channel, limits.channels)
     if chat_id and not matches_any(chat_id, limits.chats):
@@ -256,25 +258,25 @@ def _check_action(job: Job, owner: str, limits: Limits) -> None:
         case Webhook():
             check_host(job.action.url, "url", limits)
         case _:
-            raise InvalidInput(
-                "kind", f'"{job.kind}" is the operator\'s', "an agent has other kinds"
-            )
+            problem = f"only the operator can add a job of the kind {job.kind}"
+            raise InvalidInput("kind", problem, "use another kind")
 
 
 def _check_session(key: str, owner: str) -> None:
     """Restrict session keys to those that start with the agent's name: others are private."""
     own = owners.agent_id(owner)
     if key and key != own and not key.startswith(f"{own}:"):
-        legal = f"legal for {owner}: {own}, or {own}:…"
-        raise InvalidInput("session_key", f'"{key}" is another\'s', legal)
+        hint = f"{owner} can use {own}, or a key that starts with {own}:"
+        raise InvalidInput("session_key", f'"{key}" belongs to another owner', hint)
 
 
 def _check_chat(job: Job, limits: Limits) -> None:
     """Allow `chat` only if the limits name the channel itself: it shows what others said there."""
     if getattr(job.action, "session", "") == "chat" and job.notify.channel not in limits.channels:
         channel = job.notify.channel
-        legal = f'reuse, or new; "{channel}" in the limits\' channels, not as a pattern, allows it'
-        raise InvalidInput("session", f'"chat" reads what others said in "{channel}"', legal)
+        problem = f'"chat" would read the messages of others in "{channel}"'
+        hint = f'use reuse or new; to allow chat, list "{channel}" itself in the limits\' channels'
+        raise InvalidInput("session", problem, hint)
 
 
 def _check_secrets(job: Job, limits: Limits) -> None:
@@ -289,7 +291,7 @@ def _check_secrets(job: Job, limits: Limits) -> None:
 def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
     precondition = job.policy.check
     if precondition.command:
-        raise InvalidInput("check", "a command is the operator's to write", "a tool, or a prompt")
+        raise InvalidInput("check", "only the operator can set a command", "use a tool or a prompt")
     if precondition.tool:
         _check_tool("check", precondition.tool, limits)
     if precondition.prompt:
@@ -311,8 +313,8 @@ def _check_tool(field: str, name: str, limits: Limits) -> None:
 
 
 def _not_allowed(field: str, name: str, names: Patterns) -> InvalidInput:
-    legal = ", ".join(names) or "none"
-    return InvalidInput(field, f'"{name}" is not allowed to agents here', f"allowed: {legal}")
+    allowed = ", ".join(names) or "none"
+    return InvalidInput(field, f'"{name}" is not allowed for agents here', f"allowed: {allowed}")
 
 
 def load_rules(found: Settings | None = None) -> AgentLimits:

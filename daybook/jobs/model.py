@@ -19,10 +19,10 @@ from pydantic import (
     JsonValue,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from daybook.errors import InvalidInput
 from daybook.jobs import actions, checks, prompts, upcoming
-from daybook.jobs import notify as notifications
 from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Heartbeat, Kind
 from daybook.jobs.notify import Notify
@@ -44,55 +44,18 @@ __all__ = [
     "validate_name",
 ]
 
-FIELDS = (
-    "name",
-    "kind",
-    "description",
-    "tags",
-    "metadata",
-    "enabled",
-    "prompt",
-    "agent",
-    "model",
-    "session",
-    "session_key",
-    "output_format",
-    "output_schema",
-    "url",
-    "method",
-    "headers",
-    "body",
-    "tool",
-    "params",
-    "file",
-    "gate_agent",
-    "cron",
-    "every",
-    "at",
-    "on_demand",
-    "schedule",
-    "timezone",
-    "policy",
-    *policies.FIELDS,
-    "notify",
-    *notifications.FIELDS,
-)
-"""Fields that `new_job` and `edit` accept."""
-
 RESERVED_TAG_PREFIX = "daybook:"
 """Prefix of Daybook's own tags (promise 15: a deployment carries the id of its ledger as a tag)."""
 
 MAX_METADATA_LENGTH = 10_000
 """Characters, as JSON, of the metadata that a program stores with a job."""
 
-_POLICY = policies.FIELDS
-_NOTIFY = notifications.FIELDS
 _REQUIRED_FIELD = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
 """Required field of a kind. A heartbeat has none: only its kind identifies it."""
 _REQUIRED_FIELD_HINT = {
-    "agent-prompt": "write what the agent is asked",
-    "webhook": "write the address that is called",
-    "tool-call": "write the tool that is called",
+    "agent-prompt": "write a prompt for the agent",
+    "webhook": "write the URL to call",
+    "tool-call": "name the tool to call",
 }
 _WITH_ARTICLE = {
     "agent-prompt": "an agent prompt",
@@ -100,9 +63,14 @@ _WITH_ARTICLE = {
     "tool-call": "a tool call",
     "heartbeat": "a heartbeat",
 }
+_PLURAL = {
+    "agent-prompt": "agent prompts",
+    "webhook": "webhooks",
+    "tool-call": "tool calls",
+    "heartbeat": "heartbeats",
+}
 _OBJECTS = ("policy", "notify")
 """Parameters that are objects, in addition to the fields of the action."""
-_SCHEDULE_FIELDS = ("cron", "every", "at", "on_demand", "schedule")
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
@@ -112,7 +80,9 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
                 raise InvalidInput("tags", "a tag is blank")
             if tag.strip().startswith(RESERVED_TAG_PREFIX):
                 raise InvalidInput(
-                    "tags", f'"{tag}" is Daybook\'s own', f"not {RESERVED_TAG_PREFIX}…"
+                    "tags",
+                    f'"{tag}" is reserved for Daybook',
+                    f"do not start a tag with {RESERVED_TAG_PREFIX}",
                 )
     return tuple(dict.fromkeys(tag.strip() for tag in tags))
 
@@ -120,12 +90,12 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
 def _metadata(metadata: object) -> dict[str, Any]:
     with raising_pydantic_error():
         if not isinstance(metadata, Mapping):
-            legal = 'write an object, such as {"team": "blue"}'
-            raise InvalidInput("metadata", f"{metadata!r} is no object", legal)
+            hint = 'use an object such as {"team": "blue"}'
+            raise InvalidInput("metadata", f"{metadata!r} is not an object", hint)
         values = dict(metadata)
         actions.check_json(values, "metadata", MAX_METADATA_LENGTH)
         if not all(name.strip() for name in values):
-            raise InvalidInput("metadata", "a name is blank")
+            raise InvalidInput("metadata", "has a blank key")
     return values
 
 
@@ -139,22 +109,32 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, AfterValidator(_name)]
-    kind: Kind = "agent-prompt"
-    description: str = ""
-    tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = ()
-    metadata: Annotated[dict[str, Any], BeforeValidator(_metadata)] = Field(default_factory=dict)
-    enabled: bool = True
+    name: Annotated[str, AfterValidator(_name)] = Field(
+        description="Unique name. Default: the beginning of the prompt."
+    )
+    kind: Kind = Field(default="agent-prompt", description="Kind of the job.")
+    description: str = Field(default="", description="Description for people.")
+    tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = Field(
+        default=(), description="Tag of the job and its deployment."
+    )
+    metadata: Annotated[dict[str, Any], BeforeValidator(_metadata)] = Field(
+        default_factory=dict, description="Data that a program stores with the job."
+    )
+    enabled: bool = Field(default=True, description="Whether the job runs when it is due.")
     action: Action
     schedule: Schedule
-    policy: Policy = Policy()
-    notify: Notify = Notify()
+    policy: Policy = Field(
+        default=Policy(), description="Limits, retries, overlap and bounds of the runs."
+    )
+    notify: Notify = Field(
+        default=Notify(), description="Recipients of the outcome: callback URLs and a channel."
+    )
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if not isinstance(self.action, ACTIONS[self.kind]):
             with raising_pydantic_error():
-                raise InvalidInput("kind", f"is {self.kind}, and its action is another's")
+                raise InvalidInput("kind", f"{self.kind} does not match the job's action")
         return self
 
     def parameters(self) -> dict[str, JsonValue]:
@@ -178,6 +158,60 @@ class Job(BaseModel):
         action, policy, notify = read_parameters(self.kind, parameters)
         _check_prompt(action, self.action)
         return self.model_copy(update={"action": action, "policy": policy, "notify": notify})
+
+
+class ScheduleFields(BaseModel):
+    """Fields in which a user gives the schedule: one of them, and the time zone."""
+
+    cron: str = Field(
+        default="",
+        description='Cron expression, such as "0 9 * * 1-5" or @daily. With six fields the first '
+        "is the second.",
+    )
+    every: str = Field(default="", description="Interval, such as 90s, 30m, 1h30m or 2d.")
+    at: str = Field(
+        default="", description="Time of a single run, such as 2027-01-15T14:30:00+01:00 or in 30m."
+    )
+    on_demand: bool = Field(default=False, description="Never due: runs are started by hand.")
+    schedule: str = Field(
+        default="",
+        description='Any of these as one text: a cron expression, "every 30m", "in 30m", '
+        '"at 2027-01-15T14:30" or "on demand".',
+    )
+    timezone: str = Field(
+        default="",
+        description="IANA time zone, such as Europe/Berlin. Default: the setting DAYBOOK_TIMEZONE.",
+    )
+
+
+def _action_fields_of_all_kinds() -> dict[str, FieldInfo]:
+    """Return the fields of all actions; of a name in two kinds, the field of the first kind."""
+    fields: dict[str, FieldInfo] = {}
+    for model in ACTIONS.values():
+        fields = {**fields, **{k: v for k, v in model.model_fields.items() if k not in fields}}
+    return fields
+
+
+FIELDS: dict[str, FieldInfo] = {
+    **{name: field for name, field in Job.model_fields.items() if name != "action"},
+    **_action_fields_of_all_kinds(),
+    **ScheduleFields.model_fields,
+    **policies.FIELDS,
+    **Notify.model_fields,
+}
+"""Flat fields that `new_job` and `edit` accept. The options of `daybook add`, the tools of agents
+and the table of fields in the docs are derived from them."""
+
+
+def default_fields(kind: str) -> dict[str, Any]:
+    """Return the defaults of a kind's action, policy and notifications by field, as JSON."""
+    action = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in ACTIONS[kind].model_fields.items()
+        if not field.is_required()
+    }
+    policy, notify = _policy(kind, None, {}), Notify()
+    return {**action, **policy.model_dump(mode="json"), **notify.model_dump(mode="json")}
 
 
 def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action, Policy, Notify]:
@@ -259,7 +293,7 @@ def edit(
     """
     given = _known(changes)
     if given.get("kind", job.kind) != job.kind:
-        raise InvalidInput("kind", "cannot be changed", "make a new job")
+        raise InvalidInput("kind", "cannot be changed", "add a new job instead")
     update: dict[str, object] = {}
     action_fields = _action_fields(job.kind, given)
     if action_fields:
@@ -267,14 +301,14 @@ def edit(
         _check_prompt(action, None if "prompt" in action_fields else job.action)
         update["action"] = action
     timezone = _text(given, "timezone", job.schedule.timezone)
-    if any(name in given for name in _SCHEDULE_FIELDS):
+    if any(name in given for name in ScheduleFields.model_fields if name != "timezone"):
         update["schedule"] = _schedule(given, timezone, now, job.schedule)
     elif "timezone" in given:
         update["schedule"] = schedules.in_zone(job.schedule, timezone)
-    if any(name in given for name in ("policy", *_POLICY)):
+    if any(name in given for name in ("policy", *policies.FIELDS)):
         before = job.policy.model_dump(mode="json")
         update["policy"] = _policy(job.kind, given.get("policy", before), given)
-    if any(name in given for name in ("notify", *_NOTIFY)):
+    if any(name in given for name in ("notify", *Notify.model_fields)):
         notify = job.notify.model_dump(mode="json")
         if "channel" in given:  # a chat id is valid for its own channel only
             notify["chat_id"] = ""
@@ -298,7 +332,7 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
             raise unknown_field(name, FIELDS)
     kind = given.get("kind", "agent-prompt")
     if kind not in ACTIONS and kind not in actions.KIND_ALIASES:
-        raise InvalidInput("kind", f"{kind!r} is not legal", f"legal: {', '.join(ACTIONS)}")
+        raise InvalidInput("kind", f"{kind!r} is not a kind", f"use {', '.join(ACTIONS)}")
     if kind in actions.KIND_ALIASES:
         given["kind"] = actions.KIND_ALIASES[str(kind)]
     return given
@@ -309,7 +343,7 @@ def _kind(given: Mapping[str, object]) -> str:
     implied = [kind for kind, field in _REQUIRED_FIELD.items() if field in given]
     if len(implied) > 1:
         fields = " and ".join(_REQUIRED_FIELD[kind] for kind in implied)
-        raise InvalidInput(fields, "only one of these can be given", "a job does one thing")
+        raise InvalidInput(fields, "cannot be combined", "use only one of them")
     return str(given.get("kind") or (implied[0] if implied else "agent-prompt"))
 
 
@@ -321,7 +355,7 @@ def _action_fields(kind: str, given: Mapping[str, object]) -> dict[str, object]:
             if name in given and name not in own:
                 raise InvalidInput(
                     name,
-                    f"is {_WITH_ARTICLE[other]}'s, and this is {_WITH_ARTICLE[kind]}",
+                    f"applies to {_PLURAL[other]}, and this job is {_WITH_ARTICLE[kind]}",
                     "leave it out",
                 )
     return {name: given[name] for name in own if name in given}
@@ -339,20 +373,20 @@ def _plain(given: Mapping[str, object]) -> dict[str, object]:
     names = ("kind", "description", "tags", "metadata", "enabled")
     plain = {name: given[name] for name in names if name in given}
     if isinstance(plain.get("tags"), str):
-        raise InvalidInput("tags", "is one text", "write a list of texts")
+        raise InvalidInput("tags", "is a string", "use a list of strings")
     return plain
 
 
 def _unused(name: str, taken: Collection[str]) -> str:
     if name in taken:
-        raise InvalidInput("name", f'"{name}" is taken', f'free is "{free_name(name, taken)}"')
+        raise InvalidInput("name", f'"{name}" is taken', f'"{free_name(name, taken)}" is free')
     return name
 
 
 def _text(given: Mapping[str, object], field: str, default: str) -> str:
     value = given.get(field, default)
     if not isinstance(value, str):
-        raise InvalidInput(field, f"{value!r} is no text")
+        raise InvalidInput(field, f"{value!r} is not a string")
     return value
 
 
@@ -367,10 +401,10 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
 def _bounded(job: Job, now: datetime) -> Job:
     """Return ``job`` if its policy suits its schedule and it is ever due. Raises `InvalidInput`."""
     if job.policy.delete_after_run and not isinstance(job.schedule, At):
-        raise InvalidInput("delete_after_run", "only a job that is due once is removed", "give at")
+        raise InvalidInput("delete_after_run", "needs a job that is due once", "give at")
     if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
         given = [name for name in bounds.FIELDS if getattr(job.policy, name)]
-        raise InvalidInput(" and ".join(given), "so the job would never be due")
+        raise InvalidInput(" and ".join(given), "the job would never be due")
     return job
 
 
@@ -380,11 +414,11 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
     if base is None:
         base = {}
     if not isinstance(base, Mapping):
-        raise InvalidInput("policy", f"{base!r} is no object", "write fields such as timeout")
-    flat = {name: given[name] for name in _POLICY if name in given}
+        raise InvalidInput("policy", f"{base!r} is not an object", "use fields such as timeout")
+    flat = {name: given[name] for name in policies.FIELDS if name in given}
     if "check" in flat:
         flat["check"] = checks.merge_check(base.get("check"), flat["check"])
-    with raising_invalid_input(policies.FIELDS_BY_NAME):
+    with raising_invalid_input(policies.FIELDS):
         return Policy.model_validate({**actions.DEFAULT_POLICIES[kind], **base, **flat})
 
 
@@ -394,11 +428,10 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
     if base is None:
         base = {}
     if not isinstance(base, Mapping):
-        raise InvalidInput("notify", f"{base!r} is no object", "write fields such as channel")
-    with raising_invalid_input(_NOTIFY):
-        return Notify.model_validate(
-            {**base, **{name: given[name] for name in _NOTIFY if name in given}}
-        )
+        raise InvalidInput("notify", f"{base!r} is not an object", "use fields such as channel")
+    flat = {name: given[name] for name in Notify.model_fields if name in given}
+    with raising_invalid_input(Notify.model_fields):
+        return Notify.model_validate({**base, **flat})
 
 
 def _check_chat(action: Action, notify: Notify) -> None:
@@ -406,7 +439,7 @@ def _check_chat(action: Action, notify: Notify) -> None:
     if not isinstance(action, (AgentPrompt, Heartbeat)):
         return
     if action.session == "chat" and not notify.channel:
-        raise InvalidInput("session", "chat is the conversation of a channel", "name the channel")
+        raise InvalidInput("session", "chat needs a channel", "set the channel too")
 
 
 def _schedule(
@@ -415,16 +448,16 @@ def _schedule(
     now: datetime,
     current: Cron | Every | At | OnDemand | None,
 ) -> Cron | Every | At | OnDemand:
-    when = [name for name in _SCHEDULE_FIELDS if name in given]
+    when = [name for name in ScheduleFields.model_fields if name in given and name != "timezone"]
     if "schedule" in when:
         if len(when) > 1:
-            raise InvalidInput(" and ".join(when), "only one of these can be given")
+            raise InvalidInput(" and ".join(when), "cannot be combined", "use only one of them")
         return schedules.parse(
             _text(given, "schedule", ""), timezone=timezone, now=now, current=current
         )
     on_demand = given.get("on_demand", False)
     if not isinstance(on_demand, bool):
-        raise InvalidInput("on_demand", f"{on_demand!r} is not legal", "legal: true")
+        raise InvalidInput("on_demand", f"{on_demand!r} is not a boolean", "use true")
     return schedules.make(
         cron=_optional(given, "cron"),
         every=_optional(given, "every"),

@@ -55,11 +55,13 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NA
 def _url(url: str) -> str:
     if url and not (re.match(r"https?://", url, re.IGNORECASE) and is_readable(url)):
         raise InvalidInput(
-            "url", "is no web address", "write one such as https://ops.example.org/hook"
+            "url", "is not a valid URL", "use one such as https://ops.example.org/hook"
         )
     if len(url) > MAX_URL_LENGTH or "{{" in url:
         raise InvalidInput(
-            "url", "is no address of a callback", f"plain, at most {MAX_URL_LENGTH:,} long"
+            "url",
+            "is not a valid callback URL",
+            f"use at most {MAX_URL_LENGTH:,} characters, without {{{{variables}}}}",
         )
     return url
 
@@ -82,61 +84,60 @@ def _template(text: str) -> str:
 
 
 class Notify(BaseModel):
-    """Where a job's answers, failures and other ends are told."""
+    """Recipients of a job's answers, failures and other events."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     events: tuple[Event, ...] = Field(
         default=("completed", "failed"),
         title="Events",
-        description="Which ends of a run are told: completed, failed (also what timed out, and "
-        "what is unknown), cancelled, missed.",
+        description="Ends of a run to report: completed, failed (with timed out and unknown), "
+        "cancelled, missed.",
     )
     channel: Name = Field(
         default="",
         title="Channel",
-        description="Where answers and alerts go: inbox, file, console, or the name of a "
-        "notification block of Prefect. Empty: answers go nowhere.",
+        description="Channel for answers and alerts: inbox, file, console, or a name; see "
+        "`daybook channels list`.",
     )
     chat_id: Name = Field(
         default="",
         title="Chat id",
-        description="Which conversation of the channel, where it has several; of file the file's "
-        "name.",
+        description="Conversation of the channel, if it has several; for the file channel the "
+        "file's name.",
     )
     on_complete: Annotated[str, _callback("on_complete")] = Field(
         default="",
         title="On complete",
-        description="An address that gets the run as JSON when it has succeeded.",
+        description="URL that receives the run as JSON after it has succeeded.",
     )
     on_fail: Annotated[str, _callback("on_fail")] = Field(
         default="",
         title="On fail",
-        description="An address that gets the run as JSON when it has failed; and when it was "
-        "cancelled or missed, where these are among the events.",
+        description="URL that receives the run as JSON after it has failed, or was cancelled or "
+        "missed if these events are reported.",
     )
     template: Annotated[str, AfterValidator(_template)] = Field(
         default="",
         title="Template",
-        description="The words of a message: {{job}}, {{status}}, {{due}}, {{output}}, {{error}}, "
-        "{{reason}}, {{run}}. Empty: the answer, or what went wrong.",
+        description="Text of a message, with {{job}}, {{status}}, {{due}}, {{output}}, "
+        "{{error}}, {{reason}} and {{run}}. Empty: the answer, or the error.",
     )
     only_changed: bool = Field(
         default=False,
         title="Only changed",
-        description="An answer that is the same as the last one is not sent to the channel.",
+        description="Do not send an answer to the channel if it equals the last one.",
     )
     silent: bool = Field(
         default=False,
         title="Silent",
-        description="Nothing is sent for now, whatever else stands here; alerts go to the "
-        "operator.",
+        description="Send nothing for now; alerts go to the operator.",
     )
     progress: Progress = Field(
         default=None,
         title="Progress",
-        description="While a run is at work, a note goes to the channel every so often, such as "
-        "10m. Empty: none.",
+        description="Interval of progress messages to the channel during a run, such as 10m. "
+        "Empty: none.",
         json_schema_extra={"default": ""},
     )
 
@@ -144,16 +145,16 @@ class Notify(BaseModel):
     def _fits_together(self) -> Self:
         with raising_pydantic_error():
             if len(set(self.events)) < len(self.events):
-                raise InvalidInput("events", "one is there twice", f"legal: {', '.join(EVENTS)}")
+                raise InvalidInput("events", "contains a duplicate", "name each event once")
             if self.chat_id and not self.channel:
-                raise InvalidInput("chat_id", "there is no channel", "name the channel as well")
+                raise InvalidInput("chat_id", "needs a channel", "set the channel too")
             if self.on_complete and "completed" not in self.events:
-                raise InvalidInput("on_complete", "completed is not among the events", "add it")
+                raise InvalidInput(
+                    "on_complete", "needs the event completed", "add it to the events"
+                )
             if self.on_fail and ON_FAIL_EVENTS.isdisjoint(self.events):
-                legal = f"add one of {', '.join(e for e in EVENTS if e in ON_FAIL_EVENTS)}"
-                raise InvalidInput("on_fail", "none of its events is among the events", legal)
+                needed = ", ".join(each for each in EVENTS if each in ON_FAIL_EVENTS)
+                raise InvalidInput(
+                    "on_fail", f"needs one of the events {needed}", "add one to the events"
+                )
         return self
-
-
-FIELDS = tuple(Notify.model_fields)
-"""Names of the fields, in texts and in JSON."""

@@ -52,7 +52,7 @@ Moment = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 class Policy(BaseModel):
-    """How long an attempt and a run may take, what is tried again, what happens on overlap."""
+    """Limits of the runs, retries, overlap, catch-up and bounds."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True
@@ -61,14 +61,14 @@ class Policy(BaseModel):
     timeout: Timeout = Field(
         default=timedelta(minutes=30),
         title="Timeout",
-        description="How long one attempt may take, such as 90s, 30m or 1h30m. Then it is ended.",
+        description="Maximum duration of one attempt, such as 90s, 30m or 1h30m.",
         json_schema_extra={"default": "30m"},  # pydantic would write an ISO 8601 duration
     )
     deadline: Deadline = Field(
         default=None,
         title="Deadline",
-        description="How long a run may take in all, waiting and retries included, such as 2h. "
-        "Empty: as long as it takes.",
+        description="Maximum duration of the whole run, with waiting and retries, such as 2h. "
+        "Empty: no limit.",
         json_schema_extra={"default": ""},
     )
     retries: int = Field(
@@ -76,120 +76,121 @@ class Policy(BaseModel):
         ge=0,
         le=MAX_RETRIES,
         title="Retries",
-        description="How often a temporary error (429, a refused connection) is tried again.",
+        description="Number of retries after a temporary error, such as status 429 or a refused "
+        "connection.",
     )
     retry_delay: RetryDelay = Field(
         default=timedelta(seconds=1),
         title="Retry delay",
-        description="How long to wait before the first retry, 1s to 5m; doubled before each "
-        "further one, up to 5m.",
+        description="Delay before the first retry, 1s to 5m. It doubles with each retry, up to 5m.",
         json_schema_extra={"default": "1s"},
     )
     overlap: Overlap = Field(
         default="skip",
         title="Overlap",
-        description="What happens when a run is due while one of this job is going: it is skipped; "
-        "one waits and further ones are skipped (queue_one); all wait (queue_all); the one that is "
-        "going is cancelled (cancel_running); or both go on (allow), which one conversation of "
-        "several runs does not do.",
+        description="What to do if the previous run of the job is still active: skip the new "
+        "run, queue one run, queue all runs, cancel the active run, or allow both. "
+        "Runs that share a conversation never overlap.",
     )
     catch_up: CatchUp = Field(
         default="latest",
         title="Catch up",
-        description="What is made up for of due times that passed while nothing ran: none; the "
-        "latest, if it is not too long ago; or all of the last 24 hours, one after the other.",
+        description="Which due times to make up for after downtime: none, the latest unless it "
+        "is too old, or all of the last 24 hours.",
     )
     class_: RunClass = Field(
         default="medium",
         alias="class",
         title="Class",
-        description="How much a run takes of the machine. The operator may limit how many runs of "
-        "a class are at work at once.",
+        description="Resource class of the run. The operator may limit the number of active runs "
+        "of each class (DAYBOOK_MAX_LIGHT and so on).",
     )
     start: Moment = Field(
         default="",
         title="Start",
-        description="Not due before: 2027-01-15, or 2027-01-15T09:00 by the job's clock. Empty: "
-        "from the beginning.",
+        description="First moment at which the job may be due: 2027-01-15, or 2027-01-15T09:00 "
+        "in the job's time zone.",
     )
     until: Moment = Field(
         default="",
         title="Until",
-        description="Not due after: 2027-01-15 (that day included), or 2027-01-15T09:00. Empty: no "
-        "end.",
+        description="Last moment at which the job may be due: 2027-01-15 (inclusive), or "
+        "2027-01-15T09:00.",
     )
     max_runs: int = Field(
         default=0,
         ge=0,
         title="Max runs",
-        description="After so many runs the job is switched off. 0: no limit.",
+        description="Number of runs after which the job is switched off. 0: no limit.",
     )
     exclude: Annotated[tuple[Moment, ...], AfterValidator(_without_blanks)] = Field(
         default=(),
         title="Exclude",
-        description="Days on which it is not due: 2026-12-25, or 2026-12-24..2027-01-01.",
+        description="Days on which the job is not due: 2026-12-25, or a range "
+        "2026-12-24..2027-01-01.",
     )
     active_hours: Moment = Field(
         default="",
         title="Active hours",
-        description="Due only within these hours of the job's clock, such as 09:00-17:00, or "
-        "22:00-06:00 for the night. Empty: all day.",
+        description="Hours in which the job may be due, such as 09:00-17:00, or 22:00-06:00 for "
+        "the night. Empty: all day.",
     )
     quiet_hours: Annotated[tuple[Moment, ...], AfterValidator(_without_blanks)] = Field(
         default=(),
         title="Quiet hours",
-        description="Windows of the job's clock in which it is not due, such as 12:00-13:00.",
+        description="Windows in which the job is not due, such as 12:00-13:00, in the job's time "
+        "zone.",
     )
     pause_after_failures: int = Field(
         default=10,
         ge=0,
         title="Pause after failures",
-        description="After so many failures in a row the job is switched off. 0: never.",
+        description="Number of consecutive failures after which the job is switched off. 0: never.",
     )
     stagger: Stagger = Field(
         default=None,
         title="Stagger",
-        description="Each run begins up to so much later than it is due, such as 5m, always by the "
-        "same amount for a job: what is due at the full hour does not begin all at once.",
+        description="Maximum delay of the start, such as 5m, to spread jobs that are due at the "
+        "same time. A job always gets the same delay.",
         json_schema_extra={"default": ""},
     )
     delete_after_run: bool = Field(
         default=False,
         title="Delete after run",
-        description="A job that is due once is removed when its run has succeeded; its history "
-        "stays.",
+        description="Remove the job after its run has succeeded; its history stays. Only for "
+        "jobs that are due once.",
     )
     idempotent: bool = Field(
         default=False,
         title="Idempotent",
-        description="What is called does a thing only once for the same Idempotency-Key: so it may "
-        "be tried again when nobody knows whether it was done.",
+        description="The target performs a request with the same Idempotency-Key only once, so "
+        "it is safe to repeat a request whose outcome is unknown.",
     )
     on_lost: OnLost = Field(
         default="unknown",
         title="On lost",
-        description="When the process vanished while it was at work, so that nobody knows what it "
-        "did: the run ends as unknown, or it is run again (rerun), which may do a thing twice.",
+        description="What to do if the process of an active run disappears: record the outcome "
+        "as unknown, or run again (rerun), which may repeat its effects.",
     )
 
     tokens_per_run: int = Field(
         default=0,
         ge=0,
         title="Tokens per run",
-        description="The most tokens that a run may take in all its attempts; then it is stopped "
-        "and has failed. 0: no limit.",
+        description="Maximum number of tokens of one run with all its attempts; at the limit the "
+        "run stops and fails. 0: no limit.",
     )
     tokens_per_day: int = Field(
         default=0,
         ge=0,
         title="Tokens per day",
-        description="The most tokens that the job may take in a day of its clock; then its runs "
-        "are skipped until the next one. 0: no limit.",
+        description="Maximum number of tokens of the job per day in its time zone; at the limit "
+        "further runs are skipped until the next day. 0: no limit.",
     )
     check: Check = Field(
         default=Check(),
-        title="Check first",
-        description="What decides whether the run is to be at all; empty: nothing, it is.",
+        title="Check before the run",
+        description="Check that decides whether a run starts. Empty: every run starts.",
     )
 
     @property
@@ -217,7 +218,7 @@ class Policy(BaseModel):
                 raise InvalidInput(
                     "retry_delay",
                     f'"{durations.to_text(value)}" is longer than {longest}',
-                    f"legal: 1s to {longest}",
+                    f"use 1s to {longest}",
                 )
         return value
 
@@ -228,9 +229,8 @@ class Policy(BaseModel):
         return self
 
 
-FIELDS_BY_NAME = {field.alias or name: field for name, field in Policy.model_fields.items()}
+FIELDS = {field.alias or name: field for name, field in Policy.model_fields.items()}
 """Fields of a policy by their names in texts and JSON."""
-FIELDS = tuple(FIELDS_BY_NAME)
 
 
 def policy_from_parameters(parameters: Mapping[str, object]) -> Policy:

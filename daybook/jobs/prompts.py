@@ -24,8 +24,8 @@ def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") 
         if found[1] not in known:
             matches = difflib.get_close_matches(found[1].lower(), known, n=1)
             hint = f"did you mean {{{{{matches[0]}}}}}? " if matches else ""
-            legal = ", ".join(f"{{{{{each}}}}}" for each in known)
-            raise InvalidInput(field, f"unknown variable {found[0]}", f"{hint}legal: {legal}")
+            names = ", ".join(f"{{{{{each}}}}}" for each in known)
+            raise InvalidInput(field, f"unknown variable {found[0]}", f"{hint}known: {names}")
 
 
 def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIABLES) -> str:

@@ -111,7 +111,7 @@ def check_transition(run: str, old: Status | None, new: Status) -> None:
 
 
 def as_markdown() -> str:
-    """Return the table of `docs/states.md`."""
+    """Return the table of `docs/concepts/states.md`."""
     lines = ["| from | to | when |", "|---|---|---|"]
     lines += [
         f"| {old or '*none*'} | {new} | {why} |"

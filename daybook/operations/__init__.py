@@ -9,9 +9,11 @@ state.
                 setup              block types, restored blocks, work pool, agent `default`
                 worker, web        child processes; `supervision` restarts one that ends
                 keeper             a keeper as a process of its own
-    reports     status, doctor     what runs and is due; what is wrong (one module of `checks` each)
+    reports     findings           the model of a finding, and the diagnoses that reports share
+                status             running processes, due times, and findings
+                doctor             all checks: `checks` has one module a subject
                 health             state and metrics for monitors; `shared_query` shares one query
-                outbox_status      the outbox, for `status` and `doctor`
+                outbox_status      the outbox, with its findings
     servers     login, peers, browser     access to our Prefect server
                 host_names, connections   guards and limits of our own HTTP servers
 

@@ -43,11 +43,11 @@ KEEP_ALIVE_SECONDS = 75
 MAX_HEAD_BYTES = 16_384
 
 MAX_WAITING_CONNECTIONS = 100
-"""How many connections may wait for a head."""
+"""Maximum number of connections that wait for a head."""
 MAX_REQUESTS = 100
-"""How many requests may be in progress; one more is answered 503."""
+"""Maximum number of requests in progress; one more is answered 503."""
 MAX_REQUESTS_PER_PEER = 75
-"""How many requests of one address may be in progress; one more is answered 503."""
+"""Maximum number of requests of one address in progress; one more is answered 503."""
 
 
 class SlowClientProtocol(H11Protocol):

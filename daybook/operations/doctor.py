@@ -1,41 +1,44 @@
-"""`daybook doctor`: what is wrong with this Daybook, and how to fix it.
+"""`daybook doctor`: all checks of this Daybook, each with its findings.
 
 ::
 
     installation ─► home ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents …
-                                                        └─ no ──► those are left out
+                                                        └─ no ──► those are skipped
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from daybook import home
-from daybook.operations.checks import Problem, delivery, installation, late, prefect
-from daybook.operations.checks import home as machine
-from daybook.operations.checks import ledger as book
+from daybook.errors import LedgerError, LedgerUnreachable
+from daybook.operations.checks import delivery, installation, late, prefect
+from daybook.operations.checks import home as home_checks
+from daybook.operations.checks import ledger as ledger_checks
+from daybook.operations.findings import Finding, Severity, problem
 
-Findings = list[dict[str, Any]]
-Check = Callable[..., list[Problem] | Awaitable[list[Problem]]]
+Check = Callable[..., list[Finding] | Awaitable[list[Finding]]]
 
 LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("versions", installation.versions),
-    ("doors", installation.entry_points),
+    ("entry points", installation.entry_points),
     ("worker imports", installation.worker_imports),
-    ("settings", machine.settings),
+    ("settings", home_checks.settings),
     ("plugins", installation.plugins),
-    ("home", machine.home),
-    ("modes", machine.modes),
-    ("leftovers", machine.leftovers),
+    ("home", home_checks.home),
+    ("modes", home_checks.modes),
+    ("leftovers", home_checks.leftovers),
     ("outcomes", late.outcomes),
 )
 LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
-    ("ledger", book.ledger),
-    ("ledger key", book.ledger_key),
-    ("sync", book.sync),
-    ("one prefect", book.one_prefect),
+    ("ledger", ledger_checks.ledger),
+    ("ledger key", ledger_checks.ledger_key),
+    ("sync", ledger_checks.sync),
+    ("jobs", ledger_checks.jobs),
+    ("leases", ledger_checks.leases),
+    ("one prefect", ledger_checks.one_prefect),
     ("ledger clock", late.ledger_clock),
     ("outbox", delivery.outbox),
     ("tasks", late.tasks),
@@ -47,50 +50,65 @@ PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("worker", prefect.worker),
     ("keeper", late.keeper),
     ("late", late.late),
-    ("runs", prefect.workers_import),
-    ("copies", book.copies),
-    ("agents", book.agents),
-    ("tools", book.tools),
-    ("secrets", book.secrets),
+    ("runs", prefect.runs),
+    ("copies", ledger_checks.copies),
+    ("agents", ledger_checks.agents),
+    ("tools", ledger_checks.tools),
+    ("secrets", ledger_checks.secrets),
     ("channels", delivery.channels),
     ("destinations", delivery.destinations),
 )
+NO_LEDGER = "the ledger cannot be used"
 PREFECT_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to Prefect: the user should not have to wait for a report of problems."""
 
 
-async def doctor() -> Findings:
-    """Return `{"check", "ok", "problem", "fix"}` for each check.
+async def doctor() -> list[dict[str, Any]]:
+    """Return `{"check", "ok", "severity", "problem", "fix"}` for each finding of `find`.
 
-    A check with several problems appears several times; one without problems has an empty problem
-    and fix. A problem with ``ok`` true is harmless. Checks that need Prefect are left out if
-    Prefect is not sound. Never raises for a problem that it checks for.
-    `daybook.home.configure_prefect` must not have been called before, because it fixes the modes of
-    the home; it is called here, after their check.
+    ``ok`` is true if there is no problem or only a warning, and false for a skipped check.
     """
-    findings: Findings = []
-    for name, check in LOCAL_CHECKS:
-        findings += await _run_check(name, check)
-    ledger = await _run_check(*LEDGER_CHECKS[0])
-    findings += ledger
-    if all(each["ok"] for each in ledger):
-        for name, check in LEDGER_CHECKS[1:]:
-            findings += await _run_check(name, check)
+    return [
+        {
+            "check": each.check,
+            "ok": each.severity in (Severity.OK, Severity.WARNING),
+            "severity": str(each.severity),
+            "problem": each.message,
+            "fix": each.fix,
+        }
+        for each in await find()
+    ]
+
+
+async def find() -> list[Finding]:
+    """Return the findings of all checks, at least one for each check.
+
+    Checks of the ledger and of Prefect are skipped if that is not sound. Never raises for a problem
+    that it checks for. `daybook.home.configure_prefect` must not have been called before, because
+    it fixes the modes of the home; it is called here, after their check.
+    """
+    found = await _run_checks(LOCAL_CHECKS)
+    ledger = await _run_checks(LEDGER_CHECKS[:1])
+    found += ledger
+    if _is_sound(ledger):
+        found += await _run_checks(LEDGER_CHECKS[1:])
+    else:
+        found += _skip(LEDGER_CHECKS[1:], NO_LEDGER)
     try:
         home.configure_prefect()
     except OSError as error:
-        if not any(each["check"] == "home" and not each["ok"] for each in findings):
-            findings += [
-                _finding("home", Problem(str(error), "export DAYBOOK_HOME=<another folder>"))
-            ]
+        if _is_sound([each for each in found if each.check == "home"]):
+            found.append(problem("home", str(error), "export DAYBOOK_HOME=<another folder>"))
     try:
-        return findings + await _prefect()
+        found += await _check_prefect(ledger_sound=_is_sound(ledger))
     except Exception as error:  # Prefect cannot be imported, or lacks a name that we call
         message = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
-        return [*findings, _finding("prefect", Problem(message, installation.reinstall_command()))]
+        found.append(problem("prefect", message, installation.reinstall_command()))
+        found += _skip(PREFECT_CHECKS, "Prefect cannot be used")
+    return found
 
 
-async def _prefect() -> Findings:
+async def _check_prefect(*, ledger_sound: bool) -> list[Finding]:
     from prefect.client.orchestration import get_client
     from prefect.settings import (
         PREFECT_API_REQUEST_TIMEOUT,
@@ -100,34 +118,41 @@ async def _prefect() -> Findings:
     )
 
     if get_current_settings().api.url is None:
-        return [_finding("prefect", prefect.no_server_known())]
+        skipped = _skip(PREFECT_CHECKS, "no Prefect server is known")
+        return [prefect.no_server_known(), *skipped]
     fail_fast = {
         PREFECT_API_REQUEST_TIMEOUT: PREFECT_TIMEOUT_SECONDS,
         PREFECT_CLIENT_MAX_RETRIES: 0,
     }
     with temporary_settings(updates=fail_fast):
         async with get_client() as client:
-            findings = await _run_check("prefect", prefect.server, client)
-            if all(each["ok"] for each in findings):
-                for name, check in PREFECT_CHECKS:
-                    findings += await _run_check(name, check, client)
-    return findings
+            found = await _run_checks((("prefect", prefect.server),), client)
+            if not _is_sound(found):
+                return found + _skip(PREFECT_CHECKS, "Prefect has the problem above")
+            return found + await _run_checks(PREFECT_CHECKS, client, ledger_sound=ledger_sound)
 
 
-async def _run_check(name: str, look: Check, *args: Any) -> Findings:
-    try:
-        answer = look(*args)
-        problems = await answer if inspect.isawaitable(answer) else answer
-    except Exception as error:  # the other checks are still worth running
-        message = " ".join(f"the look itself failed: {type(error).__name__}: {error}".split())
-        problems = [Problem(message, "fix the problems above first")]
-    return [_finding(name, problem) for problem in problems] or [_finding(name, None)]
+async def _run_checks(
+    checks: Sequence[tuple[str, Check]], *args: Any, ledger_sound: bool = True
+) -> list[Finding]:
+    found: list[Finding] = []
+    for name, check in checks:
+        try:
+            result = check(*args)
+            of_check = await result if inspect.isawaitable(result) else result
+        except Exception as error:  # the other checks are still worth running
+            if not ledger_sound and isinstance(error, LedgerError | LedgerUnreachable):
+                found += _skip([(name, check)], NO_LEDGER)
+                continue
+            message = " ".join(f"the check itself failed: {type(error).__name__}: {error}".split())
+            of_check = [problem(name, message, "fix the problems above first")]
+        found += of_check or [Finding(name, Severity.OK)]
+    return found
 
 
-def _finding(name: str, problem: Problem | None) -> dict[str, Any]:
-    return {
-        "check": name,
-        "ok": problem is None or problem.harmless,
-        "problem": problem.what if problem else "",
-        "fix": problem.fix if problem else "",
-    }
+def _skip(checks: Sequence[tuple[str, Check]], why: str) -> list[Finding]:
+    return [Finding(name, Severity.SKIPPED, f"not checked, because {why}") for name, _ in checks]
+
+
+def _is_sound(found: Sequence[Finding]) -> bool:
+    return all(each.severity in (Severity.OK, Severity.WARNING) for each in found)

@@ -31,40 +31,40 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from daybook import home as homes
-from daybook.api import task_scheduler, views
-from daybook.api.overdue import ledger_write_problem, observed_at
+from daybook.api import task_scheduler
+from daybook.api.overdue import DelayFacts, observed_at, overdue_views
 from daybook.clock import Clock
 from daybook.delivery import sending
 from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
+from daybook.operations import findings
+from daybook.operations.findings import Finding
 from daybook.operations.shared_query import LoopThread, SharedQuery
-from daybook.runs import counts as figures
-from daybook.runs import overdue
+from daybook.runs import counts, overdue
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import duration_in_words
-from daybook.tasks import views as task_figures
-from daybook.tasks.views import TaskCounts as TaskFigures
+from daybook.tasks import views as task_views
+from daybook.tasks.views import TaskCounts
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 2.0
-"""How long a snapshot is returned again."""
+"""Maximum age of a snapshot that is returned again."""
 ANSWER_TIMEOUT_SECONDS = 1.5
-"""How long to wait for an answer."""
+"""Timeout of an answer."""
 PREFECT_MAX_AGE_SECONDS = 10.0
 
 DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)
 OUTCOME_REREAD_AGE = timedelta(seconds=30)
-"""How far before the last query's time outcomes are read again: one is committed after its
+"""Period before the last query in which outcomes are read again: one is committed after its
 timestamp."""
 MAX_FAILING_JOBS = 100
-"""How many failing jobs are named."""
+"""Maximum number of failing jobs that are named."""
 MAX_DESCRIBED = 3
-"""How many overdue runs are described."""
+"""Maximum number of overdue runs that are described."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class HealthSnapshot:
     failing: dict[str, int]
     outbox: dict[str, Any]
     leader: Leader | None
-    tasks: TaskFigures
+    tasks: TaskCounts
     unwritable: str
-    """Why the ledger cannot be written; checked only while no keeper leads."""
+    """Reason why the ledger cannot be written; checked only while no keeper leads."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -139,8 +139,8 @@ class HealthMonitor:
     """Monitors a ledger, and whether Prefect answers, for the life of a process.
 
     It starts without a ledger that answers, and opens it when one does; `close` it at the end.
-    ``fresh`` is for how many seconds a snapshot is returned again, ``patience`` for how many
-    seconds to wait for an answer; ``clock`` as in `Ledger`.
+    ``fresh`` is the maximum age in seconds of a snapshot that is returned again, ``patience`` the
+    timeout of an answer in seconds; ``clock`` as in `Ledger`.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class HealthMonitor:
         except TimeoutError:
             raise LedgerUnreachable(self._place, f"no answer within {self._patience:g} s") from None
         except Exception as error:
-            log.exception("the ledger could not be looked at")
+            log.exception("could not query the ledger")
             raise LedgerUnreachable(self._place, repr(error)) from error
 
     async def prefect(self) -> bool | None:
@@ -204,7 +204,7 @@ class HealthMonitor:
         """
         result, prefect_answers = await asyncio.gather(self._snapshot_or_error(), self.prefect())
         snapshot = result if isinstance(result, HealthSnapshot) else None
-        problems = problems_of(snapshot) if snapshot else [str(result)]
+        problems = [str(each) for each in findings_of(snapshot)] if snapshot else [str(result)]
         return not problems, {
             "status": "failing" if problems else "ok",
             "problems": problems,
@@ -253,55 +253,50 @@ class HealthMonitor:
             ledger = await self._stack.enter_async_context(Ledger(self._address, self._clock))
             self._open_ledger = ledger
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
-        led = leader is not None and leader.leads(ledger.now())
-        unwritable = "" if led else await ledger.why_unwritable()
+        leads = leader is not None and leader.leads(ledger.now())
+        unwritable = "" if leads else await ledger.why_unwritable()
         async with ledger.read() as session:
             now = ledger.now()
             if self._outcomes is None:
                 self._outcomes = _OutcomeCounter(now)
-            self._outcomes.add(await figures.outcomes_since(session, self._outcomes.since), now)
+            self._outcomes.add(await counts.outcomes_since(session, self._outcomes.since), now)
             late = await overdue.find_all(session, self._due_times, now)
             return HealthSnapshot(
                 at=now,
                 ledger_id=ledger.id,
                 ahead=ledger.skew(),
-                jobs=await figures.jobs_by_enabled(session),
+                jobs=await counts.jobs_by_enabled(session),
                 due_soon=self._due_times.count_due(now, DUE_SOON_LIMIT),
                 late=late,
-                live=await figures.live_by_status(session),
+                live=await counts.live_by_status(session),
                 ended=dict(self._outcomes.total),
-                ended_last_day=await figures.outcome_counts_since(session, now - DAY),
-                failing=await figures.failing_jobs(session, MAX_FAILING_JOBS),
+                ended_last_day=await counts.outcome_counts_since(session, now - DAY),
+                failing=await counts.failing_jobs(session, MAX_FAILING_JOBS),
                 outbox=await sending.health(session, now),
                 leader=leader,
-                tasks=await task_figures.read_counts(session, now),
+                tasks=await task_views.read_counts(session, now),
                 unwritable=unwritable,
             )
 
 
-def problems_of(found: HealthSnapshot) -> list[str]:
-    """Describe what is wrong with the scheduler; [] if nothing is."""
-    problems = []
-    if not found.has_leader and found.unwritable:
-        problems.append(ledger_write_problem(found.unwritable))
-    elif not found.has_leader:
-        leader = found.leader
-        since = f", for {duration_in_words(found.at - leader.until)}" if leader else ""
-        problems.append(f"no keeper leads{since}: `daybook keeper` starts one")
-    late = found.overdue
-    problems += [describe_overdue(each, found.at) for each in late[:MAX_DESCRIBED]]
-    if len(late) > MAX_DESCRIBED:
-        problems.append(f"and {len(late) - MAX_DESCRIBED} more are overdue: `daybook status`")
-    return problems
+def findings_of(snapshot: HealthSnapshot) -> list[Finding]:
+    """Return what is wrong with the scheduler itself; [] if nothing is.
 
-
-def describe_overdue(each: Overdue, now: datetime) -> str:
-    """Describe an overdue run in a sentence."""
-    ago = duration_in_words(now - each.due)
-    sentence = f"{each.stored.row.name} was due at {views.utc_text(each.due)}, {ago} ago"
-    if each.missed:
-        return f"{sentence}, and was missed: nobody came for it"
-    return f"{sentence}, and has not begun" + (f": {each.why}" if each.why else "")
+    A keeper that does not lead is reported without delay, because the monitor may wait itself.
+    """
+    found = []
+    if not snapshot.has_leader:
+        if snapshot.unwritable:
+            found.append(findings.unwritable(snapshot.unwritable))
+        else:
+            found.append(findings.no_keeper(snapshot.leader, snapshot.at))
+    known = DelayFacts(
+        snapshot.at,
+        ledger_ahead=snapshot.ahead,
+        leader=snapshot.leader,
+        unwritable=snapshot.unwritable,
+    )
+    return found + findings.late(overdue_views(snapshot.overdue, known), MAX_DESCRIBED)
 
 
 def _seconds(length: timedelta | None) -> float | None:

@@ -32,11 +32,11 @@ from daybook.processes import proc
 from daybook.processes.children import Child
 
 GRACE_SECONDS = 10.0
-"""How long a leftover child may take to end by itself."""
+"""Grace period of a leftover child between SIGTERM and SIGKILL."""
 CHILD_GRACE_SECONDS = {"worker": 40.0}
 """Children that need longer: `operations.worker.GRACE_SECONDS`, which says why."""
 LOCK_TIMEOUT_SECONDS = 1.0
-"""How long to wait for the lock: `Home.running` holds it for a moment."""
+"""Timeout of the lock: `Home.running` holds it for a moment."""
 POLL_INTERVAL_SECONDS = 0.1
 
 
@@ -51,7 +51,7 @@ class ChildEntry:
 
 @dataclass
 class UpRecord:
-    """What one `daybook up` runs. Each change is in the file when the call returns."""
+    """Record of the processes of one `daybook up`. Each change is written when the call returns."""
 
     home: Home
     pid: int
@@ -129,7 +129,7 @@ def hold(home: Home, patience: float = LOCK_TIMEOUT_SECONDS) -> Iterator[UpRecor
     try:
         if not _acquire_lock(descriptor, patience):
             raise InvalidInput(
-                "home", f"a daybook up of {home.path} runs already", "daybook down ends it"
+                "home", f"`daybook up` already runs for {home.path}", "stop it with `daybook down`"
             )
         previous = _load(home)
         self_process = proc.find(os.getpid())
@@ -184,7 +184,7 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
             signalled = up
         if time.monotonic() >= end:
             if up is None:
-                raise InvalidInput("home", f"{home.up_lock} is held by a process that is not known")
+                raise InvalidInput("home", f"an unknown process holds {home.up_lock}")
             proc.send_signal([up], signal.SIGKILL)
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
 

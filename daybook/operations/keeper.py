@@ -52,6 +52,6 @@ async def run_keeper(say: Callable[[str], None]) -> None:
 async def _report(keeper: Keeper, say: Callable[[str], None]) -> None:
     while True:
         await keeper.leadership.wait_until_leading()
-        say("leads")
+        say("Keeper leads")
         await keeper.leadership.wait_until_not_leading()
-        say("stands by: another keeper leads")
+        say("Keeper stands by: another keeper leads")

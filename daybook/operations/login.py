@@ -114,7 +114,7 @@ class BrowserLogin:
     async def _new_link(self, scope: Scope, headers: Mapping[bytes, str], send: Send) -> None:
         authorization = headers.get(b"authorization", "").encode()
         if not hmac.compare_digest(authorization, self._basic):
-            await _answer(send, 401, {"error": "the credential of this server is needed"})
+            await _answer(send, 401, {"error": "the credential of this server is required"})
         elif scope["method"] != "POST":
             await _answer(send, 405, {"error": "POST"})
         else:
@@ -149,7 +149,7 @@ class BrowserLogin:
         await _html(send, 200, _LOGGED_IN_PAGE, head)
 
     def _use_up(self, token: str) -> bool:
-        """Return whether ``token`` is that of a valid link, and invalidate it."""
+        """Return whether ``token`` belongs to a valid link, and invalidate it."""
         hashed, now = _hash(token), self._clock()
         for known, until in list(self._links.items()):
             if hmac.compare_digest(known, hashed):
@@ -309,7 +309,7 @@ _LOGGED_IN_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>
 <meta http-equiv="refresh" content="0;url=/"></head>
-<body><p>Logged in. <a href="/">To Prefect's UI</a></p></body></html>
+<body><p>Logged in. <a href="/">Open Prefect's UI</a></p></body></html>
 """
 
 _PAGE = """\
@@ -317,7 +317,7 @@ _PAGE = """\
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: log in</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:4em auto;padding:0 1em}}
 code{{background:#eee;padding:.1em .3em}}</style></head><body>
-<h1>Prefect, as Daybook runs it</h1>
+<h1>Daybook: log in to Prefect</h1>
 <p><strong>{problem}</strong></p>
 <p>Run <code>daybook open</code> in a terminal on this machine: it opens this page logged in.</p>
 <form method="post" action="{login}">

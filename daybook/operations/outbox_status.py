@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,9 +11,10 @@ from daybook.api import views
 from daybook.delivery import history, outbox, sending
 from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.ledger.engine import Ledger
+from daybook.operations.findings import Finding, problem, warning
 
 UNSENT_GRACE = timedelta(seconds=60)
-"""How long a message that could be sent may wait before that is reported as a problem."""
+"""Maximum wait of a message that could be sent; a longer one is a problem."""
 
 
 @dataclass(frozen=True)
@@ -42,34 +44,47 @@ class OutboxStatus:
         oldest = views.utc_text(self.health["oldest_pending_at"])
         return self.health | {"oldest_pending_at": oldest, "paused": paused}
 
-    def unread_alerts(self) -> str:
-        """Return `2 unread alerts, the last: brief: failed`; empty if there are none."""
-        count = self.health["unread_alerts"]
-        if not count:
-            return ""
-        label = "an unread alert" if count == 1 else f"{count} unread alerts, the last"
-        return f"{label}: {self.last_alert}"
+    def findings(self, reported: Collection[str] = ()) -> list[Finding]:
+        """Report what is not sent, what failed, and unread alerts.
 
-    def unsent_problem(self) -> str:
-        """Describe that messages wait which no process sends; empty if none do."""
-        if self.waits_since is None:
-            return ""
-        since = views.utc_text(self.waits_since.replace(microsecond=0))
-        return f"callbacks or messages wait since {since}, and nobody sends them"
-
-    def paused_destinations(self) -> list[str]:
-        """Describe each paused destination: its name, how often it failed, and the next try."""
-        return [
-            f"{each['lane'].removeprefix('channel:')} took nothing {each['failures']} times in a "
-            f"row, {self._next_try(each['paused_until'])}: {each['error']}"
+        ``reported`` are the jobs whose failure is reported already: an alert about one is counted,
+        but not quoted.
+        """
+        found = []
+        if self.waits_since is not None:
+            since = views.utc_text(self.waits_since.replace(microsecond=0))
+            message = f"callbacks or messages have waited since {since}, and no process sends them"
+            found.append(problem("outbox", message, "daybook keeper, or daybook up"))
+        found += [
+            problem(
+                "outbox",
+                f"delivery to {each['lane'].removeprefix('channel:')} failed {each['failures']} "
+                f"times in a row, {self._next_attempt(each['paused_until'])}: {each['error']}",
+                "check that it answers; daybook callbacks retry ID sends one at once",
+            )
             for each in self.health["paused"]
         ]
+        if unread := self.health["unread_alerts"]:
+            message = f"{unread:,} unread alert" + "s" * (unread > 1)
+            if self.last_alert.partition(": ")[0] not in reported:
+                message += (
+                    f", the last: {self.last_alert}" if unread > 1 else f": {self.last_alert}"
+                )
+            fix = "daybook inbox shows them; daybook inbox --read marks them as read"
+            found.append(warning("outbox", message, fix))
+        if failed := self.health["failed"]:
+            message = f"{failed:,} " + (
+                "callback or message failed" if failed == 1 else "callbacks or messages failed"
+            )
+            fix = "daybook callbacks list --status failed; daybook callbacks retry --failed"
+            found.append(warning("outbox", f"{message} for good", fix))
+        return found
 
-    def _next_try(self, at: datetime) -> str:
+    def _next_attempt(self, at: datetime) -> str:
         """Describe the time by this machine's clock; a time that has passed is "now"."""
         if at <= self.now:
-            return "the next try is due now"
-        return f"the next try is at {at.astimezone():%Y-%m-%d %H:%M:%S}"
+            return "the next attempt is due now"
+        return f"the next attempt is at {at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 async def read_status(ledger: Ledger) -> OutboxStatus:

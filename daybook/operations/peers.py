@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 SOCKET_TABLES = Path("/proc/net")
-"""Where Linux lists sockets: IPv4 ones in `tcp`, IPv6 ones in `tcp6`. A client can reach an IPv4
-address by an IPv6 socket too (as `::ffff:127.0.0.1`)."""
+"""Folder of Linux's lists of sockets: IPv4 ones in `tcp`, IPv6 ones in `tcp6`. A client can reach
+an IPv4 address by an IPv6 socket too (as `::ffff:127.0.0.1`)."""
 _MAPPED = "0000000000000000FFFF0000"
 _ROOT = 0
 

@@ -80,7 +80,7 @@ async def _start(
 ) -> SelectedPrefect:
     for _ in range(MAX_PORT_TRIES):
         port = _port(home, say)
-        say(f"Starting a Prefect server on {server.ui_url(port)}; the first time takes longer")
+        say(f"Starting a Prefect server on {server.ui_url(port)}; the first start takes longer")
         child = await server.start(home, port)
         record.add_child(child)
         selected = SelectedPrefect(server.api_url(port), server.ui_url(port), child)
@@ -102,11 +102,9 @@ async def _start(
             raise
         record.set_server(selected.api_url, selected.ui_url, own=True)
         _port_file(home).write_text(f"{port}\n")
-        say(f"Prefect: {selected.ui_url}, started here")
+        say(f"Prefect: {selected.ui_url}, started by this command")
         return selected
-    raise PrefectUnreachable(
-        None, f"{MAX_PORT_TRIES} ports were taken by others one after the other"
-    )
+    raise PrefectUnreachable(None, f"other processes took {MAX_PORT_TRIES} ports in a row")
 
 
 def _port(home: Home, say: Callable[[str], None]) -> int:
@@ -120,7 +118,7 @@ def _port(home: Home, say: Callable[[str], None]) -> int:
     if (port := server.free_port(preferred)) == preferred:
         return port
     port = port if preferred == server.PORT else server.free_port()
-    say(f"Port {preferred} is taken: Prefect gets port {port}")
+    say(f"Port {preferred} is taken; Prefect uses port {port}")
     return port
 
 

@@ -28,7 +28,7 @@ PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
 POLL_INTERVAL_SECONDS = 0.1
 PROGRESS_INTERVAL_SECONDS = 1.0
-"""How often the progress of a wait is reported; `cli.output` shows it less often if the output
+"""Interval between two reports of a wait; `cli.output` shows it less often if the output
 is no terminal."""
 EXIT_PORT_TAKEN = os.EX_TEMPFAIL
 """The server's exit code if its port is taken."""
@@ -36,7 +36,7 @@ EXIT_UNGUARDED = os.EX_SOFTWARE
 """The server's exit code if any web page could use it."""
 BACKLOG = 2048
 SHUTDOWN_GRACE_SECONDS = 5
-"""How long open requests may take at shutdown; the UI's websockets would otherwise delay it."""
+"""Time for open requests at shutdown; the UI's websockets would otherwise delay it."""
 
 
 class ServerNotStarted(PrefectUnreachable):
@@ -61,7 +61,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
 
     Variables that the operator has set stay, such as another database; the server's address and its
     analytics are ours. The credential is not included: the server reads it from the home. Raises
-    `InvalidInput` for illegal settings of this home.
+    `InvalidInput` for invalid settings of this home.
     """
     # A profile names another server or database, and does not exist in our home.
     dropped = {"PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_API_KEY"}
@@ -198,10 +198,10 @@ def _any_port() -> int:
 
 
 def run(port: int) -> None:
-    """Run the server in this process, which must be its own, until it is told to stop.
+    """Run the server in this process, which must be its own, until a signal stops it.
 
     Exits with `EXIT_PORT_TAKEN` if another process listens on ``port``, and with `EXIT_UNGUARDED`
-    if this Prefect cannot reject other web pages; the printed message then says what to do.
+    if this Prefect cannot reject other web pages; it prints the reason and the fix.
     """
     listener = listen(port)  # before the slow imports, so that others see the port as taken
     os.umask(0o077)  # Prefect makes its database readable for all users
@@ -242,8 +242,8 @@ def run(port: int) -> None:
 
 
 _UNGUARDED_MESSAGE = """\
-This version of Prefect has changed inside, and Daybook cannot keep other web pages away from it.
-So it is not started. Install the versions in requirements.lock (in a clone: make install), or run
+Daybook does not start this version of Prefect, because it cannot protect it from other web pages.
+Install the versions in requirements.lock (in a clone: make install), or run
 `prefect server start` yourself, without that guard, and set PREFECT_API_URL={api_url}"""
 
 

@@ -33,7 +33,7 @@ async def prepare(client: PrefectClient) -> list[str]:
         not_restored = f" Not restored: {', '.join(report.locked)}." if report.locked else ""
         lines.append(
             "The ledger's copies of agents and secrets cannot be used here: "
-            f"{report.key_problem}.{not_restored} `daybook doctor` says what to do"
+            f"{report.key_problem}.{not_restored} `daybook doctor` prints the fix"
         )
     await worker.ensure_pool(client)
     try:
@@ -50,13 +50,13 @@ async def _first_agent(client: PrefectClient) -> list[str]:
         settings = {"model": found.model, "api_key": found.key}
         if await documents.ensure_default(client, kinds.MODEL.slug, settings):
             return [
-                f"Made the agent `default`: it asks {found.model}, with the key of "
-                f"{found.variable}, which is now stored in its block, encrypted by Prefect; for "
-                f"another: {_ADD_OTHER} PROVIDER:MODEL --key-env {found.variable}"
+                f"Created the agent `default` with the model {found.model}. Its block has the key "
+                f"from {found.variable}, encrypted by Prefect. To use another model: "
+                f"{_ADD_OTHER} PROVIDER:MODEL --key-env {found.variable}"
             ]
     elif await documents.ensure_default(client):
         return [
-            "Made the agent `default`: offline, it answers without a model and says so; for a "
+            "Created the agent `default`, which is offline: it answers without a model. To use a "
             f"model: {_ADD_OTHER} PROVIDER:MODEL --key-stdin"
         ]
     return []

@@ -15,14 +15,14 @@ MAX_ANSWER_AGE_SECONDS = 60.0
 
 
 class SharedQuery(Generic[T]):
-    """The result of ``look``, returned again for ``fresh`` seconds, even if it is an error.
+    """The result of ``query``, returned again for ``fresh`` seconds, even if it is an error.
 
     One query serves all concurrent callers. If it is too slow for a caller once, the last answer is
     returned again, because load on a machine is no reason for an alarm. Twice in a row is.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[T]], fresh: float) -> None:
-        self._query, self._fresh = look, fresh
+    def __init__(self, query: Callable[[], Awaitable[T]], fresh: float) -> None:
+        self._query, self._fresh = query, fresh
         self._task: asyncio.Task[T] | None = None
         self._finished_at = 0.0
         self._timed_out_at: float | None = None

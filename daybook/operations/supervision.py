@@ -39,8 +39,8 @@ async def supervise(
             if time.monotonic() - started >= MAX_RESTART_DELAY_SECONDS:
                 wait = pause
             say(
-                f"The {child.name} ended with code {code} and is started again in {wait:g} s; "
-                f"its log is {child.log}\n{child.tail(5)}".rstrip()
+                f"The {child.name} ended with code {code}; restarting it in {wait:g} s; its log is "
+                f"{child.log}\n{child.tail(5)}".rstrip()
             )
             restarted: Child | None = None
             while restarted is None:
@@ -49,10 +49,7 @@ async def supervise(
                 try:
                     restarted = await again()
                 except Exception as error:
-                    say(
-                        f"The {child.name} could not be started again: {error}; it is tried again "
-                        f"in {wait:g} s"
-                    )
+                    say(f"Could not restart the {child.name}: {error}; retrying in {wait:g} s")
             child = restarted
             _record_change(record.add_child, child, say)
     finally:
@@ -67,4 +64,4 @@ def _record_change(
     try:
         change(child)
     except OSError as error:
-        say(f"What runs could not be written down: {error}")
+        say(f"Could not record the running processes: {error}")

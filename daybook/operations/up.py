@@ -1,4 +1,4 @@
-"""`daybook up`: everything on one machine, in the foreground, until it is told to stop.
+"""`daybook up`: everything on one machine, in the foreground, until it is stopped.
 
 ::
 
@@ -57,7 +57,7 @@ EXAMPLE_FILE = "deployments/jobs/example.yaml"
 EXAMPLE_REQUEST_ID = "first-light"
 """Request id of the example's first run, so that it happens once in a ledger's life."""
 EXAMPLE_TIMEOUT_SECONDS = 60.0
-"""How long `up --detach` waits for the answer of the example's first run."""
+"""Timeout of `up --detach` for the answer of the example's first run."""
 
 POLL_INTERVAL_SECONDS = 0.5
 MAX_POLL_INTERVAL_SECONDS = 30.0
@@ -96,11 +96,11 @@ class UpReporter(Protocol):
 
 
 async def up(talk: UpReporter, *, link: bool = True) -> None:
-    """Start everything, and return when told to stop and everything has stopped.
+    """Start everything, and return after a stop request, when everything has stopped.
 
     ``link``: create a link that opens Prefect's UI logged in.
 
-    Raises `InvalidInput` if this home's `up` already runs or a setting is illegal,
+    Raises `InvalidInput` if this home's `up` already runs or a setting is invalid,
     `PrefectUnreachable` for a configured Prefect that does not answer, or a server or worker that
     does not start.
     """
@@ -132,10 +132,10 @@ async def detach(talk: UpReporter, within: float = 180.0) -> None:
     home = homes.current_home().make()
     if home.running() is not None:
         raise InvalidInput(
-            "home", f"a daybook up of {home.path} runs already", "daybook down ends it"
+            "home", f"`daybook up` already runs for {home.path}", "stop it with `daybook down`"
         )
     log = home.logs / "up.log"
-    talk.say(f"Starting in the background; the log is {log}")
+    talk.say(f"Starting in the background; log: {log}")
     # -P: do not import another `daybook` from the current folder, such as another checkout.
     child, log_start = children.start_detached(
         [sys.executable, "-P", "-m", "daybook", "up", "--no-browser", "--no-link"], log
@@ -159,7 +159,7 @@ async def detach(talk: UpReporter, within: float = 180.0) -> None:
     if child.poll() is None:
         child.terminate()
         child.wait()
-    raise DaybookError(f"it did not start:\n{children.read_tail(log, log_start)}")
+    raise DaybookError(f"`daybook up` did not start:\n{children.read_tail(log, log_start)}")
 
 
 async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:
@@ -185,7 +185,7 @@ async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> 
     if found is not None and found[0].state not in LIVE:
         talk.outcome(views.run(*found))
     else:
-        talk.say("The example job has not ended yet; `daybook runs` shows it later")
+        talk.say("The example job still runs; `daybook runs` shows its outcome later")
 
 
 def _is_first_run(row: RunRow) -> bool:
@@ -238,7 +238,7 @@ async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, l
     from daybook.prefect import client as connection
 
     for name in await record.end_leftovers():
-        talk.say(f"Ended a {name} that an earlier `daybook up` had left")
+        talk.say(f"Ended a {name} that an earlier `daybook up` left")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))
         ledger = await stack.enter_async_context(open_ledger())
@@ -334,12 +334,12 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
                 ended = await history.ended_since(session, cursor)
         except LedgerUnreachable as error:
             if pause == POLL_INTERVAL_SECONDS:
-                talk.say(f"Runs that end are not shown now: {error}")
+                talk.say(f"Cannot show outcomes now: {error}")
             pause = min(2 * pause, MAX_POLL_INTERVAL_SECONDS)
             await asyncio.sleep(pause)
             continue
         if pause != POLL_INTERVAL_SECONDS:
-            talk.say("Runs that end are shown again")
+            talk.say("Showing outcomes again")
             pause = POLL_INTERVAL_SECONDS
         for row, job in ended:
             if row.id not in shown:
@@ -357,19 +357,19 @@ def read(path: Path) -> list[dict[str, Any]]:
     """
     import yaml
 
-    legal = "a mapping with `jobs`, a list of jobs"
+    hint = "write a mapping with `jobs`, a list of jobs"
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise InvalidInput(str(path), f"is no YAML: {error}", legal) from error
+        raise InvalidInput(str(path), f"is not YAML: {error}", hint) from error
     if not isinstance(content, dict) or not isinstance(content.get("jobs"), list):
-        raise InvalidInput(str(path), "is no jobs file", legal)
+        raise InvalidInput(str(path), "is not a jobs file", hint)
     return [_flat(path, job) for job in content["jobs"]]
 
 
 def _flat(path: Path, job: object) -> dict[str, Any]:
     if not isinstance(job, dict):
-        raise InvalidInput(str(path), f"{job!r} is no job", "a mapping with a schedule")
+        raise InvalidInput(str(path), f"{job!r} is not a job", "write a mapping with a schedule")
     schedule = job.get("schedule")
     if not isinstance(schedule, dict):
         return dict(job)

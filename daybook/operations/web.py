@@ -26,7 +26,7 @@ from daybook.operations.home_lock import UpRecord
 from daybook.processes import children
 
 START_TIMEOUT_SECONDS = 30.0
-"""How long a new child may take to answer its first request."""
+"""Timeout of a new child's first answer."""
 BACKLOG = 128
 
 
@@ -67,7 +67,7 @@ def listen(host: str, port: int, setting: str = "") -> socket.socket:
     except OSError as error:
         listener.close()
         problem = f"cannot listen on {url(host, port)}: {error.strerror or error}"
-        hint = f"another: --port, or {setting}" if setting else "another: --port"
+        hint = "choose another port with --port" + (f" or {setting}" if setting else "")
         raise InvalidInput("port", problem, hint) from error
     return listener
 
@@ -96,23 +96,23 @@ async def start(home: Home, listener: socket.socket) -> children.Child:
 
 
 async def supervise(
-    home: Home, wanted: int, record: UpRecord, say: Callable[[str], None]
+    home: Home, configured: int, record: UpRecord, say: Callable[[str], None]
 ) -> NoReturn:
     """Keep the health page running until cancelled; an error is reported and stops nothing else."""
     pause = 1.0
     while True:
         try:
-            with _open_listener(home, wanted) as listener:
+            with _open_listener(home, configured) as listener:
                 port = listener.getsockname()[1]
-                if port != wanted:
-                    say(f"Port {wanted} is taken: the health page gets port {port}")
-                _port_file(home).write_text(f"{wanted} {port}\n")
+                if port != configured:
+                    say(f"Port {configured} is taken; the health page uses port {port}")
+                _port_file(home).write_text(f"{configured} {port}\n")
                 address = url(server.HOST, port)
                 child = await _start_answering(home, listener, record)
                 say(f"Health: {address}/health, metrics: {address}/metrics")
                 await supervision.supervise(child, partial(start, home, listener), record, say)
         except (DaybookError, OSError) as error:
-            say(f"The health page did not start: {error}; it is tried again in {pause:g} s")
+            say(f"The health page did not start: {error}; retrying in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, supervision.MAX_RESTART_DELAY_SECONDS)
 
@@ -155,14 +155,14 @@ async def _answer(port: int) -> bytes:
         writer.close()
 
 
-def _open_listener(home: Home, wanted: int) -> socket.socket:
-    """Return a listening socket: the last port if ``wanted`` is unchanged, else ``wanted``, else
-    any.
+def _open_listener(home: Home, configured: int) -> socket.socket:
+    """Return a listening socket: on the last port if ``configured`` is unchanged, else on
+    ``configured``, else on any port.
     """
-    preferred = wanted
+    preferred = configured
     with suppress(OSError, ValueError):
-        wanted_before, port = map(int, _port_file(home).read_text().split())
-        if wanted_before == wanted and server.free_port(port) == port:
+        configured_before, port = map(int, _port_file(home).read_text().split())
+        if configured_before == configured and server.free_port(port) == port:
             preferred = port
     with suppress(InvalidInput):
         return listen(server.HOST, server.free_port(preferred))

@@ -90,7 +90,7 @@ async def ensure_pool(client: PrefectClient) -> None:
         new_pool = WorkPoolCreate(
             name=POOL,
             type=POOL_TYPE,
-            description="Where Daybook's jobs run",
+            description="Daybook's jobs run in this pool",
             base_job_template=worker_type.get_default_base_job_template() if worker_type else {},
         )
         try:
@@ -100,8 +100,8 @@ async def ensure_pool(client: PrefectClient) -> None:
     if pool.type != POOL_TYPE:
         raise InvalidInput(
             "work pool",
-            f'"{POOL}" is of type {pool.type}',
-            f"legal: {POOL_TYPE}; `prefect work-pool delete {POOL}`, then `daybook sync`",
+            f'"{POOL}" has the type {pool.type} instead of {POOL_TYPE}',
+            f"run `prefect work-pool delete {POOL}`, then `daybook sync`",
         )
 
 
@@ -153,5 +153,7 @@ async def wait_until_online(
         if heartbeat is not None and heartbeat != before:
             return heartbeat
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
-    problem = "is silent" if child.exit_code is None else f"ended with code {child.exit_code}"
+    problem = (
+        "sends no heartbeat" if child.exit_code is None else f"ended with code {child.exit_code}"
+    )
     raise PrefectUnreachable(str(client.api_url), f"the worker {problem}\n{child.tail()}")

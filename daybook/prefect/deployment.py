@@ -18,6 +18,7 @@ from uuid import UUID
 from slugify import slugify
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
 from daybook.prefect import parameter_schema, projection
@@ -55,7 +56,7 @@ async def read_by_name(client: PrefectClient, kind: str, slug: str) -> Deploymen
 
 def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
     """Return whether this ledger made it. A copy made in Prefect's UI has our tag, but no flow."""
-    entrypoints = {parameter_schema.entrypoint(kind) for kind in parameter_schema.PROTOTYPES}
+    entrypoints = {parameter_schema.entrypoint(kind) for kind in ACTIONS}
     return projection.ledger_tag(ledger_id) in found.tags and found.entrypoint in entrypoints
 
 

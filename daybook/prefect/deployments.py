@@ -12,8 +12,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import RESERVED_TAG_PREFIX
-from daybook.prefect import parameter_schema
 from daybook.prefect.projection import ledger_tag
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ async def read(client: PrefectClient, ledger_id: str) -> DeploymentList:
             "POST",
             "/deployments/filter",
             json={
-                "flows": {"name": {"any_": list(parameter_schema.PROTOTYPES)}},
+                "flows": {"name": {"any_": list(ACTIONS)}},
                 "sort": "NAME_ASC",
                 "limit": PAGE_SIZE,
                 "offset": offset,

@@ -1,18 +1,18 @@
-"""The parameter form of a job in Prefect's UI, and the location of its flow.
+"""Parameters of the flows, derived from the models of a job, and the location of each flow.
 
-The package never imports a Prefect entry point, so prototypes repeat the signatures of the flows; a
-test compares the two.
+A flow takes the fields of its kind's action (`daybook.jobs.actions.ACTIONS`), `policy` and
+`notify`. Prefect makes the parameter form of its UI from a function's signature and docstring.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
-from daybook.jobs.actions import DEFAULT_ORDERS_FILE, Method, OutputFormat, Session
-from daybook.jobs.notify import Notify
+from daybook.jobs.actions import ACTIONS, DEFAULT_POLICIES
+from daybook.jobs.model import Job
 from daybook.jobs.policy import Policy
 
 WORK_POOL = "daybook"
@@ -20,106 +20,45 @@ WORK_POOL = "daybook"
 
 PULL_STEPS: list[dict[str, Any]] = [{"daybook.repository.enter": {}}]
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-def _agent_prompt(
-    prompt: str,
-    agent: str = "default",
-    model: str = "",
-    session: Session = "reuse",
-    session_key: str = "",
-    output_format: OutputFormat = "text",
-    output_schema: dict[str, Any] = {},  # noqa: B006 - never changed
-    policy: Policy = Policy(),  # noqa: B008 - immutable
-    notify: Notify = Notify(),  # noqa: B008 - immutable
-) -> None:
-    """One prompt to one agent.
 
-    Args:
-        prompt: What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}.
-        agent: The agent's name, as `daybook agents list` shows it.
-        model: The model that a model agent is to use instead of its own; empty is its own.
-        session: Whether the job's runs continue one conversation, each begins a new one, or they
-            continue that of their channel and chat id (chat).
-        session_key: The name of a conversation that several jobs of one agent share; empty is the
-            job's own.
-        output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
-        output_schema: The JSON schema of a structured answer.
-        policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Recipients of the outcome: callback addresses and a channel.
+def takes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
+    """Decorate a flow function that takes ``**parameters`` with the parameters of a kind.
+
+    The signature has plain types without the models' validators: invalid parameters reach the
+    function, which records them as the reason of a failed run.
     """
+    fields = dict(ACTIONS[kind].model_fields)
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in fields.items()
+        if not field.is_required()
+    }
+    fields |= {name: Job.model_fields[name] for name in ("policy", "notify")}
+    defaults |= {
+        "policy": Policy.model_validate(DEFAULT_POLICIES[kind]),
+        "notify": Job.model_fields["notify"].default,
+    }
+    signature = inspect.Signature(
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(name, inspect.Parameter.empty),
+                annotation=field.annotation,
+            )
+            for name, field in fields.items()
+        ]
+    )
+    described = "".join(f"\n    {name}: {field.description}" for name, field in fields.items())
 
+    def decorate(function: _Function) -> _Function:
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        function.__doc__ = f"{inspect.getdoc(function) or kind}\n\nArgs:{described}\n"
+        return function
 
-def _webhook(
-    url: str,
-    method: Method = "POST",
-    headers: dict[str, str] = {},  # noqa: B006 - never changed
-    body: str = "",
-    policy: Policy = Policy(timeout=timedelta(seconds=30), retries=0),  # noqa: B008 - immutable
-    notify: Notify = Notify(),  # noqa: B008 - immutable
-) -> None:
-    """One HTTP request.
-
-    Args:
-        url: The address that is called.
-        method: The HTTP method.
-        headers: Names and values; a secret only as {{secret:name}}.
-        body: What is sent, as it stands; JSON unless a Content-Type header says otherwise.
-        policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Recipients of the outcome: callback addresses and a channel.
-    """
-
-
-def _tool_call(
-    tool: str,
-    params: dict[str, Any] = {},  # noqa: B006 - never changed
-    policy: Policy = Policy(retries=0),  # noqa: B008 - immutable
-    notify: Notify = Notify(),  # noqa: B008 - immutable
-) -> None:
-    """One call of a tool.
-
-    Args:
-        tool: A Python tool's name, server.tool of a saved tool server, or an MCP server's address
-            with the tool after #.
-        params: What it is called with, by name; a secret only as {{secret:name}}.
-        policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Recipients of the outcome: callback addresses and a channel.
-    """
-
-
-def _heartbeat(
-    file: str = DEFAULT_ORDERS_FILE,
-    agent: str = "default",
-    gate_agent: str = "",
-    model: str = "",
-    session: Session = "reuse",
-    session_key: str = "",
-    policy: Policy = Policy(retries=0, catch_up="none"),  # noqa: B008 - immutable
-    notify: Notify = Notify(),  # noqa: B008 - immutable
-) -> None:
-    """A look at standing orders, and what they call for.
-
-    Args:
-        file: The standing orders, in words; a relative name is one in Daybook's home.
-        agent: The agent's name, as `daybook agents list` shows it.
-        gate_agent: The agent that is asked first whether there is anything to do; empty is the
-            same one.
-        model: The model that a model agent is to use instead of its own; empty is its own.
-        session: Whether its runs continue one conversation, each begins a new one, or they
-            continue that of their channel and chat id (chat).
-        session_key: The name of a conversation that several jobs of one agent share; empty is the
-            heartbeat's own.
-        policy: How long an attempt may take, retries, and what happens when runs overlap.
-        notify: Recipients of the outcome: callback addresses and a channel.
-    """
-
-
-PROTOTYPES: dict[str, Callable[..., None]] = {
-    "agent-prompt": _agent_prompt,
-    "webhook": _webhook,
-    "tool-call": _tool_call,
-    "heartbeat": _heartbeat,
-}
-"""One prototype per kind; the kind is the flow's name."""
+    return decorate
 
 
 def entrypoint(kind: str) -> str:
@@ -131,7 +70,7 @@ def entrypoint(kind: str) -> str:
 def kind_of(entrypoint: str | None) -> str | None:
     """Return the kind whose flow an entrypoint names, by file or module; None for others."""
     name = (entrypoint or "").removeprefix("./")
-    for kind in PROTOTYPES:
+    for kind in ACTIONS:
         function = kind.replace("-", "_")
         if name in (f"flows/{function}.py:{function}", f"flows.{function}.{function}"):
             return kind
@@ -143,7 +82,9 @@ def schema(kind: str) -> dict[str, Any]:
     """Return the parameter schema of a kind's flow, as Prefect makes it from a signature."""
     from prefect.utilities.callables import parameter_schema
 
-    return parameter_schema(PROTOTYPES[kind]).model_dump_for_openapi()
+    def prototype(**parameters: Any) -> None: ...
+
+    return parameter_schema(takes_parameters_of(kind)(prototype)).model_dump_for_openapi()
 
 
 def execution_fields(kind: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from daybook import settings
 from daybook.jobs import store
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.prefect import adoption, deployment, instances, parameter_schema, projection
@@ -183,9 +184,7 @@ class PrefectReconciler:
             existing = await deployment.read(client, deployment_id)
             if existing is None or not deployment.is_ours(existing, ledger.id):
                 return
-            kinds = {
-                parameter_schema.entrypoint(kind): kind for kind in parameter_schema.PROTOTYPES
-            }
+            kinds = {parameter_schema.entrypoint(kind): kind for kind in ACTIONS}
             async with ledger.write() as session:
                 kind = kinds[str(existing.entrypoint)]
                 await records.record_deployment_id(session, kind, existing.name, str(existing.id))

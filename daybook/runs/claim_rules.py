@@ -1,8 +1,8 @@
 """The rules of a claim, in the order in which they are applied.
 
 Each rule takes the `Decision` about one run. It returns a result, which ends the claim, or None,
-and the next rule follows. If no rule returns a result, the claim is granted. `docs/states.md` lists
-the rules in a table that is generated from their docstrings.
+and the next rule follows. If no rule returns a result, the claim is granted.
+`docs/concepts/states.md` lists the rules in a table that is generated from their docstrings.
 """
 
 from __future__ import annotations

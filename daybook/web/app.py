@@ -37,7 +37,7 @@ def application(watch: HealthMonitor) -> Starlette:
         return Response(text, 200, _HEADERS | {"content-type": content_type})
 
     async def not_found(request: Request, error: Exception) -> Response:
-        return PlainTextResponse("here are /health and /metrics\n", 404, _HEADERS)
+        return PlainTextResponse("not found; use /health or /metrics\n", 404, _HEADERS)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -81,8 +81,8 @@ class Guard:
         if why := self._names.refusal(scope):
             return PlainTextResponse(f"{why}\n", 403, _CLOSE)
         if scope["method"] not in ("GET", "HEAD"):
-            return PlainTextResponse("GET or HEAD\n", 405, {"allow": "GET, HEAD"} | _CLOSE)
+            return PlainTextResponse("use GET or HEAD\n", 405, {"allow": "GET, HEAD"} | _CLOSE)
         headers = {name.lower(): value for name, value in scope["headers"]}
         if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
-            return PlainTextResponse("no body is read here\n", 413, _CLOSE)
+            return PlainTextResponse("send no request body\n", 413, _CLOSE)
         return None

@@ -1,4 +1,6 @@
-"""The metrics in the formats of Prometheus; docs/monitoring.md has the alert rules that use them.
+"""The metrics in the formats of Prometheus.
+
+`docs/operations/monitoring.md` has alert rules that use them.
 
 A gauge is the current state. The only counter, `daybook_ended_runs_total`, counts from the start of
 the process. The totals in the ledger cannot be a counter, because retention removes runs.
@@ -48,12 +50,12 @@ class _MetricsCollector(Collector):
 def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield InfoMetricFamily(
         "daybook",
-        "This Daybook, and which ledger it keeps.",
+        "Version of Daybook, and the id of its ledger.",
         value={"version": __version__, "ledger": snapshot.ledger_id},
     )
     yield _gauge(
         "clock_skew_seconds",
-        "How far the ledger's clock is ahead of this machine's.",
+        "Seconds by which the ledger's clock is ahead of this machine's.",
         snapshot.ahead.total_seconds(),
     )
 
@@ -61,22 +63,20 @@ def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:
 def _jobs(snapshot: HealthSnapshot) -> Iterator[Metric]:
     enabled = {"true": snapshot.jobs[True], "false": snapshot.jobs[False]}
     yield _labelled_gauge("jobs", "Jobs, by whether they are enabled.", "enabled", enabled)
-    yield _gauge(
-        "due_soon", "Jobs that are due within five minutes by their schedules.", snapshot.due_soon
-    )
+    yield _gauge("due_soon", "Jobs that are due within five minutes.", snapshot.due_soon)
     yield _gauge(
         "late",
-        "Due times that passed a minute and a half ago, and nothing began.",
+        "Due times that passed at least 90 s ago without a started run.",
         len(snapshot.late),
     )
     yield _gauge(
         "overdue",
-        "Of those that are late, the ones that no limit keeps: somebody has to see to them.",
+        "Late due times that no limit explains: an operator has to act.",
         len(snapshot.overdue),
     )
     yield _labelled_gauge(
         "consecutive_failures",
-        "How often in a row each job that fails has failed; at most 100 jobs.",
+        "Consecutive failures of each failing job; at most 100 jobs.",
         "job",
         snapshot.failing,
     )
@@ -87,7 +87,7 @@ def _runs(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield _labelled_gauge("live_runs", "Runs that have not ended, by status.", "status", live)
     ended = CounterMetricFamily(
         "daybook_ended_runs",
-        "Outcomes written since this process began; a missed due time is one.",
+        "Outcomes recorded since this process started; each missed due time counts as one.",
         labels=["status"],
     )
     for status in sorted(TERMINAL):
@@ -102,13 +102,13 @@ def _keeper(snapshot: HealthSnapshot) -> Iterator[Metric]:
     if (renewed_ago := snapshot.renewed_ago) is not None:
         yield _gauge(
             "keeper_lease_age_seconds",
-            "Time since the keeper's lease was renewed; it is after 10 s, and runs out after 30 s.",
+            "Seconds since the keeper renewed its lease: every 10 s; it expires after 30 s.",
             renewed_ago.total_seconds(),
         )
     if (observed_ago := snapshot.observed_ago) is not None:
         yield _gauge(
             "keeper_observed_age_seconds",
-            "Time since the keeper began its last complete look at Prefect.",
+            "Seconds since the keeper started its last complete observation of Prefect.",
             observed_ago.total_seconds(),
         )
 
@@ -117,15 +117,21 @@ def _outbox(snapshot: HealthSnapshot) -> Iterator[Metric]:
     outbox = snapshot.outbox
     oldest = outbox["oldest_pending_at"]
     age = 0.0 if oldest is None else (snapshot.at - oldest).total_seconds()
-    yield _gauge("outbox_pending", "Callbacks and messages that wait.", outbox["pending"])
-    yield _gauge("outbox_oldest_seconds", "How long the oldest of them has waited.", max(0.0, age))
-    yield _gauge("outbox_failed", "Callbacks and messages that were given up.", outbox["failed"])
+    yield _gauge(
+        "outbox_pending", "Callbacks and messages that are not sent yet.", outbox["pending"]
+    )
+    yield _gauge(
+        "outbox_oldest_seconds",
+        "Age of the oldest pending callback or message in seconds.",
+        max(0.0, age),
+    )
+    yield _gauge("outbox_failed", "Callbacks and messages that failed for good.", outbox["failed"])
     yield _gauge(
         "outbox_lanes_paused",
-        "Destinations that failed often in a row and are left alone for a while.",
+        "Destination queues that are paused after repeated failures.",
         len(outbox["paused"]),
     )
-    yield _gauge("inbox_unread_alerts", "Alerts that nobody has read.", outbox["unread_alerts"])
+    yield _gauge("inbox_unread_alerts", "Unread alerts.", outbox["unread_alerts"])
 
 
 def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
@@ -135,12 +141,16 @@ def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield _labelled_gauge(
         "tasks_live", "Runs of tasks that have not ended, by status.", "status", live
     )
-    yield _gauge("tasks_oldest_queued_seconds", "How long the oldest has waited.", max(0.0, age))
-    yield _gauge("tasks_starving", "Queued runs that starve: nobody claims them.", tasks.starving)
-    yield _gauge("tasks_attention", "Runs of tasks that somebody should look at.", tasks.attention)
+    yield _gauge(
+        "tasks_oldest_queued_seconds",
+        "Age of the oldest queued run of a task in seconds.",
+        max(0.0, age),
+    )
+    yield _gauge("tasks_starving", "Queued runs of tasks that no session claims.", tasks.starving)
+    yield _gauge("tasks_attention", "Runs of tasks that need an operator.", tasks.attention)
     yield _labelled_gauge(
         "tasks_sessions",
-        "Sessions that are there, by whether they could claim now.",
+        "Task sessions, by whether they can claim a run now.",
         "state",
         {"free": tasks.free, "busy": tasks.busy},
     )

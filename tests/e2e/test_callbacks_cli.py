@@ -145,7 +145,7 @@ def test_no_list_shows_a_secret_and_who_uses_it_is_told(
     }
     assert other["name"] not in listed["jobs"]
     edited = typed("edit", other["id"], "--channel", "inbox", "--on-fail", "")
-    assert "told      completed, failed → inbox" in edited.stdout
+    assert "notifies  completed, failed → inbox" in edited.stdout
     assert daybook(*DESTINATIONS, "remove", "ops") == {"removed": "ops", "jobs": [job["name"]]}
     assert daybook(*DESTINATIONS, "list") == []
 

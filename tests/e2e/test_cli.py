@@ -323,7 +323,7 @@ def test_as_processes_a_person_gets_sentences_and_nothing_else(
     out, err = process(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
     assert "at 09:00 on weekdays, Europe/Berlin" in out
     assert out.count(" UTC") == 5
-    assert "none is online" in out
+    assert "offline, so no job runs" in out
     assert "agent-prompt/brief" in out
     assert err == "Try it now: daybook run brief --wait\n"
     out, err = process("pause", "brief", "--note", "on holiday")

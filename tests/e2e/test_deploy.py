@@ -18,6 +18,7 @@ from sqlmodel import select
 from daybook import repository
 from daybook.home import CLIENT_CREDENTIAL, Home
 from daybook.jobs import store as stored
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
@@ -185,9 +186,7 @@ def test_the_yaml_says_what_sync_says() -> None:
     content = yaml.safe_load((repository.root() / "prefect.yaml").read_text())
     assert content["pull"] == parameter_schema.PULL_STEPS
     entrypoints = [each["entrypoint"] for each in content["deployments"]]
-    assert entrypoints == [
-        parameter_schema.entrypoint(kind) for kind in parameter_schema.PROTOTYPES
-    ]
+    assert entrypoints == [parameter_schema.entrypoint(kind) for kind in ACTIONS]
     for deployment in content["deployments"]:
         assert deployment["work_pool"] == {"name": parameter_schema.WORK_POOL}
         # Without it a person at a terminal is asked for schedules.

@@ -69,7 +69,7 @@ async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home
     assert what == "no worker is online, so nothing runs"
     assert fix == "daybook up"
     ((what, fix),) = await problems("agents")
-    assert what == "lost asks the agent nobody, which does not exist"
+    assert what == "lost uses the agent nobody, which does not exist"
     assert fix.startswith("daybook agents add nobody")
     ((what, fix),) = await problems("tools")
     assert what == 'renew calls the tool nowhere.reindex: unknown "nowhere.reindex"'
@@ -134,7 +134,7 @@ async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: An
     from prefect.flow_runs import wait_for_flow_run
     from prefect.states import Scheduled
 
-    assert await prefect.workers_import(client) == []
+    assert await prefect.runs(client) == []
     await _pool_is_there(client)
     flow_id = await client.create_flow_from_name("agent-prompt")
     deployment = await client.create_deployment(
@@ -149,9 +149,9 @@ async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: An
         assert run.state.is_final()
         assert not run.state.is_completed()
         await _logged(client, asked.id, "Worker 'stranger' submitting", "deployment step: enter")
-        (problem,) = await prefect.workers_import(client)
-        assert run.name in problem.what
-        assert "the worker stranger cannot import daybook" in problem.what
+        (problem,) = await prefect.runs(client)
+        assert run.name in problem.message
+        assert "the worker stranger cannot import daybook" in problem.message
         assert "pip install" in problem.fix
     finally:
         await client.delete_deployment(deployment)

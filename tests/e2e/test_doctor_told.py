@@ -15,6 +15,7 @@ from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.operations import setup
 from daybook.operations.checks import delivery
+from daybook.operations.findings import Severity
 from daybook.resources import documents
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -56,10 +57,12 @@ async def test_a_channel_that_is_gone_is_named_with_its_jobs(
 
     (problem,) = await delivery.channels(client)
 
-    assert problem.what.startswith('brief, weekly cannot tell the channel gone: channel: unknown "')
+    assert problem.message.startswith(
+        'brief, weekly cannot notify the channel gone: channel: unknown "'
+    )
     assert "daybook channels list" in problem.fix
     assert "daybook edit brief --channel" in problem.fix
-    assert not problem.harmless
+    assert problem.severity is Severity.PROBLEM
 
 
 @pytest.mark.slow
@@ -68,7 +71,7 @@ async def test_an_operators_channel_that_is_gone_is_named(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "gone")
     (problem,) = await delivery.channels(client)
-    assert problem.what.startswith("alerts do not reach the operator: ")
+    assert problem.message.startswith("alerts cannot reach the operator: ")
     assert "DAYBOOK_ALERT_CHANNEL" in problem.fix
 
 
@@ -80,17 +83,17 @@ async def test_callbacks_that_the_home_signs_are_a_note(client: Any, daybook_hom
     await add(daybook_home, "brief", on_complete="https://else.example.org", on_fail=HOOK)
 
     (note,) = await delivery.destinations(client)
-    assert note.what.endswith("callbacks of brief")
-    assert note.harmless
+    assert note.message.endswith("callbacks of brief")
+    assert note.severity is Severity.WARNING
     assert "daybook callbacks destinations add" in note.fix
     assert not daybook_home.webhook_secret.exists()  # a look makes none
 
     daybook_home.webhook_secret.write_text("whsec_n0nsense\n")
     broken, _ = await delivery.destinations(client)
-    assert not broken.harmless
-    assert str(daybook_home.webhook_secret) in broken.what
+    assert broken.severity is Severity.PROBLEM
+    assert str(daybook_home.webhook_secret) in broken.message
     assert broken.fix.startswith("mv ")
-    assert "n0nsense" not in broken.what
+    assert "n0nsense" not in broken.message
 
 
 async def test_a_destination_that_was_broken_in_the_ui_is_named_and_mended(
@@ -100,7 +103,7 @@ async def test_a_destination_that_was_broken_in_the_ui_is_named_and_mended(
     data = {"url": HOOK, "secret": secret, "timeout": 900}
     await documents.save(client, destinations.TYPE, "ops", data)
     (problem,) = await delivery.destinations(client)
-    assert problem.what.startswith("the destination ops: timeout")
+    assert problem.message.startswith("the destination ops: timeout")
     assert problem.fix == f"daybook callbacks destinations add {HOOK} --name ops --replace"
 
     made = await service.add(HOOK, name="ops", replace=True)

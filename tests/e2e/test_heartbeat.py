@@ -107,7 +107,7 @@ def test_off_and_on_are_idempotent_and_keep_what_it_was_told(daybook: Daybook) -
         (("--agent", "nobody"), "unknown"),
         (("--channel", "nowhere"), "unknown"),
         (("--quiet-hours", "noon"), "no range of hours"),
-        (("--session", "chat"), "name the channel"),
+        (("--session", "chat"), "set the channel too"),
     ],
 )
 @pytest.mark.slow
@@ -183,4 +183,4 @@ def test_doctor_names_who_would_be_asked_first_and_is_gone(daybook: Daybook) -> 
 
     (problem,) = with_client(without)
     with_client(lambda client: documents.add(client, "fast", "offline", {}))
-    assert "heartbeat asks the agent fast, which does not exist" in problem.what
+    assert "heartbeat uses the agent fast, which does not exist" in problem.message

@@ -16,6 +16,7 @@ from daybook.ledger.engine import Ledger
 from daybook.operations import setup
 from daybook.operations.checks import home as machine
 from daybook.operations.checks import ledger as book
+from daybook.operations.findings import Severity
 from daybook.resources import copies, documents, secrets
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -77,9 +78,9 @@ async def test_with_a_new_key_what_prefect_holds_is_copied_again(
     before, old = _sealed(daybook_home), daybook_home.ledger_key.read_text()
     daybook_home.ledger_key.unlink()
     (problem,) = await book.ledger_key()
-    assert f"{daybook_home.ledger_key} does not exist" in problem.what
+    assert f"{daybook_home.ledger_key} does not exist" in problem.message
     assert "daybook ledger rekey" in problem.fix
-    assert not problem.harmless
+    assert problem.severity is Severity.PROBLEM
 
     done = await ledger_key.renew()
     assert "secret ops" in done["copied"]
@@ -105,11 +106,11 @@ async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
     await secrets.add(client, "lost", "an0ther", HOSTS)
     await _lose(client, daybook_home, "lost")
     (problem,) = await book.copies(client)
-    assert problem.what.endswith("has a copy of: secret lost")
+    assert problem.message.endswith("has a copy of: secret lost")
     assert "daybook up" in problem.fix
     daybook_home.ledger_key.unlink()
     (problem,) = await book.copies(client)
-    assert "the key of the copies is missing" in problem.what
+    assert "the key of the copies is missing" in problem.message
 
     before = _sealed(daybook_home)
     with pytest.raises(InvalidInput, match="secret lost"):

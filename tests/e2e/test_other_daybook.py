@@ -197,7 +197,9 @@ async def test_a_pool_of_another_type_is_named(client: Any, mine: Ledger) -> Non
     await client.create_work_pool(WorkPoolCreate(name=parameter_schema.WORK_POOL, type="process"))
     try:
         (of_pool,) = await findings("pool")
-        assert f"is of type process, our worker takes {worker.POOL_TYPE}" in of_pool["problem"]
+        assert (
+            f"has the type process, but our worker needs {worker.POOL_TYPE}" in of_pool["problem"]
+        )
         assert of_pool["fix"].startswith(f"prefect work-pool delete {parameter_schema.WORK_POOL}")
     finally:
         await client.delete_work_pool(parameter_schema.WORK_POOL)

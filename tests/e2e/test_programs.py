@@ -93,7 +93,7 @@ async def test_what_is_made_in_a_context_is_its_agents_and_its_users(world: Worl
         assert [each["name"] for each in await client.list()] == ["news"]
         with pytest.raises(NotFound, match='job "mine" not found'):
             await client.remove("mine")
-        with pytest.raises(InvalidInput, match="schedule: it is due every 5s"):
+        with pytest.raises(InvalidInput, match="schedule: is due every 5s"):
             await client.update("news", schedule="every 5s")
         with daybook.context(user="u-18"):
             other = await client.add("Read on", schedule="@daily", name="more")

@@ -75,7 +75,7 @@ async def test_with_4200_taken_it_takes_another_port_and_says_so(
         try:
             port = int(here.ui_url.rpartition(":")[2])
             assert port != server.PORT
-            assert f"Port 4200 is taken: Prefect gets port {port}" in said
+            assert f"Port 4200 is taken; Prefect uses port {port}" in said
             assert any(here.ui_url in line for line in said)
             assert (await read(f"{here.api_url}/health")).json() is True
             ui = (await read(f"{here.ui_url}/ui-settings")).json()

@@ -136,7 +136,7 @@ def test_one_whose_secret_is_not_there_yet_is_kept_and_said(typed: Typed, ours: 
     assert problems[ours] is None
     assert 'unknown "nobodys"' in problems["web"]
     (found,) = with_client(ledger.secrets)
-    assert found.what == "the tool server web uses the secret nobodys, which does not exist"
+    assert found.message == "the tool server web uses the secret nobodys, which does not exist"
 
 
 def test_one_that_a_job_calls_is_not_removed(typed: Typed, ours: str) -> None:

@@ -178,7 +178,7 @@ def test_up_a_job_its_outcome_and_a_clean_down(ups: dict[str, Up], where: str) -
     found = {each["check"]: each for each in up.daybook("doctor")}
     assert all(each["ok"] for each in found.values())
     assert ("worker" in found) and ("agents" in found)
-    assert bool(found["doors"]["problem"]) == (where == "project")
+    assert bool(found["entry points"]["problem"]) == (where == "project")
     children = up.facts()["children"]
     assert {child["name"] for child in children} == {"server", "web", "worker"}
     assert all(proc.find(child["pid"], child["started"]) for child in children)

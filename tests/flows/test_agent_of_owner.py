@@ -90,7 +90,7 @@ async def test_the_default_agent_may_be_forbidden_to_one_that_has_its_own(
     agent = await world.agents.add("print('here')")
     assert agent_in(await over_mcp(agent.name)) == agent.name
     refused = await over_mcp("nobody-of-that-name")
-    assert str(refused).startswith('agent: "default" is not allowed to agents here')
+    assert str(refused).startswith('agent: "default" is not allowed for agents here')
 
 
 async def test_a_runs_own_tools_ask_the_agent_that_runs(asked: Asked) -> None:

@@ -12,41 +12,29 @@ from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
 from daybook.operations import outbox_status
-from daybook.operations.checks import Problem
-from daybook.operations.checks import ledger as book
+from daybook.operations.checks import ledger as ledger_checks
+from daybook.operations.findings import Finding, join, problem, warning
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-MAX_LISTED = 5
 
-
-async def outbox() -> list[Problem]:
+async def outbox() -> list[Finding]:
     """Check that pending messages are sent, no destination is paused, and no alert is unread."""
-    if not await book.stored_jobs():
+    jobs = await ledger_checks.stored_jobs()
+    if not jobs:
         return []
     async with open_ledger() as ledger:
         state = await outbox_status.read_status(ledger)
-    problems = []
-    if unsent := state.unsent_problem():
-        problems.append(Problem(unsent, "daybook keeper, or daybook up"))
-    retry = "see that it answers; daybook callbacks retry ID tries one at once"
-    problems += [Problem(each, retry) for each in state.paused_destinations()]
-    if alerts := state.unread_alerts():
-        problems.append(Problem(alerts, "daybook inbox, and daybook inbox --read", harmless=True))
-    if failed := state.health["failed"]:
-        message = f"{failed:,} callbacks or messages failed for good"
-        fix = "daybook callbacks list --status failed; daybook callbacks retry --failed"
-        problems.append(Problem(message, fix, harmless=True))
-    return problems
+    return state.findings({each.row.name for each in jobs if each.row.consecutive_failures})
 
 
-async def channels(client: PrefectClient) -> list[Problem]:
+async def channels(client: PrefectClient) -> list[Finding]:
     """Check that the channels of jobs and the operator's alert channel can be sent to."""
     from daybook.delivery import channels
 
     users_of: dict[tuple[str, str, str], list[str]] = {}
-    for each in await book.stored_jobs():
+    for each in await ledger_checks.stored_jobs():
         notify = each.job.notify
         if notify.channel:
             key = (notify.channel, notify.chat_id, each.row.owner)
@@ -57,17 +45,17 @@ async def channels(client: PrefectClient) -> list[Problem]:
             await channels.check(client, name, chat_id, owner=owner)
         except InvalidInput as error:
             edit = f"daybook edit {shlex.quote(jobs[0])} --channel <name>"
-            message = f"{_join(jobs)} cannot tell the channel {name}: {error}"
-            problems.append(Problem(message, f"daybook channels list; {edit}"))
+            message = f"{join(jobs)} cannot notify the channel {name}: {error}"
+            problems.append(problem("channels", message, f"daybook channels list; {edit}"))
     try:
         await channels.check(client, settings.load().alert_channel, "")
     except InvalidInput as error:
-        message = f"alerts do not reach the operator: {error}"
-        problems.append(Problem(message, "export DAYBOOK_ALERT_CHANNEL=inbox"))
+        message = f"alerts cannot reach the operator: {error}"
+        problems.append(problem("channels", message, "export DAYBOOK_ALERT_CHANNEL=inbox"))
     return problems
 
 
-async def destinations(client: PrefectClient) -> list[Problem]:
+async def destinations(client: PrefectClient) -> list[Finding]:
     """Check that callbacks can be signed; signing by the home's secret is reported as harmless."""
     from daybook.delivery import destinations, home_secret
 
@@ -77,9 +65,9 @@ async def destinations(client: PrefectClient) -> list[Problem]:
         if item["problem"]:
             text = f"the destination {item['name']}: {item['problem']}"
             edit = f"daybook callbacks destinations add {item['url']} --name {item['name']}"
-            problems.append(Problem(text, f"{edit} --replace"))
+            problems.append(problem("destinations", text, f"{edit} --replace"))
     unsigned: list[str] = []
-    for each in await book.stored_jobs():
+    for each in await ledger_checks.stored_jobs():
         for url in views.callback_urls(each.job.notify):
             try:
                 if known.find(url) is None and each.row.name not in unsigned:
@@ -93,13 +81,10 @@ async def destinations(client: PrefectClient) -> list[Problem]:
         try:
             home_secret.default_secret(current_home(), SYSTEM_CLOCK.now())
         except (InvalidInput, OSError) as error:
-            problems.append(Problem(str(error), f"mv {shlex.quote(str(file))} {file}.broken"))
+            fix = f"mv {shlex.quote(str(file))} {file}.broken"
+            problems.append(problem("destinations", str(error), fix))
     text = (
-        f"signed by the home's secret, as their addresses have none: callbacks of {_join(unsigned)}"
+        "the home's secret signs these callbacks, because their addresses have no secret of their "
+        f"own: callbacks of {join(unsigned)}"
     )
-    return [*problems, Problem(text, "daybook callbacks destinations add <url>", harmless=True)]
-
-
-def _join(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    return [*problems, warning("destinations", text, "daybook callbacks destinations add <url>")]

@@ -9,33 +9,34 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from daybook import settings as ours
+from daybook import settings as operator_settings
 from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.jobs import limits
-from daybook.operations.checks import Problem
+from daybook.operations.findings import Finding, problem
 from daybook.tasks import model
 
 
-def settings() -> list[Problem]:
-    """Check that every setting is legal."""
+def settings() -> list[Finding]:
+    """Check that every setting is valid."""
     try:
         limits.load_rules()
         model.load_policy()
     except InvalidInput as error:
-        fix = f"edit {_quoted([ours.config_file()])}"
-        return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else fix)]
+        fix = f"edit {_quoted([operator_settings.config_file()])}"
+        fix = f"unset {error.field}" if error.field in os.environ else fix
+        return [problem("settings", str(error), fix)]
     return []
 
 
-def home() -> list[Problem]:
+def home() -> list[Finding]:
     """Check that the home is writable or can be created."""
     path = current_home().path
     other_home = "export DAYBOOK_HOME=<a folder of your own>"
     nearest = next(place for place in (path, *path.parents) if place.exists())
     if not nearest.is_dir():
         move = f"mv {_quoted([nearest])} {_quoted([nearest.with_name(nearest.name + '.old')])}"
-        return [Problem(f"{nearest} is not a folder", f"{move}, or {other_home}")]
+        return [problem("home", f"{nearest} is not a folder", f"{move}, or {other_home}")]
     try:
         if nearest == path:
             with tempfile.TemporaryFile(dir=path):
@@ -46,10 +47,11 @@ def home() -> list[Problem]:
     except OSError as error:
         why = error.strerror or str(error)
     chown = f"sudo chown -R $(id -u) {_quoted([nearest])}"
-    return [Problem(f"{nearest} cannot be written: {why}", f"{chown}, or {other_home}")]
+    message = f"{nearest} cannot be written: {why}"
+    return [problem("home", message, f"{chown}, or {other_home}")]
 
 
-def modes() -> list[Problem]:
+def modes() -> list[Finding]:
     """Check that no other user can read the home, the ledger and the files that `up` writes."""
     home = current_home()
     folders = [home.path, home.prefect, home.logs]
@@ -60,13 +62,13 @@ def modes() -> list[Problem]:
         if exposed := [path for path in paths if _open_to_others(path)]:
             names = ", ".join(map(str, exposed))
             message = f"other users may read or write {names}"
-            problems.append(Problem(message, f"chmod {mode} {_quoted(exposed)}"))
+            problems.append(problem("modes", message, f"chmod {mode} {_quoted(exposed)}"))
     return problems
 
 
 def ledger_files() -> list[Path]:
     """Return the SQLite files of the configured ledger; [] if it is not SQLite or the settings are
-    illegal.
+    invalid.
     """
     address = ledger_address()
     database = address.partition(":///")[2].partition("?")[0]
@@ -76,19 +78,23 @@ def ledger_files() -> list[Path]:
 
 
 def ledger_address() -> str:
-    """Return the address of the ledger; empty if the settings are illegal."""
+    """Return the address of the ledger; empty if the settings are invalid."""
     try:
-        return ours.load().ledger_address
+        return operator_settings.load().ledger_address
     except InvalidInput:
         return ""
 
 
-def leftovers() -> list[Problem]:
+def leftovers() -> list[Finding]:
     """Check that no server or worker of a killed `up` still runs."""
     from daybook.operations import home_lock
 
     return [
-        Problem(f"a {each.name} (pid {each.pid}) of a killed `daybook up` runs on", "daybook down")
+        problem(
+            "leftovers",
+            f"a {each.name} (pid {each.pid}) of a killed `daybook up` still runs",
+            "daybook down",
+        )
         for each in home_lock.leftover_children(current_home())
     ]
 

@@ -10,6 +10,8 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -19,7 +21,7 @@ from packaging.requirements import Requirement
 from daybook import registry, repository
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import current_home
-from daybook.operations.checks import Problem
+from daybook.operations.findings import Finding, problem, warning
 
 DISTRIBUTION = "daybook"
 ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
@@ -41,62 +43,68 @@ def requirements() -> dict[str, Requirement]:
     }
 
 
-def versions() -> list[Problem]:
+def versions() -> list[Finding]:
     """Check that each required distribution is installed, in a version inside the bounds."""
     try:
-        required = requirements()
+        return _check_versions(requirements().values())
     except metadata.PackageNotFoundError:
-        return [
-            Problem("Daybook is not installed here: its bounds are not known", reinstall_command())
-        ]
-    problems = []
-    for name, requirement in required.items():
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            message = f"{name} is not installed"
-            problems.append(Problem(message, _install(requirement), of=name))
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            message = f"{name} {version} is outside of {requirement.specifier}"
-            problems.append(Problem(message, _install(requirement), of=name))
-    return problems
+        message = "Daybook is not installed here, so its version bounds are unknown"
+        return [problem("versions", message, reinstall_command())]
 
 
 def require_versions() -> None:
     """Raise `InvalidInput` with the problems of `versions` that would keep Prefect from running."""
-    wrong = [each for each in versions() if each.of in REQUIRED_VERSIONS]
-    if wrong:
-        message = "; ".join(each.what for each in wrong)
-        raise InvalidInput(
-            "versions", message, " && ".join(dict.fromkeys(each.fix for each in wrong))
-        )
+    with suppress(metadata.PackageNotFoundError):
+        required = requirements()
+        if found := _check_versions(
+            required[name] for name in REQUIRED_VERSIONS if name in required
+        ):
+            raise InvalidInput(
+                "versions",
+                "; ".join(each.message for each in found),
+                " && ".join(dict.fromkeys(each.fix for each in found)),
+            )
 
 
-def entry_points() -> list[Problem]:
-    """Check that our entry points exist.
+def _check_versions(required: Iterable[Requirement]) -> list[Finding]:
+    found = []
+    for requirement in required:
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            message = f"{requirement.name} is not installed"
+        else:
+            if requirement.specifier.contains(version, prereleases=True):
+                continue
+            message = f"{requirement.name} {version} is outside of {requirement.specifier}"
+        found.append(problem("versions", message, _install(requirement)))
+    return found
 
-    Others of the same names are harmless, because ours are loaded by their path.
+
+def entry_points() -> list[Finding]:
+    """Check that Daybook's entry points exist.
+
+    Others of the same names are only a warning, because Daybook loads its own by their path.
     """
     try:
         root = repository.root()
     except DaybookError as error:
-        return [Problem(str(error), reinstall_command())]
+        return [problem("entry points", str(error), reinstall_command())]
     problems = []
-    for door in ENTRY_POINT_FOLDERS:
-        spec = PathFinder.find_spec(door, [os.getcwd(), *sys.path])
+    for name in ENTRY_POINT_FOLDERS:
+        spec = PathFinder.find_spec(name, [os.getcwd(), *sys.path])
         locations = spec and (spec.submodule_search_locations or [spec.origin or ""])
         shadow = next(iter(locations or ()), "")
         if shadow and not Path(shadow).resolve().is_relative_to(root):
             message = (
-                f"{shadow} is in front of our {door} for a script that is run here; Daybook itself "
-                "finds its own all the same"
+                f"a script started in this folder imports {shadow} instead of Daybook's {name}; "
+                "Daybook itself is not affected"
             )
-            problems.append(Problem(message, "", harmless=True))
+            problems.append(warning("entry points", message))
     return problems
 
 
-def worker_imports() -> list[Problem]:
+def worker_imports() -> list[Finding]:
     """Check that the worker, which `up` starts in the home's folder, can import Daybook as we
     can.
     """
@@ -115,7 +123,8 @@ def worker_imports() -> list[Problem]:
         )
     except subprocess.TimeoutExpired:
         return [
-            Problem(
+            problem(
+                "worker imports",
                 f"`import daybook` takes more than {IMPORT_TIMEOUT_SECONDS:.0f} s",
                 reinstall_command(),
             )
@@ -123,7 +132,8 @@ def worker_imports() -> list[Problem]:
     if process.returncode == 0:
         return []
     why = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-    return [Problem(f"the worker cannot import daybook from {folder}: {why}", reinstall_command())]
+    message = f"the worker cannot import daybook from {folder}: {why}"
+    return [problem("worker imports", message, reinstall_command())]
 
 
 def reinstall_command() -> str:
@@ -143,21 +153,22 @@ def _install(requirement: Requirement) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install {wanted}"
 
 
-def plugins() -> list[Problem]:
-    """Check that each can be imported here; the worker's path may be another."""
+def plugins() -> list[Finding]:
+    """Check that each plugin can be imported here; the worker's path may be another."""
     try:
         registry.find_listeners()
     except InvalidInput:  # another check reports what is wrong with the settings
         return []
-    fix = "see that it is on the worker's path (pip install, PYTHONPATH), or correct `plugins`"
+    fix = "put it on the worker's path (pip install, PYTHONPATH), or correct the setting `plugins`"
     problems = [
-        Problem(f"the plugin {module} cannot be imported: {why}", fix)
+        problem("plugins", f"the plugin {module} cannot be imported: {why}", fix)
         for module, why in registry.failed_plugins().items()
     ]
     for name in registry.known_names(registry.LISTENERS):
         try:
             registry.find(registry.LISTENERS, name)
         except registry.UnusableFunction as error:
-            fix = "pip install what it needs, or uninstall what has it"
-            problems.append(Problem(f'the listener "{name}" cannot be called: {error}', fix))
+            fix = "pip install what it needs, or uninstall the distribution that registers it"
+            message = f'the listener "{name}" cannot be called: {error}'
+            problems.append(problem("plugins", message, fix))
     return problems

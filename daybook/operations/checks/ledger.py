@@ -7,7 +7,6 @@ import shlex
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from daybook.api import overdue
 from daybook.errors import (
     AgentMisconfigured,
     InvalidInput,
@@ -21,22 +20,25 @@ from daybook.jobs import store
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
-from daybook.operations.checks import Problem, home, installation
+from daybook.operations import findings
+from daybook.operations.checks import home, installation
+from daybook.operations.findings import Finding, problem
 from daybook.prefect import instances
 from daybook.resources import copies as block_copies
+from daybook.runs import history
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 WRITE_TIMEOUT = timedelta(seconds=5)
-"""How long a write may wait for others before that is a problem."""
+"""Maximum wait of a write for other writers; a longer one is a problem."""
 _RESTORE_KEY = (
     "copy the file ledger-key, with mode 0600, into this home from the home that wrote the copies "
     "or from its backup; if it is lost for good: daybook ledger rekey"
 )
 
 
-async def ledger() -> list[Problem]:
+async def ledger() -> list[Finding]:
     """Check that the ledger can be opened by this program and written; a missing one is not a
     problem.
     """
@@ -46,27 +48,24 @@ async def ledger() -> list[Problem]:
         await stored_jobs()
         async with open_ledger() as opened:
             if why := await opened.why_unwritable(within=WRITE_TIMEOUT):
-                return [
-                    Problem(f"the ledger cannot be written: {why}", overdue.ledger_write_fix(why))
-                ]
+                return [findings.unwritable(why)]
     except LedgerNewer as error:
-        return [
-            Problem(
-                str(error), f"with the Daybook that wrote it: {installation.reinstall_command()}"
-            )
-        ]
+        fix = f"with the Daybook that wrote it: {installation.reinstall_command()}"
+        return [problem("ledger", str(error), fix)]
     except LedgerReplaced as error:
-        return [Problem(f"the ledger at {error.place} {error.what}", error.fix)]
+        return [problem("ledger", f"the ledger at {error.place} {error.what}", error.fix)]
     except LedgerUnreachable as error:
         files = home.ledger_files()
         if not files:
             address = shlex.quote(error.place.replace("+asyncpg", ""))
-            return [Problem(str(error), f"pg_isready -d {address}")]
+            return [problem("ledger", str(error), f"pg_isready -d {address}")]
         name = shlex.quote(str(files[0]))
         if files[0].is_file() and not os.access(files[0], os.R_OK | os.W_OK):
-            return [Problem(str(error), f"sudo chown $(id -u) {name} && chmod 600 {name}")]
+            return [
+                problem("ledger", str(error), f"sudo chown $(id -u) {name} && chmod 600 {name}")
+            ]
         fix = f"mv {name} {name}.broken, and put a copy of the ledger in its place"
-        return [Problem(str(error), fix)]
+        return [problem("ledger", str(error), fix)]
     return []
 
 
@@ -95,20 +94,25 @@ def _exists() -> bool:
     return files[0].exists() or bool((current_home().running() or {}).get("ledger"))
 
 
-async def sync() -> list[Problem]:
+async def sync() -> list[Finding]:
     """Check that every job is in Prefect as it is in the ledger."""
-    jobs, problems = await stored_jobs(), []
-    waiting = [each.row.name for each in jobs if each.row.sync_pending]
-    if waiting:
-        problems.append(Problem(f"not in Prefect yet: {', '.join(waiting)}", "daybook sync"))
-    conflicts = [each.row.name for each in jobs if each.row.conflict]
-    if conflicts:
-        fix = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
-        problems.append(Problem(f"changed here and in Prefect: {', '.join(conflicts)}", fix))
-    return problems
+    return findings.sync(await stored_jobs())
 
 
-async def ledger_key() -> list[Problem]:
+async def jobs() -> list[Finding]:
+    """Check that no job's last run failed."""
+    return findings.failing_jobs(await stored_jobs())
+
+
+async def leases() -> list[Finding]:
+    """Check that the process of every live run renews its lease."""
+    if not _exists():
+        return []
+    async with open_ledger() as opened, opened.read() as session:
+        return findings.expired_leases(await history.live(session), opened.now())
+
+
+async def ledger_key() -> list[Finding]:
     """Check that this home has the key of the ledger's copies of agents and secrets."""
     if not _exists():
         return []
@@ -118,11 +122,11 @@ async def ledger_key() -> list[Problem]:
             await block_copies.key(session, current_home())
         except LedgerKeyMissing as error:
             message = f"{error}; none of its {count} copies can be restored here"
-            return [Problem(message, _RESTORE_KEY)]
+            return [problem("ledger key", message, _RESTORE_KEY)]
     return []
 
 
-async def copies(client: PrefectClient) -> list[Problem]:
+async def copies(client: PrefectClient) -> list[Finding]:
     """Check that Prefect has every agent, secret, tool server, channel and destination of the
     ledger.
     """
@@ -140,39 +144,41 @@ async def copies(client: PrefectClient) -> list[Problem]:
             try:
                 await block_copies.key(session, current_home())
             except LedgerKeyMissing:
-                return [Problem(f"{message}; the key of the copies is missing", _RESTORE_KEY)]
-    return [Problem(message, "daybook up, whose keeper restores them within seconds")]
+                message += "; the key of the copies is missing"
+                return [problem("copies", message, _RESTORE_KEY)]
+    return [problem("copies", message, "daybook up, whose keeper restores them within seconds")]
 
 
-async def one_prefect() -> list[Problem]:
+async def one_prefect() -> list[Finding]:
     """Check that all workers and keepers of this ledger use the same Prefect server."""
     if not _exists():
         return []
     async with open_ledger() as opened, opened.read() as session:
         conflict = instances.conflict(await instances.in_use(session, opened.now()))
-    return [Problem(conflict, instances.CONFLICT_HINT)] if conflict else []
+    return [problem("one prefect", conflict, instances.CONFLICT_HINT)] if conflict else []
 
 
-async def agents(client: PrefectClient) -> list[Problem]:
+async def agents(client: PrefectClient) -> list[Finding]:
     """Check that every agent that a job names exists."""
     from daybook.agents import documents
 
     try:
         names = await documents.names(client)
     except AgentMisconfigured as error:
-        return [Problem(str(error), "daybook up")]
+        return [problem("agents", str(error), "daybook up")]
     known = {*names, *(f"{kind}/{name}" for name, kind in names.items())}
     problems = []
     for each in await stored_jobs():
         for agent in each.job.agents():
             if agent not in known:
-                message = f"{each.row.name} asks the agent {agent}, which does not exist"
+                message = f"{each.row.name} uses the agent {agent}, which does not exist"
                 edit = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
-                problems.append(Problem(message, f"daybook agents add {agent} …, or {edit}"))
+                fix = f"daybook agents add {agent} …, or {edit}"
+                problems.append(problem("agents", message, fix))
     return problems
 
 
-async def tools(client: PrefectClient) -> list[Problem]:
+async def tools(client: PrefectClient) -> list[Finding]:
     """Check that every tool that a job names is installed here, or its server saved; none is
     called.
     """
@@ -195,11 +201,12 @@ async def tools(client: PrefectClient) -> list[Problem]:
             except InvalidInput as error:
                 message = f"{each.row.name} calls the tool {tool}: {error.problem}"
                 edit = f"daybook edit {shlex.quote(each.row.name)} {option} <name>"
-                problems.append(Problem(message, f"install it or save its server, or {edit}"))
+                fix = f"install it or save its server, or {edit}"
+                problems.append(problem("tools", message, fix))
     return problems
 
 
-async def secrets(client: PrefectClient) -> list[Problem]:
+async def secrets(client: PrefectClient) -> list[Finding]:
     """Check that every secret that a job or a saved server names exists, and that its block is
     sound.
     """
@@ -217,9 +224,8 @@ async def secrets(client: PrefectClient) -> list[Problem]:
     problems = []
     for user, content in users:
         for name in sorted(references.referenced_names(content)):
-            if problem := known.get(name, "which does not exist"):
-                message = f"{user} uses the secret {name}, {problem}"
-                problems.append(
-                    Problem(message, f"daybook secrets add {name} --replace --host <host>")
-                )
+            if why := known.get(name, "which does not exist"):
+                message = f"{user} uses the secret {name}, {why}"
+                fix = f"daybook secrets add {name} --replace --host <host>"
+                problems.append(problem("secrets", message, fix))
     return problems

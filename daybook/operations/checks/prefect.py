@@ -5,7 +5,6 @@ The functions that take a client require that `server` found no problem.
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -13,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import PrefectRefused, PrefectUnreachable
 from daybook.home import current_home, is_own_server
-from daybook.operations.checks import Problem, installation, ledger
+from daybook.operations import findings
+from daybook.operations.checks import installation, ledger
+from daybook.operations.findings import Finding, problem, unset_command, warning
 
 if TYPE_CHECKING:
     from httpx import Response
     from prefect.client.orchestration import PrefectClient
 
 MAX_CLOCK_SKEW = timedelta(seconds=1)
-"""How far a clock may be off (promise 16: a skew above 1 s shows in `doctor`)."""
+"""Maximum skew of a clock (promise 16: a skew above 1 s shows in `doctor`)."""
 MAX_CLOCK_RETRIES = 4
 UI_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to the address of the UI."""
@@ -29,10 +31,10 @@ PULL_STEP_MESSAGE = "Executing deployment step: enter"
 SUBMIT_MESSAGE = re.compile(r"Worker '(.+)' submitting flow run")
 """Written to a run's log by Prefect and by its own types of workers."""
 MAX_RUNS_READ = 20
-"""How many runs are read to find one that belongs to this Daybook."""
+"""Maximum number of runs read to find one of this Daybook."""
 
 
-async def server(client: PrefectClient) -> list[Problem]:
+async def server(client: PrefectClient) -> list[Finding]:
     """Check that it is the server of this home's `up`, answers, accepts us, and is a known
     Prefect.
     """
@@ -51,19 +53,27 @@ async def server(client: PrefectClient) -> list[Problem]:
     return _check_version(address, version)
 
 
-def no_server_known() -> Problem:
+def no_server_known() -> Finding:
     """Return the problem that no `up` runs and no setting names a server."""
-    return Problem("no Prefect server is known, and no `daybook up` runs here", "daybook up")
+    message = "no Prefect server is known, and no `daybook up` runs here"
+    return problem("prefect", message, "daybook up")
 
 
-async def clock(client: PrefectClient) -> list[Problem]:
+def unreachable(error: PrefectUnreachable) -> Finding:
+    """Return the problem for an error of `daybook.prefect.client`."""
+    if error.address is None:
+        return no_server_known()
+    address = error.address.rstrip("/")
+    return (
+        _denied(address, 401)
+        if isinstance(error, PrefectRefused)
+        else _no_answer(address, error.why)
+    )
+
+
+async def clock(client: PrefectClient) -> list[Finding]:
     """Check that this machine's clock and the server's agree."""
-    skew = await clock_ahead(client)
-    if abs(skew) <= MAX_CLOCK_SKEW:
-        return []
-    side = "ahead of" if skew > timedelta() else "behind"
-    message = f"the server's clock is {abs(skew).total_seconds():.1f} s {side} this machine's"
-    return [Problem(message, "on both machines: sudo timedatectl set-ntp true")]
+    return findings.clock("clock", "Prefect's", await clock_ahead(client))
 
 
 async def clock_ahead(client: PrefectClient) -> timedelta:
@@ -92,7 +102,7 @@ async def _measure_skew(client: PrefectClient) -> timedelta:
     return _skew(before, response, SYSTEM_CLOCK.now())
 
 
-async def ui(client: PrefectClient) -> list[Problem]:
+async def ui(client: PrefectClient) -> list[Finding]:
     """Check that the UI is at its address, and uses an API address at which Prefect answers."""
     import httpx
     from prefect.settings import get_current_settings
@@ -107,8 +117,9 @@ async def ui(client: PrefectClient) -> list[Problem]:
             response = (await browser.get(f"{address.rstrip('/')}/ui-settings")).raise_for_status()
             api_url = urljoin(f"{address.rstrip('/')}/", str(response.json()["api_url"]))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-            message = f"no Prefect UI is at {address}: {_error_text(error)}"
-            return [Problem(message, f"prefect config set PREFECT_UI_URL={_ui_address(client)}")]
+            message = f"no Prefect UI answers at {address}: {_error_text(error)}"
+            fix = f"prefect config set PREFECT_UI_URL={_ui_address(client)}"
+            return [problem("ui", message, fix)]
         try:
             status = (await browser.get(f"{api_url}/health")).status_code
             if status in (200, 401, 403):
@@ -119,10 +130,10 @@ async def ui(client: PrefectClient) -> list[Problem]:
     fix = f"where the server runs: prefect config set PREFECT_UI_API_URL={_api_address(client)}"
     if (current_home().running() or {}).get("own_server"):
         fix = "daybook down, then daybook up"
-    return [Problem(f"the UI asks {api_url}, where no Prefect is: {why}", fix)]
+    return [problem("ui", f"the UI uses {api_url}, where Prefect does not answer: {why}", fix)]
 
 
-async def pool(client: PrefectClient) -> list[Problem]:
+async def pool(client: PrefectClient) -> list[Finding]:
     """Check that the work pool has our type, and does not belong to another Daybook alone."""
     from daybook.operations.worker import POOL_TYPE
     from daybook.prefect import work_pool as pool
@@ -130,36 +141,29 @@ async def pool(client: PrefectClient) -> list[Problem]:
 
     ledger_id, jobs = await ledger.id_and_jobs()
     state = await pool.read(client, ledger_id)
-    problems = []
+    found = findings.pool(state, _api_address(client), has_jobs=bool(jobs))
     if state.type not in ("", POOL_TYPE):
-        message = f"the pool {WORK_POOL} is of type {state.type}, our worker takes {POOL_TYPE}"
-        problems.append(Problem(message, f"prefect work-pool delete {WORK_POOL}; daybook sync"))
-    if jobs and state.foreign:
-        fix = "daybook sync"
-        if current_home().running() is None:
-            fix = f"{_unset_command()}; or, if it is the right Prefect, {fix}"
-        problems.append(Problem(f"{state.foreign}: {_api_address(client)} is its Prefect", fix))
-    return problems
+        message = (
+            f"the pool {WORK_POOL} has the type {state.type}, but our worker needs {POOL_TYPE}"
+        )
+        fix = f"prefect work-pool delete {WORK_POOL}; daybook sync"
+        found.insert(0, problem("pool", message, fix))
+    return found
 
 
-async def worker(client: PrefectClient) -> list[Problem]:
+async def worker(client: PrefectClient) -> list[Finding]:
     """Check that a worker of our pool is online that runs this ledger's jobs."""
     from daybook.prefect import work_pool as pool
 
     ledger_id, _ = await ledger.id_and_jobs()
     state = await pool.read(client, ledger_id)
-    if state.idle:
-        fix = "daybook up"
-        if current_home().running() is not None:
-            fix = f"look at {current_home().logs / 'worker.log'}; daybook down, then daybook up"
-        return [Problem(state.idle, fix)]
-    if state.names_of_others:
-        message = f"{state.names_of_others}: of another Daybook, which leaves our jobs alone"
-        return [Problem(message, "", harmless=True)]
-    return []
+    if state.names_of_others and not state.idle:
+        message = f"{state.names_of_others}: of another Daybook, and runs none of our jobs"
+        return [warning("worker", message)]
+    return findings.worker(state)
 
 
-async def workers_import(client: PrefectClient) -> list[Problem]:
+async def runs(client: PrefectClient) -> list[Finding]:
     """Check that our last finished run, in whichever pool, did not crash before its flow started.
 
     Our own worker cannot run without Daybook. A worker of one of Prefect's own types can: its run
@@ -178,13 +182,14 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort, LogSort
 
-    from daybook.prefect import parameter_schema, states
+    from daybook.jobs.actions import ACTIONS
+    from daybook.prefect import states
     from daybook.prefect.occurrence import belongs_to_other_ledger
 
     ledger_id, _ = await ledger.id_and_jobs()
     ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
     runs = await client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=list(parameter_schema.PROTOTYPES))),
+        flow_filter=FlowFilter(name=FlowFilterName(any_=list(ACTIONS))),
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ended))
         ),
@@ -207,37 +212,52 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
         "daybook"
     )
     fix = "where that worker runs: python -m pip install daybook-*.whl, and start it again"
-    return [Problem(message, fix)]
+    return [problem("runs", message, fix)]
 
 
-def _other_server(address: str) -> Problem | None:
+def _other_server(address: str) -> Finding | None:
     running_url = str((current_home().running() or {}).get("api_url") or "").rstrip("/")
     if not running_url or running_url == address:
         return None
-    message = f"Prefect is {address} here, but this home's `daybook up` works with {running_url}"
-    return Problem(message, _unset_command())
+    message = f"Prefect is {address} here, but this home's `daybook up` uses {running_url}"
+    return problem("prefect", message, unset_command())
 
 
-def _describe_failure(address: str, error: Exception) -> Problem:
+def _describe_failure(address: str, error: Exception) -> Finding:
     import httpx
 
+    if isinstance(error, httpx.TransportError):
+        return _no_answer(address, _error_text(error))
     if not isinstance(error, httpx.HTTPStatusError):
-        if isinstance(error, httpx.TransportError):
-            message = f"Prefect at {address} does not answer: {_error_text(error)}"
-            return Problem(message, f"daybook up; or, to use no other server, {_unset_command()}")
-        return Problem(f"what answers at {address} is no Prefect", _unset_command())
+        return _not_prefect(address)
     code = error.response.status_code
     if code in (401, 403):
-        message = f"Prefect at {address} denies access ({code})"
-        if is_own_server(address):
-            return Problem(message, 'eval "$(daybook env)"')
-        return Problem(message, "export PREFECT_API_AUTH_STRING=<user:password of that server>")
+        return _denied(address, code)
     if code < 500:
-        return Problem(f"what answers at {address} is no Prefect ({code})", _unset_command())
-    return Problem(f"Prefect at {address} answers {code}", "look at its log, and start it again")
+        return _not_prefect(address, f" ({code})")
+    fix = "read the server's log, and restart the server"
+    return problem("prefect", f"Prefect at {address} answers {code}", fix)
 
 
-def _check_version(address: str, version: str) -> list[Problem]:
+def _no_answer(address: str, why: str) -> Finding:
+    message = f"Prefect at {address} does not answer" + (f": {why}" if why else "")
+    fix = f"daybook up; or, to use no other server, {unset_command()}"
+    return problem("prefect", message, fix)
+
+
+def _denied(address: str, code: int) -> Finding:
+    fix = "export PREFECT_API_AUTH_STRING=<user:password of that server>"
+    if is_own_server(address):
+        fix = 'eval "$(daybook env)"'
+    return problem("prefect", f"Prefect at {address} denies access ({code})", fix)
+
+
+def _not_prefect(address: str, code: str = "") -> Finding:
+    message = f"the server at {address} is not Prefect{code}"
+    return problem("prefect", message, unset_command())
+
+
+def _check_version(address: str, version: str) -> list[Finding]:
     from importlib.metadata import PackageNotFoundError
 
     from packaging.version import InvalidVersion, Version
@@ -250,16 +270,10 @@ def _check_version(address: str, version: str) -> list[Problem]:
         if bounds.contains(Version(version), prereleases=True):
             return []
     except InvalidVersion:
-        return [Problem(f"what answers at {address} is no Prefect", _unset_command())]
+        return [_not_prefect(address)]
     message = f"the server at {address} is Prefect {version}, outside of {bounds}"
-    return [Problem(message, f"where that server runs: python -m pip install 'prefect{bounds}'")]
-
-
-def _unset_command() -> str:
-    """Return the command that unsets the user's own setting of a server."""
-    if os.environ.get("PREFECT_API_URL"):
-        return "unset PREFECT_API_URL"
-    return "prefect config unset PREFECT_API_URL"
+    fix = f"where that server runs: python -m pip install 'prefect{bounds}'"
+    return [problem("prefect", message, fix)]
 
 
 def _skew(before: datetime, response: Response, after: datetime) -> timedelta:

@@ -187,7 +187,7 @@ BASE = {"prompt": "Summarise.", "schedule": "0 9 * * *", "name": "refused"}
         ("cron_add", BASE | {"agent": "nobody"}, ["agent: "]),
         ("cron_add", BASE | {"agent": "offline"}, ["agent: "]),
         ("cron_add", BASE | {"model": "gpt-6-luna"}, ["model: ", "allowed: none"]),
-        ("cron_add", BASE | {"schedule": "every 10s"}, ["schedule: it is due every 10s", "5m"]),
+        ("cron_add", BASE | {"schedule": "every 10s"}, ["schedule: is due every 10s", "5m"]),
         ("cron_add", BASE | {"schedule": "30m"}, ["schedule: ", "`every 30m` or `in 30m`"]),
         ("cron_add_webhook", {"url": "http://127.0.0.1/x", "schedule": "@daily"}, ["url: "]),
         ("cron_add_webhook", {"url": "http://10.0.0.5/x", "schedule": "@daily"}, ["url: "]),

@@ -1,4 +1,4 @@
-"""A model at a local server has the tools by pydantic-ai, and docs/mcp.md tells what they said.
+"""The conversation in docs/guides/mcp.md: a model at a local server has the tools by pydantic-ai.
 
 The page holds the conversation as it was; the test has it again and compares, ids, instants and
 durations apart. `WRITE_DOCS=1` in the environment writes the page anew.
@@ -35,7 +35,7 @@ from tests.providers import KEY, Answer, Provider, provider
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-PAGE = Path(__file__).parents[3] / "docs" / "mcp.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "mcp.md"
 BEGIN, END = "<!-- the conversation -->\n", "<!-- its end -->\n"
 
 NAME = "pull-requests"

@@ -122,9 +122,13 @@ async def test_what_is_edited_in_prefect_is_judged_at_the_claim(world: World) ->
     cases: list[tuple[StoredJob, dict[str, Any], str]] = [
         (asking, {"model": "dear"}, 'limits: model: "dear" is not allowed'),
         (asking, {"agent": "default"}, 'limits: agent: "default" is not allowed'),
-        (asking, {"session_key": "ops"}, 'limits: session_key: "ops" is another'),
+        (asking, {"session_key": "ops"}, 'limits: session_key: "ops" belongs to another owner'),
         (asking, {"notify": {"channel": "team"}}, 'limits: channel: "team" is not allowed'),
-        (asking, {"notify": {"channel": "file"}}, 'limits: channel: "file" is the operator'),
+        (
+            asking,
+            {"notify": {"channel": "file"}},
+            'limits: channel: "file" is reserved for the operator',
+        ),
         (asking, {"policy": policy | {"check": {"command": ["touch", "x"]}}}, "limits: check: a c"),
         (calling, {"tool": "wipe"}, 'limits: tool: "wipe" is not allowed'),
         (calling, {"params": {"text": "{{secret:ops}}"}}, 'limits: secret: "ops" is not allowed'),
@@ -185,11 +189,11 @@ async def test_a_smaller_interval_fires_nothing(world: World) -> None:
 
     async def refused() -> bool:
         rows = await world.rows()
-        return sum("limits: schedule: it is due every 1s" in each.reason for each in rows) >= 3
+        return sum("limits: schedule: is due every 1s" in each.reason for each in rows) >= 3
 
     assert await so(refused, 2 * SEEN), (await world.rows(), world.workers.logs())
     assert agent.had == 0
-    assert logged(world, "limits: schedule: it is due every 1s")
+    assert logged(world, "limits: schedule: is due every 1s")
 
 
 async def test_many_runs_asked_for_in_prefect_are_one(working: World) -> None:

@@ -179,7 +179,7 @@ async def test_one_that_the_operator_lets_see_all_finds_all(there: There) -> Non
         with pytest.raises(PrefectUnreachable):
             await jobs.pause("ops")
         # It is still an agent: what it changes stays within its own limits.
-        with pytest.raises(InvalidInput, match=r"schedule: it is due every 1m .*10m or more"):
+        with pytest.raises(InvalidInput, match=r"schedule: is due every 1m .*10m or more"):
             await jobs.edit_job("ops", {"every": "1m"})
         with pytest.raises(InvalidInput, match="model"):
             await jobs.edit_job("ops", {"model": "dear"})

@@ -1,4 +1,4 @@
-"""What docs/programs.md shows can be imported, compiled and called so."""
+"""What docs/guides/programs.md shows can be imported, compiled and called so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import daybook
 from daybook import registry
 from tests.conftest import REPOSITORY
 
-TEXT = (REPOSITORY / "docs" / "programs.md").read_text()
+TEXT = (REPOSITORY / "docs" / "guides" / "programs.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 

@@ -63,8 +63,8 @@ AFAR = timedelta(seconds=90)
         (replace(WELL, away="refused", pool=None), "Prefect does not answer"),
         (replace(WELL, pool=PAUSED), "paused in Prefect: the work pool daybook"),
         (replace(WELL, pool=NOBODY), "no worker is online, so nothing runs"),
-        (replace(WELL, prefect_ahead=-AFAR), "Prefect's clock is 90.0 s behind"),
-        (replace(WELL, ledger_ahead=AFAR), "the ledger's clock is 90.0 s ahead"),
+        (replace(WELL, prefect_ahead=-AFAR), "Prefect's clock is 90.0 s behind this machine's"),
+        (replace(WELL, ledger_ahead=AFAR), "the ledger's clock is 90.0 s ahead of this machine's"),
         (replace(WELL, leader=None), overdue.NO_KEEPER),
         (
             replace(WELL, leader=Leader("", NOW - 2 * TIMING.leader_lease, SEEN)),

@@ -289,9 +289,9 @@ def test_show_of_a_job_says_who_is_told(daybook: Say) -> None:
     assert job["told"] == {"completed": [HOOK], "failed": ["inbox", HOOK]}
     assert job["notify"]["on_fail"] == NOTIFY["on_fail"]
     out = daybook("show", "brief").out
-    told = rf"^  told +completed, failed → {HOOK}\n +failed → inbox$"
+    told = rf"^  notifies +completed, failed → {HOOK}\n +failed → inbox$"
     assert re.search(told, out, re.MULTILINE)
-    assert re.search(r"^  told +failed → inbox$", daybook("show", "quiet").out, re.MULTILINE)
+    assert re.search(r"^  notifies +failed → inbox$", daybook("show", "quiet").out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("run_id")

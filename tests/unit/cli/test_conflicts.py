@@ -66,7 +66,7 @@ def test_it_is_told_wherever_the_job_is(daybook: Any) -> None:
     assert by_name["often"]["conflicts"] == []
     weekly = next(line for line in daybook("list").out.splitlines() if "weekly" in line)
     assert "on, conflict" in weekly
-    assert "`daybook conflicts` shows both sides" in daybook("show", "weekly").out
+    assert "see `daybook conflicts`" in daybook("show", "weekly").out
     assert "rrule FREQ=MONTHLY" in daybook("show", "often").out
     assert daybook("show", "often", "--json").json["prefect_own"] == ["rrule FREQ=MONTHLY"]
 

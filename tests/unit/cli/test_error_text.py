@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daybook.cli import options
-from daybook.cli.options import JobOptions
+from daybook.cli.job_options import JobOptions
 from daybook.jobs.model import FIELDS
 
 pytestmark = pytest.mark.usefixtures("stored")
@@ -38,12 +36,17 @@ ADD: list[tuple[int, list[str], str, list[str]]] = [
     (11, [EVERY, "5m", "--retries", "11"], "--retries", ["10"]),
     (11, [EVERY, "5m", "--retries=-1"], "--retries", ["0"]),
     (11, [EVERY, "5m", "--retry-delay", "6m"], "--retry-delay", ["longer than 5m", "1s to 5m"]),
-    (26, [EVERY, "5m", "--session", "chat"], "--session", ["name the channel"]),
+    (26, [EVERY, "5m", "--session", "chat"], "--session", ["set the channel too"]),
     (28, [EVERY, "5m", "--output-format", "xml"], "--output-format", ["'structured'"]),
     (28, [EVERY, "5m", "--output-format", "structured"], "--output-schema", ["is missing"]),
     (28, [EVERY, "5m", "--output-schema", '{"type": 1}'], "--output-schema", ["--output-format"]),
-    (28, [EVERY, "5m", "--output-schema", "{"], "--output-schema", ["no JSON", "@schema.json"]),
-    (28, [EVERY, "5m", "--output-schema", "[]"], "--output-schema", ["no JSON object"]),
+    (
+        28,
+        [EVERY, "5m", "--output-schema", "{"],
+        "--output-schema",
+        ["not valid JSON", "@schema.json"],
+    ),
+    (28, [EVERY, "5m", "--output-schema", "[]"], "--output-schema", ["not a JSON object"]),
     (28, [EVERY, "5m", "--output-schema", "@/none"], "--output-schema", ["/none", "No such file"]),
     (9, [EVERY, "5m", "--tag", "daybook:mine"], "--tag", ["daybook:"]),
 ]
@@ -81,14 +84,14 @@ def test_a_blank_or_missing_prompt_is_refused(
     daybook: Any, stored: Path, prompt: list[str]
 ) -> None:
     before = rows(stored)
-    check(daybook("add", *prompt, EVERY, "5m"), "PROMPT", ["what the agent is asked"])
+    check(daybook("add", *prompt, EVERY, "5m"), "PROMPT", ["write a prompt for the agent"])
     assert rows(stored) == before
 
 
 def test_a_variable_that_there_is_not_is_refused(daybook: Any, stored: Path) -> None:
     before = rows(stored)
     said = daybook("add", "Dear {{nobody}}", EVERY, "5m")
-    check(said, "PROMPT", ["unknown variable {{nobody}}", "legal: {{due}}, {{job}}"])
+    check(said, "PROMPT", ["unknown variable {{nobody}}", "known: {{due}}, {{job}}"])
     assert rows(stored) == before
 
 
@@ -101,13 +104,13 @@ def test_a_variable_that_there_is_not_is_refused(daybook: Any, stored: Path) -> 
         ([CRON, "0 9 * * *", EVERY, "5m"], "--cron and --every", ["only one"]),
         (["--tz", "Europe/Berln"], "--tz", ["Europe/Berlin"]),
         (["--overlap", "maybe"], "--overlap", ["'skip'", "'queue_all'"]),
-        (["--output-schema", "{"], "--output-schema", ["no JSON", "@schema.json"]),
+        (["--output-schema", "{"], "--output-schema", ["not valid JSON", "@schema.json"]),
         (["--tag", "daybook:mine"], "--tag", ["daybook:"]),
         (["--name", "often"], "--name", ["taken"]),
         (["--prompt", " "], "PROMPT", ["blank"]),
         ([" "], "PROMPT", ["blank"]),
         (["Dear {{nobody}}"], "PROMPT", ["unknown variable {{nobody}}", "{{last_output}}"]),
-        ([], "options", ["none is given"]),
+        ([], "options", ["nothing to change"]),
     ],
 )
 def test_an_edit_that_is_refused_leaves_the_job_untouched(
@@ -119,13 +122,10 @@ def test_an_edit_that_is_refused_leaves_the_job_untouched(
 
 
 def test_every_field_that_acts_can_be_typed() -> None:
-    typed = {field.name.rstrip("_") for field in dataclasses.fields(JobOptions)} | {"prompt"}
-    typed = {
-        options.RENAMED_FIELDS.get(name, name) for name in typed if not name.startswith("check_")
-    }
+    typed = {name.rstrip("_") for name in JobOptions.__annotations__} | {"prompt"}
+    typed = {name for name in typed if not name.startswith("check_")} | {"check"}
     elsewhere = {"file", "gate_agent"}  # `daybook heartbeat on`
-    others = {"enabled", "kind", "notify", "policy", "schedule"} | elsewhere
-    assert typed - {"disabled"} | {"check"} == set(FIELDS) - others
+    assert typed == set(FIELDS) - {"kind", "notify", "policy", "schedule"} - elsewhere
 
 
 def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:

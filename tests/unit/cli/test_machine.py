@@ -74,7 +74,7 @@ def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
     assert said.code == 0
     assert said.err.splitlines()[:6] == [
         "Starting the worker",
-        "Synced with Prefect: 1 created, 0 updated, 0 taken over, 0 removed",
+        "Synced with Prefect: 1 created, 0 updated, 0 imported, 0 removed",
         "! missing in Prefect, created again: again",
         "! changed on both sides, kept the ledger's values: c (schedule)",
         "! edited in Prefect, not imported: d (no such zone)",
@@ -244,7 +244,7 @@ def test_down_says_whether_something_ran(
     monkeypatch.setattr(service_up, "down", down)
     said = daybook("down", "--json")
     assert (said.code, said.json) == (0, {"stopped": ran})
-    assert daybook("down").err == ("Stopped.\n" if ran else "Nothing ran here.\n")
+    assert daybook("down").err == ("Stopped.\n" if ran else "Nothing was running.\n")
 
 
 def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
@@ -288,11 +288,11 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
     found["ready"] = False
     found["keeper"] = {"running": False, "holder": "", "observed_at": None}
     said = daybook("status")
-    assert "keeper    none leads\n" in said.out
-    assert "worker    none is online\n            (another Daybook's: there-2)\n" in said.out
+    assert "keeper    no leader\n" in said.out
+    assert "worker    none online\n            (another Daybook's: there-2)\n" in said.out
     assert f"{FACTS['api_url']}, does not answer\n" in said.out
     found["prefect"] = {"reachable": False, "api_url": None, "ui_url": None}
-    assert re.search(r"prefect +none is known\n", daybook("status").out)
+    assert re.search(r"prefect +no server is known\n", daybook("status").out)
     assert daybook("status").out.startswith("not ready\n")
     said = daybook("status", "--json")
     assert (said.code, said.json) == (1, found)
@@ -301,11 +301,16 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
 def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    well = {"check": "versions", "ok": True, "problem": "", "fix": ""}
-    rain = {"check": "doors", "ok": True, "problem": "it rains", "fix": "an umbrella"}
-    fog = {"check": "ui", "ok": True, "problem": "there is fog", "fix": ""}
-    ill = {"check": "worker", "ok": False, "problem": "none", "fix": "daybook up"}
-    found = [well, rain, fog]
+    def finding(check: str, severity: str, problem: str = "", fix: str = "") -> dict[str, Any]:
+        ok = severity in ("ok", "warning")
+        given = {"severity": severity, "problem": problem, "fix": fix}
+        return {"check": check, "ok": ok} | given
+
+    found = [
+        finding("versions", "ok"),
+        finding("entry points", "warning", "it rains", "an umbrella"),
+        finding("ui", "warning", "there is fog"),
+    ]
 
     async def doctor() -> list[dict[str, Any]]:
         return found
@@ -315,13 +320,17 @@ def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
     assert said.code == 0
     assert said.out.splitlines() == [
         "ok       versions",
-        "ok       doors     it rains; fix: an umbrella",
-        "ok       ui        there is fog",
+        "warning  entry points  it rains; fix: an umbrella",
+        "warning  ui            there is fog",
     ]
-    found.append(ill)
+    found.append(finding("worker", "problem", "none", "daybook up"))
+    found.append(finding("late", "skipped", "not checked, because it rains"))
     said = daybook("doctor")
     assert said.code == 1
-    assert said.out.splitlines()[3] == "problem  worker    none; fix: daybook up"
+    assert said.out.splitlines()[3:] == [
+        "problem  worker        none; fix: daybook up",
+        "skipped  late          not checked, because it rains",
+    ]
     said = daybook("doctor", "--json")
     assert (said.code, said.json) == (1, found)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.api import jobs
-from daybook.cli.options import JobOptions
+from daybook.cli.job_options import JobOptions
 from daybook.errors import InvalidInput
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
@@ -97,7 +97,7 @@ def test_metadata_are_names_and_values() -> None:
     assert JobOptions(metadata=[""]).fields() == {"metadata": {}}
     typed = JobOptions(metadata=['{"team": {"size": 3}, "on": true}', "query=1"])
     assert typed.fields() == {"metadata": {"team": {"size": 3}, "on": True, "query": "1"}}
-    with pytest.raises(InvalidInput, match=r"^metadata: is no JSON"):
+    with pytest.raises(InvalidInput, match=r"^metadata: is not valid JSON"):
         JobOptions(metadata=['{"team"']).fields()
     with pytest.raises(InvalidInput, match=r'^metadata: "blue" has no name \(write name=value\)'):
         JobOptions(metadata=["blue"]).fields()

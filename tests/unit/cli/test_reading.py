@@ -149,7 +149,7 @@ def test_of_a_removed_job_there_is_still_its_history(
     shown = daybook("show", "weekly", "--json").json
     assert (shown["last_run"]["id"], shown["next_due"]) == (run["id"], [])
     assert datetime.fromisoformat(shown["removed_at"]) == MADE
-    assert re.search(r"is +off \(removed\)", daybook("show", "weekly").out)
+    assert re.search(r"state +off \(removed\)", daybook("show", "weekly").out)
     assert daybook("next", "weekly").code == 3
     assert daybook("show", "often", "--json").json["removed_at"] is None
 
@@ -276,9 +276,9 @@ def test_an_error_that_is_the_reason_too_is_said_once(
     [
         (0, None, ""),
         (1, "no answer", ""),  # the last run has said it
-        (1, "no answer at all", "the last: no answer at all"),
+        (1, "no answer at all", "last error: no answer at all"),
         (3, "no answer", "3 in a row"),
-        (3, "no answer at all", "3 in a row, the last: no answer at all"),
+        (3, "no answer at all", "3 in a row, last error: no answer at all"),
     ],
 )
 def test_the_failures_of_a_job_do_not_say_again_what_its_last_run_says(

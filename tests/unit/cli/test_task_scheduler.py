@@ -168,8 +168,8 @@ def test_status_tells_of_tasks_where_there_are_any(tasks: TaskCommands) -> None:
     found = tasks.say("status", "--json").json
     assert (found["tasks"]["starving"], found["tasks"]["attention"]) == (1, 1)
     told = "\n".join(found["problems"])
-    assert "a task needs attention; `daybook task list`" in told
-    assert "a task starves: nobody claims it; `daybook task scheduler backlog`" in told
+    assert "a task needs attention; fix: daybook task list" in told
+    assert "a task starves: nobody claims it; fix: daybook task scheduler backlog" in told
     assert "! nobody came" in tasks("list").out
     checks = [each for each in tasks.say("doctor", "--json").json if each["check"] == "tasks"]
     assert [each["ok"] for each in checks] == [True, True]

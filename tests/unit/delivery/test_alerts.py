@@ -143,7 +143,7 @@ async def test_a_job_that_always_fails(world: World) -> None:
     assert first.body.startswith("brief failed: no network\n")
     assert reminder.body.startswith("brief failed, 7 times in a row: no network\n")
     assert paused.subject == "brief: paused"
-    assert "paused after 10 failures in a row, the last: no network" in paused.body
+    assert "paused after 10 failures in a row, last error: no network" in paused.body
     assert "daybook resume brief" in paused.body.splitlines()[1]
 
 

@@ -1,4 +1,4 @@
-"""What docs/callbacks.md tells receivers is so: its example, and its lines for openssl."""
+"""What docs/guides/callbacks.md tells receivers is so: its example, and its lines for openssl."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from daybook.delivery import backoff
 from tests.conftest import REPOSITORY
 
-TEXT = (REPOSITORY / "docs" / "callbacks.md").read_text()
+TEXT = (REPOSITORY / "docs" / "guides" / "callbacks.md").read_text()
 
 
 def _block(language: str) -> str:

@@ -700,7 +700,7 @@ async def test_rows_are_found_by_run_job_status_and_the_beginning_of_their_id(wo
 async def test_each_field_of_the_body_is_explained_in_the_docs(world: World) -> None:
     stored = await hourly(world, on_complete=DONE)
     await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
-    page = (repository.root() / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    page = (repository.root() / "docs" / "guides" / "callbacks.md").read_text(encoding="utf-8")
     table = page.partition("| field | is |")[2].partition("\n## ")[0]
     columns = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {name for column in columns for name in column.replace("`", " ").split()}

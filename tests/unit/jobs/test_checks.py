@@ -26,12 +26,12 @@ def test_a_job_has_none_unless_it_says_so() -> None:
 @pytest.mark.parametrize(
     ("check", "words"),
     [
-        ({"tool": "a", "prompt": "b"}, "has tool and prompt (only one of these decides)"),
+        ({"tool": "a", "prompt": "b"}, "has tool and prompt (use only one of them)"),
         ({"prompt": "b", "command": ["c"]}, "has prompt and command"),
-        ({"params": {"a": 1}}, "params are a tool's"),
-        ({"tool": "a", "agent": "fast"}, "an agent is asked a prompt"),
-        ({"prompt": " \n"}, "the prompt is blank"),
-        ({"command": [" ", "-x"]}, "the command names no program"),
+        ({"params": {"a": 1}}, "has params but no tool"),
+        ({"tool": "a", "agent": "fast"}, "has an agent but no prompt"),
+        ({"prompt": " \n"}, "has a blank prompt"),
+        ({"command": [" ", "-x"]}, "has a command without a program"),
         ({"prompt": "Is {{it}} late?"}, "unknown variable {{it}}"),
     ],
 )

@@ -45,15 +45,18 @@ def test_it_travels_without_loss() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"prompt": "x"}, "prompt: is an agent prompt's, and this is a heartbeat"),
-        ({"url": "https://x.example"}, "url: is a webhook's, and this is a heartbeat"),
-        ({"file": " "}, "file: '' is no file's name (write one such as HEARTBEAT.md)"),
-        ({"file": "a\nb"}, "file: 'a\\nb' is no file's name"),
+        ({"prompt": "x"}, "prompt: applies to agent prompts, and this job is a heartbeat"),
+        ({"url": "https://x.example"}, "url: applies to webhooks, and this job is a heartbeat"),
+        ({"file": " "}, "file: '' is not a file name (use one such as HEARTBEAT.md)"),
+        ({"file": "a\nb"}, "file: 'a\\nb' is not a file name"),
         ({"agent": " "}, "agent: is blank"),
         ({"gate_agent": "x" * 101}, "gate_agent: is too long"),
-        ({"session": "chat"}, "session: chat is the conversation of a channel"),
-        ({"session": "new", "session_key": "a"}, "session_key: a named session is always reused"),
-        ({"session_key": "job:1"}, 'session_key: "job:1" is Daybook\'s own'),
+        ({"session": "chat"}, "session: chat needs a channel"),
+        (
+            {"session": "new", "session_key": "a"},
+            "session_key: cannot be combined with session new",
+        ),
+        ({"session_key": "job:1"}, 'session_key: "job:1" is reserved'),
     ],
 )
 def test_refused(fields: dict[str, Any], text: str) -> None:
@@ -63,7 +66,9 @@ def test_refused(fields: dict[str, Any], text: str) -> None:
 
 
 def test_the_others_have_no_file() -> None:
-    with pytest.raises(InvalidInput, match=r"^file: is a heartbeat's, and this is an agent prompt"):
+    with pytest.raises(
+        InvalidInput, match=r"^file: applies to heartbeats, and this job is an agent prompt"
+    ):
         new_job(now=NOW, prompt="x", every="1h", file="x.md")
 
 

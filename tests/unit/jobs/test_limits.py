@@ -71,16 +71,20 @@ def test_within(fields: dict[str, Any], given: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "given", "told"),
     [
-        ({"agent": "writer"}, {}, 'agent: "writer" is not allowed to agents here (allowed: defau'),
+        ({"agent": "writer"}, {}, 'agent: "writer" is not allowed for agents here (allowed: defau'),
         ({"agent": "Default"}, {}, 'agent: "Default"'),
         ({"agent": "block/default"}, {}, 'agent: "block/default"'),
-        ({"model": "dear"}, {}, 'model: "dear" is not allowed to agents here (allowed: none)'),
-        ({"every": "59s"}, {}, "schedule: it is due every 59s (legal for an agent's job: 1m or m"),
-        ({"cron": "*/5 * * * * *"}, {}, "schedule: it is due every 5s"),
+        ({"model": "dear"}, {}, 'model: "dear" is not allowed for agents here (allowed: none)'),
+        (
+            {"every": "59s"},
+            {},
+            "schedule: is due every 59s, which is too often for an agent's job (",
+        ),
+        ({"cron": "*/5 * * * * *"}, {}, "schedule: is due every 5s"),
         # Within one minute of the year, and with hours that let one of a hundred pass.
-        ({"cron": "0,1 0 3 24 12 *"}, {}, "schedule: it is due every 1s"),
-        ({"cron": "* * * * * *", "active_hours": "03:00-03:01"}, {}, "schedule: it is due every 1"),
-        ({"cron": "59,0 * * * *"}, {"min_interval": "2m"}, "schedule: it is due every 1m"),
+        ({"cron": "0,1 0 3 24 12 *"}, {}, "schedule: is due every 1s"),
+        ({"cron": "* * * * * *", "active_hours": "03:00-03:01"}, {}, "schedule: is due every 1"),
+        ({"cron": "59,0 * * * *"}, {"min_interval": "2m"}, "schedule: is due every 1m"),
         ({"tool": "search.find"}, {}, 'tool: "search.find"'),
         (
             {"tool": "https://m.example/x#t"},
@@ -91,17 +95,21 @@ def test_within(fields: dict[str, Any], given: dict[str, Any]) -> None:
         ({"url": "https://a.example.org@b.org/"}, {"hosts": ("a.*",)}, 'url: "b.org"'),
         ({"channel": "team"}, {"channels": ("inbox",)}, 'channel: "team"'),
         ({"channel": "t", "chat_id": "42"}, {"chats": ("7", "-1*")}, 'chat_id: "42" is not all'),
-        ({"channel": "file"}, {}, 'channel: "file" is the operator\'s'),
-        ({"channel": "console"}, {"channels": ("console",)}, 'channel: "console" is the operat'),
+        ({"channel": "file"}, {}, 'channel: "file" is reserved for the operator'),
+        ({"channel": "console"}, {"channels": ("console",)}, 'channel: "console" is reserved'),
         ({"on_complete": "https://b.org"}, {"hosts": ("a",)}, 'on_complete: "b.org"'),
         ({"on_fail": "https://b.org"}, {"hosts": ("a",)}, 'on_fail: "b.org"'),
-        ({"check": {"command": ("true",)}}, {}, "check: a command is the operator's"),
+        ({"check": {"command": ("true",)}}, {}, "check: only the operator can set a command"),
         ({"check": {"tool": "look"}}, {}, 'check: "look"'),
         ({"check": {"prompt": "?", "agent": "dear"}}, {}, 'check: "dear"'),
         ({"tool": "t", "check": {"prompt": "?"}}, {"tools": ("t",), "agents": ()}, 'check: "def'),
-        ({"session_key": "ops"}, {}, 'session_key: "ops" is another\'s'),
-        ({"session_key": "scouts"}, {}, 'session_key: "scouts" is another\'s'),
-        ({"session": "chat", "channel": "team"}, {}, 'session: "chat" reads what others said in'),
+        ({"session_key": "ops"}, {}, 'session_key: "ops" belongs to another owner'),
+        ({"session_key": "scouts"}, {}, 'session_key: "scouts" belongs to another'),
+        (
+            {"session": "chat", "channel": "team"},
+            {},
+            'session: "chat" would read the messages of others in',
+        ),
         ({"session": "chat", "channel": "team"}, {"channels": ("tea*",)}, 'session: "chat"'),
         (
             {"url": "https://x.example.org", "headers": {"Authorization": "{{secret:ops}}"}},
@@ -114,7 +122,7 @@ def test_within(fields: dict[str, Any], given: dict[str, Any]) -> None:
             'secret: "',
         ),
         ({"check": {"tool": "t", "params": {"a": "{{secret:s}}"}}}, {"tools": ("t",)}, "secret"),
-        ({"kind": "heartbeat"}, {}, 'kind: "heartbeat" is the operator\'s'),
+        ({"kind": "heartbeat"}, {}, "kind: only the operator can add a job of the kind heartbeat"),
     ],
 )
 def test_beyond(fields: dict[str, Any], given: dict[str, Any], told: str) -> None:
@@ -142,7 +150,7 @@ def test_where_the_clock_and_the_calendar_begin_anew() -> None:
     # 59 of an even hour is an hour before 0 of the next but one; 6, 5 (54 to 59) within the hour.
     made = job(cron=f"{minutes} {hours} * * *")
     assert limits.smallest_interval(made, NOW) == timedelta(minutes=1)
-    told = "schedule: it is due every 1m (legal for an agent's job: 2m or more apart"
+    told = "schedule: is due every 1m, which is too often for an agent's job"
     assert refusal(made, min_interval="2m").startswith(told)
     monthly = job(cron="0,30 0,23 1,31 * *")  # half an hour everywhere
     assert limits.smallest_interval(monthly, NOW) == timedelta(minutes=30)

@@ -86,66 +86,73 @@ def test_names_that_are_taken() -> None:
     assert make(taken=taken).name == "Say hello-3"
     with pytest.raises(InvalidInput) as caught:
         make(taken=taken, name="Brief")
-    assert str(caught.value) == 'name: "Brief" is taken (free is "Brief-2")'
+    assert str(caught.value) == 'name: "Brief" is taken ("Brief-2" is free)'
 
 
-KEY = "session_key: is not legal (at most 100 characters, without blanks around)"
+KEY = "session_key: is not a valid key (use at most 100 characters, without spaces at the ends)"
 REFUSALS = [
-    ({"prompt": " \n"}, "prompt: is blank (write what the agent is asked)"),
-    ({"prompt": None}, "prompt: is missing (write what the agent is asked)"),
+    ({"prompt": " \n"}, "prompt: is blank (write a prompt for the agent)"),
+    ({"prompt": None}, "prompt: is missing (write a prompt for the agent)"),
     ({"prompt": 5}, "prompt: input should be a valid string"),
     ({"agent": " "}, "agent: is blank (name an agent, such as default)"),
     (
         {"session": "new", "session_key": "k"},
-        "session_key: a named session is always reused (leave out session)",
+        "session_key: cannot be combined with session new (leave session at reuse)",
     ),
     ({"session_key": " k"}, KEY),
     ({"session_key": "k" * 101}, KEY),
     (
         {"session_key": "job:other"},
-        'session_key: "job:other" is Daybook\'s own (not chat:… or job:… or run:…)',
+        'session_key: "job:other" is reserved for Daybook '
+        "(do not start it with one of chat:, job:, run:)",
     ),
     (
         {"session_key": "run:1"},
-        'session_key: "run:1" is Daybook\'s own (not chat:… or job:… or run:…)',
+        'session_key: "run:1" is reserved for Daybook '
+        "(do not start it with one of chat:, job:, run:)",
     ),
     ({"session": "old"}, "session: 'old' is not valid (use 'reuse', 'new' or 'chat')"),
     (
         {"kind": "shell"},
-        "kind: 'shell' is not legal (legal: agent-prompt, webhook, tool-call, heartbeat)",
+        "kind: 'shell' is not a kind (use agent-prompt, webhook, tool-call, heartbeat)",
     ),
     ({"name": ""}, "name: is blank (use 1 to 100 characters)"),
-    ({"name": 5}, "name: 5 is no text"),
+    ({"name": 5}, "name: 5 is not a string"),
     (
         {"metadata": "a"},
-        "metadata: 'a' is no object (write an object, such as {\"team\": \"blue\"})",
+        "metadata: 'a' is not an object (use an object such as {\"team\": \"blue\"})",
     ),
-    ({"metadata": {" ": 1}}, "metadata: a name is blank"),
+    ({"metadata": {" ": 1}}, "metadata: has a blank key"),
     (
         {"metadata": {"a": {"b": {1}}}},
-        "metadata: {1} is no JSON (write texts, numbers, true, null)",
+        "metadata: {1} is not valid JSON (use strings, numbers, booleans and null)",
     ),
-    ({"metadata": {"a": [float("inf")]}}, "metadata: inf is no JSON (write a number, or null)"),
+    (
+        {"metadata": {"a": [float("inf")]}},
+        "metadata: inf is not valid JSON (use a finite number, or null)",
+    ),
     (
         {"metadata": {"a\0": 1}},
-        "metadata: a text holds what no database keeps (no NUL, no surrogates)",
+        "metadata: contains characters that a database cannot store "
+        "(remove NUL characters and surrogates)",
     ),
     (
         {"metadata": {"a": "x" * 10_000}},
-        "metadata: is too long (legal: at most 10,000 characters)",
+        "metadata: is too long (use at most 10,000 characters)",
     ),
     ({"tags": ["a", " "]}, "tags: a tag is blank"),
-    ({"tags": "a"}, "tags: is one text (write a list of texts)"),
-    ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is Daybook\'s own (not daybook:…)'),
+    ({"tags": "a"}, "tags: is a string (use a list of strings)"),
+    ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is reserved for Daybook '
+        "(do not start a tag with daybook:)"),
     ({"enabled": "maybe"}, "enabled: input should be a valid boolean, unable to interpret input"),
     ({"cron": None}, "schedule: none is given (give one of cron, every, at, or say on_demand)"),
     (
         {"every": "5m"},
         "cron and every: only one of these can be given (cron, every, at or on_demand)",
     ),
-    ({"schedule": "every 5m"}, "cron and schedule: only one of these can be given"),
-    ({"cron": 5}, "cron: 5 is no text"),
-    ({"on_demand": "yes"}, "on_demand: 'yes' is not legal (legal: true)"),
+    ({"schedule": "every 5m"}, "cron and schedule: cannot be combined (use only one of them)"),
+    ({"cron": 5}, "cron: 5 is not a string"),
+    ({"on_demand": "yes"}, "on_demand: 'yes' is not a boolean (use true)"),
     (
         {"timezone": "europe/berlin"},
         'timezone: unknown zone "europe/berlin" (did you mean Europe/Berlin?)',
@@ -155,7 +162,7 @@ REFUSALS = [
         "overlap: 'both' is not valid "
         "(use 'skip', 'queue_one', 'queue_all', 'cancel_running' or 'allow')",
     ),
-    ({"policy": "short"}, "policy: 'short' is no object (write fields such as timeout)"),
+    ({"policy": "short"}, "policy: 'short' is not an object (use fields such as timeout)"),
     ({"policy": {"timeuot": "1m"}}, "timeuot: unknown field (did you mean timeout?)"),
     ({"promt": "x"}, "promt: unknown field (did you mean prompt?)"),
     (
@@ -207,9 +214,9 @@ def test_parameters_carry_action_policy_and_notify_without_loss() -> None:
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        ({}, "prompt: is missing (write what the agent is asked)"),
+        ({}, "prompt: is missing (write a prompt for the agent)"),
         ({"prompt": "x", "agnet": "y"}, "agnet: unknown field (did you mean agent?)"),
-        ({"prompt": ""}, "prompt: is blank (write what the agent is asked)"),
+        ({"prompt": ""}, "prompt: is blank (write a prompt for the agent)"),
     ],
 )
 def test_parameters_that_are_refused(parameters: dict[str, object], text: str) -> None:
@@ -273,18 +280,18 @@ def test_names_in_an_edit() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"prompt": " "}, "prompt: is blank (write what the agent is asked)"),
-        ({"prompt": "{{nobody}}"}, "prompt: unknown variable {{nobody}} (legal: {{due}}, "),
+        ({"prompt": " "}, "prompt: is blank (write a prompt for the agent)"),
+        ({"prompt": "{{nobody}}"}, "prompt: unknown variable {{nobody}} (known: {{due}}, "),
         ({"cron": "0 0 30 2 *"}, 'cron: "0 0 30 2 *" never fires'),
         ({"cron": "@daily", "every": "5m"}, "cron and every: only one of these can be given"),
         ({"at": "2020-01-01T00:00:00Z"}, "at: 2020-01-01T01:00:00+01:00 (Europe/Berlin) is in the"),
         ({"timezone": "Mars"}, 'timezone: unknown zone "Mars"'),
         ({"description": "new", "timeout": "0s"}, 'timeout: "0s" is zero'),
         ({"name": "", "prompt": "new"}, "name: is blank"),
-        ({"kind": "heartbeat"}, "kind: cannot be changed (make a new job)"),
-        ({"kind": "tool-call"}, "kind: cannot be changed (make a new job)"),
-        ({"kind": "webhook"}, "kind: cannot be changed (make a new job)"),
-        ({"url": "https://x.example"}, "url: is a webhook's, and this is an agent prompt"),
+        ({"kind": "heartbeat"}, "kind: cannot be changed (add a new job instead)"),
+        ({"kind": "tool-call"}, "kind: cannot be changed (add a new job instead)"),
+        ({"kind": "webhook"}, "kind: cannot be changed (add a new job instead)"),
+        ({"url": "https://x.example"}, "url: applies to webhooks, and this job is an agent prompt"),
         ({"titel": "x"}, "titel: unknown field"),
     ],
 )

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.jobs import notify as notifications
 from daybook.jobs.model import Job, edit, new_job
 from daybook.jobs.notify import Notify
 from tests.notifications import DEFAULT
@@ -52,7 +51,7 @@ def test_each_field_is_taken_flat_and_kept() -> None:
     )
     assert Notify.model_validate(told.model_dump(mode="json")) == told
     assert make(notify=told.model_dump(mode="json")).notify == told
-    assert set(fields) == set(notifications.FIELDS)
+    assert set(fields) == set(Notify.model_fields)
 
 
 def test_a_field_given_beside_the_object_wins() -> None:
@@ -63,28 +62,28 @@ def test_a_field_given_beside_the_object_wins() -> None:
 
 REFUSALS: list[tuple[dict[str, object], str]] = [
     ({"events": ["done"]}, "events: 'done' is not valid"),
-    ({"events": ["failed", "failed"]}, "events: one is there twice (legal: completed, failed"),
-    ({"chat_id": "42"}, "chat_id: there is no channel (name the channel as well)"),
-    ({"on_complete": "ops.example.org"}, "on_complete: is no web address (write one such as"),
-    ({"on_fail": "ftp://ops.example.org/x"}, "on_fail: is no web address"),
-    ({"on_complete": "http://[/"}, "on_complete: is no web address (write one such as"),
-    ({"on_fail": "http://[x]/"}, "on_fail: is no web address"),
-    ({"on_fail": f"{HOOK}/{{{{secret:x}}}}"}, "on_fail: is no address of a callback"),
-    ({"on_fail": HOOK + "x" * 10_000}, "on_fail: is no address of a callback (plain, at most"),
+    ({"events": ["failed", "failed"]}, "events: contains a duplicate (name each event once"),
+    ({"chat_id": "42"}, "chat_id: needs a channel (set the channel too)"),
+    ({"on_complete": "ops.example.org"}, "on_complete: is not a valid URL (use one such as"),
+    ({"on_fail": "ftp://ops.example.org/x"}, "on_fail: is not a valid URL"),
+    ({"on_complete": "http://[/"}, "on_complete: is not a valid URL (use one such as"),
+    ({"on_fail": "http://[x]/"}, "on_fail: is not a valid URL"),
+    ({"on_fail": f"{HOOK}/{{{{secret:x}}}}"}, "on_fail: is not a valid callback URL"),
+    ({"on_fail": HOOK + "x" * 10_000}, "on_fail: is not a valid callback URL (use at most"),
     (
         {"on_complete": HOOK, "events": ["failed"]},
-        "on_complete: completed is not among the events (add it)",
+        "on_complete: needs the event completed (add it to the events)",
     ),
     (
         {"on_fail": HOOK, "events": ["completed"]},
-        "on_fail: none of its events is among the events (add one of failed, cancelled, missed)",
+        "on_fail: needs one of the events failed, cancelled, missed",
     ),
     ({"template": "Dear {{nobody}}"}, "template: unknown variable {{nobody}}"),
     ({"template": "{{prompt}}"}, "template: unknown variable {{prompt}}"),
     ({"channel": "x" * 201}, "channel: "),
     ({"progress": "soon"}, "progress: "),
     ({"notify": {"chan": "team"}}, "chan: unknown field (did you mean channel?)"),
-    ({"notify": "team"}, "notify: 'team' is no object"),
+    ({"notify": "team"}, "notify: 'team' is not an object"),
 ]
 
 
@@ -112,7 +111,7 @@ def test_an_edit_changes_only_what_is_given() -> None:
 
 def test_a_conversation_of_a_channel_needs_the_channel() -> None:
     assert make(session="chat", channel="team").notify.channel == "team"
-    job, words = make(session="chat", channel="team"), "^session: chat is the conversation of a"
+    job, words = make(session="chat", channel="team"), "^session: chat needs a channel"
     with pytest.raises(InvalidInput, match=words):
         make(session="chat")
     with pytest.raises(InvalidInput, match=words):

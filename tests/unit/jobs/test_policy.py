@@ -88,9 +88,9 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
         ),
         (
             {"retry_delay": "5m1s"},
-            'retry_delay: "5m1s" is longer than 5m (legal: 1s to 5m)',
+            'retry_delay: "5m1s" is longer than 5m (use 1s to 5m)',
         ),
-        ({"retry_delay": "2h"}, 'retry_delay: "2h" is longer than 5m (legal: 1s to 5m)'),
+        ({"retry_delay": "2h"}, 'retry_delay: "2h" is longer than 5m (use 1s to 5m)'),
         (
             {"on_lost": "retry"},
             "on_lost: 'retry' is not valid (use 'unknown' or 'rerun')",

@@ -28,7 +28,7 @@ def test_only_its_variables_are_filled_in(prompt: str, rendered: str | None) -> 
     assert prompts.render(prompt, VALUES) == (prompt if rendered is None else rendered)
 
 
-LEGAL = "legal: {{due}}, {{job}}, {{last_output}}"
+LEGAL = "known: {{due}}, {{job}}, {{last_output}}"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from daybook.jobs.actions import MAX_BODY_LENGTH, MAX_DEPTH, MAX_TOOL_NAME_LENGT
 from daybook.jobs.model import Job, edit, new_job, normal_parameters
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
-SAID = " (write name, server.tool, or https://host/path#tool)"
+SAID = " (use name, server.tool, or https://host/path#tool)"
 
 
 def make(**fields: Any) -> Job:
@@ -64,60 +64,67 @@ def test_a_name_from_the_tool(tool: str, name: str) -> None:
     assert make(tool=tool).name == name
 
 
-TOO_LONG = f"tool: is too long (legal: at most {MAX_TOOL_NAME_LENGTH} characters)"
-NO_JSON = " (write texts, numbers, true, null)"
+TOO_LONG = f"tool: is too long (use at most {MAX_TOOL_NAME_LENGTH} characters)"
+NO_JSON = " (use strings, numbers, booleans and null)"
 
 
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
         ({"tool": " "}, f"tool: is blank{SAID}"),
-        ({"tool": "a\nb"}, f"tool: is not legal{SAID}"),
-        ({"tool": "a\u202eb"}, f"tool: is not legal{SAID}"),
-        ({"tool": "https://x.example/mcp"}, f"tool: is an address that names no tool{SAID}"),
-        ({"tool": "http://x.example/mcp#"}, f"tool: is an address that names no tool{SAID}"),
-        ({"tool": "http://[/#tool"}, f"tool: is no web address{SAID}"),
-        ({"tool": "https://\u2100.com/mcp#tool"}, f"tool: is no web address{SAID}"),
+        ({"tool": "a\nb"}, f"tool: has invalid characters{SAID}"),
+        ({"tool": "a\u202eb"}, f"tool: has invalid characters{SAID}"),
+        ({"tool": "https://x.example/mcp"}, f"tool: is a URL without a tool{SAID}"),
+        ({"tool": "http://x.example/mcp#"}, f"tool: is a URL without a tool{SAID}"),
+        ({"tool": "http://[/#tool"}, f"tool: is not a valid URL{SAID}"),
+        ({"tool": "https://\u2100.com/mcp#tool"}, f"tool: is not a valid URL{SAID}"),
         ({"tool": "t" * (MAX_TOOL_NAME_LENGTH + 1)}, TOO_LONG),
         ({"tool": 5}, "tool: input should be a valid string"),
         ({"params": []}, "params: input should be a valid dictionary"),
-        ({"params": {"a": float("nan")}}, "params: nan is no JSON (write a number, or null)"),
-        ({"params": {"a": [-float("inf")]}}, "params: -inf is no JSON (write a number, or null)"),
+        (
+            {"params": {"a": float("nan")}},
+            "params: nan is not valid JSON (use a finite number, or null)",
+        ),
+        (
+            {"params": {"a": [-float("inf")]}},
+            "params: -inf is not valid JSON (use a finite number, or null)",
+        ),
         (
             {"params": {"a": 2**63}},
-            "params: 9223372036854775808 has more than 64 bits (write it as a text)",
+            "params: 9223372036854775808 has more than 64 bits (use a string instead)",
         ),
-        ({"params": {"a": {1: 2}}}, "params: 1 is no name (write a text)"),
-        ({"params": {"a": (1,)}}, f"params: (1,) is no JSON{NO_JSON}"),
+        ({"params": {"a": {1: 2}}}, "params: the key 1 is not a string (use strings as keys)"),
+        ({"params": {"a": (1,)}}, f"params: (1,) is not valid JSON{NO_JSON}"),
         (
             {"params": {"a": "x\0"}},
-            "params: a text holds what no database keeps (no NUL, no surrogates)",
+            "params: contains characters that a database cannot store "
+            "(remove NUL characters and surrogates)",
         ),
         (
             {"params": {"a": [{"__prefect_kind": "json"}]}},
-            'params: "__prefect_kind" is Prefect\'s own word (leave it out)',
+            'params: the key "__prefect_kind" is reserved for Prefect (remove it)',
         ),
         (
             {"params": nested(MAX_DEPTH + 1)},
-            f"params: is nested too deeply (legal: at most {MAX_DEPTH} levels)",
+            f"params: is nested too deeply (use at most {MAX_DEPTH} levels)",
         ),
         (
             {"params": {"a": "x" * MAX_BODY_LENGTH}},
-            f"params: is too long (legal: at most {MAX_BODY_LENGTH:,} characters)",
+            f"params: is too long (use at most {MAX_BODY_LENGTH:,} characters)",
         ),
         (
             {"prompt": "x"},
-            "prompt and tool: only one of these can be given (a job does one thing)",
+            "prompt and tool: cannot be combined (use only one of them)",
         ),
         (
             {"url": "https://x.example"},
-            "url and tool: only one of these can be given (a job does one thing)",
+            "url and tool: cannot be combined (use only one of them)",
         ),
-        ({"body": "x"}, "body: is a webhook's, and this is a tool call (leave it out)"),
-        ({"tool": None, "kind": "call_tool"}, "tool: is missing (write the tool that is called)"),
+        ({"body": "x"}, "body: applies to webhooks, and this job is a tool call (leave it out)"),
+        ({"tool": None, "kind": "call_tool"}, "tool: is missing (name the tool to call)"),
         (
             {"tool": None, "prompt": "x", "params": {}},
-            "params: is a tool call's, and this is an agent prompt (leave it out)",
+            "params: applies to tool calls, and this job is an agent prompt (leave it out)",
         ),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:40],

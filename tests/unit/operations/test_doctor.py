@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.home import Home
 from daybook.operations import doctor
-from daybook.operations.checks import Problem
+from daybook.operations.findings import Finding, problem, warning
 from tests.unit.operations.checks.test_installation import installed
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +38,7 @@ async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -
     found = await doctor.doctor()
     assert [each["check"] for each in found] == [
         "versions",
-        "doors",
+        "entry points",
         "worker imports",
         "settings",
         "plugins",
@@ -49,6 +49,8 @@ async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -
         "ledger",
         "ledger key",
         "sync",
+        "jobs",
+        "leases",
         "one prefect",
         "ledger clock",
         "outbox",
@@ -72,10 +74,10 @@ async def test_open_modes_are_seen_before_they_are_mended(
 async def test_a_check_that_fails_itself_hides_no_other(
     nowhere: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> list[Problem]:
+    def broken() -> list[Finding]:
         raise ModuleNotFoundError("No module named 'cyclops'")
 
-    async def sound() -> list[Problem]:
+    async def sound() -> list[Finding]:
         return []
 
     monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("first", broken), ("second", sound)))
@@ -88,13 +90,49 @@ async def test_a_check_that_fails_itself_hides_no_other(
 async def test_a_harmless_problem_is_told_and_ok(
     nowhere: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def told() -> list[Problem]:
-        return [Problem("it rains", "an umbrella", harmless=True), Problem("it burns", "water")]
+    def told() -> list[Finding]:
+        return [
+            warning("weather", "it rains", "an umbrella"),
+            problem("weather", "it burns", "water"),
+        ]
 
     monkeypatch.setattr(doctor, "LOCAL_CHECKS", (("weather", told),))
     rain, fire = of(await doctor.doctor(), "weather")
-    assert (rain["ok"], rain["problem"], rain["fix"]) == (True, "it rains", "an umbrella")
-    assert (fire["ok"], fire["problem"], fire["fix"]) == (False, "it burns", "water")
+    assert rain == {
+        "check": "weather",
+        "ok": True,
+        "severity": "warning",
+        "problem": "it rains",
+        "fix": "an umbrella",
+    }
+    assert (fire["ok"], fire["severity"], fire["problem"]) == (False, "problem", "it burns")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", None])
+async def test_without_a_prefect_its_checks_are_listed_as_not_checked(
+    daybook_home: Home, address: str | None
+) -> None:
+    with temporary_settings({PREFECT_API_URL: address}):
+        found = await doctor.doctor()
+    (server,) = of(found, "prefect")
+    assert (server["ok"], server["severity"]) == (False, "problem")
+    skipped = [each for each in found if each["severity"] == "skipped"]
+    assert [each["check"] for each in skipped] == [name for name, _ in doctor.PREFECT_CHECKS]
+    for each in skipped:
+        assert (each["ok"], each["fix"]) == (False, "")
+        assert each["problem"].startswith("not checked, because ")
+
+
+async def test_where_the_ledger_is_broken_its_checks_are_listed_as_not_checked(
+    nowhere: Home,
+) -> None:
+    (nowhere.path / "ledger.db").write_text("no database" * 100)
+    found = await doctor.doctor()
+    (ledger,) = of(found, "ledger")
+    assert ledger["severity"] == "problem"
+    assert [each["check"] for each in found if each["severity"] == "skipped"] == [
+        name for name, _ in doctor.LEDGER_CHECKS[1:]
+    ]
 
 
 async def test_a_home_in_the_way_of_a_file_is_a_finding_and_no_crash(

@@ -24,6 +24,7 @@ from daybook.ledger.tables import OutboxRow
 from daybook.operations import outbox_status as told
 from daybook.operations import status
 from daybook.operations.checks import delivery
+from daybook.operations.findings import Severity
 from daybook.resources import secrets
 from daybook.runs import claims
 
@@ -104,7 +105,7 @@ async def test_where_nothing_is_told_nothing_is_wrong(ledger: Ledger) -> None:
         "unread": 0,
         "unread_alerts": 0,
     }
-    assert not about(found["problems"], "nobody sends")
+    assert not about(found["problems"], "no process sends")
     assert not about(found["problems"], "unread")
     assert await delivery.outbox() == []
 
@@ -119,11 +120,11 @@ async def test_what_could_be_sent_and_is_not_is_told(ledger: Ledger) -> None:
     found = await status.status()
     assert found["outbox"]["pending"] == 2
     assert datetime.fromisoformat(found["outbox"]["oldest_pending_at"]) == now - 2 * LONG
-    since = f"since {(now - LONG):%Y-%m-%dT%H:%M:%S}Z, and nobody sends them"
+    since = f"since {(now - LONG):%Y-%m-%dT%H:%M:%S}Z, and no process sends them"
     assert len(about(found["problems"], since, "daybook keeper")) == 1
     (problem,) = await delivery.outbox()
-    assert since in problem.what
-    assert ("daybook keeper" in problem.fix, problem.harmless) == (True, False)
+    assert since in problem.message
+    assert ("daybook keeper" in problem.fix, problem.severity) == (True, Severity.PROBLEM)
 
 
 async def test_a_backlog_that_somebody_is_at_is_no_problem(ledger: Ledger) -> None:
@@ -133,13 +134,13 @@ async def test_a_backlog_that_somebody_is_at_is_no_problem(ledger: Ledger) -> No
 
     await sending.claim(ledger, "a keeper", most=1)
 
-    assert not about((await status.status())["problems"], "nobody sends")
+    assert not about((await status.status())["problems"], "no process sends")
     assert await delivery.outbox() == []
 
 
 async def test_what_is_on_its_way_is_no_problem(ledger: Ledger) -> None:
     await ask(ledger, "due", ledger.now())
-    assert not about((await status.status())["problems"], "nobody sends")
+    assert not about((await status.status())["problems"], "no process sends")
     assert await delivery.outbox() == []
 
 
@@ -161,7 +162,7 @@ async def test_a_listener_that_is_away_is_no_problem(ledger: Ledger) -> None:
         )
     found = await status.status()
     assert found["outbox"]["pending"] == 1
-    assert not about(found["problems"], "nobody sends")
+    assert not about(found["problems"], "no process sends")
     assert await delivery.outbox() == []
 
 
@@ -177,7 +178,7 @@ async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None
     assert datetime.fromisoformat(paused["paused_until"]) > ledger.now()
     assert len(about(found["problems"], HOOK, "5 times in a row", "it was 500")) == 1
     (problem,) = await delivery.outbox()
-    assert HOOK in problem.what
+    assert HOOK in problem.message
     assert "daybook callbacks retry" in problem.fix
 
 
@@ -194,9 +195,9 @@ def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("until", "said"),
     [
-        (timedelta(minutes=5), "the next try is at 2026-11-20 21:05:00: it was 500"),
-        (timedelta(0), "the next try is due now: it was 500"),
-        (timedelta(minutes=-5), "the next try is due now: it was 500"),
+        (timedelta(minutes=5), "the next attempt is at 2026-11-20 21:05:00: it was 500"),
+        (timedelta(0), "the next attempt is due now: it was 500"),
+        (timedelta(minutes=-5), "the next attempt is due now: it was 500"),
     ],
 )
 @pytest.mark.usefixtures("in_tokyo")
@@ -205,8 +206,9 @@ def test_the_next_try_is_told_by_this_machines_clock_and_never_in_the_past(
 ) -> None:
     noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
     paused = {"lane": HOOK, "failures": 5, "error": "it was 500", "paused_until": noon + until}
-    (line,) = told.OutboxStatus({"paused": [paused]}, "", None, noon).paused_destinations()
-    assert line == f"{HOOK} took nothing 5 times in a row, {said}"
+    health = {"paused": [paused], "unread_alerts": 0, "failed": 0}
+    (found,) = told.OutboxStatus(health, "", None, noon).findings()
+    assert found.message == f"delivery to {HOOK} failed 5 times in a row, {said}"
 
 
 async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger) -> None:
@@ -265,17 +267,17 @@ async def test_what_failed_for_good_is_an_alert_until_it_was_read(ledger: Ledger
     found = await status.status()
 
     assert (found["outbox"]["failed"], found["outbox"]["unread_alerts"]) == (1, 1)
-    assert len(about(found["problems"], "an unread alert: undelivered: 1", "daybook inbox")) == 1
+    assert len(about(found["problems"], "1 unread alert: undelivered: 1", "daybook inbox")) == 1
     unread, failed = await delivery.outbox()
-    assert unread.harmless
-    assert failed.harmless
+    assert unread.severity is Severity.WARNING
+    assert failed.severity is Severity.WARNING
     assert "daybook callbacks list --status failed" in failed.fix
 
     await history.mark_read(ledger)
     found = await status.status()
     assert (found["outbox"]["failed"], found["outbox"]["unread_alerts"]) == (1, 0)
     assert not about(found["problems"], "unread")
-    assert [each.what for each in await delivery.outbox()] == [failed.what]
+    assert [each.message for each in await delivery.outbox()] == [failed.message]
 
 
 async def test_of_several_alerts_the_last_is_named_and_answers_are_none(ledger: Ledger) -> None:
@@ -290,6 +292,23 @@ async def test_of_several_alerts_the_last_is_named_and_answers_are_none(ledger: 
     assert len(told) == 1
 
 
+async def test_a_failure_is_reported_once_beside_its_alert(ledger: Ledger) -> None:
+    async with ledger.write() as session:
+        row = (await store.find(session, "brief")).row
+        row.consecutive_failures, row.last_error = 1, "no answer"
+        session.add(row)
+    await alert(ledger, "failed", "brief: failed")
+
+    found = (await status.status())["problems"]
+
+    assert [each for each in found if "brief" in each and "failed" in each] == [
+        "brief failed once: no answer"
+    ]
+    assert len(about(found, "1 unread alert; fix: daybook inbox")) == 1
+    (unread,) = await delivery.outbox()
+    assert (unread.severity, unread.message) == (Severity.WARNING, "1 unread alert")
+
+
 async def test_an_alert_is_not_lost_behind_many_answers(ledger: Ledger) -> None:
     await alert(ledger, "failed", "brief: failed")
     for number in range(60):
@@ -298,7 +317,7 @@ async def test_an_alert_is_not_lost_behind_many_answers(ledger: Ledger) -> None:
     found = await status.status()
 
     assert found["outbox"]["unread_alerts"] == 1
-    assert len(about(found["problems"], "an unread alert: brief: failed")) == 1
+    assert len(about(found["problems"], "1 unread alert: brief: failed")) == 1
 
 
 async def test_a_home_without_a_ledger_has_nothing_to_tell(daybook_home: Home) -> None:
@@ -310,9 +329,9 @@ def test_the_words_of_a_status() -> None:
     from daybook.cli.machine import _outbox
 
     none: dict[str, Any] = {"pending": 0, "failed": 0, "oldest_pending_at": None}
-    assert _outbox(none) == "nothing waits"
-    assert _outbox(none | {"failed": 2}).startswith("2 failed: ")
+    assert _outbox(none) == "nothing pending"
+    assert _outbox(none | {"failed": 2}).startswith("2 failed")
     since = "2026-11-20T09:00:00+00:00"
     both = _outbox({"pending": 1_200, "failed": 1, "oldest_pending_at": since})
     assert both.startswith("1,200 pending, the oldest since 2026-11-20 ")
-    assert both.endswith("; 1 failed: `daybook callbacks list --status failed`")
+    assert both.endswith("; 1 failed")

@@ -49,7 +49,7 @@ def test_where_the_port_of_the_last_start_is_taken_another_is_told(
         (daybook_home.path / "port").write_text(f"{last}\n")
         port, said = next_port(daybook_home)
     assert port == first_choice
-    assert said == [f"Port {last} is taken: Prefect gets port {port}"]
+    assert said == [f"Port {last} is taken; Prefect uses port {port}"]
 
 
 def test_where_the_first_choice_is_taken_too_any_other_is_told(
@@ -60,4 +60,4 @@ def test_where_the_first_choice_is_taken_too_any_other_is_told(
         monkeypatch.setattr(server, "PORT", first)
         port, said = next_port(daybook_home)
     assert port != first
-    assert said == [f"Port {first} is taken: Prefect gets port {port}"]
+    assert said == [f"Port {first} is taken; Prefect uses port {port}"]

@@ -62,6 +62,6 @@ async def test_a_ledger_that_cannot_be_written_is_named(nowhere: Home) -> None:
         other.execute("ROLLBACK")
     told = [each for each in found["problems"] if "cannot be written" in each]
     assert told == [
-        "the ledger cannot be written (database is locked), so no keeper leads; "
-        "end the process that keeps it locked"
+        "the ledger cannot be written: database is locked; "
+        "fix: end the process that keeps it locked"
     ]

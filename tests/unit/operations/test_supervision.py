@@ -88,11 +88,9 @@ async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home
         assert mine.children == []
     assert proc.find(stays.pid, stays.process.started) is None
     assert len(said) == 3
-    assert "ended with code 1 and is started again in 0.01 s" in said[0]
-    assert "No space left on device; it is tried again in 0.02 s" in said[1].replace(
-        "[Errno 28] ", ""
-    )
-    assert "tried again in 0.04 s" in said[2]
+    assert "ended with code 1; restarting it in 0.01 s" in said[0]
+    assert "No space left on device; retrying in 0.02 s" in said[1].replace("[Errno 28] ", "")
+    assert "retrying in 0.04 s" in said[2]
 
 
 async def test_a_record_that_cannot_be_written_ends_no_care(daybook_home: Home) -> None:
@@ -122,4 +120,4 @@ async def test_a_record_that_cannot_be_written_ends_no_care(daybook_home: Home) 
         with contextlib.suppress(asyncio.CancelledError):
             await care
     assert proc.find(begun[0].pid, begun[0].process.started) is None
-    assert sum("could not be written down" in line for line in said) == 2
+    assert sum("Could not record" in line for line in said) == 2

@@ -74,11 +74,11 @@ async def test_a_ledger_that_is_away_ends_nothing_and_what_ended_meanwhile_is_sh
                     with suppress(PoolTimeout):  # the watcher has the last one for a moment
                         await session.connection()
                         held += 1
-                assert "not shown now" in await talk.said.get()
+                assert "Cannot show outcomes now" in await talk.said.get()
                 second = await _ended(other, "second")
 
             assert (await talk.outcomes.get())["id"] == second
-        assert await talk.said.get() == "Runs that end are shown again"
+        assert await talk.said.get() == "Showing outcomes again"
         assert talk.said.empty()
         assert not watching.done()
 

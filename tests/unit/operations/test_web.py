@@ -93,7 +93,7 @@ async def test_a_taken_port_hinders_nothing_and_the_next_one_is_kept(daybook_hom
         wanted = taken.getsockname()[1]
         async with kept(daybook_home, wanted) as said:
             await said.line("Health: ")
-            assert said.lines[0].startswith(f"Port {wanted} is taken: the health page gets port ")
+            assert said.lines[0].startswith(f"Port {wanted} is taken; the health page uses port ")
             first = facts(daybook_home)["web_url"]
             assert await status(first) == 503
     # The wanted one is free by now; who has noted the address finds it there.
@@ -170,7 +170,7 @@ def test_a_taken_port_is_refused_with_what_to_do(daybook_home: Home) -> None:
     assert ended.returncode == 2
     assert f"cannot listen on http://127.0.0.1:{port}: " in ended.stderr
     assert "Health" not in ended.stderr
-    assert "another: --port, or DAYBOOK_WEB_PORT" in ended.stderr
+    assert "another port with --port or DAYBOOK_WEB_PORT" in ended.stderr
 
 
 def test_the_mcp_servers_port_is_no_setting_of_the_health_page(
@@ -181,7 +181,7 @@ def test_the_mcp_servers_port_is_no_setting_of_the_health_page(
         assert main(["mcp", "--http", "--port", str(port)]) == 2
     said = capsys.readouterr().err
     assert f"cannot listen on http://127.0.0.1:{port}: " in said
-    assert "another: --port" in said and "DAYBOOK_WEB_PORT" not in said
+    assert "another port with --port" in said and "DAYBOOK_WEB_PORT" not in said
 
 
 @pytest.mark.parametrize("given", [{"port": 0}, {"port": 65536}, {"host": ""}])

@@ -13,6 +13,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import ValidationError, validate
 
 from daybook import repository
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import new_job
 from daybook.operations import worker
 from daybook.prefect import parameter_schema as form
@@ -31,7 +32,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
 
 
 def test_each_kind_has_the_form_of_its_flow() -> None:
-    assert form.PROTOTYPES.keys() == FLOWS.keys()
+    assert ACTIONS.keys() == FLOWS.keys()
     for kind, flow in FLOWS.items():
         assert flow.name == kind
         assert form.schema(kind) == parameter_schema(flow).model_dump_for_openapi()
@@ -72,5 +73,5 @@ def test_there_is_one_pool() -> None:
 
 
 def test_the_parameters_are_those_of_the_snapshot(snapshot: Callable[[str, str], None]) -> None:
-    schemas = {kind: form.schema(kind) for kind in form.PROTOTYPES}
+    schemas = {kind: form.schema(kind) for kind in ACTIONS}
     snapshot("prefect-parameters.json", json.dumps(schemas, indent=1))

@@ -1,4 +1,4 @@
-"""Ten due times of one job, and what became of each: the cases of `docs/policies.md`.
+"""Ten due times of one job, and what became of each: the cases of `docs/guides/policies.md`.
 
 A job is due every ten minutes from 12:10 to 13:40, and each of its runs takes a quarter of an hour.
 From 12:45 to 13:25 no worker can reach Prefect; what is at work goes on. In the second half of the

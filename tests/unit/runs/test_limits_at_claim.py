@@ -57,10 +57,10 @@ async def test_within_its_limits_it_runs(world: World) -> None:
     [
         ({"model": "dear"}, 'limits: model: "dear" is not allowed'),
         ({"agent": "writer"}, 'limits: agent: "writer" is not allowed'),
-        ({"channel": "file"}, 'limits: channel: "file" is the operator'),
+        ({"channel": "file"}, 'limits: channel: "file" is reserved for the operator'),
         ({"on_fail": "https://evil.net/x"}, 'limits: on_fail: "evil.net" is not allowed'),
-        ({"every": "30s"}, "limits: schedule: it is due every 30s"),
-        ({"check": {"command": ["true"]}}, "limits: check: a command is the operator's"),
+        ({"every": "30s"}, "limits: schedule: is due every 30s"),
+        ({"check": {"command": ["true"]}}, "limits: check: only the operator can set a command"),
     ],
 )
 async def test_an_edit_in_prefect_beyond_them_is_refused(

@@ -133,5 +133,5 @@ async def test_in_every_case(found: Found, case: Case) -> None:
 async def test_the_page_in_the_docs_is_this(found: Found) -> None:
     """`make docs` writes it anew."""
     cases = {case: await found(case) for case in CASES}
-    page = repository.root() / "docs" / "policies.md"
+    page = repository.root() / "docs" / "guides" / "policies.md"
     assert page.read_text() == generate.policies_page(cases)

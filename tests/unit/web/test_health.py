@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from daybook.api import overdue as causes
 from daybook.home import Home
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import LEADERSHIP_NAME
@@ -30,6 +31,7 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 MINUTE = timedelta(minutes=1)
+NO_KEEPER = f"{causes.NO_KEEPER}; fix: daybook keeper"
 
 
 async def health(page: httpx.AsyncClient, *, well: bool) -> dict[str, object]:
@@ -75,13 +77,13 @@ async def test_it_fails_as_long_as_no_keeper_leads(
 ) -> None:
     async with pages() as page:
         view = await health(page, well=False)
-        assert view["problems"] == ["no keeper leads: `daybook keeper` starts one"]
+        assert view["problems"] == [NO_KEEPER]
         await lead(world)
         await health(page, well=True)
 
         world.clock.move(TIMING.leader_lease + 7 * MINUTE)  # it was killed
         view = await health(page, well=False)
-        said = "no keeper leads, for 7 minutes: `daybook keeper` starts one"
+        said = NO_KEEPER.replace(";", "; the last lease expired 7 minutes ago;", 1)
         assert view["problems"] == [said]
 
         fence = await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "there:1:b")
@@ -109,7 +111,7 @@ async def test_it_fails_while_something_is_overdue(
             "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and has not begun: "
             "the job is not in Prefect yet"
         )
-        assert problems[3] == "and 2 more are overdue: `daybook status`"
+        assert problems[3] == "2 more runs are overdue; fix: daybook status"
 
         for each in stored:
             await audit.advance(world.ledger, each.id, world.clock.now() - MINUTE)
@@ -158,7 +160,7 @@ async def test_it_begins_without_a_ledger_and_finds_it_later(daybook_home: Home)
         assert "cannot be reached" in str(view["problems"])
         in_the_way.unlink()
         view = await health(page, well=False)
-        assert view["problems"] == ["no keeper leads: `daybook keeper` starts one"]
+        assert view["problems"] == [NO_KEEPER]
 
 
 async def test_a_ledger_that_hangs_is_told_in_time_and_asked_once(daybook_home: Home) -> None:
@@ -221,16 +223,14 @@ async def test_a_ledger_that_cannot_be_written_is_the_cause_and_not_the_keeper(
 ) -> None:
     path = daybook_home.path / "ledger.db"
     async with served(f"sqlite+aiosqlite:///{path}") as page:
-        assert (await health(page, well=False))["problems"] == [
-            "no keeper leads: `daybook keeper` starts one"
-        ]
+        assert (await health(page, well=False))["problems"] == [NO_KEEPER]
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             locked = await health(page, well=False)
             other.execute("ROLLBACK")
         assert locked["problems"] == [
-            "the ledger cannot be written (database is locked), so no keeper leads; "
-            "end the process that keeps it locked"
+            "the ledger cannot be written: database is locked; "
+            "fix: end the process that keeps it locked"
         ]
         assert locked["ledger"]["answers"] is True  # type: ignore[index]
 

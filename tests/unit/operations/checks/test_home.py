@@ -26,7 +26,7 @@ def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "Mars/Olympus")
     (problem,) = machine.settings()
-    assert "Mars/Olympus" in problem.what
+    assert "Mars/Olympus" in problem.message
     assert problem.fix == "unset DAYBOOK_TIMEZONE"
     monkeypatch.delenv("DAYBOOK_TIMEZONE")
     file = daybook_home.path / "config.toml"
@@ -35,10 +35,10 @@ def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
         file.write_text(content)
         (problem,) = machine.settings()
         assert problem.fix == f"edit {file}"
-    assert "limits.for.scout.jobs: -1 is not valid (use 0 or more)" in problem.what
+    assert "limits.for.scout.jobs: -1 is not valid (use 0 or more)" in problem.message
     monkeypatch.setenv("DAYBOOK_LIMITS", "{jobs: 3")
     (problem,) = machine.settings()
-    assert (problem.what, problem.fix) == (
+    assert (problem.message, problem.fix) == (
         "DAYBOOK_LIMITS: is not valid JSON",
         "unset DAYBOOK_LIMITS",
     )
@@ -52,7 +52,7 @@ def test_a_home_that_is_a_file_or_below_one_is_a_problem(
     for home in (file, file / "deeper"):
         monkeypatch.setenv("DAYBOOK_HOME", str(home))
         (problem,) = machine.home()
-        assert problem.what == f"{file} is not a folder"
+        assert problem.message == f"{file} is not a folder"
         assert problem.fix.startswith(f"mv '{file}' '{file}.old'")
 
 
@@ -71,7 +71,7 @@ def test_a_home_without_permission_is_a_problem(daybook_home: Home) -> None:
         (problem,) = machine.home()
     finally:
         daybook_home.path.chmod(0o700)
-    assert "cannot be written" in problem.what
+    assert "cannot be written" in problem.message
     assert "chown" in problem.fix
 
 
@@ -89,9 +89,9 @@ def test_the_mend_of_open_modes_closes_them(daybook_home: Home) -> None:
     (daybook_home.path / "ledger.db").chmod(0o640)
     log.chmod(0o604)
     folders, files = machine.modes()
-    assert str(daybook_home.path) in folders.what
-    assert "ledger.db" in files.what
-    assert "server.log" in files.what
+    assert str(daybook_home.path) in folders.message
+    assert "ledger.db" in files.message
+    assert "server.log" in files.message
     for problem in (folders, files):
         subprocess.run(problem.fix, shell=True, check=True)
     assert machine.modes() == []
@@ -110,7 +110,7 @@ def test_what_a_killed_up_left_running_is_named(daybook_home: Home) -> None:
         daybook_home.up_file.write_text(json.dumps(content))
         daybook_home.up_file.chmod(0o600)
         (problem,) = machine.leftovers()
-        assert f"worker (pid {child.pid})" in problem.what
+        assert f"worker (pid {child.pid})" in problem.message
         assert problem.fix == "daybook down"
     finally:
         child.kill()

@@ -14,6 +14,7 @@ from daybook import repository
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.operations.checks import installation
+from daybook.operations.findings import Severity
 
 REPOSITORY = Path(__file__).parents[4]
 
@@ -68,8 +69,8 @@ def test_a_version_out_of_bounds_is_named_with_what_to_install(
     installed(front, "daybook", "0.1.0", *ASKED)
     installed(front, name, version)
     (problem,) = installation.versions()
-    assert problem.what == f"{name} {version} is outside of {bound}"
-    assert not problem.harmless
+    assert problem.message == f"{name} {version} is outside of {bound}"
+    assert problem.severity is Severity.PROBLEM
     assert "install" in problem.fix
 
 
@@ -81,7 +82,7 @@ def test_what_prefects_server_does_not_run_with_is_refused(front: Path, name: st
     (problem,) = installation.versions()
     with pytest.raises(InvalidInput) as refused:
         installation.require_versions()
-    assert (refused.value.problem, refused.value.hint) == (problem.what, problem.fix)
+    assert (refused.value.problem, refused.value.hint) == (problem.message, problem.fix)
 
 
 def test_another_version_out_of_bounds_or_a_daybook_not_installed_is_doctors_affair(
@@ -101,7 +102,7 @@ def test_what_is_missing_is_named_and_what_is_for_elsewhere_is_not(front: Path) 
     extra = 'another-one; extra == "more"'
     installed(front, "daybook", "0.1.0", "nothing-of-this-name>=2", elsewhere, extra)
     (problem,) = installation.versions()
-    assert problem.what == "nothing-of-this-name is not installed"
+    assert problem.message == "nothing-of-this-name is not installed"
 
 
 def test_a_daybook_that_was_never_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_a_daybook_that_was_never_installed_is_said(monkeypatch: pytest.MonkeyPa
     with pytest.raises(metadata.PackageNotFoundError):
         installation.requirements()
     (problem,) = installation.versions()
-    assert "not installed" in problem.what
+    assert "not installed" in problem.message
     assert "make install" in problem.fix
 
 
@@ -126,10 +127,10 @@ def test_a_foreign_door_is_told_and_harmless_and_not_imported(
         (place / door / "__init__.py").write_text("raise RuntimeError\n")
     monkeypatch.chdir(place if how == "in this folder" else tmp_path)
     (problem,) = installation.entry_points()
-    assert problem.harmless
+    assert problem.severity is Severity.WARNING
     assert problem.fix == ""
-    assert str(place) in problem.what
-    assert f"our {door}" in problem.what
+    assert str(place) in problem.message
+    assert f"Daybook's {door}" in problem.message
 
 
 def test_our_own_doors_are_not_foreign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -143,8 +144,8 @@ def test_an_installation_without_doors_is_a_problem(
     (tmp_path / "daybook").mkdir()
     monkeypatch.setattr(repository, "_PACKAGE", tmp_path / "daybook")
     (problem,) = installation.entry_points()
-    assert not problem.harmless
-    assert "has no flows" in problem.what
+    assert problem.severity is Severity.PROBLEM
+    assert "has no flows" in problem.message
 
 
 def test_another_process_can_import_the_package(daybook_home: Home) -> None:
@@ -162,5 +163,5 @@ def test_a_daybook_that_is_found_by_standing_beside_it_is_not_found_by_the_worke
     monkeypatch.setattr(sys, "executable", str(place / "bin" / "python"))
     monkeypatch.delenv("PYTHONPATH")
     (problem,) = installation.worker_imports()
-    assert "No module named 'daybook'" in problem.what
-    assert str(daybook_home.path) in problem.what
+    assert "No module named 'daybook'" in problem.message
+    assert str(daybook_home.path) in problem.message

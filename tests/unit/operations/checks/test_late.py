@@ -35,15 +35,15 @@ def test_what_nobody_drains_is_told(daybook_home: Home) -> None:
     then = SYSTEM_CLOCK.now().timestamp() - late.SPOOL_GRACE_SECONDS - 1
     os.utime(outcome_spool.put(KNOWN), (then, then))
     (problem,) = late.outcomes()
-    assert problem.what == f"not in the ledger yet: one outcome in {outcome_spool.folder()}"
-    assert problem.fix.startswith("daybook keeper")
+    assert problem.message == f"not in the ledger yet: one outcome in {outcome_spool.folder()}"
+    assert problem.fix.startswith("run daybook keeper")
 
 
 def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
     file = outcome_spool.put(KNOWN)
     aside = file.rename(file.with_suffix(outcome_spool.ASIDE_SUFFIX))
     (problem,) = late.outcomes()
-    assert str(aside) in problem.what
+    assert str(aside) in problem.message
     assert f"mv {aside} {file}" in problem.fix
 
 
@@ -58,8 +58,8 @@ async def test_a_watermark_ahead_of_the_clock_is_told(daybook_home: Home) -> Non
 
     (problem,) = await late.ledger_clock()
 
-    assert problem.what.startswith(f"judged already, up to {ahead:%Y-%m-%dT%H:%M:%S}Z, by a clock")
-    assert problem.what.endswith(": brief")
+    assert problem.message.startswith("a clock that has been set back since then audited")
+    assert problem.message.endswith(f"up to {ahead:%Y-%m-%dT%H:%M:%S}Z: brief")
     assert "until then" in problem.fix
 
 

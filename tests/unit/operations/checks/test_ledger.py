@@ -39,7 +39,7 @@ async def test_no_ledger_is_no_problem_and_none_is_made(daybook_home: Home) -> N
 async def test_a_job_that_waits_for_prefect_is_named(file: Path) -> None:
     assert await book.ledger() == []
     (problem,) = await book.sync()
-    assert "weekly" in problem.what
+    assert "weekly" in problem.message
     assert problem.fix == "daybook sync"
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE jobs SET sync_pending = 0")
@@ -50,7 +50,7 @@ async def test_the_ledger_of_a_newer_program_is_named(file: Path) -> None:
     with sqlite3.connect(file) as connection:
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999_later'")
     (problem,) = await book.ledger()
-    assert "9999_later" in problem.what
+    assert "9999_later" in problem.message
     assert "install" in problem.fix
 
 
@@ -63,7 +63,7 @@ def letter(file: Path) -> None:
 async def test_what_is_no_database_is_put_aside(file: Path) -> None:
     letter(file)
     (problem,) = await book.ledger()
-    assert str(file) in problem.what
+    assert str(file) in problem.message
     assert problem.fix.startswith(f"mv {file} {file}.broken")
 
 
@@ -83,7 +83,7 @@ async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_ane
             assert await book.ledger() == []
             os.unlink(file)
             (problem,) = await book.ledger()
-    assert "was deleted or moved away while it was in use" in problem.what
+    assert "was deleted or moved away while it was in use" in problem.message
     assert "move the same file back" in problem.fix
     assert list(daybook_home.path.glob(file.name)) == []
 
@@ -96,6 +96,6 @@ async def test_a_ledger_that_cannot_be_written_is_named(
         other.execute("BEGIN IMMEDIATE")
         (problem,) = await book.ledger()
         other.execute("ROLLBACK")
-    assert problem.what == "the ledger cannot be written: database is locked"
+    assert problem.message == "the ledger cannot be written: database is locked"
     assert problem.fix == "end the process that keeps it locked"
     assert await book.ledger() == []

@@ -9,6 +9,7 @@ import pytest
 from daybook import registry
 from daybook.home import Home
 from daybook.operations.checks.installation import plugins
+from daybook.operations.findings import Severity
 
 
 def test_what_cannot_be_imported_is_told_with_its_reason(
@@ -21,7 +22,7 @@ def test_what_cannot_be_imported_is_told_with_its_reason(
     (tmp_path / "site/doctored_good.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path / "site")
     with registry.isolated():
-        assert [each.what for each in plugins()] == [
+        assert [each.message for each in plugins()] == [
             'the listener "lost" cannot be called: cannot load not_there_at_all:heard: '
             "ModuleNotFoundError: No module named 'not_there_at_all'"
         ]
@@ -30,8 +31,8 @@ def test_what_cannot_be_imported_is_told_with_its_reason(
     monkeypatch.setenv("DAYBOOK_PLUGINS", "doctored_good, doctored_missing")
     with registry.isolated():
         [found] = plugins()
-    assert found.what == (
+    assert found.message == (
         "the plugin doctored_missing cannot be imported: "
         "ModuleNotFoundError: No module named 'doctored_missing'"
     )
-    assert not found.harmless and "PYTHONPATH" in found.fix
+    assert found.severity is Severity.PROBLEM and "PYTHONPATH" in found.fix

@@ -14,6 +14,7 @@ from daybook.home import Home
 from daybook.operations import home_lock
 from daybook.operations import server as own
 from daybook.operations.checks import prefect
+from daybook.operations.findings import Severity
 from tests.servers import free_port
 from tests.unit.operations.checks.conftest import Answers, Connect, as_prefect
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 async def only(found: Any) -> Any:
     (problem,) = await found
-    assert not problem.harmless
+    assert problem.severity is Severity.PROBLEM
     return problem
 
 
@@ -56,7 +57,7 @@ async def test_what_is_no_prefect_is_said_and_forgotten(
     async with connect(f"{answers.address}/api") as client:
         monkeypatch.setenv("PREFECT_API_URL", f"{answers.address}/api")
         problem = await only(prefect.server(client))
-        assert f"what answers at {answers.address}/api is no Prefect" in problem.what
+        assert f"the server at {answers.address}/api is not Prefect" in problem.message
         assert problem.fix == "unset PREFECT_API_URL"
         monkeypatch.delenv("PREFECT_API_URL")
         problem = await only(prefect.server(client))
@@ -70,7 +71,7 @@ async def test_a_prefect_of_another_version_is_named(
     answers.paths = as_prefect(version)
     async with connect(f"{answers.address}/api") as client:
         problem = await only(prefect.server(client))
-    assert f"is Prefect {version}, outside of <3.9,>=3.8.8" in problem.what
+    assert f"is Prefect {version}, outside of <3.9,>=3.8.8" in problem.message
     assert "pip install 'prefect<3.9,>=3.8.8'" in problem.fix
 
 
@@ -81,7 +82,7 @@ async def test_a_prefect_that_refuses_us_asks_for_its_password(
     answers.paths = {"/api/health": (status, {"exception_message": "Unauthorized"})}
     async with connect(f"{answers.address}/api") as client:
         problem = await only(prefect.server(client))
-    assert f"denies access ({status})" in problem.what
+    assert f"denies access ({status})" in problem.message
     assert problem.fix.startswith("export PREFECT_API_AUTH_STRING=")
 
 
@@ -91,14 +92,14 @@ async def test_a_prefect_in_trouble_is_no_stranger(
     answers.paths = {"/api/health": (503, {})}
     async with connect(f"{answers.address}/api") as client:
         problem = await only(prefect.server(client))
-    assert problem.what.endswith("answers 503")
+    assert problem.message.endswith("answers 503")
 
 
 async def test_a_server_that_does_not_answer_is_begun(daybook_home: Home, connect: Connect) -> None:
     address = own.api_url(free_port())
     async with connect(address) as client:
         problem = await only(prefect.server(client))
-    assert problem.what.startswith(f"Prefect at {address} does not answer")
+    assert problem.message.startswith(f"Prefect at {address} does not answer")
     assert problem.fix.startswith("daybook up")
 
 
@@ -119,8 +120,8 @@ async def test_another_server_than_that_of_up_is_a_wrong_one(
     async with connect(f"{answers.address}/api") as client:
         with running(daybook_home, api_url="http://127.0.0.1:1/api"):
             problem = await only(prefect.server(client))
-            assert answers.address in problem.what
-            assert "http://127.0.0.1:1/api" in problem.what
+            assert answers.address in problem.message
+            assert "http://127.0.0.1:1/api" in problem.message
             assert problem.fix == "unset PREFECT_API_URL"
         with running(daybook_home, api_url=f"{answers.address}/api"):
             assert await prefect.server(client) == []
@@ -141,7 +142,7 @@ async def test_a_clock_more_than_a_second_off_is_named(
         assert found == []
     else:
         (problem,) = found
-        assert f"s {said} this machine's" in problem.what
+        assert f"s {said} this machine's" in problem.message
 
 
 async def test_a_busy_server_that_tells_an_old_time_is_asked_again(
@@ -161,14 +162,14 @@ async def test_a_ui_that_is_not_there_or_asks_somewhere_else_is_named(
     answers.paths = as_prefect("3.8.8")
     async with connect(here) as client:
         problem = await only(prefect.ui(client))
-        assert f"no Prefect UI is at {answers.address}" in problem.what
+        assert f"no Prefect UI answers at {answers.address}" in problem.message
         for right in (here, "/api"):
             answers.paths["/ui-settings"] = (200, {"api_url": right})
             assert await prefect.ui(client) == []
         nobody = own.api_url(free_port())
         answers.paths["/ui-settings"] = (200, {"api_url": nobody})
         problem = await only(prefect.ui(client))
-        assert f"the UI asks {nobody}, where no Prefect is" in problem.what
+        assert f"the UI uses {nobody}, where Prefect does not answer" in problem.message
         assert problem.fix.endswith(f"PREFECT_UI_API_URL={here}")
         with running(daybook_home, api_url=here, ui_url=answers.address, own_server=True):
             problem = await only(prefect.ui(client))

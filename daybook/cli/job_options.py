@@ -1,0 +1,212 @@
+"""Options of a job's fields on the command line, derived from `daybook.jobs.model.FIELDS`.
+
+A field's description is the help of its option. Only the spelling of a value is defined here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from keyword import iskeyword
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from cyclopts import Group, Parameter
+
+from daybook.cli.options import header, metadata, parse_json_object, split_command, text_or_file
+from daybook.jobs import policy as policies
+from daybook.jobs.actions import ACTIONS, AgentPrompt, Heartbeat, ToolCall, Webhook
+from daybook.jobs.checks import Check
+from daybook.jobs.model import FIELDS, ScheduleFields, default_fields
+from daybook.jobs.notify import Notify
+from daybook.schedules import bounds
+
+_NAMES = {
+    "enabled": "disabled",
+    "events": "notify",
+    "headers": "header",
+    "tags": "tag",
+    "timezone": "tz",
+    "url": "webhook",
+}
+"""Options that are not named like their fields."""
+
+_SYNTAX = {
+    "body": "Write the text, or @file.",
+    "headers": 'Write "Name: value".',
+    "metadata": "Write name=value, or a JSON object.",
+    "url": "Replaces the prompt.",
+    "tool": "Replaces the prompt.",
+}
+"""How to write a value, where the type of the field does not say it."""
+
+_CHECKS = {f"check_{name}": field for name, field in Check.model_fields.items()}
+"""Keys of the field `check`: each is an option of its own."""
+
+_HELP = {
+    "check_command": "Quotes work as in a shell. Pass '' to remove the check.",
+    "enabled": "Add the job switched off; it can still be run by hand.",
+}
+
+_Options = TypeVar("_Options", bound="type[FieldOptions]")
+
+
+def parameter(name: str, group: Group | None = None) -> Parameter:
+    """Return the option of the field ``name``, with its description, choices and default."""
+    field = (FIELDS | _CHECKS)[name]
+    spelling = "--" + _NAMES.get(name, name).replace("_", "-")
+    if name == "enabled":
+        return Parameter(name=spelling, group=group, help=_HELP[name])
+    texts = [field.description or "", _SYNTAX.get(name, ""), _HELP.get(name, "")]
+    if get_origin(field.annotation) is dict and name not in _SYNTAX:
+        texts.append("Write a JSON object, or @file.")
+    if _type(name) == list[str]:
+        texts.append("Repeatable.")
+    if choices := _choices(field.annotation):
+        texts.append(f"[choices: {', '.join(choices)}]")
+    if default := _default(name):
+        texts.append(f"[default: {default}]")
+    text = " ".join(filter(None, texts))
+    negative = f"--no-{spelling[2:]}" if _type(name) is bool and name != "on_demand" else ()
+    return Parameter(name=spelling, group=group, help=text, negative=negative)
+
+
+def _type(name: str) -> Any:
+    """Return the type of a field's option: a truth value, a number, a text or several texts."""
+    annotation = (FIELDS | _CHECKS)[name].annotation
+    if annotation in (bool, int):
+        return annotation
+    is_list = get_origin(annotation) is tuple or name in ("headers", "metadata")
+    return list[str] if is_list and name != "check_command" else str
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """Return the legal values of a field, or of each of its items."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return _choices(get_args(annotation)[0]) if get_origin(annotation) is tuple else ()
+
+
+def _default(name: str) -> str:
+    """Return a field's default, also where a kind has another one: `30m; webhook: 30s`."""
+    by_kind = {kind: default_fields(kind).get(name) for kind in ACTIONS if kind != "heartbeat"}
+    given = {kind: value for kind, value in by_kind.items() if value not in (None, "", [], {})}
+    if not given or (False in given.values() and not any(given.values())):
+        return ""
+    first = next(iter(given.values()))
+    others = [f"{kind}: {_text(value)}" for kind, value in given.items() if value != first]
+    return "; ".join([_text(first), *others])
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+class FieldOptions:
+    """Base of options that are fields of a job; None means that an option was not given."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **given: Any) -> None: ...
+
+    def fields(self) -> dict[str, object]:
+        """Return the given options by field name; read the files that they name."""
+        given: dict[str, object] = {}
+        check: dict[str, object] = {}
+        for attribute, value in vars(self).items():
+            name = attribute.removesuffix("_")
+            if value is None or (value is False and name in ("enabled", "on_demand")):
+                continue
+            if name in _CHECKS:
+                check[name.removeprefix("check_")] = _value(name, value)
+            else:
+                given[name] = _value(name, value)
+        return {**given, "check": check} if check else given
+
+
+def _value(name: str, value: Any) -> object:
+    match name:
+        case "enabled":
+            return False
+        case "headers":
+            return dict(header(each) for each in value)
+        case "metadata":
+            parts = [metadata(each) for each in value if each]
+            return {key: part[key] for part in parts for key in part}
+        case "body":
+            return text_or_file(name, value)
+        case "check_command":
+            return split_command(name, value)
+    is_object = get_origin((FIELDS | _CHECKS)[name].annotation) is dict
+    return parse_json_object(name, value) if is_object else value
+
+
+def _with_options(groups: Mapping[str, tuple[str, ...]]) -> Callable[[_Options], _Options]:
+    """Decorate a class with an attribute for each field; a name stays in its first group."""
+
+    def decorate(cls: _Options) -> _Options:
+        annotations: dict[str, Any] = {}
+        for position, (title, names) in enumerate(groups.items(), start=1):
+            group = Group(title, sort_key=position)
+            for name in names:
+                attribute = f"{name}_" if iskeyword(name) else name
+                if attribute in annotations:
+                    continue
+                is_flag = name in ("enabled", "on_demand")
+                kind = bool if is_flag else _type(name) | None
+                annotations[attribute] = Annotated[kind, parameter(name, group)]
+                setattr(cls, attribute, False if is_flag else None)
+        cls.__annotations__ = annotations
+        dataclass(frozen=True, kw_only=True)(cls)
+        return cls
+
+    return decorate
+
+
+def _without(names: Mapping[str, object], *left_out: str) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in left_out)
+
+
+_WHEN = (*_without(ScheduleFields.model_fields, "schedule"), *bounds.FIELDS, "stagger", "max_runs")
+
+
+@Parameter(name="*")
+@_with_options(
+    {
+        "When": _WHEN,
+        "What": (
+            "name",
+            *_without(AgentPrompt.model_fields, "prompt"),
+            "description",
+            "tags",
+            "metadata",
+        ),
+        "Webhook": tuple(Webhook.model_fields),
+        "Tool call": tuple(ToolCall.model_fields),
+        "Checks": tuple(_CHECKS),
+        "Execution": (*_without(policies.FIELDS, *_WHEN, "check"), "enabled"),
+        "Notifications": tuple(Notify.model_fields),
+    }
+)
+class JobOptions(FieldOptions):
+    """Options of `daybook add` and `daybook edit`, apart from the prompt."""
+
+
+@Parameter(name="*")
+@_with_options(
+    {
+        "When": ("every", "cron", "timezone", "active_hours", "quiet_hours"),
+        "What": tuple(Heartbeat.model_fields),
+        "Notifications": ("channel", "chat_id"),
+    }
+)
+class HeartbeatOptions(FieldOptions):
+    """Options of `daybook heartbeat on`."""
+
+
+_SCHEDULE = Group("When", sort_key=1)
+
+Prompt = Annotated[str | None, Parameter(help=FIELDS["prompt"].description)]
+Cron = Annotated[str | None, parameter("cron", _SCHEDULE)]
+Every = Annotated[str | None, parameter("every", _SCHEDULE)]
+At = Annotated[str | None, parameter("at", _SCHEDULE)]
+Zone = Annotated[str | None, parameter("timezone", _SCHEDULE)]

@@ -1,0 +1,17 @@
+"""Griffe extension for docstrings whose code blocks begin with `::`, which Markdown would show."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+
+class LiteralBlocks(griffe.Extension):
+    """Replaces `::` before an indented block by `:`."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Change the docstring of an object that was loaded."""
+        if obj.docstring is not None:
+            obj.docstring.value = re.sub(r"::(?=\n\n)", ":", obj.docstring.value)

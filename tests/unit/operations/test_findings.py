@@ -1,0 +1,106 @@
+"""Diagnoses that `doctor`, `status` and `/health` share, from facts that are given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daybook.api import overdue
+from daybook.api.overdue import DelayFacts
+from daybook.home import Home
+from daybook.keeper.leader_lease import Leader
+from daybook.operations import findings
+from daybook.operations.findings import Severity
+from daybook.prefect.work_pool import WorkPool
+from daybook.testing import ManualClock
+from daybook.timing import TIMING
+
+NOW = ManualClock().now()
+WORKER = {"name": "here-1", "last_heartbeat": None, "ours": True}
+POOL = WorkPool("daybook", [WORKER], has_ours=True, others=[])
+OBSERVED = {"observed_at": NOW.isoformat()}
+LEADER = Leader("here:1:a", NOW + TIMING.leader_lease, OBSERVED)
+WELL = DelayFacts(NOW, pool=POOL, leader=LEADER)
+EXPIRED = Leader("here:1:a", NOW - timedelta(minutes=7), OBSERVED)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        WELL,
+        replace(WELL, leader=None),
+        replace(WELL, leader=Leader("here:1:a", NOW - TIMING.leader_lease / 2, OBSERVED)),
+        replace(WELL, leader=EXPIRED, pool=None),
+        replace(WELL, leader=EXPIRED, pool=replace(POOL, workers=[])),
+    ],
+    ids=["leads", "never led", "just expired", "no Prefect", "no worker"],
+)
+def test_a_missing_keeper_is_reported_only_beside_a_worker(known: DelayFacts) -> None:
+    assert findings.keeper(known) == []
+
+
+def test_a_missing_keeper_is_the_same_finding_everywhere() -> None:
+    found = findings.no_keeper(EXPIRED, NOW)
+    assert findings.keeper(replace(WELL, leader=EXPIRED)) == [found]
+    assert found.message.endswith("; the last lease expired 7 minutes ago")
+    assert str(found) == f"{found.message}; fix: daybook keeper"
+    assert findings.no_keeper(None, NOW).message == overdue.NO_KEEPER
+
+
+def test_a_keeper_that_observes_nothing_is_a_problem() -> None:
+    late = overdue.MAX_OBSERVATION_AGE + timedelta(minutes=1)
+    leader = replace(LEADER, until=NOW + 2 * late)
+    (found,) = findings.keeper(replace(WELL, now=NOW + late, leader=leader))
+    assert (found.check, found.severity) == ("keeper", Severity.PROBLEM)
+    assert found.message == "Prefect was last observed 11 minutes ago"
+
+
+@pytest.mark.parametrize(
+    ("runs", "last"), [(3, None), (4, "1 more run is"), (6, "3 more runs are")]
+)
+def test_only_some_overdue_runs_are_described(runs: int, last: str | None) -> None:
+    view = {"job": "brief", "due": "2026-01-15T11:55:00Z", "late_seconds": 300.0}
+    found = findings.late([view | {"missed": False, "why": "it rains"}] * runs, most=3)
+    assert [each.message.startswith("brief was due at") for each in found[:3]] == [True] * 3
+    assert [str(each) for each in found[3:]] == (
+        [f"{last} overdue; fix: daybook status"] if last else []
+    )
+
+
+def test_a_paused_pool_is_a_warning_and_the_pool_of_another_daybook_a_problem(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://there/api")
+    paused = replace(POOL, paused=("the work pool daybook",))
+    (found,) = findings.pool(paused, "http://there/api", has_jobs=True)
+    assert (found.severity, found.message) == (
+        Severity.WARNING,
+        "the work pool daybook is paused in Prefect",
+    )
+    foreign = replace(POOL, has_ours=False, others=["0123456789ab"])
+    assert findings.pool(foreign, "http://there/api", has_jobs=False) == []
+    (found,) = findings.pool(foreign, "http://there/api", has_jobs=True)
+    assert found.severity is Severity.PROBLEM
+    assert found.fix.startswith("unset PREFECT_API_URL")
+
+
+def test_a_failed_job_is_a_warning_with_the_first_line_of_its_error() -> None:
+    def job(failures: int, error: str | None) -> Any:
+        row = SimpleNamespace(name="brief", consecutive_failures=failures, last_error=error)
+        return SimpleNamespace(row=row)
+
+    found = findings.failing_jobs([job(0, None), job(1, "no answer\nat all"), job(2, None)])
+    assert [str(each) for each in found] == [
+        "brief failed once: no answer",
+        "brief failed 2 times in a row",
+    ]
+    assert {each.severity for each in found} == {Severity.WARNING}
+
+
+def test_many_names_are_shortened() -> None:
+    assert findings.join(list("abcde")) == "a, b, c, d, e"
+    assert findings.join(list("abcdefg")) == "a, b, c, d, e and 2 more"

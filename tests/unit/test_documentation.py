@@ -1,0 +1,51 @@
+"""README and the pages of the site: links from outside of the site, and nothing said twice."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]  # MkDocs checks the links of the others
+PAGES = [
+    *OUTSIDE,
+    *sorted(str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "docs").rglob("*.md")),
+]
+FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of the headings of a page, as GitHub and MkDocs name them."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_link_leads_to_a_page_and_a_heading(name: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", (REPOSITORY / name).read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        assert (REPOSITORY / path).exists(), target
+        assert not anchor or anchor in _anchors(REPOSITORY / path), target
+
+
+def test_no_paragraph_stands_twice() -> None:
+    """Generated pages repeat short rows of tables, so only paragraphs are compared."""
+    where = defaultdict(list)
+    for name in PAGES:
+        if name.startswith("docs/reference/"):
+            continue
+        for paragraph in FENCE.sub("", (REPOSITORY / name).read_text()).split("\n\n"):
+            text = " ".join(paragraph.split())
+            if len(text) > 60 and not text.startswith(("|", "#", "<!--", "--8<--")):
+                where[text].append(name)
+    assert {text: pages for text, pages in where.items() if len(pages) > 1} == {}
+
+
+def test_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 130
