@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 QUIET_WITHIN = 60.0
 """Seconds in which the processes of an ended run have to exit."""
 LOOK = 0.05
-SPAWNING = "spawned children:"
+SPAWNING = "the worker spawns its children:"
 """Our worker's log text if it cannot fork; the benchmark must not measure that fallback."""
 
 

@@ -1,8 +1,8 @@
 """Clocks: the port `Clock` and the machine's clock.
 
 Pure functions take instants; only the edge of a process reads a clock. Instants are timezone-aware
-``datetime`` in UTC. The ledger's clock (`daybook.ledger`) judges what is due; this clock is for the
-waits of a process.
+``datetime`` in UTC. The ledger's clock (`daybook.ledger`) decides which runs are due; this clock is
+for the waits of a process.
 """
 
 from __future__ import annotations

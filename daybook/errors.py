@@ -3,7 +3,7 @@
 ::
 
     DaybookError                 code, exit_code
-    ├── InvalidInput             2  names the field and the legal input; nothing is stored
+    ├── InvalidInput             2  names the field and what to write; nothing is stored
     │   ├── UnknownName          2  an agent (tool, channel) does not exist; lists the known ones
     │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
     │   └── Ambiguous            2  an id prefix fits more than one job or run
@@ -44,9 +44,9 @@ MAX_ERROR_LENGTH = 2_000
 """Maximum number of characters of an error on one line."""
 
 
-def one_line(told: object, longest: int = MAX_ERROR_LENGTH) -> str:
+def one_line(text: object, longest: int = MAX_ERROR_LENGTH) -> str:
     """Return text from an untrusted source as one short line, so it cannot forge log lines."""
-    line = " ".join(str(told).split())
+    line = " ".join(str(text).split())
     return line if len(line) <= longest else line[:longest] + "…"
 
 
@@ -99,10 +99,10 @@ class OutgoingRefused(NonRetryable, InvalidInput):
 
     code = "outgoing_refused"
 
-    def __init__(self, address: str, why: str, rule: str, legal: str = "") -> None:
+    def __init__(self, address: str, why: str, rule: str, hint: str = "") -> None:
         self.address = address
         self.rule = rule
-        super().__init__("url", f"{address} is refused: {why}", legal)
+        super().__init__("url", f"{address} is refused: {why}", hint)
 
 
 class Ambiguous(InvalidInput):
@@ -111,7 +111,7 @@ class Ambiguous(InvalidInput):
     code = "ambiguous"
 
     def __init__(self, noun: str, ref: str, fits: Iterable[str]) -> None:
-        super().__init__(noun, f'"{ref}" is ambiguous', "it fits " + ", ".join(fits))
+        super().__init__(noun, f'"{ref}" is ambiguous', "it matches " + ", ".join(fits))
 
 
 class NotFound(DaybookError):
@@ -134,7 +134,7 @@ class NothingClaimable(DaybookError):
 
     def __init__(self, why: str) -> None:
         self.why = why
-        super().__init__(f"nothing is claimable: {why}")
+        super().__init__(f"no task can be claimed: {why}")
 
 
 class TokenRefused(DaybookError):
@@ -154,9 +154,7 @@ class SchedulerStopped(DaybookError):
     code = "scheduler_stopped"
 
     def __init__(self) -> None:
-        super().__init__(
-            "this task scheduler was stopped, and cannot be started again: make another"
-        )
+        super().__init__("a stopped task scheduler cannot start again; create a new one")
 
 
 class Unreachable(DaybookError):
@@ -176,10 +174,10 @@ class PrefectUnreachable(Unreachable):
         reason = f": {why}" if why else ""
         if address is None:
             problem = f"no Prefect server is known{reason}; start one with `daybook up`"
-            super().__init__(f"{problem}, or set PREFECT_API_URL to the one that you have")
+            super().__init__(f"{problem}, or set PREFECT_API_URL to your server")
         else:
-            problem = f"Prefect at {address} does not answer{reason}; see that it runs"
-            super().__init__(f"{problem}, or unset PREFECT_API_URL and `daybook up` starts one")
+            problem = f"Prefect at {address} does not answer{reason}; check that it runs"
+            super().__init__(f"{problem}, or unset PREFECT_API_URL and run `daybook up`")
 
 
 class PrefectRefused(PrefectUnreachable):
@@ -196,7 +194,7 @@ class PrefectRefused(PrefectUnreachable):
         self.sent = sent
         problem = f"the credential in {sent} is wrong" if sent else "no credential was sent"
         if own:
-            fix = 'use `eval "$(daybook env)"` in this shell'
+            fix = 'run `eval "$(daybook env)"` in this shell'
         else:
             fix = "set PREFECT_API_AUTH_STRING to the user:password of that server"
             fix += ", or PREFECT_API_KEY for Prefect Cloud"
@@ -241,8 +239,8 @@ class LedgerNewer(LedgerError):
 
     def __init__(self, found: str, known: str) -> None:
         super().__init__(
-            f"the ledger has schema {found}, which this program does not know (its own is "
-            f"{known}): use the Daybook that wrote it, or make the ledger anew"
+            f"the ledger has schema {found}, but this program only knows {known}; use the Daybook "
+            "version that wrote it, or create a new ledger"
         )
 
 
@@ -286,7 +284,8 @@ class FenceRefused(LedgerError):
     def __init__(self, run: str, fence: int, current: int) -> None:
         self.run, self.fence, self.current = run, fence, current
         super().__init__(
-            f"run {run} was taken over: the write carries fence {fence}, in force is {current}"
+            f"run {run} was taken over: the fencing token of this write is {fence}, the current "
+            f"one is {current}"
         )
 
 
@@ -296,7 +295,7 @@ class LeadershipLost(DaybookError):
     code = "lead_lost"
 
     def __init__(self, holder: str) -> None:
-        super().__init__(f"{holder} does not lead any more")
+        super().__init__(f"{holder} is no longer the leader")
 
 
 class Temporary(DaybookError):
@@ -360,7 +359,7 @@ class AgentTemporary(AgentError):
 
 
 class AgentTimeout(AgentError):
-    """The agent was ended at its timeout; nothing that it started still runs.
+    """The agent did not answer in time; it was ended, with all that it started.
 
     ``tool`` is the tool whose call was in progress; empty if there was none.
     """
@@ -371,5 +370,5 @@ class AgentTimeout(AgentError):
         self.seconds = seconds
         self.output = output
         self.tool = tool
-        during = f", in the middle of a call of {tool}" if tool else ""
-        super().__init__(f"no answer within {seconds:g} s{during}; the agent was ended")
+        during = f" while calling {tool}" if tool else ""
+        super().__init__(f"no answer within {seconds:g} s{during}; Daybook ended the agent")

@@ -94,7 +94,9 @@ class Home:
         ``given`` replaces it. Raises `InvalidInput` if ``given`` cannot be sent in a header.
         """
         if given and not (given.isascii() and given.isprintable()):
-            raise InvalidInput(SERVER_CREDENTIAL, "has other characters than printable ASCII")
+            raise InvalidInput(
+                SERVER_CREDENTIAL, "has a character that HTTP cannot send", "use printable ASCII"
+            )
         if given and given != self.credential():
             write_private_draft(self.credential_file, f"{given}\n").replace(self.credential_file)
         return given or _ensure_secret(self.credential_file, f"daybook:{secrets.token_urlsafe(32)}")

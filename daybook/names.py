@@ -30,18 +30,16 @@ def validate_name(name: str, *, stored: bool = False) -> str:
     """
     stripped = name.strip()
     if not stripped:
-        raise InvalidInput("name", "is blank", f"legal: 1 to {MAX_NAME_LENGTH} characters")
+        raise InvalidInput("name", "is blank", f"use 1 to {MAX_NAME_LENGTH} characters")
     if len(stripped) > MAX_NAME_LENGTH:
-        raise InvalidInput(
-            "name", f"has {len(stripped)} characters", f"legal: 1 to {MAX_NAME_LENGTH}"
-        )
+        raise InvalidInput("name", f"has {len(stripped)} characters", f"use 1 to {MAX_NAME_LENGTH}")
     if any(unicodedata.category(letter) in _CONTROLS for letter in stripped):
         raise InvalidInput("name", "has a line break or control character", "write it on one line")
     if stored:
         return stripped
     if any(letter in _BIDI_CONTROLS for letter in stripped):
         raise InvalidInput(
-            "name", "has a character that changes the direction of text", "leave it out"
+            "name", "has a character that changes the direction of text", "remove it"
         )
     if not any(_is_visible(letter) for letter in stripped):
         raise InvalidInput("name", "has no visible character", "write at least one letter or digit")
@@ -146,7 +144,5 @@ def validate_line(text: str, field: str, longest: int = MAX_LINE_LENGTH) -> str:
     """
     text = text.strip()
     if len(text) > longest or not text.isprintable():
-        raise InvalidInput(
-            field, "is not legal", f"legal: one line of at most {longest} characters"
-        )
+        raise InvalidInput(field, "is not valid", f"use one line of at most {longest} characters")
     return text

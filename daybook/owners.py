@@ -47,12 +47,12 @@ def validate_owner(owner: str, field: str = "owner") -> str:
     # An agent's session keys start with `<its name>:`. With a colon in its name it would get
     # another agent's sessions.
     if ":" in name:
-        raise InvalidInput(field, f"{owner!r} is not legal", "an agent's name has no colon")
+        raise InvalidInput(field, f"{owner!r} is not valid", "use an agent name without a colon")
     if owner in (USER, PLUGIN) or (name and name == name.strip() and name.isprintable()):
         if len(owner) <= MAX_OWNER_LENGTH:
             return owner
-        raise InvalidInput(field, "is too long", f"legal: at most {MAX_OWNER_LENGTH} characters")
-    raise InvalidInput(field, f"{owner!r} is not legal", "legal: user, plugin, or agent:<its name>")
+        raise InvalidInput(field, "is too long", f"use at most {MAX_OWNER_LENGTH} characters")
+    raise InvalidInput(field, f"{owner!r} is not valid", "use user, plugin or agent:<its name>")
 
 
 def validate_user_id(user_id: str) -> str:

@@ -6,8 +6,8 @@
     decorators      @daybook.tool, @daybook.listener    of imported modules; `load_plugins` imports
                                                         those in the setting `plugins`
 
-Callers of tools and listeners look both up here. A module that cannot be imported is logged once,
-and does not keep the others from being used.
+Callers of tools and listeners look both up here. A module that cannot be imported is logged once
+and does not affect the others.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ def _register(group: str, field: str, name: str, function: Any) -> None:
         or not name.isprintable()
         or len(name) > MAX_NAME_LENGTH
     ):
-        legal = f"legal: 1 to {MAX_NAME_LENGTH} characters that can be printed, no blanks around"
-        raise InvalidInput(field, f"{name!r} is not legal", legal)
+        hint = f"use 1 to {MAX_NAME_LENGTH} printable characters, without blanks at the ends"
+        raise InvalidInput(field, f"{name!r} is not valid", hint)
     if not callable(function) or isinstance(function, type):
-        raise InvalidInput(field, f"{function!r} is no function", "write the decorator above one")
+        raise InvalidInput(field, f"{function!r} is not a function", "decorate a function")
     existing = _registered[group].get(name)
     if (
         existing is not None
@@ -122,7 +122,7 @@ def _register(group: str, field: str, name: str, function: Any) -> None:
         and qualified_name(existing) != qualified_name(function)
     ):
         both = f"{qualified_name(existing)} and {qualified_name(function)}"
-        raise InvalidInput(field, f'"{name}" is registered by two: {both}', "give one another name")
+        raise InvalidInput(field, f'two functions have the name "{name}": {both}', "rename one")
     _registered[group][name] = function  # perhaps the same function again: its module was reloaded
 
 
@@ -175,7 +175,7 @@ def load_plugins() -> None:
             import_module(module)
         except (Exception, SystemExit) as error:
             _failed[module] = f"{type(error).__name__}: {error}"
-            log.exception("the plugin %s cannot be imported", module, extra={"action": "plugin"})
+            log.exception("cannot import the plugin %s", module, extra={"action": "plugin"})
 
 
 def failed_plugins() -> dict[str, str]:
@@ -211,17 +211,17 @@ def find(group: str, name: str) -> Callable[..., Any] | None:
     if len(entries) + (registered is not None and not _is_same_function(entries, registered)) > 1:
         candidates = [each.value for each in entries]
         candidates += [qualified_name(registered)] if registered is not None else []
-        raise UnusableFunction(f"it is registered by several: {', '.join(sorted(candidates))}")
+        raise UnusableFunction(f"several functions have its name: {', '.join(sorted(candidates))}")
     if registered is not None:
         return registered
     for entry in entries:
         try:
             function = entry.load()
         except (Exception, SystemExit) as error:
-            problem = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
+            problem = f"cannot load {entry.value}: {type(error).__name__}: {error}"
             raise UnusableFunction(problem) from None
         if isinstance(function, type) or not callable(function):
-            raise UnusableFunction(f"{entry.value} is no function")
+            raise UnusableFunction(f"{entry.value} is not a function")
         loaded: Callable[..., Any] = function
         return loaded
     return None

@@ -28,8 +28,8 @@ def root() -> Path:
         if all((folder / file).exists() for file in _REQUIRED_FILES):
             return folder
     raise DaybookError(
-        f"this installation of daybook has no flows: neither {_PACKAGE / '_repo'} nor "
-        f"{_PACKAGE.parent} holds {', '.join(_REQUIRED_FILES)}; install it again"
+        f"this installation of Daybook has no flows: neither {_PACKAGE / '_repo'} nor "
+        f"{_PACKAGE.parent} contains {' and '.join(_REQUIRED_FILES)}; reinstall Daybook"
     )
 
 
@@ -48,7 +48,7 @@ def enter() -> dict[str, str]:
 def load_entry_point(relative: str) -> ModuleType:
     """Import a Prefect entry point by its path from the root, such as ``blocks/__init__.py``.
 
-    A package of the same name elsewhere on the path is neither used instead nor replaced. An entry
+    A package of the same name elsewhere on the path is not used, and not replaced. An entry
     point that is already loaded, under any name, is not loaded a second time, because Prefect warns
     if a block class is defined twice.
     """
@@ -57,11 +57,11 @@ def load_entry_point(relative: str) -> ModuleType:
         # Not getattr: some lazy modules import something on attribute access.
         if getattr(module, "__dict__", {}).get("__file__") == str(path):
             return module
-    name = "daybook_door_" + re.sub(r"\W", "_", relative.removesuffix(".py"))
+    name = "daybook_entry_point_" + re.sub(r"\W", "_", relative.removesuffix(".py"))
     package = [str(path.parent)] if path.name == "__init__.py" else None
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=package)
     if spec is None or spec.loader is None or not path.is_file():
-        raise DaybookError(f"{path} is not a file of this repository")
+        raise DaybookError(f"Daybook has no entry point {path}; reinstall Daybook")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -32,7 +32,7 @@ _POSTGRESQL = re.compile(
 )
 
 
-SIGNING_SECRET_FORMAT = "legal is whsec_ and 24 to 64 bytes in base64, as Standard Webhooks have it"
+SIGNING_SECRET_FORMAT = "use whsec_ followed by 24 to 64 bytes in base64 (Standard Webhooks)"
 """Format of a signing secret, for error messages; `signing_key` reads one."""
 
 
@@ -76,51 +76,51 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=home_path,
-        description="The folder that holds the ledger, the embedded Prefect and the logs.",
+        description="Folder of the ledger, the embedded Prefect and the logs.",
     )
     ledger_url: str = Field(
         default="",
-        description="The ledger's address: `sqlite+aiosqlite:////path/ledger.db`, with an absolute "
-        "path, or `postgresql://user@host/database`; empty means `ledger.db` in the home.",
+        description="Address of the ledger: `sqlite+aiosqlite:////path/ledger.db` with an absolute "
+        "path, or `postgresql://user@host/database`. Empty: `ledger.db` in the home.",
     )
     timezone: str = Field(
         default_factory=machine_timezone,
-        description="The IANA zone of jobs that name none; by default this machine's.",
+        description="IANA time zone of jobs that name none.",
     )
 
     max_concurrent: int = Field(
         default=4,
         ge=1,
-        description="How many runs of jobs may be at work at once, on all machines together; "
-        "a further one waits, and is shown as waiting.",
+        description="Maximum number of runs at a time, on all machines together. Further runs are "
+        "`waiting`.",
     )
     allowed_hosts: str = Field(
         default="",
-        description="Names, addresses and networks, comma-separated, that jobs may reach although "
-        "their rule refuses them: `intranet.example.org, 10.0.0.0/8`. A cloud's metadata service "
-        "is meant by its very address only.",
+        description="Host names, addresses and networks, comma-separated, that jobs may reach "
+        "although Daybook would refuse them: `intranet.example.org, 10.0.0.0/8`. A cloud's "
+        "metadata service is allowed only by its exact address.",
     )
 
     alert_channel: str = Field(
         default="inbox",
         min_length=1,
-        description="The operator's channel: where alerts go of jobs that have none of their own.",
+        description="The operator's channel, for alerts about jobs without an alert channel.",
     )
     webhook_secret: SecretStr = Field(
         default=SecretStr(""),
-        description="`whsec_…`: signs callbacks to destinations without a secret of their own. "
-        "Empty: the one in the home's file `webhook-secret`, which is made when it is needed; on "
-        "several machines give all of them one.",
+        description="Secret (`whsec_…`) that signs callbacks to destinations without a secret of "
+        "their own. Empty: the secret in the home's file `webhook-secret`, which Daybook creates "
+        "at first use. On several machines, set the same secret on each.",
     )
 
     max_light: int = Field(
         default=0,
         ge=0,
-        description="How many runs of the class `light` may be at work at once, within "
-        "`DAYBOOK_MAX_CONCURRENT`; 0 is as many as that.",
+        description="Maximum number of runs of the class `light` at a time, within "
+        "`DAYBOOK_MAX_CONCURRENT`. 0: no limit of its own.",
     )
     max_medium: int = Field(
-        default=0, ge=0, description="The same for the class `medium`, which jobs have by default."
+        default=0, ge=0, description="The same for the class `medium`, the default."
     )
     max_resource_intensive: int = Field(
         default=0, ge=0, description="The same for the class `resource-intensive`."
@@ -128,45 +128,45 @@ class Settings(BaseSettings):
 
     limits: dict[str, Any] = Field(
         default_factory=default_limits,
-        description="What agents' own jobs may do: a table, `[limits]` in `config.toml`, or JSON. "
-        "docs/guides/limits.md has its keys.",
+        description="Limits of agents' own jobs: a table, `[limits]` in `config.toml`, or JSON. "
+        "docs/guides/limits.md lists the keys.",
     )
     tasks: dict[str, Any] = Field(
         default_factory=default_tasks,
-        description="When a task that nobody claims is escalated, and where sessions are woken: a "
-        "table, `[tasks]` in `config.toml`, or JSON. docs/guides/tasks.md has its keys.",
+        description="Escalation of tasks that nobody claims, and how task sessions are woken: a "
+        "table, `[tasks]` in `config.toml`, or JSON. docs/guides/tasks.md lists the keys.",
     )
     user_jobs: bool = Field(
         default=True,
-        description="Whether jobs of people and agents fire; where not, only those of plugins and "
-        "heartbeats do, and the others are skipped.",
+        description="Whether jobs of people and agents run. If false, Daybook runs only plugins' "
+        "jobs and heartbeats, and skips the others.",
     )
     plugins: str = Field(
         default="",
-        description="Python modules, comma-separated, that are imported before a job runs because "
-        "they register tools and listeners: `my_app.jobs`.",
+        description="Python modules, comma-separated, that register tools and listeners: "
+        "`my_app.jobs`. Daybook imports them before it runs a job.",
     )
 
     web_port: int = Field(
         default=4280,
         ge=0,
         lt=2**16,
-        description="Where `daybook up` has `/health` and `/metrics`, on this machine alone; where "
-        "it is taken any free port, which is said. 0: nowhere. `daybook web --host` listens for "
-        "other machines.",
+        description="Port on which `daybook up` serves `/health` and `/metrics`, for this machine "
+        "only. If the port is in use, `daybook up` chooses a free one and prints it. 0: no server. "
+        "Use `daybook web --host` to serve other machines.",
     )
 
     keep_days: int = Field(
         default=90,
         ge=0,
-        description="For how many days what has ended is kept: runs, conversations, and what an "
-        "embedded Prefect has of them; 0 is for ever.",
+        description="Days to keep ended runs and conversations, in the ledger and in an embedded "
+        "Prefect. 0: forever.",
     )
     keep_runs: int = Field(
         default=1000,
         ge=0,
-        description="How many runs of each job are kept, the newest; 0 is all. Of conversations as "
-        "many prompts with their answers.",
+        description="Number of newest runs to keep for each job, and of newest prompts with their "
+        "answers for each conversation. 0: all.",
     )
 
     @field_validator("timezone")
@@ -176,7 +176,7 @@ class Settings(BaseSettings):
             ZoneInfo(value)
         except (KeyError, ValueError, OSError) as error:
             raise ValueError(
-                f'unknown zone "{value}"; legal are IANA names such as Europe/Berlin'
+                f'unknown time zone "{value}"; use an IANA name such as Europe/Berlin'
             ) from error
         return value
 
@@ -191,15 +191,15 @@ class Settings(BaseSettings):
             query = re.sub(r"([?&])sslmode=", r"\1ssl=", match["query"] or "")  # libpq's name
             return f"postgresql+asyncpg://{match['place']}{query}"
         raise ValueError(
-            "legal is an absolute path, sqlite+aiosqlite:////path/ledger.db, or a database, "
-            "postgresql://user@host/database"
+            "is not a ledger address; use an absolute path, sqlite+aiosqlite:////path/ledger.db, "
+            "or a database, postgresql://user@host/database"
         )
 
     @field_validator("webhook_secret")
     @classmethod
     def _check_secret(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value() and not signing_key(value.get_secret_value()):
-            raise ValueError(f"is none; {SIGNING_SECRET_FORMAT}")
+            raise ValueError(f"is not a signing secret; {SIGNING_SECRET_FORMAT}")
         return value
 
     @field_validator("allowed_hosts")
@@ -212,7 +212,7 @@ class Settings(BaseSettings):
                 # A host name ends in a letter: 10.0.0.1/8 and 010.0.0.1 are malformed addresses.
                 if not _NAME.match(entry) or len(entry) > 253:
                     raise ValueError(
-                        f'"{entry}" is no host; legal are names, addresses and networks, without '
+                        f'"{entry}" is not a host; use names, addresses and networks without '
                         "scheme, port or *, such as intranet.example.org, 10.0.0.5, 10.0.0.0/8"
                     ) from None
         return value
@@ -259,7 +259,7 @@ def load(**given: Any) -> Settings:
         return Settings(**given)
     except SettingsError as error:  # a variable that should hold JSON; do not repeat its text
         named = re.search(r'field "(\w+)"', str(error))
-        raise invalid_setting(named[1] if named else "settings", "is no JSON") from None
+        raise invalid_setting(named[1] if named else "settings", "is not valid JSON") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = "_".join(str(part) for part in first["loc"])
@@ -269,12 +269,12 @@ def load(**given: Any) -> Settings:
         raise invalid_setting(key, problem) from error
 
 
-def invalid_setting(key: str, problem: str, legal: str = "") -> InvalidInput:
+def invalid_setting(key: str, problem: str, hint: str = "") -> InvalidInput:
     """Return the error for an invalid setting: it names the variable, or the file and the key."""
     variable = f"DAYBOOK_{key.upper()}"
     if variable in os.environ:
-        return InvalidInput(variable, problem, legal)
-    return InvalidInput(str(config_file()), f"{key}: {problem}", legal)
+        return InvalidInput(variable, problem, hint)
+    return InvalidInput(str(config_file()), f"{key}: {problem}", hint)
 
 
 def _read_file() -> dict[str, Any]:
@@ -292,10 +292,11 @@ def _read_file() -> dict[str, Any]:
     except OSError as error:
         raise InvalidInput(str(file), f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise InvalidInput(str(file), f"is no TOML: {error}", 'such as timezone = "UTC"') from error
-    legal = sorted(Settings.model_fields.keys() - {"home"})
-    if unknown := [key for key in values if key not in legal]:
+        hint = 'write lines such as timezone = "UTC"'
+        raise InvalidInput(str(file), f"is not valid TOML: {error}", hint) from error
+    known = sorted(Settings.model_fields.keys() - {"home"})
+    if unknown := [key for key in values if key not in known]:
         raise InvalidInput(
-            str(file), f"unknown: {', '.join(unknown)}", f"legal: {', '.join(legal)}"
+            str(file), f"unknown settings: {', '.join(unknown)}", f"known: {', '.join(known)}"
         )
     return values

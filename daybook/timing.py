@@ -1,7 +1,7 @@
 """Timings that Daybook's processes share: leases, check intervals and grace periods.
 
 A process reads its `Timing` once, when it starts, and passes it to the processes that it starts.
-All processes that share a ledger have to agree on it, because one judges the lease that another
+All processes that share a ledger have to agree on it, because one checks the lease that another
 renews. So it is not a user setting. Only tests change it, to start processes with shorter times.
 """
 
@@ -52,7 +52,7 @@ class Timing:
     leftover_check: timedelta = timedelta(seconds=30)
     """Interval between two checks for runs that a dead worker left started."""
     worker_signal: timedelta = timedelta(seconds=5)
-    """Interval between two messages by which a worker tells its parent process that it is alive. A
+    """Interval between two messages by which a worker shows its parent process that it is alive. A
     worker that is silent for `run_lease` has lost its runs, and the parent ends them.
     """
     stop_grace: timedelta = timedelta(seconds=10)
@@ -142,10 +142,7 @@ class Timing:
         return {TIMING_VARIABLE: json.dumps(changed)}
 
 
-def _from_environment() -> Timing:
-    changed = json.loads(os.environ.get(TIMING_VARIABLE) or "{}")
-    return Timing(**{name: timedelta(seconds=number) for name, number in changed.items()})
+_CHANGED_SECONDS: dict[str, float] = json.loads(os.environ.get(TIMING_VARIABLE) or "{}")
 
-
-TIMING = _from_environment()
+TIMING = Timing(**{name: timedelta(seconds=each) for name, each in _CHANGED_SECONDS.items()})
 """This process's timing."""

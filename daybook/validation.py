@@ -22,9 +22,9 @@ from daybook.errors import InvalidInput
 def as_pydantic(error: InvalidInput) -> PydanticCustomError:
     """Return ``error`` as an error that a pydantic validator may raise."""
     return PydanticCustomError(
-        "refused",
-        "{told}",
-        {"told": str(error), "field": error.field, "problem": error.problem, "hint": error.hint},
+        "invalid_input",
+        "{message}",
+        {"message": str(error), "field": error.field, "problem": error.problem, "hint": error.hint},
     )
 
 
@@ -55,7 +55,7 @@ def from_pydantic(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidIn
     If ``known`` maps names to a model's fields, the error of a number out of range gives the range.
     """
     context: Mapping[str, object] = details.get("ctx", {})
-    if details["type"] == "refused":
+    if details["type"] == "invalid_input":
         return InvalidInput(str(context["field"]), str(context["problem"]), str(context["hint"]))
     # The innermost name: for an item of a list, that of the list.
     field = next((each for each in reversed(details["loc"]) if isinstance(each, str)), "job")
@@ -64,10 +64,10 @@ def from_pydantic(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidIn
     if details["type"] == "missing":
         return InvalidInput(field, "is missing")
     if context.keys() & _BOUNDS and isinstance(known, Mapping) and field in known:
-        return InvalidInput(field, f"{details['input']!r} is not legal", _range(known[field]))
+        return InvalidInput(field, f"{details['input']!r} is not valid", _range(known[field]))
     if "expected" in context:
         return InvalidInput(
-            field, f"{details['input']!r} is not legal", f"legal: {context['expected']}"
+            field, f"{details['input']!r} is not valid", f"use {context['expected']}"
         )
     problem = details["msg"]
     return InvalidInput(field, problem[:1].lower() + problem[1:])
@@ -77,7 +77,7 @@ _BOUNDS = frozenset({"ge", "le"})
 
 
 def _range(field: FieldInfo) -> str:
-    """Return the legal range of a number field: `legal: 0 to 10`, `legal: 1 or more`."""
+    """Return the hint for the range of a number field: `use 0 to 10`, `use 1 or more`."""
     bounds = {
         name: getattr(each, name)
         for each in field.metadata
@@ -85,13 +85,13 @@ def _range(field: FieldInfo) -> str:
         if getattr(each, name, None) is not None
     }
     if len(bounds) == 2:
-        return f"legal: {bounds['ge']} to {bounds['le']}"
-    return f"legal: {bounds['ge']} or more" if "ge" in bounds else f"legal: at most {bounds['le']}"
+        return f"use {bounds['ge']} to {bounds['le']}"
+    return f"use {bounds['ge']} or more" if "ge" in bounds else f"use at most {bounds['le']}"
 
 
 def unknown_field(field: str, known: Iterable[str]) -> InvalidInput:
     """Return the error for a field that does not exist, with the nearest ones that do."""
     names = sorted(known)
     near = difflib.get_close_matches(field, names, n=3, cutoff=0.6)
-    legal = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return InvalidInput(field, "unknown field", legal if names else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return InvalidInput(field, "unknown field", hint if names else "")

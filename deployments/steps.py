@@ -1,4 +1,4 @@
-"""The deploy steps of `prefect.yaml`: they create everything that a deployment needs to run.
+"""Deploy steps of `prefect.yaml`: they create what a deployment needs to run.
 
 Each is idempotent.
 """
@@ -14,8 +14,8 @@ from anyio.from_thread import start_blocking_portal
 async def prepare() -> dict[str, str]:
     """Migrate the ledger, register the block types, make the work pool and the agent `default`.
 
-    In `prefect.yaml`: ``build: [{"deployments.steps.prepare": {}}]``. Answers the ``ledger``.
-    Raises `daybook.errors.InvalidInput` when the pool is there with another type.
+    In `prefect.yaml`: ``build: [{"deployments.steps.prepare": {}}]``. Returns the address of the
+    ``ledger``. Raises `daybook.errors.InvalidInput` if a pool of another type has its name.
     """
     from prefect.client.orchestration import get_client
 
@@ -29,9 +29,10 @@ async def prepare() -> dict[str, str]:
 
 
 def make_pool_when_deploying() -> None:
-    """Make the work pool if this process is `prefect deploy`, which asks for it before any step.
+    """Make the work pool if this process is `prefect deploy`.
 
-    So a deploy step comes too late for it; the flow's file is what is read earlier still.
+    That command needs the pool before it runs any deploy step, but after it has imported the flow's
+    file. So the flow's file calls this.
     """
     if "prefect" in Path(sys.argv[0]).parts[-2:] and "deploy" in sys.argv[1:]:
         with start_blocking_portal("asyncio") as portal:  # the command's own loop is running

@@ -11,7 +11,7 @@ from daybook.resources import copies, encryption
 
 
 async def renew(*, discard: bool = False) -> dict[str, list[str]]:
-    """Copy what Prefect holds again, encrypted with this home's key; make the key if there is none.
+    """Copy all blocks from Prefect again, encrypted with this home's key; create a missing key.
 
     Return `{"copied", "discarded"}`, each a list such as `["secret ops"]`. Raise `InvalidInput`,
     and change nothing, if this home has the key of the copies, or if copies of blocks that Prefect
@@ -30,11 +30,11 @@ async def renew(*, discard: bool = False) -> dict[str, list[str]]:
             except LedgerKeyMissing:
                 pass
             else:
-                raise InvalidInput("key", "this home has the key of the ledger's copies", "keep it")
+                raise InvalidInput("key", "this home has the ledger's key", "keep using it")
         lost = await mirror.list_lost(ledger, client, blocks.BLOCK_TYPES)
         if lost and not discard:
             problem = f"Prefect has lost {', '.join(lost)}: only the old key can restore them"
-            raise InvalidInput("key", problem, "find the old ledger-key, or give --discard")
+            raise InvalidInput("key", problem, "restore the old file ledger-key, or add --discard")
         encryption.read_or_create_key(homes.current_home().ledger_key)
         async with ledger.write() as session:
             await copies.remove_key(session)

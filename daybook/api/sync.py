@@ -16,16 +16,14 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, A
     """Reconcile all jobs in both directions; return the changes by job name, as `report_view` does.
 
     `writes` is the number of deployments written; on a second call it is 0. With ``prefer``,
-    `ledger` or `prefect`, decide the remaining conflicts for that side, or only the conflict of the
-    job ``ref``: `decided` has their names. Raise `InvalidInput`.
+    `ledger` or `prefect`, resolve the remaining conflicts for that side, or only that of the job
+    ``ref``: `decided` has their names. Raise `InvalidInput`.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect import reconcile
 
     if ref is not None and prefer is None:
-        raise InvalidInput(
-            "JOB", "is named to decide its conflict", "give --prefer ledger or prefect"
-        )
+        raise InvalidInput("JOB", "needs --prefer", "add --prefer ledger or --prefer prefect")
     side = conflicts.parse_side(prefer) if prefer is not None else None
     async with open_ledger() as ledger, prefect.connected() as client:
         await prefect.check_connection(client)

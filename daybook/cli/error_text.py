@@ -64,13 +64,15 @@ def usage_error(error: CycloptsError) -> InvalidInput:
     """Return the `InvalidInput` for a command line that cannot be parsed."""
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
-        return InvalidInput(COMMAND_LINE, f'"{extra}" is too much', "quote what has blanks in it")
+        return InvalidInput(
+            COMMAND_LINE, f'unexpected argument "{extra}"', "quote arguments with blanks"
+        )
     problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
     if isinstance(error, MissingArgumentError) and "--" in problem:
         return InvalidInput(
-            COMMAND_LINE, problem, "a value that begins with a dash is given as --option=-value"
+            COMMAND_LINE, problem, "write a value that begins with a dash as --option=-value"
         )
     if isinstance(error, UnknownOptionError | UnknownCommandError):
         chain = " ".join(["daybook", *(error.command_chain or ())])
-        return InvalidInput(COMMAND_LINE, problem, f"`{chain} --help` lists them")
+        return InvalidInput(COMMAND_LINE, problem, f"see `{chain} --help`")
     return InvalidInput(COMMAND_LINE, problem)

@@ -111,7 +111,7 @@ def delivery_details(run: dict[str, Any]) -> str:
     """Return a line for each callback and message of a run; empty if none was requested."""
     lines = [f"{recipient(each)}: {delivery_state(each)}" for each in run.get("deliveries", ())]
     if run["delivery"] == "suppressed":
-        lines.append("held back: said before, nothing to say, or the job is silent")
+        lines.append("not sent: a repeat, nothing to report, or the job is silent")
     elif not lines and run["delivery"] != "not_requested":
         lines.append(str(run["delivery"]))
     return "\n".join(lines)
@@ -147,24 +147,24 @@ def recipient(each: dict[str, Any]) -> str:
     return f"{each['to']} (chat {each['chat_id']})" if each["chat_id"] else str(each["to"])
 
 
-def notifications(told: dict[str, list[str]]) -> str:
+def notifications(recipients_of: dict[str, list[str]]) -> str:
     """Return the notifications of a job: `completed, failed → inbox, https://…`.
 
-    ``told`` maps each event to its recipients. Recipients of the same events share a line.
+    ``recipients_of`` maps each event to its recipients. Recipients of the same events share a line.
     """
     events_of: dict[str, list[str]] = {}
-    for event, receivers in told.items():
-        for each in receivers:
+    for event, recipients in recipients_of.items():
+        for each in recipients:
             events_of.setdefault(each, []).append(event)
-    recipients_of: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {}
     for each, events in events_of.items():
-        recipients_of.setdefault(", ".join(events), []).append(each)
-    return "\n".join(f"{events} → {', '.join(circle)}" for events, circle in recipients_of.items())
+        lines.setdefault(", ".join(events), []).append(each)
+    return "\n".join(f"{events} → {', '.join(recipients)}" for events, recipients in lines.items())
 
 
 def signing_secret_state(until: str | None) -> str:
     """Describe a destination's signing secret, and until when its previous one is valid."""
-    return f"its own; the old one until {local_time(until)}" if until else "its own"
+    return f"own; the previous one until {local_time(until)}" if until else "own"
 
 
 def short_id(of: str) -> str:

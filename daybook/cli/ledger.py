@@ -15,18 +15,18 @@ async def prune_(
     disabled_for: Annotated[
         str | None,
         Parameter(
-            help="First remove jobs that have been disabled and unedited for this long, such as "
-            "90d."
+            help="First remove jobs that have been disabled and unchanged for this long: 90d."
         ),
     ] = None,
     dry_run: Annotated[
-        bool, Parameter(help="List the jobs that --disabled-for would remove, and change nothing.")
+        bool, Parameter(help="Only list the jobs that --disabled-for would remove.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Delete history that DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS no longer keep.
+    """Remove old runs, conversations, deliveries and tasks.
 
-    The keeper does this each hour. Only --disabled-for needs Prefect.
+    DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS set how many to keep. The keeper does the same every
+    hour. Only --disabled-for needs Prefect.
 
     Example: daybook ledger prune --disabled-for 90d --dry-run
     """
@@ -54,13 +54,13 @@ async def prune_(
 async def rekey_(
     *,
     discard: Annotated[
-        bool, Parameter(help="Discard copies of documents that Prefect has lost.")
+        bool, Parameter(help="Also discard copies of blocks that Prefect has lost.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Encrypt the ledger's copies of agents and secrets with a new key, if the old one is lost.
+    """Replace a lost ledger key, and copy agents and secrets from Prefect again.
 
-    Copies them again from Prefect. The key is the file ledger-key in the home.
+    The key encrypts these copies. It is the file `ledger-key` in the home.
 
     Example: daybook ledger rekey
     """

@@ -25,8 +25,8 @@ _OPTIONS = Group("Options", sort_key=9)
 
 app = App(
     name="daybook",
-    help="Schedule the work of AI agents, and keep the book of every due time.",
-    help_epilogue="Begin with `daybook up`, and look at `daybook add --help` in another terminal.",
+    help="Schedule the jobs of AI agents and record the outcome of every due time.",
+    help_epilogue="Start with `daybook up`, then see `daybook add --help` in another terminal.",
     help_format="markdown",
     version=__version__,
     default_parameter=Parameter(negative=(), show_default=False),
@@ -36,83 +36,83 @@ app = App(
 )
 _agents = App(
     name="agents",
-    help="The agents that jobs ask: add, list, show, test, remove.",
+    help="Manage agents: add, list, show, test, remove.",
     help_epilogue="",
     group=_AGENTS,
 )
 _sessions = App(
     name="session",
-    help="What was said before: list and show conversations.",
+    help="Show stored conversations: list, show.",
     help_epilogue="",
     group=_RUNS,
     sort_key=50,
 )
 _secrets = App(
     name="secrets",
-    help="What jobs name as {{secret:name}}: add, list, remove.",
+    help="Manage secrets for {{secret:name}} in jobs: add, list, remove.",
     help_epilogue="",
     group=_AGENTS,
 )
 _tools = App(
     name="tools",
-    help="What jobs call: list, show, call; the servers that have them: test, add, remove.",
+    help="Manage tools (list, show, call) and tool servers (test, add, remove).",
     help_epilogue="",
     group=_AGENTS,
 )
 _callbacks = App(
     name="callbacks",
-    help="Callbacks and messages, and what became of each: list, show, retry; destinations.",
+    help="Show and retry callbacks and messages: list, show, retry, destinations.",
     help_epilogue="",
     group=_RUNS,
     sort_key=40,
 )
 _channels = App(
     name="channels",
-    help="Where answers and alerts go: list, add, test, remove.",
+    help="Manage channels for answers and alerts: list, add, test, remove.",
     help_epilogue="",
     group=_AGENTS,
 )
 _destinations = App(
     name="destinations",
-    help="The addresses with a secret of their own: add, list, rotate, test, remove.",
+    help="Manage callback addresses with their own secret: add, list, rotate, test, remove.",
     help_epilogue="",
     sort_key=90,
 )
 _tokens = App(
     name="tokens",
-    help="What lets MCP clients in over HTTP: add, list, remove.",
+    help="Manage tokens of MCP clients over HTTP: add, list, remove.",
     help_epilogue="",
     group=_AGENTS,
 )
 _heartbeat = App(
     name="heartbeat",
-    help="Standing orders that an agent looks after: on, off, status.",
+    help="Manage standing orders of an agent: on, off, status.",
     help_epilogue="",
     group=_JOBS,
     sort_key=45,
 )
 _task = App(
     name="task",
-    help="Tasks that idle sessions take: add, list, show, next, and what becomes of them.",
+    help="Manage the queue of tasks that live agents claim: add, list, show, next, …",
     help_epilogue="",
     group=_RUNS,
     sort_key=60,
 )
 _task_session = App(
     name="session",
-    help="The live agents that take tasks: register, report, list, remove.",
+    help="Manage the live agents that claim tasks: register, report, list, show, remove.",
     help_epilogue="",
     sort_key=90,
 )
 _task_scheduler = App(
     name="scheduler",
-    help="What wakes sessions: status, pause, resume, drain, backlog, cycle, rebuild.",
+    help="Control the task scheduler: status, pause, resume, drain, backlog, cycle, rebuild.",
     help_epilogue="",
     sort_key=91,
 )
 _ledger = App(
     name="ledger",
-    help="The book itself: prune, rekey.",
+    help="Maintain the ledger: prune, rekey.",
     help_epilogue="",
     group=_MACHINE,
     sort_key=60,
@@ -227,7 +227,9 @@ def _run_command_line(tokens: list[str]) -> int:
         if sys.flags.dev_mode:
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        wrapped = DaybookError(f"{text} (unexpected; `python -X dev -m daybook …` shows where)")
+        wrapped = DaybookError(
+            f"{text} (unexpected error; run `python -X dev -m daybook …` to see where)"
+        )
         return _report_error(wrapped, tokens)
 
 

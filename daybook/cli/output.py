@@ -43,12 +43,12 @@ ALERT_PREFIX = "! "
 """The prefix of an entry that needs attention."""
 
 PROGRESS_INTERVAL_SECONDS = 5.0
-"""The shortest time between two lines of `progress` if stderr is not a terminal."""
+"""Minimum seconds between two lines of `progress` if stderr is not a terminal."""
 
 COLUMN_GAP = 2
 """The number of blanks between two columns."""
 MIN_COLUMN_WIDTH = 8
-"""The least width to which a column is cut; a narrower one would be of no use."""
+"""Minimum width of a column that is cut; a narrower one would be useless."""
 
 
 def print_json(value: Any) -> None:
@@ -173,13 +173,10 @@ def _print_rich_table(
             continue
         shown_columns.append(number)
     for cells in shown:
-        rich_table.add_row(*(Text(cells[n], style=_style(cells[n])) for n in shown_columns))
+        styles = [STYLES.get(cell.removeprefix(ALERT_PREFIX), "") for cell in cells]
+        rich_table.add_row(*(Text(cells[n], style=styles[n]) for n in shown_columns))
     console.width -= min(room + COLUMN_GAP, 0)  # make room for the columns that are never cut
     console.print(rich_table, crop=False)
-
-
-def _style(cell: str) -> str:
-    return STYLES.get(cell.removeprefix(ALERT_PREFIX), "")
 
 
 def _json(value: Any, indent: int | None = None) -> str:

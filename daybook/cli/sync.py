@@ -15,20 +15,20 @@ from daybook.cli.options import Json, prepare_prefect
 async def sync_(
     job: Annotated[
         str | None,
-        Parameter(name="JOB", help="With --prefer: only this job's conflict is decided."),
+        Parameter(name="JOB", help="Resolve only the conflict of this job (with --prefer)."),
     ] = None,
     /,
     *,
     prefer: Annotated[
         str | None,
-        Parameter(help="Decide what was changed on both sides: for the `ledger` or `prefect`."),
+        Parameter(help="Side that wins each conflict: `ledger` or `prefect`."),
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Bring the ledger and Prefect into agreement, both ways.
+    """Reconcile the ledger and Prefect in both directions.
 
-    Where both sides changed a job the ledger's version is kept, and `daybook conflicts` shows both.
-    Exit code 1 when Prefect does not take a job.
+    If a job was changed on both sides, the ledger's values are kept, and `daybook conflicts` shows
+    both. The exit code is 1 if a job cannot be reconciled.
 
     Example: daybook sync --prefer prefect morning-brief
     """
@@ -45,18 +45,18 @@ async def sync_(
         for line in notable_changes(report):
             output.line(line)
         for name, why in report["foreign"].items():
-            output.line(f"stays Prefect's own: {name} ({why})")
+            output.line(f"left unchanged in Prefect: {name} ({why})")
         for name in report.get("decided", []):
-            output.line(f"decided for {prefer}: {name}")
+            output.line(f"resolved for {prefer}: {name}")
         output.say(f"{report['unchanged']} unchanged, {report['writes']} written to Prefect.")
     return 1 if report["failed"] else 0
 
 
 async def conflicts_(*, as_json: Json = False) -> int:
-    """List what was changed on both sides: as it is kept here, and as Prefect had it.
+    """List conflicts: fields that were changed both in the ledger and in Prefect.
 
-    The ledger's version is in force. `daybook sync --prefer prefect JOB` takes Prefect's instead;
-    `--prefer ledger` forgets it. Needs no Prefect.
+    The ledger's values are in force. `daybook sync --prefer prefect JOB` uses Prefect's values
+    instead; `--prefer ledger` discards them. Does not need Prefect.
 
     Example: daybook conflicts --json
     """
@@ -70,10 +70,10 @@ async def conflicts_(*, as_json: Json = False) -> int:
         for name, versions in each["fields"].items():
             in_ledger, in_prefect = _differences(versions["ledger"], versions["prefect"])
             output.fields(
-                [(f"{name} here", _text(in_ledger)), (f"{name} in Prefect", _text(in_prefect))]
+                [(f"{name} in ledger", _text(in_ledger)), (f"{name} in Prefect", _text(in_prefect))]
             )
     if not listed and not as_json:
-        output.say("There are no conflicts.")
+        output.say("No conflicts.")
     return 0
 
 
@@ -98,13 +98,13 @@ def _text(value: Any) -> str:
 def notable_changes(report: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each unexpected change and each failure of a sync."""
     for name in report["adopted"]:
-        yield f"made in Prefect, a job from now on: {name}"
+        yield f"adopted from Prefect: {name}"
     for name in report["remade"]:
-        yield f"was no longer in this Prefect, made again: {name}"
+        yield f"missing in Prefect, created again: {name}"
     for name in report["deleted"]:
-        yield f"its deployment is gone from Prefect, so it is off: {name}"
+        yield f"disabled, because its deployment in Prefect is gone: {name}"
     for name, fields in report["conflicts"].items():
-        yield f"changed on both sides, kept as here: {name} ({', '.join(fields)})"
+        yield f"changed on both sides, kept the ledger's values: {name} ({', '.join(fields)})"
     for kind in ("refused", "failed"):
         for name, why in report[kind].items():
             yield f"{_LABELS[kind]} {name} ({why})"
@@ -113,8 +113,8 @@ def notable_changes(report: dict[str, Any]) -> Iterator[str]:
 _LABELS = {
     "created": "created in Prefect:",
     "updated": "updated in Prefect:",
-    "pulled": "taken over from Prefect:",
+    "pulled": "imported from Prefect:",
     "removed": "removed from Prefect:",
-    "refused": "edited in Prefect, not taken over:",
-    "failed": "Prefect does not take it:",
+    "refused": "edited in Prefect, not imported:",
+    "failed": "not reconciled:",
 }

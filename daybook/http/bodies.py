@@ -1,7 +1,7 @@
 """Bounded reading and decompression of response bodies.
 
-Bytes are counted after decompression, and no decompression step produces more than is still
-wanted, so a small response that expands to a huge one costs no more than a small one.
+Bytes are counted after decompression, and no decompression step produces more bytes than are
+still needed, so a small response that expands to a huge one costs no more than a small one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class BoundedBody:
         self._window = _WINDOWS.get(encodings[0]) if len(encodings) == 1 else None
         self._zlib = None if self._window is None else zlib.decompressobj(self._window)
         if encodings and self._zlib is None:
-            self.cut = f"encoded as {', '.join(encodings)[:60]}, which was not asked for"
+            self.cut = f"encoded as {', '.join(encodings)[:60]}, which Daybook did not request"
 
     def __bytes__(self) -> bytes:
         return bytes(self._kept)
@@ -58,7 +58,7 @@ class BoundedBody:
                     self._cut()
                     return False
         except zlib.error:
-            self.cut = "compressed, and not as it should be"
+            self.cut = "compressed, but the data is invalid"
             return False
         # Compressed bytes that expand to nothing could arrive for ever.
         if self._zlib is not None and self._raw > 2 * self._limit + 1024:
@@ -68,10 +68,10 @@ class BoundedBody:
     def end(self) -> None:
         """Record that no more parts come."""
         if self._zlib is not None and not self.cut and self._raw and not self._zlib.eof:
-            self.cut = "compressed, and its end is missing"
+            self.cut = "compressed, but its end is missing"
 
     def _cut(self) -> None:
-        self.cut = f"longer than the {self._limit:,} bytes that are kept"
+        self.cut = f"longer than the limit of {self._limit:,} bytes"
 
     def _plain(self, part: bytes) -> Iterator[bytes]:
         if self._zlib is None:

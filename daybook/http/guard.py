@@ -43,7 +43,7 @@ from daybook.jobs.limits import Limits
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)\Z")
-_URL_HINT = "legal: http://host/… or https://host/…"
+_URL_HINT = "use http://host/… or https://host/…"
 
 
 class Rule(StrEnum):
@@ -65,10 +65,10 @@ class Rule(StrEnum):
 
 
 _RULE_REASONS = {
-    Rule.OPERATOR: "no job reaches one",
-    Rule.AGENT: "a job of an agent reaches public addresses only",
+    Rule.OPERATOR: "no job may reach it",
+    Rule.AGENT: "agents' jobs may reach public addresses only",
 }
-_ALLOW_LIST_HINT = "the operator may allow it in DAYBOOK_ALLOWED_HOSTS"
+_ALLOW_LIST_HINT = "the operator can allow it in DAYBOOK_ALLOWED_HOSTS"
 
 
 class Resolver(Protocol):
@@ -170,7 +170,7 @@ class Guard:
         """
         parsed, name, literal = _parse(url)
         if self._limits is not None and not self._limits.has_host(name):
-            why = "the operator's limits do not have this host"
+            why = "the operator's limits do not list this host"
             raise OutgoingRefused(_shown(parsed, ""), why, self.rule)
         if literal is not None:
             self._check_address(parsed, literal, name_allowed=False)
@@ -191,9 +191,12 @@ class Guard:
         parsed, name, literal = _parse(url)
         self.check(parsed)
         port = parsed.port or DEFAULT_PORTS[parsed.scheme]
-        resolved = (
-            [str(literal)] if literal is not None else await self._resolve(parsed, name, port)
-        )
+        if literal is not None:
+            resolved = [str(literal)]
+        else:
+            resolved = list(dict.fromkeys(await self._resolver(_host(parsed), port)))
+            if not resolved:
+                raise OSError(f"{name} has no address")
         name_allowed = name in self._allowed.names
         excepted = {
             each
@@ -204,22 +207,16 @@ class Guard:
         if from_public and not all(map(_is_public, resolved)):
             raise OutgoingRefused(
                 _shown(parsed, resolved[0]),
-                "a redirect never leads from public to private",
+                "Daybook does not follow a redirect from a public to a private address",
                 self.rule,
             )
         return Target(parsed, name, port, tuple(resolved), frozenset(excepted))
-
-    async def _resolve(self, url: httpx.URL, name: str, port: int) -> list[str]:
-        resolved = list(dict.fromkeys(await self._resolver(_host(url), port)))
-        if not resolved:
-            raise OSError(f"{name} has no address")
-        return resolved
 
     def _check_address(self, url: httpx.URL, found: str | Address, *, name_allowed: bool) -> bool:
         """Raise if the address is refused; return whether only the allow-list lets it pass."""
         address = ip_address(found)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
-            raise OutgoingRefused(_shown(url, str(address)), "link-local, with a zone", self.rule)
+            raise OutgoingRefused(_shown(url, str(address)), "a link-local address", self.rule)
         if whose := addresses.metadata_provider(address):
             if not self._allowed.very(address):
                 reason = f"the metadata service of {whose}"
@@ -272,27 +269,26 @@ def _parse(text: str | httpx.URL) -> tuple[httpx.URL, str, Address | None]:
         url = httpx.URL(text)
     except (httpx.InvalidURL, TypeError, ValueError):
         # Do not repeat an unparsable text: it may contain a password.
-        raise InvalidInput("url", "is no address", _URL_HINT) from None
+        raise InvalidInput("url", "is not a valid URL", _URL_HINT) from None
     if url.scheme not in DEFAULT_PORTS:
-        raise InvalidInput(
-            "url", f'"{url.scheme}:" is not legal' if url.scheme else "is no URL", _URL_HINT
-        )
+        problem = f'"{url.scheme}:" is not supported' if url.scheme else "is not a valid URL"
+        raise InvalidInput("url", problem, _URL_HINT)
     if url.userinfo:
         raise InvalidInput(
-            "url", "a name or password in it", "give it as a header: {{secret:name}} in its value"
+            "url", "contains a user name or password", "send {{secret:name}} in a header instead"
         )
     host = _host(url)
     if not host:
         raise InvalidInput("url", "has no host", _URL_HINT)
     if url.port is not None and not 0 < url.port < 65536:
-        raise InvalidInput("url", f"port {url.port} is not legal", "legal: 1 to 65535")
+        raise InvalidInput("url", f"port {url.port} is not valid", "use 1 to 65535")
     return url, *_read_host(host)
 
 
 def _read_host(host: str) -> tuple[str, Address | None]:
     name = host.removesuffix(".")
     if "%" in host:
-        raise InvalidInput("url", "the host has a zone, or is written with %", "write it plainly")
+        raise InvalidInput("url", "its host has a zone or a % escape", "write the plain host")
     try:
         literal = ip_address(host)
     except ValueError:
@@ -302,8 +298,8 @@ def _read_host(host: str) -> tuple[str, Address | None]:
     labels = name.split(".")
     if _NUMBER.match(labels[-1]):
         raise InvalidInput(
-            "url", f'"{host}" is a number, but no address', "four decimal numbers, as 192.0.2.1"
+            "url", f'"{host}" is not an IP address', "write four decimal numbers, such as 192.0.2.1"
         )
     if len(name) > 253 or not all(map(_LABEL.match, labels)):
-        raise InvalidInput("url", "the host is no name and no address", _URL_HINT)
+        raise InvalidInput("url", "its host is neither a name nor an IP address", _URL_HINT)
     return name, None

@@ -76,9 +76,9 @@ def next_request(
     try:
         target = url.join(where)
     except (httpx.InvalidURL, TypeError, ValueError):
-        raise OutgoingRefused(shown, "it redirects to what is no address", rule) from None
+        raise OutgoingRefused(shown, "it redirects to an invalid URL", rule) from None
     if url.scheme == "https" and target.scheme == "http":
-        why = "a redirect from https to http is not followed"
+        why = "Daybook does not follow a redirect from https to http"
         raise OutgoingRefused(guard.origin(target), why, rule)
     same_method = method in {"GET", "HEAD"} or status in {307, 308}
     same_method = same_method or (status in {301, 302} and method != "POST")

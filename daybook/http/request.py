@@ -124,10 +124,13 @@ async def request(
     address = transport.guard.check(url)
     progress = Progress()
     client = transport.library.http
+    given = {name.lower() for name in headers}
+    defaults = {"Accept": "*/*", "User-Agent": f"daybook/{daybook.__version__}"}
+    kept = [(name, value) for name, value in defaults.items() if name.lower() not in given]
     outgoing = client.Request(
         method,
         str(address),
-        headers=_with_defaults(headers),
+        headers=[*kept, ("Accept-Encoding", ACCEPT_ENCODING), *headers.items()],
         content=body or None,
         extensions={
             PROGRESS_EXTENSION: progress,
@@ -151,11 +154,9 @@ async def request(
 def check(method: str, headers: Mapping[str, str]) -> None:
     """Raise `InvalidInput` for an invalid request; the message contains no header value."""
     if method not in METHODS:
-        raise InvalidInput(
-            "method", f'"{method[:20]}" is not legal', f"legal: {', '.join(METHODS)}"
-        )
+        raise InvalidInput("method", f'"{method[:20]}" is not valid', f"use {', '.join(METHODS)}")
     if len(headers) > MAX_HEADERS:
-        raise InvalidInput("headers", f"are {len(headers):,}", f"legal: at most {MAX_HEADERS}")
+        raise InvalidInput("headers", f"there are {len(headers):,}", f"use at most {MAX_HEADERS}")
     seen = set()
     for name, value in headers.items():
         low = name.lower()
@@ -163,19 +164,21 @@ def check(method: str, headers: Mapping[str, str]) -> None:
             raise InvalidInput(
                 "headers",
                 f"the value of {name[:60]!r} has {len(value):,} characters",
-                f"legal: at most {MAX_HEADER_VALUE_LENGTH:,}",
+                f"use at most {MAX_HEADER_VALUE_LENGTH:,}",
             )
         if not _NAME.match(name):
-            raise InvalidInput("headers", f"{name[:60]!r} is no name of a header", "such as X-Team")
+            raise InvalidInput(
+                "headers", f"{name[:60]!r} is not a header name", "use a name such as X-Team"
+            )
         if low in _RESERVED_HEADERS or low.startswith("proxy-"):
-            raise InvalidInput("headers", f'"{name}" is not a job\'s to set', "leave it out")
+            raise InvalidInput("headers", f'a job cannot set "{name}"', "remove it")
         if low in seen:
-            raise InvalidInput("headers", f'"{name}" is there twice', "give it once")
+            raise InvalidInput("headers", f'"{name}" occurs twice', "write it once")
         if not _VALUE.match(value):
             raise InvalidInput(
                 "headers",
-                f'the value of "{name}" holds what no header can',
-                "one line of ASCII, without a space or a line break at its ends",
+                f'the value of "{name}" is not valid in a header',
+                "use one line of ASCII without blanks at its ends",
             )
         seen.add(low)
 
@@ -213,18 +216,13 @@ class _Exchange:
         return Response(response.status_code, response.headers, bytes(body), body.cut, turned)
 
 
-def _with_defaults(headers: Mapping[str, str]) -> list[tuple[str, str]]:
-    given = {name.lower() for name in headers}
-    defaults = {"Accept": "*/*", "User-Agent": f"daybook/{daybook.__version__}"}
-    kept = [(name, value) for name, value in defaults.items() if name.lower() not in given]
-    return [*kept, ("Accept-Encoding", ACCEPT_ENCODING), *headers.items()]
-
-
 def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoResponse:
     certificate = certificate_problem(error)
     detail = certificate or str(error)
     sent = exchange.progress.sent
-    reason = "the connection ended before the whole answer" if sent else "it cannot be reached"
+    reason = (
+        "the connection ended before the whole response arrived" if sent else "it cannot be reached"
+    )
     return NoResponse(
         f"{address}: {reason}" + (f" ({detail})" if detail else ""),
         sent=sent,
@@ -235,16 +233,10 @@ def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoRespons
 
 def certificate_problem(error: BaseException) -> str:
     """Return why the certificate was refused, if that caused ``error``; else empty."""
-    certificate = _find_cause(error, ssl.SSLCertVerificationError)
-    if isinstance(certificate, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {certificate.verify_message}"
-    return ""
-
-
-def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return "" if cause is None else f"its certificate is not trusted: {cause.verify_message}"
 
 
 def status_text(status: int) -> str:

@@ -24,7 +24,7 @@ HIDDEN = "********"
 """The replacement for a hidden secret."""
 
 STORE_SECRET_HINT = (
-    "keep it with `daybook secrets add`, bound to its hosts, and write {{secret:name}} in its place"
+    "store it with `daybook secrets add NAME --host HOST` and write {{secret:name}} instead"
 )
 
 _REFERENCE = SECRET
@@ -132,7 +132,7 @@ def references(what: str, text: str) -> list[str]:
         raise InvalidInput(
             what,
             "a reference to a secret is misspelt",
-            "{{secret:name}}, of lowercase letters, digits and dashes",
+            "write {{secret:name}} with lowercase letters, digits and dashes",
         )
     return _REFERENCE.findall(text)
 
@@ -160,7 +160,7 @@ async def fill(
         if destination.known_as.isdisjoint(secret.hosts):
             raise InvalidInput(
                 what,
-                f'the secret "{name}" does not go to {destination.shown}',
+                f'the secret "{name}" is not for {destination.shown}',
                 f"it is bound to {', '.join(secret.hosts)}",
             )
         values[name] = secret.value
@@ -187,7 +187,7 @@ async def fill_params(
 
 
 def refuse_literal_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` if a header holds what looks like a literal secret."""
+    """Raise `InvalidInput` if a header value looks like a literal secret."""
     for name, value in headers.items():
         named = _SECRET_HEADER.search(name.lower()) and not references("headers", value)
         if value.strip() and (named or _SECRET_VALUE.search(value)):
@@ -195,8 +195,9 @@ def refuse_literal_headers(headers: Mapping[str, str]) -> None:
 
 
 def refuse_literal_params(params: Any) -> None:
-    """Raise `InvalidInput` if the JSON value holds what looks like a literal secret, or a misspelt
-    reference.
+    """Raise `InvalidInput` if the JSON value contains a literal secret or a misspelt reference.
+
+    Such a secret is recognised by its field's name or by its form.
     """
     for path, value in _texts(params):
         named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))

@@ -135,12 +135,15 @@ class GuardedTransport:
             )
             progress.sent = following.had_effect
             if self._one_origin and not following.unchanged:
-                why = "a redirect to another address, or of another method, is not followed"
+                why = "Daybook does not follow a redirect that changes the address or method"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
             if len(progress.redirects) == redirects.MAX_REDIRECTS:
                 why = f"more than {redirects.MAX_REDIRECTS} redirects"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
-            progress.redirects += (_turn(response.status_code, following, request.method),)
+            description = f"{response.status_code} to {guard.origin(following.url)}"
+            if following.method != request.method:
+                description += f", sent as {following.method}"
+            progress.redirects += (description,)
             request = self._next(request, following)
 
     async def aclose(self) -> None:
@@ -159,7 +162,7 @@ class GuardedTransport:
         read = httpx.URL(str(url))
         parts = [(each.scheme, each.raw_host, each.port, each.raw_path) for each in (read, url)]
         if parts[0] != parts[1]:
-            raise InvalidInput("url", "can be read in two ways", "write it plainly")
+            raise InvalidInput("url", "is ambiguous", "percent-encode its special characters")
         return read
 
     async def _pool(self, url: httpx.URL, source: str | None) -> _Pool:
@@ -200,7 +203,7 @@ class GuardedTransport:
         try:
             return await self.guard.target(url, source)
         except OSError as error:
-            reason = f"{guard.origin(url)} is not found: {error}"
+            reason = f"cannot resolve {guard.origin(url)}: {error}"
             raise self.library.http.ConnectError(reason) from error
 
     async def _send(self, request: Any, pool: _Pool, progress: Progress) -> tuple[Any, str]:
@@ -245,7 +248,9 @@ class GuardedTransport:
             try:
                 content = request.content
             except http.RequestNotRead:
-                raise http.TransportError("a redirect, and the body is not there anymore") from None
+                raise http.TransportError(
+                    "cannot follow a redirect, because the body was already sent"
+                ) from None
         return http.Request(
             following.method,
             str(following.url),
@@ -307,7 +312,7 @@ class PinnedBackend:
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
         if port != self._target.port:
-            raise RuntimeError(f"port {port} was not judged")
+            raise RuntimeError(f"port {port} was not checked")
         core = self._library.core
         for left in range(len(self._target.addresses), 0, -1):
             address = self._target.addresses[-left]
@@ -414,12 +419,5 @@ def _refuse_plain_secret(request: Any, target: Target, secret: frozenset[str], r
         return
     names = {name.lower() for name in request.headers}
     if not secret.isdisjoint(names | {SECRET_BODY} if "content-length" in names else names):
-        why = "a secret does not go over plain http to a public address"
-        raise OutgoingRefused(guard.origin(target.url), why, rule, "legal: https")
-
-
-def _turn(status: int, following: redirects.RedirectedRequest, method: str) -> str:
-    description = f"{status} to {guard.origin(following.url)}"
-    return (
-        description if following.method == method else f"{description}, asked as {following.method}"
-    )
+        why = "Daybook does not send a secret over plain http to a public address"
+        raise OutgoingRefused(guard.origin(target.url), why, rule, "use https")

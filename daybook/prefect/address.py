@@ -40,9 +40,12 @@ def use_current_server() -> None:
 
 
 def _follow_running_server() -> None:
-    if "prefect" in sys.modules and not _Selected.ours and (imported := _imported_address()):
-        home.use_credential(imported)
-        return
+    if "prefect" in sys.modules and not _Selected.ours:
+        from prefect.settings import get_current_settings
+
+        if imported := get_current_settings().api.url:  # any module may have imported Prefect
+            home.use_credential(imported)
+            return
     if os.environ.get(_VARIABLE, "") != (_Selected.ours or ""):
         return
     if address := (home.current_home().running() or {}).get("api_url"):
@@ -52,13 +55,6 @@ def _follow_running_server() -> None:
 
 def _current_variables() -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in (_VARIABLE, home.CLIENT_CREDENTIAL))
-
-
-def _imported_address() -> str | None:
-    """Return the server in the settings of a Prefect that any module has imported."""
-    from prefect.settings import get_current_settings
-
-    return get_current_settings().api.url
 
 
 def client_environment() -> dict[str, str]:

@@ -103,10 +103,18 @@ async def _adopt(
         return None
     kind = (await client.read_flow(existing.flow_id)).name
     if existing.entrypoint and parameter_schema.kind_of(existing.entrypoint) != kind:
-        raise InvalidInput("entrypoint", f"{existing.entrypoint} is not of the flow {kind}")
+        raise InvalidInput(
+            "entrypoint", f"{existing.entrypoint} does not belong to the flow {kind}"
+        )
     now = ledger.now()
     async with ledger.write() as session:
         job = _job(existing, kind, await store.taken_names(session, owners.PREFECT), now)
+        if job.enabled:
+            disabled_reason = ""
+        elif job.schedule.has_passed(now):
+            disabled_reason = f"{store.FIRED_REASON} before its adoption"
+        else:
+            disabled_reason = "switched off in Prefect"
         stored = await records.add_adopted_job(
             session,
             job,
@@ -114,7 +122,7 @@ async def _adopt(
             now,
             deployment_id=each.id,
             projection=projection.of_deployment(existing).as_dict(),
-            disabled_reason=_disabled_reason(job, now),
+            disabled_reason=disabled_reason,
         )
     if stored is None:
         return None
@@ -133,14 +141,18 @@ def _job(
         prompts.check(action.prompt)
     if isinstance(action, Heartbeat) and "file" not in observed.parameters:
         # All parameters of a heartbeat have defaults: without any, the deployment is a template.
-        raise InvalidInput("file", "is missing", f"write which, such as {DEFAULT_ORDERS_FILE}")
+        raise InvalidInput("file", "is missing", f"name the file, such as {DEFAULT_ORDERS_FILE}")
     own_tags = [
         tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)
     ]
+    try:
+        name = validate_name(truncate(existing.name.strip(), MAX_NAME_LENGTH))
+    except InvalidInput:
+        name = default_name(existing.name)
     with raising_invalid_input():
         return Job.model_validate(
             {
-                "name": free_name(_name(existing.name), used_names),
+                "name": free_name(name, used_names),
                 "kind": kind,
                 "description": projection.own_description(observed.description),
                 "tags": own_tags,
@@ -151,18 +163,3 @@ def _job(
                 "notify": notify,
             }
         )
-
-
-def _name(given: str) -> str:
-    try:
-        return validate_name(truncate(given.strip(), MAX_NAME_LENGTH))
-    except InvalidInput:
-        return default_name(given)
-
-
-def _disabled_reason(job: Job, now: datetime) -> str:
-    if job.enabled:
-        return ""
-    if job.schedule.has_passed(now):
-        return f"{store.FIRED_REASON} before it was taken over"
-    return "switched off in Prefect"

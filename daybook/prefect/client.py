@@ -52,7 +52,7 @@ async def connected() -> AsyncIterator[PrefectClient]:
         raise PrefectUnreachable(address, str(error) or type(error).__name__) from error
     except httpx.HTTPStatusError as error:
         if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            raise PrefectUnreachable(address, "503, it is too busy") from error
+            raise PrefectUnreachable(address, "it is too busy (503)") from error
         if is_unauthorized(error):
             raise unauthorized_error(address) from error
         raise

@@ -59,7 +59,7 @@ class CorrectionState:
     Times are the ledger's.
     """
 
-    looked: dict[str, tuple[int, datetime]] = field(default_factory=dict)
+    compared: dict[str, tuple[int, datetime]] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,7 +81,7 @@ async def correct(
 
     Without ``memory``, all are due for comparison, as at a start.
     """
-    compared = (memory or CorrectionState()).looked
+    compared = (memory or CorrectionState()).compared
     done, now = CorrectionResult(), ledger.now()
     for job_id, revision in await _jobs_to_compare(ledger, compared, now):
         if done.jobs >= MAX_JOBS_PER_PASS:

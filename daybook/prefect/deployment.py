@@ -27,7 +27,7 @@ from daybook.schedules.descriptions import describe
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, State
+    from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import DeploymentResponse
 
 _TICK = timedelta(microseconds=1)
@@ -112,7 +112,7 @@ async def request_scheduling(
 
 
 def _schedule_from(stored: StoredJob) -> datetime:
-    """Return the start of the time for which Prefect is to queue runs.
+    """Return the time from which Prefect should queue runs.
 
     It is the last change if a due time since then is still on time, else now, so that the hundred
     runs which Prefect queues lie ahead. A one-time job's run is queued however late it is: the
@@ -138,12 +138,6 @@ def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict
     return {"schedule": schedule.model_dump(mode="json"), "active": True, "slug": slug_text}
 
 
-def _unchanged_schedule_body(schedule: DeploymentSchedule) -> dict[str, Any]:
-    return schedule.model_dump(
-        mode="json", include={"schedule", "active", "parameters", "slug"}, exclude_none=True
-    )
-
-
 async def _create(
     client: PrefectClient,
     stored: StoredJob,
@@ -156,11 +150,12 @@ async def _create(
     method, which sends all fields.
     """
     ours = projection.own_schedule(existing) if existing else None
-    other_schedules = (
-        [_unchanged_schedule_body(each) for each in existing.schedules if each is not ours]
-        if existing
-        else []
-    )
+    kept_fields = {"schedule", "active", "parameters", "slug"}
+    other_schedules = [
+        each.model_dump(mode="json", include=kept_fields, exclude_none=True)
+        for each in (existing.schedules if existing else ())
+        if each is not ours
+    ]
     body: dict[str, Any] = {
         "name": stored.row.slug,
         "flow_id": str(await client.create_flow_from_name(stored.row.kind)),

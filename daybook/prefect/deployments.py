@@ -103,7 +103,8 @@ async def read(client: PrefectClient, ledger_id: str) -> DeploymentList:
         )
         page: list[dict[str, Any]] = response.json()
         for raw in page:
-            each = ListedDeployment(raw, _fingerprint(raw))
+            compared = json.dumps([raw.get(name) for name in _COMPARED_FIELDS]).encode()
+            each = ListedDeployment(raw, hashlib.blake2b(compared, digest_size=16).digest())
             tags = each.ledgers()
             listing.has_ours |= ours in tags
             if tags and ours not in tags:
@@ -113,8 +114,3 @@ async def read(client: PrefectClient, ledger_id: str) -> DeploymentList:
         offset += len(page)
         if len(page) < PAGE_SIZE:
             return listing
-
-
-def _fingerprint(raw: dict[str, Any]) -> bytes:
-    text = json.dumps([raw.get(name) for name in _COMPARED_FIELDS])
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -53,12 +53,7 @@ def differing_fields(ours: Projection, theirs: Projection | None) -> set[str]:
     if theirs is None:
         return set(ours.as_dict())
     observed = theirs.as_dict()
-    return {
-        name
-        for name, value in ours.as_dict().items()
-        if observed[name] != value and not _is_left_to_prefect(name, value, observed[name])
-    }
-
-
-def _is_left_to_prefect(name: str, own: Any, observed: Any) -> bool:
-    return name == "schedule" and not own and "foreign" in observed
+    differ = {name for name, value in ours.as_dict().items() if observed[name] != value}
+    if not ours.schedule and "foreign" in theirs.schedule:
+        differ.discard("schedule")
+    return differ

@@ -41,8 +41,7 @@ from daybook.prefect import flow_runs, occurrence, state_mirror, states
 from daybook.prefect.projection import ledger_tag
 from daybook.prefect.reconcile import PrefectReconciler
 from daybook.prefect.states import is_skipped, terminal_state
-from daybook.runs import leases, waiting_runs
-from daybook.runs import prefect_ends as book
+from daybook.runs import leases, prefect_ends, waiting_runs
 from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.retention import RetentionLimits
 from daybook.timing import TIMING
@@ -90,8 +89,8 @@ async def record_unread_ends(
     """
     started, deadline = ledger.now(), time.monotonic() + most_seconds
     async with ledger.read() as session:
-        stored = await book.read_until(session)
-        oldest = await book.first_job_created_at(session)
+        stored = await prefect_ends.read_until(session)
+        oldest = await prefect_ends.first_job_created_at(session)
     since, limit = _read_from(stored, oldest, started), started
     reached = since
     async for read_until, runs in flow_runs.read_ended(
@@ -116,7 +115,7 @@ async def record_unread_ends(
             or progress - stored >= SAVE_INTERVAL
             or (out_of_time and progress > stored)
         ):
-            await book.advance(ledger, progress)
+            await prefect_ends.advance(ledger, progress)
             stored = progress
         if out_of_time:
             break
@@ -147,7 +146,7 @@ async def _record_safely(
     except (Unreachable, httpx.HTTPError, LeadershipLost):
         raise
     except Exception:
-        log.exception("the end of %s was not taken", run.name, extra={"action": "end_failed"})
+        log.exception("cannot record the end of %s", run.name, extra={"action": "end_failed"})
 
 
 async def record_end(
@@ -204,7 +203,7 @@ async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRu
     """End a cancelling run without a live row or a process that would end it."""
     status = await _record(ledger, client, run, None)
     if status is None:
-        await flow_runs.change_state(client, run, Cancelled(message="no process has it"))
+        await flow_runs.change_state(client, run, Cancelled(message="no process runs it"))
     return status
 
 
@@ -250,8 +249,9 @@ async def _record(
         return None
     cancelling = state.type is StateType.CANCELLING
     if row is not None:
-        is_held = row.state in HELD
-        if is_held and (cancelling or not (gone or _holder_is_gone(ledger, row, state))):
+        renewed, missed = leases.holder_last_seen_at(row), ledger.now() - TIMING.run_lease_missed
+        holder_is_gone = gone or renewed is None or renewed <= state.timestamp <= missed
+        if row.state in HELD and (cancelling or not holder_is_gone):
             return None
         request = None
     else:
@@ -259,28 +259,21 @@ async def _record(
         if request is None:
             return None
     kind = "CANCELLED" if cancelling else "SKIPPED" if is_skipped(state) else state.type.value
-    end = book.EndInPrefect(
+    end = prefect_ends.EndInPrefect(
         str(run.id),
-        cast(book.EndKind, kind),
+        cast(prefect_ends.EndKind, kind),
         state.name or kind.title(),
         state.message or "",
         request,
     )
     # An older end must not finish a row that was claimed since it was read.
-    status = await book.apply_end(ledger, end, fence=None if row is None else row.fence)
+    status = await prefect_ends.apply_end(ledger, end, fence=None if row is None else row.fence)
     if status is not None:
         log.info("%s was %s in Prefect: %s", run.name, kind, status, extra={"action": "end_taken"})
         if cancelling:
             by_flow_run = await rows_of_flow_runs(ledger, [str(run.id)])
             await state_mirror.mirror_rows(ledger, client, list(by_flow_run.values()))
     return status
-
-
-def _holder_is_gone(ledger: Ledger, row: RunRow, state: State[Any]) -> bool:
-    renewed = leases.holder_last_seen_at(row)
-    if renewed is None:
-        return True
-    return renewed <= state.timestamp <= ledger.now() - TIMING.run_lease_missed
 
 
 async def _claim_request(ledger: Ledger, run: FlowRun) -> ClaimRequest | None:

@@ -1,4 +1,5 @@
-"""Prefect's flow runs: bulk reads, and state changes that report what they replaced.
+"""Prefect's flow runs: bulk reads, their states in order, and state changes that report what they
+replaced.
 
 Prefect has no compare-and-set. It refuses a state that is not forced over `CANCELLING`, and a crash
 also over an end; any other state replaces any other. So `change_state` writes first and then reads
@@ -7,10 +8,11 @@ in the history what it replaced. The caller decides what to do if that is not th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +23,7 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
-from daybook.prefect import state_history
+from daybook.prefect.states import LATE_NAME, WAITING_NAME
 
 PAGE_SIZE = 200
 """Prefect's default for the maximum page size."""
@@ -182,10 +184,10 @@ async def change_state(client: PrefectClient, run: FlowRun, state: State[Any]) -
             return StateChange(False, response.state, True)
     except ObjectNotFound:
         return StateChange(False, None, True)
-    states = state_history.in_order(await client.read_flow_run_states(run.id), None)
+    states = order_states(await client.read_flow_run_states(run.id), None)
     if states and states[-1].id != response.state.id:
         # Another state was written at about the same time: read the reliable order.
-        states = await state_history.read(client, run.id)
+        states = await read_states(client, run.id)
     if not states:
         return StateChange(False, None, True)
     index = [each.id for each in states].index(response.state.id)
@@ -201,3 +203,43 @@ async def clear_process_id(client: PrefectClient, run: FlowRun) -> None:
         path = {"id": str(run.id)}
         body = {"infrastructure_pid": None}
         await client.request("PATCH", "/flow_runs/{id}", path_params=path, json=body)
+
+
+async def read_states(client: PrefectClient, flow_run_id: UUID) -> list[State[Any]]:
+    """Return all states of a flow run, oldest first; empty if Prefect does not have the run.
+
+    Prefect dates a state when the request arrives, and stores it when it gets the database's lock.
+    If two processes write at the same time, the state that was stored last can have the earlier
+    timestamp. Only the flow run itself says reliably which state is its last one.
+    """
+    states = await client.read_flow_run_states(flow_run_id)
+    try:
+        # Read after the states: if the current state is among them, it is the last one.
+        current = (await client.read_flow_run(flow_run_id)).state
+    except ObjectNotFound:
+        return []
+    return order_states(states, current)
+
+
+def order_states(states: Sequence[State[Any]], current: State[Any] | None) -> list[State[Any]]:
+    """Sort ``states`` by their timestamps, with the flow run's ``current`` state last."""
+    ordered = sorted(states, key=lambda each: each.timestamp)
+    if current is None:
+        return ordered
+    return [*(each for each in ordered if each.id != current.id), current]
+
+
+def retry_starts(states: Sequence[State[Any]]) -> tuple[int, ...]:
+    """Return one number for each Retry in ``states``: the run's starts before that Retry.
+
+    Prefect counts a start when a run becomes RUNNING. A Retry is an end from which somebody
+    continued the run. If the run is set back over its end (`WAITING_NAME`), or Prefect's late-run
+    service marked it just before that end (`LATE_NAME`), nobody asked for the run again.
+    """
+    starts, starts_before = 0, list[int]()
+    for state, following in pairwise(states):
+        starts += state.is_running()
+        nobody_asked = following.is_final() or following.name in {WAITING_NAME, LATE_NAME}
+        if state.is_final() and not nobody_asked:
+            starts_before.append(starts)
+    return tuple(starts_before)

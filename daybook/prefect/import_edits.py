@@ -126,13 +126,12 @@ def _edits(
         by_field["enabled"] = max(times, default=None)
     by_time: dict[datetime, list[str]] = {}
     for name, edited in by_field.items():
-        by_time.setdefault(min(now, _to_utc(edited)) if edited else now, []).append(name)
+        at = now
+        if edited:
+            # Prefect's instants are pendulum's, which lose the zone `datetime.UTC` on an addition.
+            at = min(now, datetime.fromisoformat(edited.isoformat()).astimezone(UTC))
+        by_time.setdefault(at, []).append(name)
     return sorted(by_time.items())
-
-
-def _to_utc(instant: datetime) -> datetime:
-    # Prefect's instants are pendulum's, which lose the zone `datetime.UTC` on an addition.
-    return datetime.fromisoformat(instant.isoformat()).astimezone(UTC)
 
 
 def _with_field(job: Job, name: str, observed: Projection, edited: datetime) -> Job:

@@ -61,8 +61,10 @@ async def record_server(ledger: Ledger, client: PrefectClient, holder: str) -> s
 
 async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> list[PrefectServer]:
     """Record that ``holder`` is connected to this server; return all servers in use."""
+    parts = urlsplit(api_url)
+    without_user = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
     async with ledger.write() as session:
-        server = PrefectServer(pool_id, _without_user(api_url), holder, ledger.now())
+        server = PrefectServer(pool_id, without_user, holder, ledger.now())
         for each in await _all(session):
             # The same location with another id: its pool was deleted and made again.
             if each.seen_at < server.seen_at - _RETENTION_AGE or each.place == server.place:
@@ -74,7 +76,10 @@ async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> lis
 
 
 async def forget(ledger: Ledger, holder: str) -> None:
-    """Remove what ``holder``, which ends, recorded. Other users of the server record it again."""
+    """Remove the servers that the ending process ``holder`` recorded.
+
+    Other users of a server record it again.
+    """
     async with ledger.write() as session:
         for each in await _all(session):
             if each.holder == holder:
@@ -94,12 +99,12 @@ def conflict(servers: list[PrefectServer]) -> str:
     each = " and ".join(f"{server.api_url} (process {server.holder})" for server in servers)
     return (
         f"{len(servers)} Prefect servers use this ledger: {each}; "
-        "runs of the one wait for workers of the other"
+        "runs of one server wait for workers of the other"
     )
 
 
 CONFLICT_HINT = (
-    "stop the workers and keepers of all servers but one, or give each server a ledger of its own "
+    "stop the workers and keepers of all servers but one, or give each server its own ledger "
     "(DAYBOOK_HOME or DAYBOOK_LEDGER_URL)"
 )
 """How to resolve a `conflict`."""
@@ -118,11 +123,6 @@ async def _all(session: AsyncSession) -> list[PrefectServer]:
         pool_id = fact.key.removeprefix(_PREFIX)
         servers.append(PrefectServer(pool_id, value["api_url"], value["holder"], seen_at))
     return servers
-
-
-def _without_user(api_url: str) -> str:
-    parts = urlsplit(api_url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 async def pool_id(client: PrefectClient) -> str | None:

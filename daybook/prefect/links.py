@@ -280,7 +280,7 @@ async def change_slug(session: AsyncSession, job_id: str, slug: str) -> None:
 async def jobs_to_undeploy(session: AsyncSession) -> list[JobRow]:
     """Return the archived jobs whose deployment is still to be deleted, without those of live jobs.
 
-    They include jobs without a deployment id for which Prefect has not been asked yet.
+    They include jobs without a deployment id whose deployment was not looked up in Prefect yet.
     """
     of_live_jobs = select(JobRow.deployment_id).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)

@@ -18,7 +18,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
-from daybook.prefect import links, state_history
+from daybook.prefect import flow_runs, links
 from daybook.runs import claim_requests, rows
 from daybook.runs.claim_requests import ClaimRequest
 
@@ -40,7 +40,7 @@ def current_flow_run() -> FlowRun:
     """Return the flow run of the current code; raises `RuntimeError` outside a flow run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        raise RuntimeError("a run is carried out inside a Prefect flow run only")
+        raise RuntimeError("there is no current Prefect flow run; call this inside a flow")
     return context.flow_run
 
 
@@ -148,4 +148,4 @@ async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
     Empty if nobody asked for the run again after it had ended.
     """
     async with get_client() as client:
-        return state_history.retry_starts(await state_history.read(client, run.id))
+        return flow_runs.retry_starts(await flow_runs.read_states(client, run.id))

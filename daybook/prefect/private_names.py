@@ -59,7 +59,7 @@ def server_application() -> Any | None:
 
         return create_app(final=True)
     except (ImportError, TypeError) as error:
-        logger.warning("Prefect's server cannot be made in this process: %s", error)
+        logger.warning("cannot create Prefect's server in this process: %s", error)
         return None
 
 
@@ -72,7 +72,7 @@ def reload_settings() -> None:
     try:
         from prefect.context import refresh_global_settings_context
     except ImportError as error:
-        logger.warning("Prefect does not read its environment again: %s", error)
+        logger.warning("cannot make Prefect reread its environment: %s", error)
         return
     refresh_global_settings_context()
 
@@ -87,7 +87,7 @@ def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[An
 
         return cast(AbstractContextManager[Any], _run_healthcheck_server(polling))
     except (ImportError, TypeError) as error:
-        logger.warning("no health check is served: %s", error)
+        logger.warning("cannot serve a health check: %s", error)
         return nullcontext()
 
 
@@ -121,7 +121,7 @@ def share_tls_contexts() -> bool:
         create_default_context(cafile=get_current_settings().api.ssl_cert_file)
         clients.ssl = SimpleNamespace(**everything)
     except (ImportError, AttributeError, LookupError, OSError) as error:
-        logger.warning("Prefect's clients load certificates each for itself: %s", error)
+        logger.warning("each Prefect client loads the certificates itself: %s", error)
         return False
     return True
 
@@ -138,10 +138,10 @@ def cache_time_zones() -> bool:
 
         module: Any = _datetime
         if module.available_timezones not in (zoneinfo.available_timezones, _time_zones):
-            raise LookupError("the zones are not asked for as expected")
+            raise LookupError("Prefect does not look up time zones as expected")
         module.available_timezones = _time_zones
     except (ImportError, AttributeError, LookupError) as error:
-        logger.warning("Prefect looks for time zones each time anew: %s", error)
+        logger.warning("Prefect reads the time zones for each schedule: %s", error)
         return False
     return True
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
-from daybook.jobs.model import RESERVED_TAG_PREFIX, Job
+from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.jobs.store import StoredJob
 from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
@@ -76,7 +76,7 @@ def of_job(stored: StoredJob, ledger_id: str) -> Projection:
         schedule=_normal_form(job.schedule),
         parameters=job.parameters(),
         tags=[*job.tags, ledger_tag(ledger_id)],
-        description=f"{_header(job)}\n\n{job.description}".strip(),
+        description=f"**{job.name}** — {describe(job.schedule)}\n\n{job.description}".strip(),
     )
 
 
@@ -136,10 +136,6 @@ def _describe(normal: dict[str, Any]) -> str:
     )
 
 
-def _header(job: Job) -> str:
-    return f"**{job.name}** — {describe(job.schedule)}"
-
-
 def own_description(description: str) -> str:
     """Return a deployment's description without the line that `of_job` put before it."""
     first, _, rest = description.partition("\n\n")
@@ -151,11 +147,6 @@ def to_prefect_cron(expr: str) -> str:
     """Return six fields, seconds first, as Prefect expects them, seconds last; five unchanged."""
     fields = expr.split()
     return " ".join([*fields[1:], fields[0]]) if len(fields) == 6 else expr
-
-
-def _from_prefect_cron(expr: str) -> str:
-    fields = expr.split()
-    return " ".join([fields[-1], *fields[:-1]]) if len(fields) == 6 else expr
 
 
 def _normal_form(schedule: Schedule) -> dict[str, Any]:
@@ -230,7 +221,7 @@ def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Sc
     except (ValueError, ArithmeticError) as error:
         # For example an anchor before the year 1: Prefect's intervals may have any length.
         raise InvalidInput(
-            "schedule", f"Prefect's {_describe(plain)} cannot be kept here"
+            "schedule", f"Daybook cannot express Prefect's {_describe(plain)}"
         ) from error
 
 
@@ -238,11 +229,14 @@ def _schedule_of(normal: dict[str, Any], timezone: str, edited_at: datetime) -> 
     if "foreign" in normal:
         raise InvalidInput(
             "schedule",
-            f"Prefect's {normal['foreign']} cannot be kept here",
-            "one cron, every or at",
+            f"Daybook cannot express Prefect's {normal['foreign']}",
+            "use one cron, every or at",
         )
     if "cron" in normal:
-        return Cron(expr=_from_prefect_cron(normal["cron"]), timezone=normal["timezone"])
+        expr = normal["cron"]
+        if len(fields := expr.split()) == 6:  # Prefect has the seconds last
+            expr = " ".join([fields[-1], *fields[:-1]])
+        return Cron(expr=expr, timezone=normal["timezone"])
     if "interval" in normal:
         # The last due time up to the edit: later ones are the same for any anchor Prefect has.
         seconds = normal["interval"]

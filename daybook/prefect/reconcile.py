@@ -171,7 +171,7 @@ class PrefectReconciler:
                 # The edits are imported. A refused write must not cost a due time; the next
                 # reconciliation reports it.
                 log.warning(
-                    "not pushed: %s",
+                    "cannot update a deployment: %s",
                     prefect.describe_refusal(error),
                     extra={"action": "push_failed"},
                 )

@@ -202,7 +202,7 @@ async def _find_replacement(
 async def _needs_deployment(
     ledger: Ledger, client: PrefectClient, stored: StoredJob, report: ReconcileReport
 ) -> bool:
-    """Return whether a missing deployment is to be made again.
+    """Return whether a missing deployment must be made again.
 
     It is if it was not deleted in Prefect, or the job was enabled since.
     """
@@ -230,7 +230,7 @@ async def _record_lost(
 
 
 def report_unmanaged(stored: StoredJob, found: DeploymentResponse, report: ReconcileReport) -> None:
-    """Report what Prefect holds of the job and keeps for itself."""
+    """Report the parts of the job's deployment that stay Prefect's own."""
     unmanaged = projection.describe_unmanaged(found)
     if unmanaged:
         report.add_unmanaged(stored.job.name, "; ".join(unmanaged))

@@ -46,38 +46,43 @@ class ReconcileReport:
     def conflict(self, name: str, losing: dict[str, Any]) -> None:
         """Report that both sides changed these fields; ``losing`` are Prefect's values."""
         self.conflicts[name] = losing
-        words = f"changed on both sides, the ledger's version is kept: {', '.join(losing)}"
+        words = f"changed here and in Prefect, the ledger's values stay: {', '.join(losing)}"
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})
 
     def add_remade(self, name: str) -> None:
         """Report that it is made again, in another Prefect or after a deletion."""
         self.remade.append(name)
-        words = "is not in this Prefect, and is made again"
+        words = "it has no deployment in this Prefect; creating one"
         log.warning("%s: %s", name, words, extra={"action": "sync_remade"})
 
     def add_deleted(self, name: str, why: str) -> None:
         """Report that its deployment is gone, and that it is disabled."""
         self.deleted.append(name)
-        log.warning("%s: %s; it is off", name, why, extra={"action": "deployment_gone"})
+        log.warning("%s: %s; the job is disabled", name, why, extra={"action": "deployment_gone"})
 
     def adopt(self, name: str, deployment: str) -> None:
         """Report that a deployment made in Prefect is a job now."""
         self.adopted.append(name)
-        log.info("%s: taken over from %s", name, deployment, extra={"action": "adopted"})
+        log.info(
+            "%s: adopted from the deployment %s", name, deployment, extra={"action": "adopted"}
+        )
 
     def refuse(self, name: str, words: str) -> None:
         """Report that an edit made in Prefect is not imported."""
         self.refused[name] = f"{self.refused[name]}; {words}" if name in self.refused else words
-        log.warning("%s: not taken over: %s", name, words, extra={"action": "edit_refused"})
+        log.warning(
+            "%s: cannot import an edit made in Prefect: %s",
+            name,
+            words,
+            extra={"action": "edit_refused"},
+        )
 
     def add_unmanaged(self, name: str, words: str) -> None:
         """Report something of Prefect's own that was left unchanged."""
         self.foreign[name] = words
-        log.info("%s: stays Prefect's own: %s", name, words, extra={"action": "sync_foreign"})
+        log.info("%s: left unchanged in Prefect: %s", name, words, extra={"action": "sync_foreign"})
 
     def fail(self, name: str, words: str) -> None:
         """Report that Prefect refused the job, or that it cannot be compared."""
         self.failed[name] = words
-        log.warning(
-            "%s: not brought into agreement: %s", name, words, extra={"action": "sync_failed"}
-        )
+        log.warning("%s: cannot reconcile: %s", name, words, extra={"action": "sync_failed"})

@@ -113,7 +113,7 @@ async def rename_own_run(flow_run: FlowRun, wanted: str) -> None:
             async with get_client() as client:
                 await rename_run(client, flow_run, wanted)
     except Exception as error:
-        log.warning("not named: %s", error, extra={"action": "name_failed"})
+        log.warning("cannot rename this run: %s", error, extra={"action": "name_failed"})
 
 
 def _local(instant: datetime, timezone: str) -> str:
@@ -166,7 +166,7 @@ async def name_runs(
         except PrefectHTTPStatusError as error:
             if not flow_runs.is_run_error(error):
                 raise
-            log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
+            log.warning("cannot rename %s: %s", run.name, error, extra={"action": "name_failed"})
         memory.unnamed.popleft()
     return named
 

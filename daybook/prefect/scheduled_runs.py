@@ -44,8 +44,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import deployment, ended_runs, flow_runs, run_names, states
 from daybook.prefect import links as records
-from daybook.runs import claims, slots, waiting_runs
-from daybook.runs import prefect_ends as book
+from daybook.runs import claims, prefect_ends, slots, waiting_runs
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -91,8 +90,17 @@ async def ensure_all(
     async with ledger.read() as session:
         rows = await waiting_runs.needing_prefect_run(session, ledger.now())
     rows = [row for row in rows if row.flow_run_id not in supervised]
-    rows = [row for row in rows if not _is_just_requested(row, ledger.now())]
-    return await ensure_rows(ledger, client, rows)
+    # The process that has just requested a run is about to make its Prefect run.
+    since = ledger.now() - REQUEST_GRACE
+    requested = {
+        row.id
+        for row in rows
+        if row.flow_run_id is None
+        and not row.prefect_runs
+        and row.occurrence.startswith("request:")
+        and row.queued_at > since
+    }
+    return await ensure_rows(ledger, client, [row for row in rows if row.id not in requested])
 
 
 async def ensure_row(ledger: Ledger, client: PrefectClient, row: RunRow) -> EnsureResult:
@@ -142,12 +150,6 @@ async def ensure_rows(
     return work.done
 
 
-def _is_just_requested(row: RunRow, now: datetime) -> bool:
-    """Return whether the process that requested the run is about to make its Prefect run."""
-    is_new = row.flow_run_id is None and not row.prefect_runs
-    return is_new and row.occurrence.startswith("request:") and row.queued_at > now - REQUEST_GRACE
-
-
 def _error_text(error: PrefectHTTPStatusError) -> str:
     """Return Prefect's message, without the address and the advice around it."""
     try:
@@ -188,7 +190,12 @@ class _EnsurePass:
                     raise
                 # This concerns one row only: its run cannot be moved.
                 self.done.left += 1
-                log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
+                log.warning(
+                    "Prefect refused run %s: %s",
+                    row.id[:8],
+                    error,
+                    extra={"action": "ensure_refused"},
+                )
 
     async def _skip_absent(self, rows: Sequence[RunRow]) -> list[RunRow]:
         """Skip the rows of disabled jobs without a deployment; return the others."""
@@ -209,7 +216,7 @@ class _EnsurePass:
     async def _ensure(self, row: RunRow, run: FlowRun | None) -> None:
         kind = run.state.type if run is not None and run.state is not None else None
         if (
-            row.waits_for == book.PREFECT_REFUSAL
+            row.waits_for == prefect_ends.PREFECT_REFUSAL
             and (row.until or row.queued_at) > self._ledger.now()
         ):
             self.done.left += 1
@@ -224,7 +231,12 @@ class _EnsurePass:
         elif kind is StateType.SCHEDULED and self._is_on_time(row, run):
             self.due.append(str(run.id))
         elif kind is StateType.SCHEDULED or (
-            kind in {StateType.PENDING, StateType.RUNNING} and self._is_abandoned(row)
+            kind in {StateType.PENDING, StateType.RUNNING}
+            # No process can be expected to continue the row by itself.
+            and (
+                self._abandoned
+                or (row.until or row.queued_at) < self._ledger.now() - TIMING.own_wait_limit
+            )
         ):
             await self._move(row, run)
 
@@ -236,11 +248,6 @@ class _EnsurePass:
         return delay <= START_TOLERANCE and (
             row.waits_for in (slots.SLOT, slots.WORKER) or delay >= -START_TOLERANCE
         )
-
-    def _is_abandoned(self, row: RunRow) -> bool:
-        """Return whether no process can be expected to continue the row by itself."""
-        until = row.until or row.queued_at
-        return self._abandoned or until < self._ledger.now() - TIMING.own_wait_limit
 
     async def _move(self, row: RunRow, run: FlowRun) -> None:
         if run.deployment_id is None or not await self._is_unchanged(row):
@@ -276,8 +283,13 @@ class _EnsurePass:
                 if not flow_runs.is_run_error(error):
                     raise
                 # For example parameters that the deployment no longer accepts.
-                log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
-                await book.record_refusal(self._ledger, row, _error_text(error))
+                log.warning(
+                    "Prefect refused run %s: %s",
+                    row.id[:8],
+                    error,
+                    extra={"action": "ensure_refused"},
+                )
+                await prefect_ends.record_refusal(self._ledger, row, _error_text(error))
                 break
             if made is None:
                 break

@@ -69,7 +69,7 @@ async def handle_stale_runs(
     """
     counts = StaleRunResult()
     if folders := await asyncio.to_thread(locations.remove_abandoned):
-        log.info("%d folders had nobody: removed", folders, extra={"action": "swept"})
+        log.info("removed %d abandoned folders", folders, extra={"action": "swept"})
     supervised_ids = set(supervised())  # some of them end during the request
     runs = await flow_runs.read_started(client, pool)
     supervised_ids |= set(supervised())  # and others start
@@ -110,7 +110,7 @@ async def _handle_own(
         done.cancelled += 1
         return
     await flow_runs.clear_process_id(client, run)
-    waiting = states.waiting_state(ledger.now(), "nobody was running it")
+    waiting = states.waiting_state(ledger.now(), "no process was running it")
     if await _set_state(client, run, waiting):
         done.scheduled += 1
 
@@ -150,5 +150,5 @@ async def _handle_external(
 
 async def _set_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
     change = await flow_runs.change_state(client, run, state)
-    log.info("%s had nobody: %s", run.name, state.name, extra={"action": "left_over"})
+    log.info("%s had no process: set to %s", run.name, state.name, extra={"action": "left_over"})
     return change.accepted

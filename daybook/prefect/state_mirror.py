@@ -35,7 +35,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL
 from daybook.ledger.tables import RunRow
-from daybook.prefect import deployment, flow_runs, run_names, state_history, states
+from daybook.prefect import deployment, flow_runs, run_names, states
 from daybook.prefect import unmirrored as marks
 from daybook.timing import TIMING
 
@@ -81,7 +81,10 @@ async def mirror_rows(
     rows = [row for row in rows if row.unmirrored and row.state in TERMINAL]
     if not rows:
         return done
-    jobs = await _jobs_by_id(ledger, rows)
+    job_ids = {row.job_id for row in rows if row.job_id}
+    async with ledger.read() as session:
+        stored = await store.all_jobs(session, job_ids) if job_ids else []
+    jobs: dict[str | None, StoredJob] = {each.id: each for each in stored}
     rows = await _with_runs(ledger, client, rows, jobs, done)
     runs = await flow_runs.read(client, [row.flow_run_id for row in rows])
     differing: list[tuple[RunRow, FlowRun]] = []
@@ -108,13 +111,7 @@ async def _rename(client: PrefectClient, run: FlowRun, name: str) -> None:
     except PrefectHTTPStatusError as error:
         if not flow_runs.is_run_error(error):
             raise
-        log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
-
-
-async def _jobs_by_id(ledger: Ledger, rows: Sequence[RunRow]) -> dict[str | None, StoredJob]:
-    ids = {row.job_id for row in rows if row.job_id}
-    async with ledger.read() as session:
-        return {each.id: each for each in await store.all_jobs(session, ids)} if ids else {}
+        log.warning("cannot rename %s: %s", run.name, error, extra={"action": "name_failed"})
 
 
 async def _with_runs(
@@ -139,7 +136,7 @@ async def _with_runs(
         except PrefectHTTPStatusError as error:
             if not flow_runs.is_run_error(error):
                 raise
-            log.warning("run %s is not shown in Prefect: %s", row.id[:8], error)
+            log.warning("cannot show run %s in Prefect: %s", row.id[:8], error)
             await _clear_marks(ledger, [row])
             continue
         if flow_run_id is None:
@@ -180,7 +177,7 @@ async def _is_settled(client: PrefectClient, row: RunRow, run: FlowRun) -> bool:
         return True
     if row.due_to is not None:
         # It ended as this row when that was one due time: later states are a Retry of it.
-        return any(_agrees(each, row) for each in await state_history.read(client, run.id))
+        return any(_agrees(each, row) for each in await flow_runs.read_states(client, run.id))
     if state.name == states.WAITING_NAME:
         return False  # not set by a person: a process of ours overwrote a state set in between
     retried = not state.is_final()
@@ -204,7 +201,10 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
     with suppress(ObjectNotFound):  # deleted meanwhile: there is no run to show it
         await client.set_flow_run_state(run.id, states.of_row(row), force=True)
     log.info(
-        "Prefect's %s is %s, as the ledger says", run.name, row.status, extra={"action": "mirrored"}
+        "set %s to %s in Prefect, as in the ledger",
+        run.name,
+        row.status,
+        extra={"action": "mirrored"},
     )
     await _clear_marks(ledger, [row])
     return True

@@ -106,7 +106,7 @@ async def request_cancellation(flow_run_ids: Collection[str], why: str) -> None:
             async with get_client() as client:
                 await client.set_flow_run_state(UUID(flow_run_id), Cancelling(message=why))
         except Exception as error:
-            log.warning("not asked to end: %s", error, extra={"action": "ask_to_end_failed"})
+            log.warning("cannot ask a run to end: %s", error, extra={"action": "ask_to_end_failed"})
 
 
 async def end_flow_run(flow_run_id: str, state: State[Any]) -> NoReturn:

@@ -53,11 +53,10 @@ class WorkPool:
             return ""
         if not self.workers:
             return "no worker is online, so nothing runs"
-        several = len(self.workers) > 1
-        are = "are workers" if several else "is the worker"
+        belong = "belong" if len(self.workers) > 1 else "belongs"
         return (
-            f"no worker of this Daybook is online, so nothing of it runs: {self.names_of_others} "
-            f"{are} of another Daybook"
+            "no worker of this Daybook is online, so none of its jobs run: "
+            f"{self.names_of_others} {belong} to another Daybook"
         )
 
     @property
@@ -67,8 +66,7 @@ class WorkPool:
             return ""
         ids = ", ".join(each[:8] for each in self.others)
         return (
-            f"the pool {WORK_POOL} has jobs of another Daybook (ledger {ids}) and none of this "
-            "one's"
+            f"the pool {WORK_POOL} has jobs of another Daybook (ledger {ids}) and none of this one"
         )
 
 
@@ -137,8 +135,8 @@ async def check_ledger(client: PrefectClient, pool: str, ledger_id: str) -> None
         listed = ", ".join(each[:8] for each in others)
         raise InvalidInput(
             "work pool",
-            f'"{pool}" has jobs of another ledger ({listed}) and none of this one\'s, '
-            f"{ledger_id[:8]}",
+            f'"{pool}" has jobs of another ledger ({listed}) and none of this one '
+            f"({ledger_id[:8]})",
             "check DAYBOOK_HOME and DAYBOOK_LEDGER_URL",
         )
 

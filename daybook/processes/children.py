@@ -190,7 +190,7 @@ async def keep_logs_short(folder: Path, say: Callable[[str], None]) -> NoReturn:
         try:
             await asyncio.to_thread(truncate_logs, folder)
         except OSError as error:
-            say(f"A log in {folder} could not be cut: {error}")
+            say(f"Cannot shorten a log in {folder}: {error}")
         await asyncio.sleep(LOG_CHECK_INTERVAL_SECONDS)
 
 

@@ -67,11 +67,11 @@ def check(names: Iterable[str]) -> None:
         shown = name.split("=", 1)[0]
         if not _NAME.match(name):
             raise ValueError(
-                f'"{shown}" is not the name of a variable; legal are names alone, their values '
-                "come from the worker's environment"
+                f'"{shown}" is not the name of a variable; write names only, the values come from '
+                "the worker's environment"
             )
         if name.upper().startswith(_FORBIDDEN_PREFIXES):
-            raise ValueError(f"{shown} is never passed on; PREFECT_… and DAYBOOK_… stay here")
+            raise ValueError(f"{shown} cannot be passed on; remove PREFECT_… and DAYBOOK_… names")
 
 
 def select(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -30,7 +30,9 @@ def check(work_dir: str) -> None:
     An empty ``work_dir`` means a new temporary folder.
     """
     if work_dir and not work_dir.startswith(("/", "~")):
-        raise ValueError("is relative; legal is an absolute path, one beginning with ~, or none")
+        raise ValueError(
+            "is relative; use an absolute path or one that begins with ~, or leave it empty"
+        )
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
         return
     path = os.path.expanduser(work_dir)
     if not os.path.isdir(path):
-        raise ValueError(f"work_dir {path} is not a folder of this machine")
+        raise ValueError(f"work_dir {path} is not a folder on this machine")
     yield path
 
 
@@ -133,8 +135,8 @@ def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], s
 
 def _missing_program(name: str) -> str:
     return (
-        f'there is no program "{name}" here; install it where the worker runs, or give its '
-        "whole path, else every run fails"
+        f'there is no program "{name}" on this machine; install it where the worker runs or '
+        "write its full path, or every run fails"
     )
 
 
@@ -150,4 +152,4 @@ def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
         raise ValueError(f"{path} is not an executable file")
     if found := shutil.which(name, path=variables.get("PATH", os.defpath)):
         return found
-    raise ValueError(f'there is no program "{name}" in the PATH that it is given')
+    raise ValueError(f'there is no program "{name}" on its PATH')

@@ -53,7 +53,11 @@ class Process:
 
 def living_processes() -> dict[int, Process]:
     """Return every process of this machine by pid, without zombies."""
-    return _from_proc() if sys.platform == "linux" else _from_ps()
+    if sys.platform != "linux":
+        return _from_ps()
+    boot = _boot_id()
+    entries = (_read_stat(entry, boot) for entry in PROC.iterdir() if entry.name.isdigit())
+    return {process.pid: process for process in entries if process is not None}
 
 
 def find(pid: int, started: str | None = None) -> Process | None:
@@ -133,7 +137,7 @@ async def kill(members: Iterable[Process], within: float = 5.0) -> None:
             return
         if time.monotonic() >= stop_at:
             pids = sorted(each.pid for each in left)
-            log.error("cannot be killed: %s", pids, extra={"action": "kill_refused"})
+            log.error("cannot kill the processes %s", pids, extra={"action": "kill_refused"})
             return
         send_signal(left, signal.SIGKILL)
         await wait_gone(left, min(1.0, within))
@@ -145,12 +149,6 @@ def _boot_id() -> str:
         return (PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
-
-
-def _from_proc() -> dict[int, Process]:
-    boot = _boot_id()
-    entries = (_read_stat(entry, boot) for entry in PROC.iterdir() if entry.name.isdigit())
-    return {process.pid: process for process in entries if process is not None}
 
 
 def _read_stat(entry: Path, boot: str) -> Process | None:

@@ -60,8 +60,8 @@ LEARNED_MODULE_PREFIXES = (
     "tz",
 )
 """Prefixes of modules that the parent imports for the next run once a run has imported them. The
-software of a model's provider takes a second or two to import, and nothing tells beforehand which
-provider a run uses. The same holds for the ledger's database driver and for the protocol of tool
+client of a model's provider takes a second or two to import, and the provider of a run is not known
+beforehand. The same holds for the ledger's database driver and for the protocol of tool
 servers: 0.4 s of CPU for each call."""
 
 _start_environment: dict[str, str] = dict(os.environ)
@@ -78,9 +78,9 @@ def prepare() -> None:
     _import_environment.update(os.environ)
     for name in ("prefect.engine", "prefect.flow_engine", *PRELOADED_MODULES):
         importlib.import_module(name)
-    for door in sorted((repository.root() / "flows").glob("*.py")):
-        if door.name != "__init__.py":
-            repository.load_entry_point(f"flows/{door.name}")
+    for file in sorted((repository.root() / "flows").glob("*.py")):
+        if file.name != "__init__.py":
+            repository.load_entry_point(f"flows/{file.name}")
     configure_mappers()  # of the ledger's tables; else each child does it at its first query
     private_names.share_tls_contexts()
     _preloaded.update(sys.modules)
@@ -130,8 +130,8 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     orphan_guard.watch(status)
     if task.handover is not None:
         handover.receive(**task.handover, descriptor=status)
-    door = task.kind.replace("-", "_")
-    flow = getattr(repository.load_entry_point(f"flows/{door}.py"), door)
+    name = task.kind.replace("-", "_")
+    flow = getattr(repository.load_entry_point(f"flows/{name}.py"), name)
     flow_run = FlowRun.model_validate(task.flow_run)
     logger: Any = flow_run_logger(flow_run)
     try:
@@ -146,7 +146,7 @@ def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
 
 
 def _report_imports(status: int) -> None:
-    """Report the modules that this run imported and the parent is to import."""
+    """Report the modules that this run imported and the parent should import."""
     imported = sorted(
         name for name in sys.modules.keys() - _preloaded if name.startswith(LEARNED_MODULE_PREFIXES)
     )
@@ -187,7 +187,7 @@ def _run_hooks(task: LaunchRequest, fresh: bool) -> int:
         flow = load_flow(flow_run)
     except Exception:
         flow_run_logger(flow_run).warning(
-            "The flow could not be loaded for its %s hooks", task.hook, exc_info=True
+            "cannot load the flow for its %s hooks", task.hook, exc_info=True
         )
         return 1
     hooks = flow.on_crashed_hooks if task.hook == "crashed" else flow.on_cancellation_hooks
@@ -237,9 +237,9 @@ def _as_if_fresh(fresh: bool) -> None:
     importlib.invalidate_caches()
     if fresh:
         return
-    doors = tuple(str(repository.root() / door) + os.sep for door in ("flows", "blocks"))
+    folders = tuple(str(repository.root() / name) + os.sep for name in ("flows", "blocks"))
     for name, module in list(sys.modules.items()):
-        if str(module.__dict__.get("__file__") or "").startswith(doors):
+        if str(module.__dict__.get("__file__") or "").startswith(folders):
             del sys.modules[name]
     _update_prefect_settings()
 

@@ -65,8 +65,8 @@ class Dispatcher:
 
     It calls ``watch`` with each started process; ``free`` returns whether the worker has a free
     slot. ``holder`` names the worker in its leases; ``most`` is the limit of active runs. It calls
-    ``call_up`` when a run has to wait although a slot is free: then the runs that were due earlier
-    have to claim at once.
+    ``fill_slot`` when a run has to wait although a slot is free: then the runs that were due
+    earlier have to claim at once.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Dispatcher:
         most: int,
         free: Callable[[], bool],
         watch: Callable[[SupervisedRun], None],
-        call_up: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        fill_slot: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
-        self._call_up = call_up
+        self._fill_slot = fill_slot
         self._reconciler = PrefectReconciler()
         # One claim at a time, in the order of due times: SQLite's wait for its lock keeps no
         # order.
@@ -115,7 +115,7 @@ class Dispatcher:
         # one job, the later must not start before the claim of the earlier.
         self._waiting.pop(str(run.id), None)
         async with self._claim_lock.turn(expected_start(run)):
-            offer = await occurrence.build_claim_request(
+            request = await occurrence.build_claim_request(
                 self._ledger,
                 run,
                 dict(run.parameters),
@@ -125,42 +125,39 @@ class Dispatcher:
                 most=self._max_active,
                 started=False,
             )
-            if offer.job_id is None:
+            if request.job_id is None:
                 return False
-            answer = await self._claim(run, offer)
+            answer = await self._claim(run, request)
         own_end = isinstance(answer, Finished) and answer.flow_run_id == str(run.id)
         if own_end or (isinstance(answer, Finished) and run.start_time is not None):
             # The run has ended and is scheduled again: a user chose Retry, or Prefect does not have
-            # the end yet. Prefect's history tells which. (Prefect sets a start time at each end.)
+            # the end yet. Prefect's history shows which. (Prefect sets a start time at each end.)
             retries = await occurrence.read_retry_starts(run)
-            if retries and not offer.retries:
+            if retries and not request.retries:
                 async with self._claim_lock.turn(expected_start(run)):
-                    answer = await self._claim(run, replace(offer, retries=retries))
+                    answer = await self._claim(run, replace(request, retries=retries))
         match answer:
             case Granted():
                 try:
-                    await self._start_claimed(run, answer, offer.kind)
+                    await self._start_claimed(run, answer, request.kind)
                 finally:
                     self.starting -= 1
             case Waiting():
-                self._remember(run, answer)
+                if answer.run_id is not None:
+                    self._waiting[str(run.id)] = answer.fence, run
+                    if len(self._waiting) > MAX_REMEMBERED_RUNS:
+                        del self._waiting[next(iter(self._waiting))]
                 async with self._setting_back:
                     await self._reschedule(run, answer)
-                if answer.free and self._call_up is not None:
-                    await self._call_up()
+                if answer.free and self._fill_slot is not None:
+                    await self._fill_slot()
             case Finished():
                 await self._end_in_prefect(run, answer)
             case HeldElsewhere() if answer.flow_run_id != str(run.id):
                 await self._end_in_prefect(run, claim.end_of_duplicate(answer))
         if not isinstance(answer, Granted):  # a granted run is named by its process
-            await self._name_run(run, offer.job_id)
+            await self._name_run(run, request.job_id)
         return True
-
-    def _remember(self, run: FlowRun, answer: Waiting) -> None:
-        if answer.run_id is not None:
-            self._waiting[str(run.id)] = answer.fence, run
-            if len(self._waiting) > MAX_REMEMBERED_RUNS:
-                del self._waiting[next(iter(self._waiting))]
 
     def waiting(self, row: RunRow) -> FlowRun | None:
         """Return the Prefect run of ``row``, if this worker rescheduled it and none claimed
@@ -180,15 +177,15 @@ class Dispatcher:
             if name:
                 await run_names.rename_run(self._client, run, name)
         except UNAVAILABLE_ERRORS as error:
-            log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
+            log.warning("cannot rename %s: %s", run.name, error, extra={"action": "name_failed"})
 
     async def _claim(
-        self, run: FlowRun, offer: ClaimRequest
+        self, run: FlowRun, request: ClaimRequest
     ) -> Granted | Waiting | Finished | HeldElsewhere:
         """Claim the run. The caller holds the lock."""
         answer = await claim.decide(
             self._ledger,
-            replace(offer, full=not self._free()),
+            replace(request, full=not self._free()),
             self._reconciler,
             deployment_id=str(run.deployment_id),
             made_by=str(run.created_by.id) if run.created_by else None,
@@ -203,7 +200,7 @@ class Dispatcher:
         except httpx.HTTPError as error:
             state, why = None, str(error) or type(error).__name__
         else:
-            why = "Prefect did not let it start"
+            why = "Prefect refused the start"
         if state is None:
             await self._give_back(run, granted, why)
             return
@@ -217,7 +214,7 @@ class Dispatcher:
         try:
             running = await self._launcher.start(task)
         except OSError as error:
-            await self._give_back(run, granted, f"no process could be started: {error}")
+            await self._give_back(run, granted, f"cannot start a process: {error}")
             return
         watched = SupervisedRun(
             run,
@@ -246,7 +243,7 @@ class Dispatcher:
 
     async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
         """Release the claim of a run that was not started; an end in Prefect meanwhile decides."""
-        log.info("%s is given back: %s", run.name, why)
+        log.info("released the claim on %s: %s", run.name, why)
         until = self._ledger.now() + GIVE_BACK_DELAY
         try:
             await claims.postpone(self._ledger, granted.run_id, granted.fence, until, why)
@@ -273,7 +270,7 @@ class Dispatcher:
                 await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
             except httpx.HTTPError as error:
                 # It is still scheduled, and the next poll fetches it again.
-                log.warning("Prefect was not told: %s", error, extra={"action": "tell_failed"})
+                log.warning("cannot update Prefect: %s", error, extra={"action": "tell_failed"})
 
     async def _still_waits(self, answer: Waiting) -> bool:
         """Return whether the row still waits as the claim answered.
@@ -304,16 +301,16 @@ class Dispatcher:
             return True  # deleted: no state to set
         except httpx.HTTPError as error:
             # It is still scheduled, and the next poll fetches it again.
-            log.warning("Prefect was not told: %s", error, extra={"action": "tell_failed"})
+            log.warning("cannot update Prefect: %s", error, extra={"action": "tell_failed"})
             return False
         return True
 
-    async def start(self, run: FlowRun, how: ProcessSpec) -> SupervisedRun | None:
-        """Start an external run, as ``how`` (from its work pool) specifies."""
+    async def start(self, run: FlowRun, spec: ProcessSpec) -> SupervisedRun | None:
+        """Start an external run with the process settings of its work pool."""
         state = await self._propose_pending(run)
         if state is None:
             return None
-        task = LaunchRequest(_json(run, state), mode="engine", **asdict(how))
+        task = LaunchRequest(_json(run, state), mode="engine", **asdict(spec))
         watched = SupervisedRun(run, await self._launcher.start(task))
         self._watch(watched)
         return watched

@@ -57,7 +57,9 @@ async def handle_exit(ledger: Ledger, client: PrefectClient, watched: Supervised
             await _update_prefect(ledger, client, watched, row)
     except PREFECT_ERRORS as error:
         # The keeper does it later.
-        log.warning("Prefect is told later: %r", error, extra={"action": "tell_failed"})
+        log.warning(
+            "cannot update Prefect, the keeper will: %r", error, extra={"action": "tell_failed"}
+        )
 
 
 async def _update_prefect(
@@ -79,9 +81,15 @@ async def _retry_until_reachable(
             return await work()
         except LedgerUnreachable as error:
             if ledger.now() >= end:
-                log.error("not written down: %s", error, extra={"action": "settle_unreachable"})
+                log.error(
+                    "cannot record the outcome: %s", error, extra={"action": "settle_unreachable"}
+                )
                 return None
-            log.warning("written down later: %s", error, extra={"action": "settle_unreachable"})
+            log.warning(
+                "cannot record the outcome, will retry: %s",
+                error,
+                extra={"action": "settle_unreachable"},
+            )
         await asyncio.sleep(RETRY_INTERVAL_SECONDS)
 
 
@@ -102,9 +110,8 @@ async def _record(ledger: Ledger, client: PrefectClient, watched: SupervisedRun)
 def _holds_claim(row: RunRow, watched: SupervisedRun) -> bool:
     """Return whether this process holds the claim.
 
-    The fencing token does not tell: the process may have claimed once more without reporting it.
-    The holder alone does not tell either: this worker may hold the run again, in another Prefect
-    run.
+    The fencing token cannot show that: the process may have claimed again without reporting it.
+    The holder alone cannot either: this worker may hold the run again, in another Prefect run.
     """
     return (row.holder, row.flow_run_id) == (watched.holder, watched.flow_run_id)
 
@@ -120,7 +127,7 @@ async def _record_end(
             reason = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
             outcome = Outcome(Status.TIMED_OUT, reason, error=reason, usage=usage)
         case StopCause.TIMEOUT:
-            reason = f"no end within {to_text(policy.timeout)}; its processes were ended"
+            reason = f"no end within {to_text(policy.timeout)}; the worker ended its processes"
             outcome = Outcome(
                 Status.TIMED_OUT, reason, error=_with_tail(reason, watched), usage=usage
             )
@@ -153,7 +160,7 @@ async def _ended_by_prefect(ledger: Ledger, client: PrefectClient, watched: Supe
                 is not None
             )
     except PREFECT_ERRORS as error:
-        log.warning("Prefect does not tell: %r", error, extra={"action": "ask_failed"})
+        log.warning("cannot read the run from Prefect: %r", error, extra={"action": "ask_failed"})
         return False
 
 

@@ -33,7 +33,11 @@ _ACTIVE_STATES = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING}
 
 
 async def start(
-    taker: Dispatcher, client: PrefectClient, run: FlowRun, configure: ResolveProcessSpec, mark: str
+    dispatcher: Dispatcher,
+    client: PrefectClient,
+    run: FlowRun,
+    configure: ResolveProcessSpec,
+    mark: str,
 ) -> None:
     """Start the run. If it cannot be started it crashes in Prefect, with the reason.
 
@@ -45,21 +49,23 @@ async def start(
     """
     own_pid = f"{mark}:{os.getpid()}"
     try:
-        how = await configure(run)
+        spec = await configure(run)
         # Before it is pending, so that a kill afterwards leaves no run without a known worker.
         await client.update_flow_run(run.id, infrastructure_pid=own_pid)
-        await taker.start(run, how)
+        await dispatcher.start(run, spec)
     except Exception as error:
         if not await _awaits_start(client, run, own_pid):
             log.info("%s was started or ended elsewhere: %s", run.name, error)
             return
         is_of_job = any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
         if is_of_job and isinstance(error, ObjectNotFound):
-            skipped = terminal_state(Status.SKIPPED, "its deployment was deleted before it began")
+            skipped = terminal_state(
+                Status.SKIPPED, "its deployment was deleted before the run started"
+            )
             await client.set_flow_run_state(run.id, skipped, force=True)
             return
-        log.exception("%s cannot be started", run.name)
-        crashed: State[Any] = Crashed(message=f"could not be started: {error}")
+        log.exception("cannot start %s", run.name)
+        crashed: State[Any] = Crashed(message=f"the worker cannot start it: {error}")
         await client.set_flow_run_state(run.id, crashed, force=True)
 
 
@@ -90,7 +96,7 @@ async def report_end(client: PrefectClient, launcher: Launcher, watched: Supervi
     if not cancelled and kind not in _ACTIVE_STATES:
         return  # its own process has reported the end, or it waits
     if cancelled:
-        state: State[Any] = Cancelled(message="ended by its worker")
+        state: State[Any] = Cancelled(message="its worker ended it")
     else:
         state = Crashed(message=describe_exit(watched))
     await client.set_flow_run_state(run_id, state, force=True)
@@ -103,8 +109,10 @@ async def report_end(client: PrefectClient, launcher: Launcher, watched: Supervi
             async with asyncio.timeout(HOOKS_TIMEOUT_SECONDS):
                 await process.ended()
         except TimeoutError:
-            log.warning("hooks of %s are ended after %g s", run.name, HOOKS_TIMEOUT_SECONDS)
+            log.warning("ended the hooks of %s after %g s", run.name, HOOKS_TIMEOUT_SECONDS)
             await process.end(0.0)
         process.output.unlink()
     except (OSError, httpx.HTTPError) as error:
-        log.warning("hooks of %s: %s", run.name, error, extra={"action": "hooks_failed"})
+        log.warning(
+            "cannot run the hooks of %s: %s", run.name, error, extra={"action": "hooks_failed"}
+        )

@@ -63,7 +63,7 @@ class Launcher:
         self._environment = {**(os.environ if environment is None else environment)}
         self._config = parent.ParentConfig(program, preload, silence, grace)
         self._tick = tick
-        self._line: ParentConnection | None = None
+        self._connection: ParentConnection | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -74,12 +74,16 @@ class Launcher:
     @property
     def threads(self) -> int:
         """Return the number of threads that the parent process had when it was ready."""
-        return self._line.ready.result() if self._line is not None else 0
+        return self._connection.ready.result() if self._connection is not None else 0
 
     @property
     def pid(self) -> int | None:
         """Return the parent's pid while it is known to live, else None."""
-        return None if self._line is None or self._line.gone else self._line.child.pid
+        return (
+            None
+            if self._connection is None or self._connection.gone
+            else self._connection.child.pid
+        )
 
     async def __aenter__(self) -> Self:
         self._make_folder()
@@ -141,26 +145,28 @@ class Launcher:
     async def _open(self) -> ParentConnection:
         async with self._opening:
             if self._closed:
-                raise ParentLost("the launcher was left")
-            if self._line is not None and self._line.gone:
+                raise ParentLost("the launcher is closed")
+            if self._connection is not None and self._connection.gone:
                 log.warning(
-                    "the process that begins runs is gone; a new one is started\n%s",
-                    self._line.printed(),
+                    "the parent process of the runs is gone; starting a new one\n%s",
+                    self._connection.printed(),
                     extra={"action": "parent_again"},
                 )
                 await self._close()
-            if self._line is None:
-                self._line = await open_connection(self._config, self._folder, self._environment)
-                self._tick_task = asyncio.create_task(self._line.tick(self._tick))
-            return self._line
+            if self._connection is None:
+                self._connection = await open_connection(
+                    self._config, self._folder, self._environment
+                )
+                self._tick_task = asyncio.create_task(self._connection.tick(self._tick))
+            return self._connection
 
     async def _close(self) -> None:
         if self._tick_task is not None:
             self._tick_task.cancel()
             await asyncio.wait({self._tick_task})
-        if self._line is not None:
-            await self._line.close()
-        self._line = self._tick_task = None
+        if self._connection is not None:
+            await self._connection.close()
+        self._connection = self._tick_task = None
 
 
 @asynccontextmanager
@@ -186,11 +192,11 @@ async def open_launcher(
                 )
                 why = f"{launcher.threads} threads run after the imports"
             except OSError as error:
-                why = f"nothing to fork from: {error}"
+                why = f"the parent process did not start: {error}"
         if launcher is not None and launcher.threads == 1:
-            log.info("forked children", extra={"action": "children_forked"})
+            log.info("the worker forks its children", extra={"action": "children_forked"})
             yield launcher
             return
         await stack.aclose()
-        log.warning("spawned children: %s", why, extra={"action": "children_spawned"})
+        log.warning("the worker spawns its children: %s", why, extra={"action": "children_spawned"})
         yield await stack.enter_async_context(Launcher(folder, preload=False, **options))

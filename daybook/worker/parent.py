@@ -246,7 +246,7 @@ class Parent:
             program = child_setup.load_program(self._config.program)
         except BaseException as error:
             with suppress(BaseException):
-                os.write(2, f"the process could not begin: {error!r}\n".encode())
+                os.write(2, f"cannot start the process: {error!r}\n".encode())
             os._exit(child_setup.EXIT_NEVER_STARTED)
         child_setup.exit_with(lambda: program.run(task, status, fresh=False))
 

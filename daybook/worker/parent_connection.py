@@ -84,11 +84,13 @@ class ParentConnection:
 
     def _kill_hung(self) -> None:
         """Kill a parent that is stopped or stuck. A dead parent releases no child."""
-        log.error("process %d does not answer", self.child.pid, extra={"action": "parent_hung"})
+        log.error(
+            "parent process %d does not answer", self.child.pid, extra={"action": "parent_hung"}
+        )
         self.kill()
 
     async def tick(self, every: float) -> None:
-        """Tell the parent every ``every`` seconds that this worker lives."""
+        """Signal to the parent every ``every`` seconds that this worker is alive."""
         while not self.gone:
             with suppress(OSError):
                 await self._send({"tick": True})
@@ -102,7 +104,7 @@ class ParentConnection:
                 await self._send({"import": unknown})
 
     async def close(self) -> None:
-        """Let the parent end. Its children must have ended."""
+        """End the parent. Its children must have ended."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         try:
@@ -153,13 +155,17 @@ class ParentConnection:
         self.gone = True
         self._socket.close()
         code = await self.child.wait()
-        lost = ParentLost(f"the process that begins runs ended with {code}")
+        lost = ParentLost(f"the parent process ended with {code}")
         if not self.ready.done():
             self.ready.set_exception(lost)
         for number in list(self._pending):
             self._refuse(number, lost)
         for child in self._children.values():
-            log.warning("process %d goes on alone", child.pid, extra={"action": "child_orphaned"})
+            log.warning(
+                "process %d continues without its parent process",
+                child.pid,
+                extra={"action": "child_orphaned"},
+            )
             watching = asyncio.create_task(child.watch())
             self._tasks.add(watching)
             watching.add_done_callback(self._tasks.discard)
@@ -179,14 +185,14 @@ class ParentConnection:
             self._refuse(message["number"], OSError(message["refused"]))
         elif "threads" in message:
             log.warning(
-                "children are begun afresh: their parent has %d threads since it imported %s",
+                "children start as new interpreters: the parent has %d threads after importing %s",
                 message["threads"],
                 message["after"],
                 extra={"action": "parent_threaded"},
             )
         elif "untouchable" in message:
             log.error(
-                "process %d, which a run left behind, runs as another user and cannot be ended",
+                "cannot end process %d, which a run left behind: it runs as another user",
                 message["untouchable"],
                 extra={"action": "kill_refused"},
             )
@@ -194,7 +200,7 @@ class ParentConnection:
             self.ready.set_result(message["ready"])
         elif "silent" in message:
             log.error(
-                "this worker was silent for %s s; its %d runs were ended",
+                "this worker was silent for %s s, so the parent process ended its %d runs",
                 message["silent"],
                 len(message["ending"]),
                 extra={"action": "worker_was_silent"},
@@ -209,7 +215,7 @@ class ParentConnection:
 async def open_connection(
     config: parent.ParentConfig, folder: Path, environment: Mapping[str, str]
 ) -> ParentConnection:
-    """Start a parent process and wait until it is ready. Raise OSError if it does not get ready.
+    """Start a parent process and wait until it is ready. Raise OSError if it never is.
 
     It reads the secrets of ``environment`` from a file without a name.
     """
@@ -249,7 +255,7 @@ async def open_connection(
         with suppress(OSError):
             connection.ready.result()
         if isinstance(error, OSError):  # also a timeout
-            why = str(error) or "it did not get ready"
+            why = str(error) or "it did not become ready"
             raise ParentLost(f"{why}\n{connection.printed()}".rstrip()) from error
         raise
     return connection

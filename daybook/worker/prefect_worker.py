@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.workers.base import (
     BaseJobConfiguration,
@@ -29,7 +35,6 @@ from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.processes.ending import wait_shielded
 from daybook.tasks import model
-from daybook.worker import pool
 from daybook.worker.launcher import open_launcher
 from daybook.worker.messages import ProcessSpec
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
@@ -59,7 +64,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     type = "daybook"
     job_configuration = Configuration
     job_configuration_variables = Variables
-    _description = "Runs Daybook's jobs: claimed in the ledger, forked warm, ended when told."
+    _description = "Run Daybook's jobs, each in a process of its own, after a claim in the ledger."
     _documentation_url = ""
     _logo_url = ""
 
@@ -85,24 +90,23 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         private_names.cache_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:
-                stack.enter_context(pool.healthcheck(lambda: self.is_worker_still_polling(2.0)))
+                polling = partial(self.is_worker_still_polling, 2.0)
+                stack.enter_context(private_names.worker_healthcheck(polling))
             address = settings.load().ledger_address
             ledger = await stack.enter_async_context(Ledger(address))
             await stack.enter_async_context(self)
             await pools.check_ledger(self.client, self._work_pool_name, ledger.id)
-            folder = stack.enter_context(
-                pool.output_folder(home.current_home().make().path / "runs")
-            )
+            folder = stack.enter_context(output_folder(home.current_home().make().path / "runs"))
             self._environment = {
                 **os.environ,
                 # Prefect passes these with each run; if equal, a child need not reread them.
                 **get_current_settings().to_environment_variables(exclude_unset=True),
-                **await pool.child_settings(self.client),
+                **await child_settings(self.client),
             }
             launcher = await stack.enter_async_context(
                 open_launcher(folder, environment=self._environment)
             )
-            place = WorkerConfig(
+            config = WorkerConfig(
                 name=self.name,
                 pool=self._work_pool_name,
                 pool_id=self._work_pool.id if self._work_pool else None,
@@ -115,7 +119,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 ledger,
                 self.client,
                 launcher,
-                place,
+                config,
                 sync=self.sync_with_backend,
                 configure=self._configure,
             )
@@ -152,20 +156,51 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         )
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Raise `InvalidInput`: only `start` takes runs, because it claims them first (promise.md
-        2).
-        """
-        raise InvalidInput("worker", "takes runs only while it is started", "call start()")
+        """Raise `InvalidInput`: only `start` runs flows, each after its claim (promise 2)."""
+        raise InvalidInput("worker", "claims and starts runs only in start()", "call start()")
 
     async def run(
         self, flow_run: FlowRun, configuration: Configuration, task_status: Any = None
     ) -> BaseWorkerResult:
-        """Raise `InvalidInput`: a run submitted past the queue has no claim (promise.md 2)."""
+        """Raise `InvalidInput`: a run that bypasses the queue has no claim (promise 2)."""
         raise InvalidInput(
-            "worker", "does not run what was not scheduled", "use run_deployment in place of submit"
+            "worker", "runs only scheduled flow runs", "use run_deployment instead of submit"
         )
 
     def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
         """Return whether the last poll is recent enough, for the health check."""
         last = self._work.run_queue.last_poll if self._work else None
         return last is None or SYSTEM_CLOCK.now() - last < MAX_POLL_AGE
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder for the output of the runs' processes, named by this pid; delete it at the end.
+
+    It also deletes the folders of killed workers.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for entry in folder.iterdir():
+        if not entry.name.isdigit() or proc.find(int(entry.name)) is None:
+            shutil.rmtree(entry, ignore_errors=True)
+    own = folder / str(os.getpid())
+    own.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+async def child_settings(client: PrefectClient) -> dict[str, str]:
+    """Return settings that save the runs' processes requests that the worker has already made.
+
+    The worker's own client has checked the server's version when it connected. Tokens against
+    forged requests are requested only if the server issues them.
+    """
+    settings = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
+    try:
+        await client.request("GET", "/csrf-token", params={"client": "daybook-worker"})
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+            settings["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "false"
+    return settings

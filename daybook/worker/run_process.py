@@ -22,7 +22,7 @@ _REPORT_TIMEOUT_SECONDS = 5.0
 """Seconds to wait for the parent's report about a process that was killed."""
 _MAX_FACT_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
-"""The most bytes that a pipe can hold (Linux, without privileges)."""
+"""Maximum number of bytes that a pipe can hold (Linux, without privileges)."""
 
 
 class RunProcess:
@@ -170,5 +170,7 @@ def _parse_fact(line: bytes) -> dict[str, Any] | None:
         fact = None
     if isinstance(fact, dict):
         return fact
-    log.warning("a process told %.80r", line, extra={"action": "fact_unreadable"})
+    log.warning(
+        "cannot read the report of a process: %.80r", line, extra={"action": "fact_unreadable"}
+    )
     return None

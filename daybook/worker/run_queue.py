@@ -4,7 +4,7 @@
 
     an event of the pool ─┐
     every `Timing.poll` ──┼─► fetch: scheduled within `FETCH_AHEAD_INTERVAL` ─► upcoming
-    a slot became free  ──┘                                        at its time: take ◄┘
+    a slot became free  ──┘                                    at its time: dispatch ◄┘
 
 Events only shorten the wait: the scheduler's own inserts emit none, and a stream can break.
 """
@@ -36,30 +36,30 @@ MAX_POLL_INTERVAL_SECONDS = 30.0
 
 
 class RunQueue:
-    """Queue that calls ``take`` once for each run at its scheduled time."""
+    """Queue that calls ``dispatch`` once for each run at its scheduled time."""
 
     def __init__(
         self,
         client: PrefectClient,
         pool: str,
         queues: list[str],
-        take: Callable[[FlowRun], Coroutine[Any, Any, None]],
+        dispatch: Callable[[FlowRun], Coroutine[Any, Any, None]],
     ) -> None:
         self._client, self._pool, self._queues = client, pool, queues
-        self._take = take
+        self._dispatch = dispatch
         self._upcoming: dict[UUID, tuple[datetime, FlowRun]] = {}
-        self._taking: dict[UUID, asyncio.Task[None]] = {}
-        self._taken: dict[UUID, float] = {}
-        self._take_again: dict[UUID, FlowRun] = {}
+        self._dispatching: dict[UUID, asyncio.Task[None]] = {}
+        self._dispatched: dict[UUID, float] = {}
+        self._dispatch_again: dict[UUID, FlowRun] = {}
         self._poll_now = asyncio.Event()
         self._changed = asyncio.Event()
         self.last_poll: datetime | None = None
 
     def hand_out_now(self, run: FlowRun) -> None:
-        """Take this run now, whatever its time in Prefect; if it is being taken, once more."""
+        """Dispatch this run now, before its time in Prefect, or again if that is in progress."""
         self._upcoming.pop(run.id, None)
-        if run.id in self._taking:
-            self._take_again[run.id] = run
+        if run.id in self._dispatching:
+            self._dispatch_again[run.id] = run
         else:
             self._start(run)
 
@@ -82,7 +82,7 @@ class RunQueue:
                 wait = TIMING.poll.total_seconds()
             except (httpx.HTTPError, ObjectNotFound) as error:
                 wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
-                log.warning("Prefect cannot be polled: %s", error, extra={"action": "poll_failed"})
+                log.warning("cannot poll Prefect: %s", error, extra={"action": "poll_failed"})
 
     async def fetch(self) -> None:
         """Poll once and replace the upcoming runs."""
@@ -92,14 +92,14 @@ class RunQueue:
         )
         self.last_poll = SYSTEM_CLOCK.now()
         runs = [each.flow_run for each in response]
-        # A response in flight while a run was taken still lists it as scheduled.
-        self._taken = {each: at for each, at in self._taken.items() if at > polled_at}
-        busy = self._taking.keys() | self._taken.keys()
+        # A response in flight while a run was dispatched still lists it as scheduled.
+        self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
+        busy = self._dispatching.keys() | self._dispatched.keys()
         self._upcoming = {run.id: (_scheduled(run), run) for run in runs if run.id not in busy}
         self._changed.set()
 
     async def hand_out(self) -> NoReturn:
-        """Take each run when its time has come, earliest first, until cancelled."""
+        """Dispatch each run when its time has come, earliest first, until cancelled."""
         while True:
             self._changed.clear()
             now = SYSTEM_CLOCK.now()
@@ -118,22 +118,26 @@ class RunQueue:
                 pass
 
     def _start(self, run: FlowRun) -> None:
-        task = asyncio.create_task(self._take(run))
-        self._taking[run.id] = task
+        task = asyncio.create_task(self._dispatch(run))
+        self._dispatching[run.id] = task
         task.add_done_callback(partial(self._done, run.id))
 
     def _done(self, run_id: UUID, task: asyncio.Task[None]) -> None:
-        self._taking.pop(run_id)
-        self._taken[run_id] = time.monotonic()
+        self._dispatching.pop(run_id)
+        self._dispatched[run_id] = time.monotonic()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("not taken: %r", error, exc_info=error, extra={"action": "take_failed"})
-        if (next_run := self._take_again.pop(run_id, None)) is not None and not task.cancelled():
+            log.error(
+                "cannot dispatch a run: %r", error, exc_info=error, extra={"action": "take_failed"}
+            )
+        if (
+            next_run := self._dispatch_again.pop(run_id, None)
+        ) is not None and not task.cancelled():
             self._start(next_run)
 
-    async def wait_until_taken(self) -> None:
-        """Wait until all runs that were handed out are taken."""
-        while self._taking:
-            await asyncio.wait(self._taking.values())
+    async def wait_until_dispatched(self) -> None:
+        """Wait until all runs that were handed out are dispatched."""
+        while self._dispatching:
+            await asyncio.wait(self._dispatching.values())
 
 
 def _scheduled(run: FlowRun) -> datetime:

@@ -38,9 +38,9 @@ class StopCause(StrEnum):
     """Why the worker ends a run's processes."""
 
     CANCEL = "cancelled"
-    TIMEOUT = "the attempt's time was up and it did not end"
+    TIMEOUT = "the attempt did not end at its timeout"
     DEADLINE = "the deadline passed"
-    LOST = "its lease was lost"
+    LOST = "the lease was lost"
     SHUTDOWN = "the worker was stopped"
 
 
@@ -112,13 +112,17 @@ class SupervisedRun:
             while self.cause is None and not ended.done():
                 self._changed.clear()
                 changed = asyncio.create_task(self._changed.wait())
+                first = min(self._stop_times().values(), default=None)
                 await asyncio.wait(
                     {ended, changed},
-                    timeout=self._seconds_to_next_stop(),
+                    timeout=None if first is None else max(0.0, first - time.monotonic()),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 changed.cancel()
-                self._stop_if_due()
+                now = time.monotonic()
+                for cause, at in self._stop_times().items():
+                    if at <= now:
+                        self.stop(cause)
             if not ended.done():
                 log.info("ending %s: %s", self.flow_run.name, self.cause)
             # Also after the process ended by itself: its descendants end with it.
@@ -156,16 +160,6 @@ class SupervisedRun:
             times[StopCause.DEADLINE] = self.ends_at
         return times
 
-    def _seconds_to_next_stop(self) -> float | None:
-        first = min(self._stop_times().values(), default=None)
-        return None if first is None else max(0.0, first - time.monotonic())
-
-    def _stop_if_due(self) -> None:
-        now = time.monotonic()
-        for cause, at in self._stop_times().items():
-            if at <= now:
-                self.stop(cause)
-
 
 def describe_exit(watched: SupervisedRun) -> str:
     """Describe how the process ended, for a person."""
@@ -176,4 +170,4 @@ def describe_exit(watched: SupervisedRun) -> str:
         return "its process is gone"
     if code < 0:
         return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process ended with code {code} and told nothing"
+    return f"its process ended with code {code} and recorded no outcome"

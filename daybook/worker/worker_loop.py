@@ -8,7 +8,7 @@
       │           └ a slot became free
       └ events, and a poll every `Timing.poll`;  beside it a keeper, which leads or stands by
 
-When stopped, it takes no further run, gives active runs `Timing.shutdown_wait` to end by
+When stopped, it starts no further run, gives active runs `Timing.shutdown_wait` to end by
 themselves, then ends them: SIGTERM first, SIGKILL later.
 """
 
@@ -86,18 +86,18 @@ class WorkerLoop:
         ledger: Ledger,
         client: PrefectClient,
         launcher: Launcher,
-        place: WorkerConfig,
+        config: WorkerConfig,
         *,
         sync: Callable[[], Coroutine[Any, Any, Any]],
         configure: ResolveProcessSpec,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
-        self._config, self._sync, self._configure = place, sync, configure
+        self._config, self._sync, self._configure = config, sync, configure
         self._holder = leadership.new_holder()
         self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
-        self._taking: dict[str, bool] = {}
+        self._dispatching: dict[str, bool] = {}
         """Flow runs that are being started, and whether a cancellation arrived meanwhile."""
         self._refused_external = False
         self._running, self._stopping = False, False
@@ -108,18 +108,18 @@ class WorkerLoop:
             client,
             launcher,
             holder=self._holder,
-            most=place.most,
+            most=config.most,
             free=self._has_room,
             watch=self._watch,
-            call_up=self._fill_slot,
+            fill_slot=self._fill_slot,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeat, and polling for missed cancellations."""
-        self.run_queue = RunQueue(client, place.pool, place.queues, self._take)
+        self.run_queue = RunQueue(client, config.pool, config.queues, self._dispatch)
         self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
 
     async def run_until_cancelled(self) -> NoReturn:
-        """Work until cancelled. Call `shutdown` afterwards."""
+        """Run until cancelled. Call `shutdown` afterwards."""
         self._running = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self.run_queue.hand_out())
@@ -131,15 +131,15 @@ class WorkerLoop:
             if self._config.pool_id is not None:
                 group.create_task(listen(self._config.pool_id, self._on_event))
             self.run_queue.poll_soon()
-        raise AssertionError("its tasks end by cancelling only")
+        raise AssertionError("these tasks end only when they are cancelled")
 
     async def run_once(self) -> None:
-        """Take the runs that are due now, and wait until they have ended."""
+        """Start the runs that are due now, and wait until they have ended."""
         await self.run_queue.fetch()
-        taking = asyncio.create_task(self.run_queue.hand_out())
+        handing_out = asyncio.create_task(self.run_queue.hand_out())
         await asyncio.sleep(0)
-        taking.cancel()
-        await self.run_queue.wait_until_taken()
+        handing_out.cancel()
+        await self.run_queue.wait_until_dispatched()
         async with self._keep_up():
             await self._all_ended()
 
@@ -147,10 +147,10 @@ class WorkerLoop:
         at_work = len(self._watched) + self._dispatcher.starting
         return self._config.limit is None or at_work < self._config.limit
 
-    async def _take(self, run: FlowRun) -> None:
+    async def _dispatch(self, run: FlowRun) -> None:
         if str(run.id) in self._watched or self._stopping:
             return
-        self._taking[str(run.id)] = False
+        self._dispatching[str(run.id)] = False
         try:
             if await self._dispatcher.dispatch(run):
                 return
@@ -165,7 +165,7 @@ class WorkerLoop:
                 finally:
                     self._dispatcher.starting -= 1
         finally:
-            del self._taking[str(run.id)]
+            del self._dispatching[str(run.id)]
 
     @property
     def _mark(self) -> str:
@@ -174,7 +174,7 @@ class WorkerLoop:
 
     def _watch(self, watched: SupervisedRun) -> None:
         self._watched[watched.flow_run_id] = watched
-        if self._taking.get(watched.flow_run_id):
+        if self._dispatching.get(watched.flow_run_id):
             watched.stop(StopCause.CANCEL)
         task = asyncio.create_task(self._supervise(watched))
         self._exits.add(task)
@@ -192,7 +192,7 @@ class WorkerLoop:
             self._log_tail(watched)
         except Exception:
             # The lease expires, and its judge then decides about the run.
-            log.exception("the end of %s was not written down", watched.flow_run.name)
+            log.exception("cannot record the outcome of %s", watched.flow_run.name)
         finally:
             with suppress(OSError):
                 watched.running.output.unlink()
@@ -205,7 +205,7 @@ class WorkerLoop:
         tail = watched.tail()
         if tail:
             logger = flow_run_logger(watched.flow_run)
-            logger.error("The last lines of its process:\n%s", tail)
+            logger.error("Last lines of the process output:\n%s", tail)
 
     async def _fill_slot(self) -> None:
         """Give a free slot to the run that waited longest (promise.md 12: earliest due time first).
@@ -219,18 +219,16 @@ class WorkerLoop:
         try:
             while self._wake_again and not self._stopping:
                 self._wake_again = False
-                await self._wake_next()
+                woken = await scheduled_runs.wake(
+                    self._ledger, self._client, self._config.most, at_hand=self._hand_out
+                )
+                if woken or self._refused_external:
+                    self._refused_external = False
+                    self.run_queue.poll_soon()
         except (DaybookError, httpx.HTTPError) as error:
-            log.warning("nobody was woken: %s", error)
+            log.warning("cannot wake a waiting run: %s", error)
         finally:
             self._waking = False
-
-    async def _wake_next(self) -> None:
-        most = self._config.most
-        woken = await scheduled_runs.wake(self._ledger, self._client, most, at_hand=self._hand_out)
-        if woken or self._refused_external:
-            self._refused_external = False
-            self.run_queue.poll_soon()
 
     def _hand_out(self, row: RunRow) -> bool:
         """Start a run that this worker rescheduled, without moving it in Prefect."""
@@ -245,8 +243,8 @@ class WorkerLoop:
             self.run_queue.poll_soon()
             return
         if state in {"Cancelling", "Cancelled"}:
-            if flow_run_id in self._taking:
-                self._taking[flow_run_id] = True
+            if flow_run_id in self._dispatching:
+                self._dispatching[flow_run_id] = True
             if flow_run_id in self._watched:
                 self._watched[flow_run_id].stop(StopCause.CANCEL)
         if state in ENDED_STATE_NAMES and flow_run_id not in self._watched:
@@ -277,7 +275,7 @@ class WorkerLoop:
                 statuses = await leases.renew_all(self._ledger, self._holder, list(claimed))
             except Exception as error:
                 # Any error: the next turn tries again, and leases last longer than that.
-                log.warning("leases are not renewed: %s", error, extra={"action": "not_renewed"})
+                log.warning("cannot renew leases: %s", error, extra={"action": "not_renewed"})
                 continue
             self._renewed = time.monotonic()
             for run_id, watched in claimed.items():
@@ -291,7 +289,7 @@ class WorkerLoop:
                     self._client,
                     self._config.pool,
                     self._config.name,
-                    supervised=lambda: self._watched.keys() | self._taking.keys(),
+                    supervised=lambda: self._watched.keys() | self._dispatching.keys(),
                 )
             )
             await asyncio.sleep(TIMING.leftover_check.total_seconds())
@@ -320,20 +318,20 @@ class WorkerLoop:
         except (Unreachable, httpx.HTTPError) as error:
             log.warning("%s", error)
         except Exception:
-            log.exception("a pass failed")
+            log.exception("a background task of the worker failed")
 
     def force_stop(self) -> None:
         """End active runs at once instead of waiting for them."""
         self._force_stop.set()
 
     async def shutdown(self) -> None:
-        """Stop taking runs; wait for active ones, then end the rest and record their outcomes."""
+        """Stop starting runs; wait for active ones, then end the rest and record their outcomes."""
         self._stopping = True
         async with self._keep_up():
-            await self.run_queue.wait_until_taken()
+            await self.run_queue.wait_until_dispatched()
             if self._exits:
                 limit = TIMING.shutdown_wait.total_seconds()
-                log.info("waiting %g s for %d runs at work", limit, len(self._watched))
+                log.info("waiting up to %g s for %d active runs", limit, len(self._watched))
                 forced = asyncio.create_task(self._force_stop.wait())
                 done = asyncio.create_task(self._all_ended())
                 await asyncio.wait(
@@ -347,7 +345,7 @@ class WorkerLoop:
 
     @asynccontextmanager
     async def _keep_up(self) -> AsyncIterator[None]:
-        """Keep up active runs while no new run is taken."""
+        """Keep up active runs while no new run starts."""
         tasks = [asyncio.create_task(work()) for work in self._upkeep]
         try:
             yield
@@ -378,8 +376,8 @@ ENDED_STATE_NAMES = {"Completed", "Failed", "Crashed", "Cancelled", "Cancelling"
 """Names of the states that end a run."""
 
 
-async def listen(pool_id: UUID, heard: Callable[[str, str], Awaitable[None]]) -> NoReturn:
-    """Call ``heard`` with a flow run's id and the name of its new state, until cancelled."""
+async def listen(pool_id: UUID, on_change: Callable[[str, str], Awaitable[None]]) -> NoReturn:
+    """Call ``on_change`` with a flow run's id and the name of its new state, until cancelled."""
     pool_events = EventFilter(
         event=EventNameFilter(prefix=[_PREFIX]),
         any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool_id}"]),
@@ -387,7 +385,7 @@ async def listen(pool_id: UUID, heard: Callable[[str, str], Awaitable[None]]) ->
 
     async def changed(event: Event) -> None:
         flow_run_id = event.resource.id.removeprefix(_PREFIX)
-        await heard(flow_run_id, event.event.removeprefix(_PREFIX))
+        await on_change(flow_run_id, event.event.removeprefix(_PREFIX))
 
     await event_stream.listen(pool_events, changed)
-    raise AssertionError("it ends by cancelling only")
+    raise AssertionError("the stream ends only when it is cancelled")

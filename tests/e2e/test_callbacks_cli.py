@@ -208,7 +208,7 @@ def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
 ) -> None:
     add, bad = (*DESTINATIONS, "add", hook(receiver)), SECRET.replace("whsec_", "wsec_")
     for tokens, given, code, words in (
-        ((*add, "--secret-from-stdin"), bad, 2, "whsec_ and 24 to 64 bytes"),
+        ((*add, "--secret-from-stdin"), bad, 2, "whsec_ followed by 24 to 64 bytes"),
         ((*add, "--secret-from-stdin"), "", 2, "standard input is empty"),
         ((*add, "--secret", SECRET), "", 2, "never an argument"),
         ((*add, "--timeout", "5"), "", 2, "--timeout"),

@@ -120,7 +120,7 @@ def test_a_url_is_never_an_argument_nor_repeated(prepared: None) -> None:
         (("--channel", "chats", "--chat-id", "a/b"), "chat_id", "is not a chat id"),
         (("--channel", "file", "--chat-id", "../x"), "chat_id", "not a valid file name"),
         (("--on-complete", "http://169.254.169.254/x"), "on_complete", "metadata"),
-        (("--on-fail", "http://0177.0.0.1/x"), "on_fail", "is no address"),
+        (("--on-fail", "http://0177.0.0.1/x"), "on_fail", "is not a valid URL"),
     ],
     ids=["unknown", "no chat", "bad chat", "bad file", "metadata", "spelling"],
 )

@@ -122,8 +122,8 @@ async def test_another_daybooks_prefect_is_not_ready_and_named(
     assert found["worker"]["online"] == 0
     assert [(w["name"], w["ours"]) for w in found["worker"]["workers"]] == [(OTHERS, False)]
     foreign, idle = (p for p in found["problems"] if "another Daybook" in p)
-    assert f"has jobs of another Daybook (ledger {other[:8]}) and none of this one's" in foreign
-    assert f"{OTHERS} is the worker of another Daybook" in idle
+    assert f"has jobs of another Daybook (ledger {other[:8]}) and none of this one" in foreign
+    assert f"{OTHERS} belongs to another Daybook" in idle
     assert await status.worker_online() is False
 
     (of_pool,) = await findings("pool")
@@ -247,6 +247,6 @@ async def test_a_run_that_nobody_begins_says_why(
     assert run["status"] == "cancelled"
     asked, idle, put_off = talk.said
     assert asked == "asked"
-    assert f"{OTHERS} is the worker of another Daybook" in idle
+    assert f"{OTHERS} belongs to another Daybook" in idle
     assert "`daybook up` starts one" in idle
     assert put_off == refused

@@ -76,7 +76,7 @@ async def hung(world: World, tool: str, *, idempotent: bool) -> int:
             await asked.given(server.name)
             # In it the server is begun as well, on a machine that has something else to do.
             policy = {"timeout": "40s", "retries": 1, "idempotent": idempotent}
-            why = "no answer within 40 s, in the middle of a call of"
+            why = "no answer within 40 s while calling"
             with pytest.raises(FailedRun, match=why):
                 await asked.run(calls(f"{server.name}_{tool}"), policy=policy)
             begun = [await server.says("begun") for _ in range(server.had)]

@@ -86,7 +86,7 @@ async def test_a_long_wait_goes_back_to_prefect(world: World) -> None:
 
     row = await world.row()
     assert (row.status, row.attempts) == ("waiting", 1)
-    assert row.reason == "attempt 1 timed_out: no answer within 5 s; the agent was ended"
+    assert row.reason == "attempt 1 timed_out: no answer within 5 s; Daybook ended the agent"
     assert row.until is not None
     assert (state.name, state.state_details.scheduled_time) == (
         "AwaitingConcurrencySlot",

@@ -167,7 +167,7 @@ async def test_a_secret_reaches_the_tool_and_nothing_that_is_kept(
     await secrets.add(world.client, "ops", VALUE, ["tool:echo"])
     try:
         result = await call("echo", {"text": "{{secret:ops}}"})
-        with pytest.raises(FailedRun, match="does not go to tool:breaks"):
+        with pytest.raises(FailedRun, match="is not for tool:breaks"):
             await call("breaks", {"why": "{{secret:ops}}"})
     finally:
         await secrets.STORE.remove(world.client, "ops")

@@ -140,7 +140,7 @@ async def test_by_the_rule_of_who_wrote_the_address_last(world: World, server: R
 
     row = await ran(await written(Actor("user", via="mcp"), url=name, **hook))
     assert (row.status, server.requests) == ("failed", [])
-    assert "a job of an agent reaches public addresses only" in str(row.error)
+    assert "agents' jobs may reach public addresses only" in str(row.error)
     # Another field does not make it the operator's; the address itself does.
     row = await ran(await written(Actor(), headers={"X-Team": "ops"}))
     assert (row.status, server.requests) == ("failed", [])
@@ -182,4 +182,4 @@ async def test_a_job_that_was_made_through_mcp_reaches_no_private_address(
     assert server.requests == []
     ended = await world.row()
     assert (ended.status, stored.row.owner) == ("failed", "user")
-    assert "a job of an agent reaches public addresses only" in str(ended.error)
+    assert "agents' jobs may reach public addresses only" in str(ended.error)

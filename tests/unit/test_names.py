@@ -81,13 +81,13 @@ def test_free_name() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("", "name: is blank (legal: 1 to 100 characters)"),
-        (" \n", "name: is blank (legal: 1 to 100 characters)"),
-        ("x" * 101, "name: has 101 characters (legal: 1 to 100)"),
+        ("", "name: is blank (use 1 to 100 characters)"),
+        (" \n", "name: is blank (use 1 to 100 characters)"),
+        ("x" * 101, "name: has 101 characters (use 1 to 100)"),
         ("a\nb", "name: has a line break or control character (write it on one line)"),
         ("a\x1b[0m", "name: has a line break or control character (write it on one line)"),
-        ("brief\u202e", "name: has a character that changes the direction of text (leave it out)"),
-        ("\u200f", "name: has a character that changes the direction of text (leave it out)"),
+        ("brief\u202e", "name: has a character that changes the direction of text (remove it)"),
+        ("\u200f", "name: has a character that changes the direction of text (remove it)"),
         ("\u200b", "name: has no visible character (write at least one letter or digit)"),
         ("\u3164 \u0308", "name: has no visible character (write at least one letter or digit)"),
     ],

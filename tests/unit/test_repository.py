@@ -77,7 +77,7 @@ def test_a_foreign_package_of_the_same_name_is_left_alone(
 
 def test_a_door_that_is_not_there_or_broken_leaves_nothing_loaded(checkout: Path) -> None:
     before = set(sys.modules)
-    with pytest.raises(DaybookError, match="not a file of this repository"):
+    with pytest.raises(DaybookError, match="has no entry point"):
         repository.load_entry_point("blocks/none.py")
     (checkout / "blocks" / "broken.py").write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):

@@ -88,7 +88,7 @@ async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: R
     await destinations.add(client, "ops", receiver.address, token="ops-token")
     tried = await _send(client, receiver)
     assert tried.status is Delivery.PENDING
-    assert "does not go to 127.0.0.1" in tried.error
+    assert "is not for 127.0.0.1" in tried.error
     assert receiver.requests == []
 
 
@@ -98,7 +98,7 @@ async def test_a_token_does_not_go_in_clear_text(client: PrefectClient) -> None:
     async with CallbackSender(client, lambda: NOON) as post:
         tried = await post.send(callback(address="http://8.8.8.8/hook"))
     assert tried.status is Delivery.FAILED
-    assert "does not go over plain http" in tried.error
+    assert "does not send a secret over plain http" in tried.error
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ async def test_an_agents_callback_goes_to_the_hosts_of_its_limits(
     monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["*.example.org"]}')
     tried = await _send(client, receiver, owner="agent:writer")
     assert tried.status is Delivery.FAILED
-    assert "the operator's limits do not have this host" in tried.error
+    assert "the operator's limits do not list this host" in tried.error
     assert receiver.requests == []
     assert (await _send(client, receiver, owner="user")).status is Delivery.DELIVERED
     monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["127.0.0.1"]}')

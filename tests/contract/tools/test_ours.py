@@ -136,7 +136,7 @@ async def test_a_long_answer_is_cut(ours: Caller) -> None:
     outcome = (await ours.call("say", text="€", times=MEBIBYTE // 2)).outcome
     assert outcome.status is Status.SUCCEEDED
     assert outcome.output == "€" * (MEBIBYTE // 3)
-    assert outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
+    assert outcome.reason == "cut: longer than the limit of 1,048,576 bytes"
 
 
 async def test_one_that_is_not_read_to_its_end_is_not_known(ours: Caller) -> None:
@@ -175,7 +175,7 @@ async def test_no_logger_writes_a_secret_down(
 
 async def test_a_secret_of_another_place_is_not_sent(ours: Caller) -> None:
     ours.saved.kept["ops"] = Secret("ops", "hunter-2-and-more", ("api.example.org", "tool:ours"))
-    with pytest.raises(InvalidInput, match='params: the secret "ops" does not go to'):
+    with pytest.raises(InvalidInput, match='params: the secret "ops" is not for'):
         await ours.prepared("digest", {"password": "{{secret:ops}}"})
 
 

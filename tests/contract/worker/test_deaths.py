@@ -112,13 +112,13 @@ async def test_a_parent_that_takes_nothing_is_replaced(
     async with make(tick=3600.0) as launcher:
         launching, stopped = Launching(launcher, tmp_path / "output"), launcher.pid
         assert stopped is not None
-        assert launcher._line is not None
+        assert launcher._connection is not None
         os.kill(stopped, signal.SIGSTOP)
         monkeypatch.setattr(parent_connection, "ANSWER_TIMEOUT_SECONDS", 0.3)
         ticking = None
         if ticks:
-            ticking = asyncio.create_task(launcher._line._send({"tick": "x" * 5_000_000}))
-            await becomes(launcher._line._sending.locked)
+            ticking = asyncio.create_task(launcher._connection._send({"tick": "x" * 5_000_000}))
+            await becomes(launcher._connection._sending.locked)
 
         task = launching.start("describes", flow_run={"payload": "x" * 5_000_000})
         starting = asyncio.create_task(task)

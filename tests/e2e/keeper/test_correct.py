@@ -228,7 +228,7 @@ async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(world
     again = await correct.correct(world.ledger, world.client, memory)
     assert (again.jobs, bool(again)) == (1, False)
     assert sum(world.prefect.requests.values()) == 2 < asked
-    assert len(memory.looked) == 3
+    assert len(memory.compared) == 3
     world.clock.set(case.change + 4 * HOUR)
     assert (await correct.correct(world.ledger, world.client, memory)).jobs == 0
 
@@ -246,5 +246,5 @@ async def test_what_is_not_in_agreement_is_left_until_it_is(world: World) -> Non
 
     assert not await correct.correct(world.ledger, world.client, memory)
 
-    assert not memory.looked
+    assert not memory.compared
     assert await world.rows() == []

@@ -168,7 +168,10 @@ async def test_what_this_worker_cannot_start_crashes_with_the_reason(world: Worl
     await external_runs.start(NoRoom(), world.client, run, configured, "here:a")
 
     state = await world.prefect.state(run)
-    assert (state.type.value, state.message) == ("CRASHED", "could not be started: no process")
+    assert (state.type.value, state.message) == (
+        "CRASHED",
+        "the worker cannot start it: no process",
+    )
 
 
 async def test_a_job_whose_deployment_is_deleted_before_its_run_is_claimed_loses_no_run(
@@ -184,7 +187,7 @@ async def test_a_job_whose_deployment_is_deleted_before_its_run_is_claimed_loses
 
     state = await world.prefect.state(run)
     shown = (state.type.value, state.name, state.message)
-    assert shown == ("CANCELLED", "Skipped", "its deployment was deleted before it began")
+    assert shown == ("CANCELLED", "Skipped", "its deployment was deleted before the run started")
 
 
 async def test_an_ended_run_without_its_deployment_is_not_taken_for_foreign(world: World) -> None:

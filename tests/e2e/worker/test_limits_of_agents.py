@@ -160,12 +160,12 @@ async def test_a_private_address_is_not_reached(world: World) -> None:
         await edited(world, stored, url=address)
         row = await ended(world, await world.prefect.custom_run(stored))
         assert (row.status, seen) == ("failed", [])
-        assert "a job of an agent reaches public addresses only" in str(row.error)
+        assert "agents' jobs may reach public addresses only" in str(row.error)
         lines: list[str] = []
 
         async def told() -> bool:
             lines[:] = [each["message"] async for each in runs.logs(row.id)]
-            return any("a job of an agent reaches public addresses only" in each for each in lines)
+            return any("agents' jobs may reach public addresses only" in each for each in lines)
 
         assert await so(told, SEEN), lines
         # The operator's own job does reach it.

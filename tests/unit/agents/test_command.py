@@ -206,8 +206,8 @@ async def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path) -> N
         ([plain], {}, "is not an executable file"),
         ([str(tmp_path)], {}, "is not an executable file"),
         ([shebang], {}, "cannot be run: No such file or directory"),
-        (["touch", "made"], {"work_dir": f"{tmp_path}/none"}, "is not a folder of this machine"),
-        (["touch", "made"], {"work_dir": plain}, "is not a folder of this machine"),
+        (["touch", "made"], {"work_dir": f"{tmp_path}/none"}, "is not a folder on this machine"),
+        (["touch", "made"], {"work_dir": plain}, "is not a folder on this machine"),
     ]
     for command, settings, words in cases:
         with pytest.raises(AgentMisconfigured) as caught:

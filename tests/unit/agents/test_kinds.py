@@ -35,7 +35,11 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
         ({"command": ["cat", "{who}"]}, "command", "unknown placeholder {who}"),
         ({"command": ["cat"], "output": "xml"}, "output", "'text' or 'json'"),
         ({"command": ["cat"], "work_dir": "here"}, "work_dir", "absolute path"),
-        ({"command": ["cat"], "environment": ["DAYBOOK_HOME"]}, "environment", "never passed on"),
+        (
+            {"command": ["cat"], "environment": ["DAYBOOK_HOME"]},
+            "environment",
+            "cannot be passed on",
+        ),
         ({"command": ["cat"], "shell": True}, "shell", "unknown field"),
     ],
 )

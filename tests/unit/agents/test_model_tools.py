@@ -166,7 +166,7 @@ async def test_the_time_of_the_attempt_is_that_of_its_tools_too(here: Provider) 
     with pytest.raises(AgentTimeout) as caught:
         await agent(here).answer(request(tools=(Tool("weather", "", SCHEMA, call),), timeout=2.0))
     assert str(caught.value) == (
-        "no answer within 2 s, in the middle of a call of weather; the agent was ended"
+        "no answer within 2 s while calling weather; Daybook ended the agent"
     )
     assert ended == [True]
     assert caught.value.usage is not None

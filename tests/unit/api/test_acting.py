@@ -12,9 +12,9 @@ from daybook.errors import InvalidInput
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"agent": "a:b"}, "agent: 'agent:a:b' is not legal (an agent's name has no colon)"),
-        ({"user": "a\nb"}, "user_id: is not legal (legal: one line of at most 100 characters)"),
-        ({"user": "x" * 101}, "user_id: is not legal (legal: one line of at most 100 characters)"),
+        ({"agent": "a:b"}, "agent: 'agent:a:b' is not valid (use an agent name without a colon)"),
+        ({"user": "a\nb"}, "user_id: is not valid (use one line of at most 100 characters)"),
+        ({"user": "x" * 101}, "user_id: is not valid (use one line of at most 100 characters)"),
     ],
 )
 def test_what_names_nobody_is_refused(given: dict[str, str], told: str) -> None:

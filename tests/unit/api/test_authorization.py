@@ -141,7 +141,7 @@ async def test_the_hosts_of_an_agent_count_when_a_job_is_written(
     monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["*.example.org"]}')
     client = cast(PrefectClient, None)  # nothing is asked of it
     told = Notify(on_fail="https://evil.net/x")
-    with pytest.raises(InvalidInput, match=r"on_fail: .*limits do not have this host"):
+    with pytest.raises(InvalidInput, match=r"on_fail: .*limits do not list this host"):
         await preflight.check_notify(client, told, "agent:researcher")
     await preflight.check_notify(client, told, "user")
     await preflight.check_notify(

@@ -359,7 +359,7 @@ TOLD_INBOX = {"to": "inbox", "chat_id": "", "status": "delivered", "attempts": 0
         ({"delivery": "delivered"}, "delivered"),  # of `up`, which tells no parts
         (
             {"delivery": "suppressed", "deliveries": [TOLD_INBOX]},
-            "inbox: delivered\nheld back: said before, nothing to say, or the job is silent",
+            "inbox: delivered\nnot sent: a repeat, nothing to report, or the job is silent",
         ),
     ],
 )

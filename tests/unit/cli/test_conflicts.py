@@ -54,7 +54,7 @@ def test_both_versions_are_shown(daybook: Any) -> None:
     assert said.code == 0
     assert said.out.startswith("weekly (")
     # Of parameters only what differs.
-    assert '  parameters here        {"prompt": "Say hello."}\n' in said.out
+    assert '  parameters in ledger   {"prompt": "Say hello."}\n' in said.out
     assert '  parameters in Prefect  {"prompt": "Say goodbye."}\n' in said.out
     assert '"cron": "0 7 * * 1"' in said.out
 
@@ -74,7 +74,7 @@ def test_it_is_told_wherever_the_job_is(daybook: Any) -> None:
 @pytest.mark.usefixtures("stored")
 def test_without_any_it_says_so(daybook: Any) -> None:
     said = daybook("conflicts")
-    assert (said.code, said.out, said.err) == (0, "", "There are no conflicts.\n")
+    assert (said.code, said.out, said.err) == (0, "", "No conflicts.\n")
     assert daybook("conflicts", "--json").json == []
 
 

@@ -75,10 +75,10 @@ def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
     assert said.err.splitlines()[:6] == [
         "Starting the worker",
         "Synced with Prefect: 1 created, 0 updated, 0 imported, 0 removed",
-        "! was no longer in this Prefect, made again: again",
-        "! changed on both sides, kept as here: c (schedule)",
-        "! edited in Prefect, not taken over: d (no such zone)",
-        "! Prefect does not take it: f (too big)",
+        "! missing in Prefect, created again: again",
+        "! changed on both sides, kept the ledger's values: c (schedule)",
+        "! edited in Prefect, not imported: d (no such zone)",
+        "! not reconciled: f (too big)",
     ]
     assert said.err.splitlines()[6].startswith("Running the example job")
     assert "http://127.0.0.1:4200/daybook/login?token=once\n" in said.out
@@ -360,12 +360,12 @@ def test_sync_names_what_it_did(daybook: Any, monkeypatch: pytest.MonkeyPatch) -
     assert said.out.splitlines() == [
         "created in Prefect: a",
         "created in Prefect: again",
-        "taken over from Prefect: b",
-        "was no longer in this Prefect, made again: again",
-        "changed on both sides, kept as here: c (schedule)",
-        "edited in Prefect, not taken over: d (no such zone)",
-        "Prefect does not take it: f (too big)",
-        "stays Prefect's own: e (a second schedule)",
+        "imported from Prefect: b",
+        "missing in Prefect, created again: again",
+        "changed on both sides, kept the ledger's values: c (schedule)",
+        "edited in Prefect, not imported: d (no such zone)",
+        "not reconciled: f (too big)",
+        "left unchanged in Prefect: e (a second schedule)",
     ]
     assert said.err == "4 unchanged, 2 written to Prefect.\n"
     assert said.code == daybook("sync", "--json").code == 1

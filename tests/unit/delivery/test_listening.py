@@ -481,7 +481,7 @@ async def test_entry_points_are_told_and_looked_up_once(
     await listen.call_listeners(world.ledger, "here", memory)
     assert (tmp_path / "heard").read_text() == "brief failed\n"
     lost = (await rows(world))["lost"]
-    why = "not_there_at_all:heard cannot be loaded: ModuleNotFoundError: "
+    why = "cannot load not_there_at_all:heard: ModuleNotFoundError: "
     assert (lost.status, str(lost.error).startswith(why)) == ("pending", True)
 
 
@@ -522,7 +522,7 @@ async def test_one_is_imported_in_a_thread_and_ends_nobody_there(
     await ended(world, name="later")
     assert await told(world, "slow.one", at_home=at_home) == 1
     [row] = [row for row in await every(world) if row.status == "pending"]
-    assert row.error == f"{module}:heard cannot be loaded: SystemExit: no licence"
+    assert row.error == f"cannot load {module}:heard: SystemExit: no licence"
 
 
 async def test_where_nothing_can_be_told_the_leader_rests_and_writes_nothing(

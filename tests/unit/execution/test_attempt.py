@@ -99,7 +99,7 @@ async def test_a_temporary_error_waits_for_the_next_attempt(
         (
             AgentTimeout(90, "so far"),
             "timed_out",
-            "no answer within 90 s; the agent was ended",
+            "no answer within 90 s; Daybook ended the agent",
             "so far",
         ),
         (ZeroDivisionError("by what?"), "failed", "ZeroDivisionError: by what?", None),

@@ -201,7 +201,7 @@ async def test_a_redirect_out_of_a_kept_connection_is_judged(kind: Kind) -> None
             # The private one is kept already, as the operator's own.
             await _post(transport, "http://intranet.example/")
             server.lead_to = "http://intranet.example/"
-            with pytest.raises(OutgoingRefused, match="from public to private"):
+            with pytest.raises(OutgoingRefused, match="from a public to a private"):
                 await _post(transport, "http://public.example/")
     assert inside.accepted == 1
 

@@ -76,7 +76,7 @@ async def test_a_secret_goes_to_its_hosts(hosts: tuple[str, ...], url: str) -> N
 async def test_and_to_no_other(hosts: tuple[str, ...], url: str) -> None:
     with pytest.raises(InvalidInput, match=f"is bound to {hosts[0]}") as refused:
         await _filled("{{secret:key}}", url, *hosts)
-    assert "does not go to" in refused.value.problem
+    assert "is not for" in refused.value.problem
     assert VALUE not in str(refused.value)
 
 
@@ -128,7 +128,7 @@ async def test_parameters_are_filled_wherever_they_hold_a_text() -> None:
     there = SecretDestination.of_tool("Search.Reindex")
     told = await secrets.fill_params(params, there, kept, FilledSecrets())
     assert told == {"a": [VALUE, 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
-    with pytest.raises(InvalidInput, match="does not go to tool:other"):
+    with pytest.raises(InvalidInput, match="is not for tool:other"):
         await secrets.fill_params(params, SecretDestination.of_tool("other"), kept, FilledSecrets())
 
 

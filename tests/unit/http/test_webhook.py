@@ -229,7 +229,7 @@ async def test_a_redirect_that_drops_the_body_is_told(server: Receiver) -> None:
     server.steps = [redirect("/new", 301), answer(200)]
     sent = await _send(Hook(server.address, body="{}"))
     assert sent.outcome.status is Status.SUCCEEDED
-    assert sent.outcome.reason == f"redirected: 301 to {server.address}, asked as GET"
+    assert sent.outcome.reason == f"redirected: 301 to {server.address}, sent as GET"
 
 
 async def test_a_long_answer_is_cut_and_told(server: Receiver) -> None:
@@ -237,7 +237,7 @@ async def test_a_long_answer_is_cut_and_told(server: Receiver) -> None:
     sent = await _send(Hook(server.address))
     assert sent.outcome.status is Status.SUCCEEDED
     assert len(sent.outcome.result["body"]) == 2**20
-    assert sent.outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
+    assert sent.outcome.reason == "cut: longer than the limit of 1,048,576 bytes"
 
 
 async def test_an_agents_webhook_does_not_reach_this_machine(server: Receiver) -> None:
@@ -253,7 +253,7 @@ async def test_an_agents_webhook_does_not_reach_this_machine(server: Receiver) -
         (Hook("https://user:hush@a.example/"), "url", "{{secret:name}}"),
         (Hook("https://a.example/?key={{secret:key}}"), "url", "header"),
         (Hook("https://{{secret:key}}/"), "url", "header"),
-        (Hook("https://a.example/", "FETCH"), "method", "legal: GET"),
+        (Hook("https://a.example/", "FETCH"), "method", "use GET"),
         (Hook("https://a.example/", headers={"Authorization": "Bearer a"}), "headers", "{{secret"),
         (Hook("https://a.example/", headers={"X-A": "{{secret:}}"}), "headers", "misspelt"),
         (Hook("https://a.example/", headers={"idempotency-key": "1"}), "headers", "by Daybook"),

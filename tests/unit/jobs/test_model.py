@@ -111,12 +111,12 @@ REFUSALS = [
         'session_key: "run:1" is reserved for Daybook '
         "(do not start it with one of chat:, job:, run:)",
     ),
-    ({"session": "old"}, "session: 'old' is not legal (legal: 'reuse', 'new' or 'chat')"),
+    ({"session": "old"}, "session: 'old' is not valid (use 'reuse', 'new' or 'chat')"),
     (
         {"kind": "shell"},
         "kind: 'shell' is not a kind (use agent-prompt, webhook, tool-call, heartbeat)",
     ),
-    ({"name": ""}, "name: is blank (legal: 1 to 100 characters)"),
+    ({"name": ""}, "name: is blank (use 1 to 100 characters)"),
     ({"name": 5}, "name: 5 is not a string"),
     (
         {"metadata": "a"},
@@ -159,8 +159,8 @@ REFUSALS = [
     ),
     (
         {"overlap": "both"},
-        "overlap: 'both' is not legal "
-        "(legal: 'skip', 'queue_one', 'queue_all', 'cancel_running' or 'allow')",
+        "overlap: 'both' is not valid "
+        "(use 'skip', 'queue_one', 'queue_all', 'cancel_running' or 'allow')",
     ),
     ({"policy": "short"}, "policy: 'short' is not an object (use fields such as timeout)"),
     ({"policy": {"timeuot": "1m"}}, "timeuot: unknown field (did you mean timeout?)"),
@@ -333,5 +333,5 @@ def test_a_model_is_named_on_one_line(kind: str, model: str) -> None:
         given["prompt"] = "Say hello"
     with pytest.raises(InvalidInput) as refused:
         new_job(now=NOW, **given)  # type: ignore[arg-type]
-    told = "model: is not legal (legal: one line of at most 200 characters)"
+    told = "model: is not valid (use one line of at most 200 characters)"
     assert str(refused.value) == told

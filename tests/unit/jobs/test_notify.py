@@ -61,7 +61,7 @@ def test_a_field_given_beside_the_object_wins() -> None:
 
 
 REFUSALS: list[tuple[dict[str, object], str]] = [
-    ({"events": ["done"]}, "events: 'done' is not legal"),
+    ({"events": ["done"]}, "events: 'done' is not valid"),
     ({"events": ["failed", "failed"]}, "events: contains a duplicate (name each event once"),
     ({"chat_id": "42"}, "chat_id: needs a channel (set the channel too)"),
     ({"on_complete": "ops.example.org"}, "on_complete: is not a valid URL (use one such as"),

@@ -65,8 +65,8 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
     [
         (
             {"overlap": "run"},
-            "overlap: 'run' is not legal "
-            "(legal: 'skip', 'queue_one', 'queue_all', 'cancel_running' or 'allow')",
+            "overlap: 'run' is not valid "
+            "(use 'skip', 'queue_one', 'queue_all', 'cancel_running' or 'allow')",
         ),
         (
             {"timeout": "0s"},
@@ -93,15 +93,15 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
         ({"retry_delay": "2h"}, 'retry_delay: "2h" is longer than 5m (use 1s to 5m)'),
         (
             {"on_lost": "retry"},
-            "on_lost: 'retry' is not legal (legal: 'unknown' or 'rerun')",
+            "on_lost: 'retry' is not valid (use 'unknown' or 'rerun')",
         ),
         (
             {"catch_up": "some"},
-            "catch_up: 'some' is not legal (legal: 'none', 'latest' or 'all')",
+            "catch_up: 'some' is not valid (use 'none', 'latest' or 'all')",
         ),
         (
             {"class": "heavy"},
-            "class: 'heavy' is not legal (legal: 'light', 'medium' or 'resource-intensive')",
+            "class: 'heavy' is not valid (use 'light', 'medium' or 'resource-intensive')",
         ),
         ({"timeuot": "5m"}, "timeuot: unknown field (did you mean timeout?)"),
     ],
@@ -162,10 +162,10 @@ def test_a_delay_doubles_up_to_its_cap_and_is_never_shorter(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"retries": 99}, "retries: 99 is not legal (legal: 0 to 10)"),
-        ({"retries": -1}, "retries: -1 is not legal (legal: 0 to 10)"),
-        ({"policy": {"retries": 11}}, "retries: 11 is not legal (legal: 0 to 10)"),
-        ({"max_runs": -2}, "max_runs: -2 is not legal (legal: 0 or more)"),
+        ({"retries": 99}, "retries: 99 is not valid (use 0 to 10)"),
+        ({"retries": -1}, "retries: -1 is not valid (use 0 to 10)"),
+        ({"policy": {"retries": 11}}, "retries: 11 is not valid (use 0 to 10)"),
+        ({"max_runs": -2}, "max_runs: -2 is not valid (use 0 or more)"),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_the_range(given: dict[str, Any], told: str) -> None:

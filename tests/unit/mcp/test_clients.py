@@ -93,13 +93,13 @@ def test_an_unknown_client_is_refused_with_the_known_ones(daybook: Say) -> None:
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (["--owner", "prefect"], "--owner: 'prefect' is not legal (legal: user, plugin, or agent:"),
+        (["--owner", "prefect"], "--owner: 'prefect' is not valid (use user, plugin or agent:"),
         (
             ["--owner", "agent:a:b"],
-            "--owner: 'agent:a:b' is not legal (an agent's name has no colon",
+            "--owner: 'agent:a:b' is not valid (use an agent name without a colon",
         ),
-        (["--user-id", "a\nb"], "--user-id: is not legal (legal: one line of at most 100"),
-        (["--user-id", "x" * 101], "--user-id: is not legal"),
+        (["--user-id", "a\nb"], "--user-id: is not valid (use one line of at most 100"),
+        (["--user-id", "x" * 101], "--user-id: is not valid"),
         (
             ["--http", "--owner", "agent:a"],
             "--owner: does not apply to --http, where each token has its own",
@@ -138,9 +138,9 @@ def test_tokens_are_made_listed_and_removed(daybook: Say, daybook_home: Home) ->
 @pytest.mark.parametrize(
     ("typed", "told", "code"),
     [
-        (["add", "--owner", "cleo"], "--owner: 'cleo' is not legal (legal: user, plugin", 2),
+        (["add", "--owner", "cleo"], "--owner: 'cleo' is not valid (use user, plugin", 2),
         (["add", "--owner", "agent:a", "--name", " "], "--name: is blank", 2),
-        (["add", "--owner", "agent:a", "--user-id", "a\nb"], "--user-id: is not legal", 2),
+        (["add", "--owner", "agent:a", "--user-id", "a\nb"], "--user-id: is not valid", 2),
         (["remove", "nobody"], 'token "nobody" not found', 3),
     ],
 )

@@ -50,13 +50,13 @@ def test_a_pool_is_idle_without_a_worker_of_ours() -> None:
         WorkPool("", [], has_ours=False, others=[]).idle == "no worker is online, so nothing runs"
     )
     idle = WorkPool("daybook", [theirs], has_ours=True, others=["x"]).idle
-    assert idle.endswith("nothing of it runs: b is the worker of another Daybook")
+    assert idle.endswith("none of its jobs run: b belongs to another Daybook")
     two = WorkPool("daybook", [theirs, at_work("c", ours=False)], has_ours=True, others=["x"]).idle
-    assert two.endswith("b, c are workers of another Daybook")
+    assert two.endswith("b, c belong to another Daybook")
 
 
 def test_a_pool_is_anothers_only_without_jobs_of_ours() -> None:
     alone = WorkPool("daybook", [], has_ours=False, others=["0123456789ab", "ba9876543210"]).foreign
-    assert "jobs of another Daybook (ledger 01234567, ba987654) and none of this one's" in alone
+    assert "jobs of another Daybook (ledger 01234567, ba987654) and none of this one" in alone
     assert WorkPool("daybook", [], has_ours=True, others=["0123456789ab"]).foreign == ""
     assert WorkPool("daybook", [], has_ours=False, others=[]).foreign == ""

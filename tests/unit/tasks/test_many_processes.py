@@ -41,7 +41,7 @@ async def test_twelve_claim_three_runs(world: World) -> None:
     assert won.keys() == runs
     lost = [each for each in told if not each.run_id]
     assert Counter(each.code for each in lost) == {"nothing_claimable": 9}
-    assert {each.why for each in lost} == {"nothing is claimable: no task is queued"}
+    assert {each.why for each in lost} == {"no task can be claimed: no task is queued"}
     rows = await world.tasks.runs()
     assert {row.id: ids[row.session_id or ""] for row in rows} == won
     assert [(row.status, row.fence) for row in rows] == [("claimed", 1)] * 3

@@ -59,8 +59,8 @@ def test_a_step_that_was_not_taken_is_owed_again_and_the_later_ones_too() -> Non
 @pytest.mark.parametrize(
     ("table", "field", "said"),
     [
-        ({"fan_out": 0}, "tasks.fan_out", "(legal: 1 or more)"),
-        ({"fan_out": -2}, "tasks.fan_out", "(legal: 1 or more)"),
+        ({"fan_out": 0}, "tasks.fan_out", "(use 1 or more)"),
+        ({"fan_out": -2}, "tasks.fan_out", "(use 1 or more)"),
         ({"fan_out": 4}, "tasks.request_worker", "4 is not more than fan_out (4)"),
         ({"starved": 3}, "tasks.starved", "3 is not more than request_worker (4)"),
         ({"needs_attention": 6}, "tasks.needs_attention", "fan_out < request_worker < starved"),

@@ -411,7 +411,7 @@ async def test_a_secret_that_no_header_can_hold_is_refused(value: str) -> None:
         {"search": {"url": URL, "headers": {"Authorization": "{{secret:ops}}"}}},
         {"ops": Secret("ops", value, ("public.example",))},
     )
-    with pytest.raises(InvalidInput, match='"Authorization" holds what no header can') as caught:
+    with pytest.raises(InvalidInput, match='"Authorization" is not valid in a header') as caught:
         await calls.prepare("search.reindex", {}, "request:x:1", saved, saved, Guard(Rule.OPERATOR))
     assert value not in str(caught.value)
 

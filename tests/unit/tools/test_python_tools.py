@@ -198,8 +198,8 @@ async def test_params_without_names_of_their_own_are_all_taken() -> None:
     ("name", "said"),
     [
         ("positional", "an argument has no name"),
-        ("constant", "is no function"),
-        ("Caller", "is no function"),
+        ("constant", "is not a function"),
+        ("Caller", "is not a function"),
     ],
 )
 async def test_what_cannot_be_a_tool_is_refused(name: str, said: str) -> None:
@@ -253,7 +253,7 @@ async def test_what_json_cannot_say_is_told_in_words() -> None:
 async def test_a_long_answer_is_cut() -> None:
     outcome = (await call("long")).outcome
     assert outcome.output == outcome.result["result"] == "€" * (2**20 // 3)
-    assert outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
+    assert outcome.reason == "cut: longer than the limit of 1,048,576 bytes"
 
 
 async def test_a_timeout_cancels_what_is_async() -> None:
@@ -321,7 +321,7 @@ async def test_what_looks_like_a_secret_is_not_passed_on() -> None:
 
 async def test_a_secret_of_another_tool_is_refused() -> None:
     saved = Saved(kept={"ops": Secret("ops", "hunter-2-and-more", ("tool:add", "say"))})
-    with pytest.raises(InvalidInput, match='the secret "ops" does not go to tool:say'):
+    with pytest.raises(InvalidInput, match='the secret "ops" is not for tool:say'):
         await call("say", saved=saved, text="{{secret:ops}}")
 
 
@@ -341,7 +341,7 @@ async def test_a_name_of_a_tool_and_of_a_server_is_refused(install: Install) -> 
 
 async def test_one_that_two_distributions_have_is_refused(install: Install) -> None:
     install("def add(): pass", add="add")
-    with pytest.raises(InvalidInput, match="registered by several"):
+    with pytest.raises(InvalidInput, match="several functions have its name"):
         await call("add")
 
 

@@ -18,5 +18,5 @@ async def test_what_has_no_claim_is_neither_taken_nor_run() -> None:
     worker = DaybookWorker(work_pool_name="daybook")
     with pytest.raises(InvalidInput, match=r"call start\(\)"):
         await worker.get_and_submit_flow_runs()
-    with pytest.raises(InvalidInput, match="use run_deployment in place of submit"):
+    with pytest.raises(InvalidInput, match="use run_deployment instead of submit"):
         await worker.run(NOT_LOOKED_AT, NOT_LOOKED_AT)

@@ -222,6 +222,6 @@ async def test_a_run_that_is_handed_while_it_is_taken_is_taken_once_more() -> No
     for _ in range(2):
         intake.hand_out_now(run)
     let_go.set()
-    await intake.wait_until_taken()
+    await intake.wait_until_dispatched()
 
     assert taken == [run.id] * 2

@@ -35,10 +35,13 @@ def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
         file.write_text(content)
         (problem,) = machine.settings()
         assert problem.fix == f"edit {file}"
-    assert "limits.for.scout.jobs: -1 is not legal (legal: 0 or more)" in problem.message
+    assert "limits.for.scout.jobs: -1 is not valid (use 0 or more)" in problem.message
     monkeypatch.setenv("DAYBOOK_LIMITS", "{jobs: 3")
     (problem,) = machine.settings()
-    assert (problem.message, problem.fix) == ("DAYBOOK_LIMITS: is no JSON", "unset DAYBOOK_LIMITS")
+    assert (problem.message, problem.fix) == (
+        "DAYBOOK_LIMITS: is not valid JSON",
+        "unset DAYBOOK_LIMITS",
+    )
 
 
 def test_a_home_that_is_a_file_or_below_one_is_a_problem(

@@ -23,7 +23,7 @@ def test_what_cannot_be_imported_is_told_with_its_reason(
     monkeypatch.syspath_prepend(tmp_path / "site")
     with registry.isolated():
         assert [each.message for each in plugins()] == [
-            'the listener "lost" cannot be called: not_there_at_all:heard cannot be loaded: '
+            'the listener "lost" cannot be called: cannot load not_there_at_all:heard: '
             "ModuleNotFoundError: No module named 'not_there_at_all'"
         ]
     (about / "entry_points.txt").unlink()

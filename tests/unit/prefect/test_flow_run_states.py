@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Running, Scheduled
 
-from daybook.prefect import state_history
+from daybook.prefect import flow_runs
 from daybook.prefect.states import waiting_state
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -22,7 +22,7 @@ def at(seconds: float, state: State[Any]) -> State[Any]:
 def test_states_are_ordered_by_their_timestamps() -> None:
     states = [at(2, Completed()), at(0, Scheduled()), at(1, Running())]
 
-    ordered = state_history.in_order(states, None)
+    ordered = flow_runs.order_states(states, None)
 
     assert [each.name for each in ordered] == ["Scheduled", "Running", "Completed"]
 
@@ -36,19 +36,19 @@ def test_the_current_state_is_the_last_one_whatever_its_timestamp(
     ended = at(2, end)
     states = [at(0, Scheduled()), ended, at(late, Scheduled(name="Late"))]
 
-    ordered = state_history.in_order(states, ended)
+    ordered = flow_runs.order_states(states, ended)
 
     assert [each.name for each in ordered] == ["Scheduled", "Late", end.name]
-    assert state_history.retry_starts(ordered) == ()
+    assert flow_runs.retry_starts(ordered) == ()
 
 
 def test_a_current_state_that_was_not_read_with_the_others_is_the_last_one() -> None:
     states = [at(0, Scheduled()), at(1, Completed())]
 
-    ordered = state_history.in_order(states, at(0.5, Scheduled(name="AwaitingRetry")))
+    ordered = flow_runs.order_states(states, at(0.5, Scheduled(name="AwaitingRetry")))
 
     assert [each.name for each in ordered] == ["Scheduled", "Completed", "AwaitingRetry"]
-    assert state_history.retry_starts(ordered) == (0,)
+    assert flow_runs.retry_starts(ordered) == (0,)
 
 
 @pytest.mark.parametrize("end", [Completed(name="Skipped"), Cancelled()], ids=lambda s: s.name)
@@ -58,8 +58,8 @@ def test_a_current_state_that_was_not_read_with_the_others_is_the_last_one() -> 
     ids=lambda s: s.name,
 )
 def test_an_end_that_a_machine_wrote_over_is_no_retry(end: State[Any], after: State[Any]) -> None:
-    assert state_history.retry_starts([Scheduled(), end, after]) == ()
-    assert state_history.retry_starts([Scheduled(), end, after, end]) == ()
+    assert flow_runs.retry_starts([Scheduled(), end, after]) == ()
+    assert flow_runs.retry_starts([Scheduled(), end, after, end]) == ()
 
 
 def test_a_retry_that_was_marked_late_is_a_retry() -> None:
@@ -71,4 +71,4 @@ def test_a_retry_that_was_marked_late_is_a_retry() -> None:
         Scheduled(name="Late"),
     ]
 
-    assert state_history.retry_starts(asked) == (1,)
+    assert flow_runs.retry_starts(asked) == (1,)
