@@ -205,6 +205,7 @@ def cli() -> str:
     commands = re.sub(r"^(\*\*.+\*\*):$", r"\1", commands, flags=re.MULTILINE)
     # The group of a command lists its commands, which the page's own contents do as well.
     commands = re.sub(r"^\*\*Commands\*\*\n\n(\* .*\n)+\n", "", commands, flags=re.MULTILINE)
+    commands = re.sub(r"\[(default|choices): ", r"\\[\1: ", commands)  # not a link
     head = NOTE.format(source="the help of `daybook`") + _CLI
     return head + _linked(commands, "reference") + "\n"
 
