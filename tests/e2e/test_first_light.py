@@ -192,7 +192,7 @@ def test_prefects_ui_shows_the_job_its_schedule_in_words_and_its_run(up: Up) -> 
         page.goto(f"{ui}/runs/flow-run/{run['flow_run_id']}")
         expect(page.get_by_text("Completed").first).to_be_visible(timeout=30_000)
         page.goto(f"{ui}/deployments/deployment/{deployment['id']}/run")
-        expect(page.get_by_text("What the agent is asked.").first).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("Prompt for the agent.").first).to_be_visible(timeout=30_000)
         assert asked - {""} == {"127.0.0.1"}  # nobody is told who uses it
         browser.close()
 

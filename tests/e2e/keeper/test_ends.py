@@ -73,13 +73,13 @@ async def test_a_custom_run_that_fails_before_its_flow_is_an_outcome(world: Worl
     run = await world.prefect.ui.create_flow_run_from_deployment(
         UUID(str(stored.row.deployment_id))
     )
-    await world.prefect.set(run, Pending(), Failed(message="prompt: is no text"))
+    await world.prefect.set(run, Pending(), Failed(message="prompt: is not a string"))
 
     await seen(world)
 
     (row,) = await world.rows()
     assert (row.status, row.occurrence) == ("failed", f"flow:{run.id}")
-    assert "prompt: is no text" in str(row.error)
+    assert "prompt: is not a string" in str(row.error)
 
 
 @pytest.mark.slow
