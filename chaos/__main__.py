@@ -101,7 +101,7 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
                 jobs, struck = storm.jobs, storm.struck
                 await SYSTEM_CLOCK.wait_until(jobs.end)
                 called.be_well()
-                _say("the storm is over")
+                _say("the faults are over")
                 settled, stood_still = await verdict.settled(ledger, jobs, given.concurrency)
                 found = await verdict.judge(ledger, client, jobs, had.counted(), struck)
                 if storm.restart is not None and storm.healthy_at is not None:
@@ -183,7 +183,7 @@ def _table(given: argparse.Namespace, seed: int, met: Met, found: Verdict, at: P
         row("effects counted outside", str(found.effects)),
         row("callbacks", str(len({each.id for each in met.called.calls}))),
         *(row(f"… the receiver {mood}", str(count)) for mood, count in sorted(how.items())),
-        row("settled after", f"{found.settled_after:.0f} s"),
+        row("quiet after", f"{found.settled_after:.0f} s"),
         row("promises broken", str(len(found.wrong))),
     ]
     return "\n".join(lines)

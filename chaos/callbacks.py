@@ -156,7 +156,7 @@ def wrong(callbacks: Callbacks, runs: Sequence[RunRow], outbox: Sequence[OutboxR
         by_run[str(told["id"])].append((call, told))
         found += [f"{why}: {call.id} of run {told['id']}" for why in _not_so(call, told, callbacks)]
     known = {row.id for row in runs}
-    found += [f"a callback of nothing in the book: {each}" for each in by_run.keys() - known]
+    found += [f"a callback without a run in the ledger: {each}" for each in by_run.keys() - known]
     for row in runs:
         found += [f"{why}: {row.occurrence} {row.status}" for why in _of(row, by_run[row.id])]
     return found + _outbox(outbox, callbacks)
@@ -211,7 +211,7 @@ def _outbox(outbox: Sequence[OutboxRow], callbacks: Callbacks) -> list[str]:
         if each.status != "delivered" and (each.id in told or each.status == "failed")
     ]
     found += [
-        f"delivered by the book, and never came: {each.key}"
+        f"delivered in the ledger, but never received: {each.key}"
         for each in told.values()
         if each.status == "delivered" and each.id not in taken
     ]

@@ -185,7 +185,8 @@ def _counted(due: set[str], rows: Sequence[RunRow]) -> tuple[set[str], set[str]]
 
 def _effects(rows: Sequence[RunRow], effects: Counter[str]) -> list[str]:
     by_key = {row.occurrence: row for row in rows}
-    wrong = [f"an effect of nothing in the book: {key}" for key in effects.keys() - by_key.keys()]
+    unknown = effects.keys() - by_key.keys()
+    wrong = [f"an effect without a run in the ledger: {key}" for key in unknown]
     for key, row in by_key.items():
         times = effects[key]
         if times > row.attempts:

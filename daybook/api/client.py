@@ -153,9 +153,7 @@ class Client:
             return [each for each in await jobs.list_jobs() if matches is None or matches(each)]
 
     async def get(self, job: str) -> Json:
-        """Return one job, with `last_run` and `next_run` (each may be None), and its recipients,
-        `told`.
-        """
+        """Return one job, with `last_run`, `next_run` (each may be None) and `recipients`."""
         from daybook.api import jobs
 
         with self._as_actor():
@@ -289,6 +287,6 @@ def _status_filter(status: str) -> Any:
 
     terminal: set[Status] = set(TERMINAL)
     if status not in terminal:
-        legal = ", ".join(["enabled", "disabled", *sorted(terminal)])
-        raise InvalidInput("status", f'"{status}" is none', f"legal: {legal}")
+        choices = ", ".join(["enabled", "disabled", *sorted(terminal)])
+        raise InvalidInput("status", f'"{status}" is not a status', f"use one of: {choices}")
     return lambda job: job["last_status"] == status

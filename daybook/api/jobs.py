@@ -169,7 +169,7 @@ async def list_jobs() -> list[dict[str, Any]]:
 async def show(ref: str) -> dict[str, Any]:
     """Return one job as `add` does, with `last_run` and `next_run` (each may be None).
 
-    `told` maps each event to its recipients. A removed job can still be read; it has `removed_at`.
+    `recipients` maps each event to its recipients. Finds removed jobs too, which have `removed_at`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         stored = await authorization.find_job(session, ref, archived=True)
@@ -177,7 +177,7 @@ async def show(ref: str) -> dict[str, Any]:
         view = views.job(stored, ledger.now())
         view["last_run"] = views.run(*recent[0]) if recent else None
         view["next_run"] = view["next_due"][0] if view["next_due"] else None
-        return view | {"told": _recipients(stored)}
+        return view | {"recipients": _recipients(stored)}
 
 
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
@@ -286,4 +286,4 @@ async def _view(ledger: Ledger, job_id: str) -> dict[str, Any]:
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
     assert stored is not None
-    return views.job(stored, ledger.now()) | {"told": _recipients(stored)}
+    return views.job(stored, ledger.now()) | {"recipients": _recipients(stored)}

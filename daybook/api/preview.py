@@ -14,11 +14,11 @@ from daybook.runs import decision, rows, sessions
 async def of_job(ref: str) -> dict[str, Any]:
     """Return what a run of the job would do now.
 
-    `{"job", "kind", "dry_run", "due", "does", "session_id", "history", "to", "told", "cost_usd"}`:
-    `does` are the fields of its action, the prompt with its variables filled in; `history` is the
-    number of messages of the session that are sent along; `to` is where the answer goes; `told`
-    maps each event to its recipients; `cost_usd` is None, because this version does not estimate
-    it. Nothing is written, and no agent is asked. Works without Prefect.
+    `{"job", "kind", "dry_run", "due", "does", "session_id", "history", "to", "recipients",
+    "cost_usd"}`: `does` are the fields of its action, the prompt with its variables filled in;
+    `history` is the number of messages of the session that are sent along; `to` is the channel of
+    the answer; `recipients` maps each event to its recipients; `cost_usd` is None, because this
+    version does not estimate it. Nothing is written, and no agent is asked. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         stored, now = await authorization.find_job(session, ref), ledger.now()
@@ -40,6 +40,6 @@ async def of_job(ref: str) -> dict[str, Any]:
         "session_id": grant.session_id if has_prompt else None,
         "history": len(grant.history) if has_prompt else 0,
         "to": ["ledger", "prefect"],
-        "told": views.recipients(stored.job.notify, settings.load().alert_channel),
+        "recipients": views.recipients(stored.job.notify, settings.load().alert_channel),
         "cost_usd": None,
     }

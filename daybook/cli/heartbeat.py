@@ -77,7 +77,7 @@ def _print_status(status: dict[str, Any], as_json: bool) -> int:
         ("orders", _orders_text(status)),
         ("gate agent", job["gate_agent"] or job["agent"]),
         ("agent", job["agent"]),
-        ("notifies", formatting.notifications(job["told"])),
+        ("notifies", formatting.notifications(job["recipients"])),
         ("last beat", formatting.run_summary(last) if last else "none yet"),
     ]
     output.fields([(name, value) for name, value in pairs if value])

@@ -50,7 +50,7 @@ async def add_(
                 f"in the ledger (`daybook runs {name}`)\n"
                 f"and in Prefect's UI, deployment {job['deployment']}",
             ),
-            ("notifies", formatting.notifications(job["told"])),
+            ("notifies", formatting.notifications(job["recipients"])),
             ("worker", _worker_text(await status.worker_online())),
         ]
     )
@@ -242,7 +242,7 @@ def _print_change(job: dict[str, Any], as_json: bool, *, show_notifications: boo
         return 0
     output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
     notifications = (
-        [("notifies", formatting.notifications(job["told"]))] if show_notifications else []
+        [("notifies", formatting.notifications(job["recipients"]))] if show_notifications else []
     )
     output.fields([("next due", _next_due(job)), *notifications])
     _print_notes(job)
@@ -262,7 +262,7 @@ def _print_job(job: dict[str, Any]) -> None:
         ("failures", _failures(job)),
         *_action(job),
         ("check", formatting.check_summary(job["policy"]["check"])),
-        ("notifies", formatting.notifications(job["told"])),
+        ("notifies", formatting.notifications(job["recipients"])),
         ("policy", _policy(job["policy"])),
         ("tags", ", ".join(job["tags"])),
         ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),

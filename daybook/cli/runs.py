@@ -73,7 +73,7 @@ async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
     if view["session_id"]:
         pairs.append(("session", f"{view['session_id']}, {view['history']} earlier messages"))
     answer_text = "stored in the ledger and shown in the Prefect UI"
-    notifications = formatting.notifications(view["told"])
+    notifications = formatting.notifications(view["recipients"])
     pairs += [
         ("answer", answer_text),
         ("notifies", notifications),

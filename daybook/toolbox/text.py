@@ -186,7 +186,7 @@ def _action_lines(found: dict[str, Any]) -> Iterable[str]:
 
 
 def _recipient_lines(found: dict[str, Any]) -> Iterable[str]:
-    recipients = found["told"]
+    recipients = found["recipients"]
     if answers := recipients.get("completed"):
         yield f"answer goes to: {', '.join(answers)}"
     else:

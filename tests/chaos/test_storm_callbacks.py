@@ -106,8 +106,8 @@ Spoil = Callable[[Sender], object]
     ("spoil", "why"),
     [
         (lambda s: s.to.calls.clear(), "no callback was taken"),
-        (lambda s: s.to.calls.clear(), "delivered by the book, and never came"),
-        (lambda s: s.runs.clear(), "a callback of nothing in the book"),
+        (lambda s: s.to.calls.clear(), "delivered in the ledger, but never received"),
+        (lambda s: s.runs.clear(), "a callback without a run in the ledger"),
         (lambda s: s.outbox.clear(), "came, and is not in the outbox"),
         (lambda s: setattr(s.outbox[0], "status", "failed"), "failed after 0 tries"),
         (lambda s: setattr(s.outbox[0], "status", "pending"), "pending after 0 tries"),

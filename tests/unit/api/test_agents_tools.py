@@ -161,7 +161,7 @@ def test_what_a_job_is_shown_with_names_only_the_tools_that_are_offered() -> Non
     stored = {
         **{"name": "a", "id": "1" * 32, "enabled": True, "words": "on demand", "next_due": []},
         **{"kind": "agent-prompt", "prompt": "x", "agent": "default", "sync": "synced"},
-        "told": {"failed": ["inbox"]},
+        "recipients": {"failed": ["inbox"]},
     }
     with answers.offering({}):
         alone = [

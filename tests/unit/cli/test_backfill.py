@@ -85,7 +85,7 @@ def test_of_a_run_is_shown_what_it_would_do(daybook: Any, home: Path) -> None:
     assert (found["job"], found["kind"], found["dry_run"]) == ("often", "agent-prompt", True)
     assert (found["does"]["prompt"], found["does"]["model"]) == ("Say hello.", "small")
     assert (found["session_id"], found["history"]) == ("default:team", 0)
-    assert (found["cost_usd"], found["told"]) == (None, {"failed": ["inbox"]})
+    assert (found["cost_usd"], found["recipients"]) == (None, {"failed": ["inbox"]})
     assert _rows(home) == before
     said = daybook("run", "often", "--dry-run")
     assert "Say hello." in said.out

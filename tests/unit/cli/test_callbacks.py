@@ -286,7 +286,7 @@ def test_show_of_a_run_says_what_became_of_each(daybook: Say, run_id: str) -> No
 @pytest.mark.usefixtures("run_id")
 def test_show_of_a_job_says_who_is_told(daybook: Say) -> None:
     job = daybook("show", "brief", "--json").json
-    assert job["told"] == {"completed": [HOOK], "failed": ["inbox", HOOK]}
+    assert job["recipients"] == {"completed": [HOOK], "failed": ["inbox", HOOK]}
     assert job["notify"]["on_fail"] == NOTIFY["on_fail"]
     out = daybook("show", "brief").out
     told = rf"^  notifies +completed, failed → {HOOK}\n +failed → inbox$"
