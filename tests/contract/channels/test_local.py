@@ -130,10 +130,10 @@ async def test_the_inbox_has_it_already(daybook_home: Home) -> None:
 async def test_what_is_the_operators_is_no_agents(
     daybook_home: Home, name: str, capfd: Any
 ) -> None:
-    with pytest.raises(InvalidInput, match="the operator's") as refused:
+    with pytest.raises(InvalidInput, match="reserved for the operator") as refused:
         await channels.check(None, name, "", owner="agent:researcher")
     assert refused.value.field == "channel"
-    with pytest.raises(NotDelivered, match="the operator's") as failed:
+    with pytest.raises(NotDelivered, match="reserved for the operator") as failed:
         await channels.send(None, row(name, owner="agent:researcher"))
     assert not failed.value.temporary
     assert capfd.readouterr().out == ""

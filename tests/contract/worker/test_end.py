@@ -97,7 +97,7 @@ async def test_leaving_the_launcher_ends_what_runs(launching: Launching) -> None
     assert parent is not None
     await launching.launcher.__aexit__(None, None, None)
     assert living([parent, *begun, *(each.pid for each in started)]) == []
-    with pytest.raises(OSError, match="was left"):
+    with pytest.raises(OSError, match="the launcher is closed"):
         await launching.start("waits")
 
 

@@ -63,7 +63,7 @@ def test_a_run_that_does_not_exist_is_not_found(daybook: Any, stored: Path) -> N
     assert daybook("logs", "x").code == 3
     said = daybook("cancel", "x")
     assert (said.code, said.out, said.err) == (3, "", 'daybook: run "x" not found\n')
-    assert daybook("cancel", "often").err == 'daybook: live run of "often" not found\n'
+    assert daybook("cancel", "often").err == 'daybook: active run of "often" not found\n'
 
 
 @pytest.mark.usefixtures("stored")

@@ -257,7 +257,7 @@ async def test_an_agents_webhook_does_not_reach_this_machine(server: Receiver) -
         (Hook("https://a.example/", headers={"Authorization": "Bearer a"}), "headers", "{{secret"),
         (Hook("https://a.example/", headers={"X-A": "{{secret:}}"}), "headers", "misspelt"),
         (Hook("https://a.example/", headers={"idempotency-key": "1"}), "headers", "by Daybook"),
-        (Hook("https://a.example/", headers={"Host": "b.example"}), "headers", "leave it out"),
+        (Hook("https://a.example/", headers={"Host": "b.example"}), "headers", "remove it"),
         (Hook("https://a.example/", headers={"X-A": "{{secret:key}}"}), "headers", "127.0.0.1"),
     ],
 )

@@ -171,7 +171,7 @@ async def test_of_anothers_session_there_is_nothing(
     operator = (await tokens.add("user"))["token"]
     async with client(here, operator) as user:
         assert [each.name for each in (await user.list_resources()).resources] == ["noras"]
-        with pytest.raises(MCPError, match="'noras' is a session of agent:nora"):
+        with pytest.raises(MCPError, match="'noras' is the session of agent:nora"):
             async with user.listen(resource_subscriptions=[uri]):
                 pass
     assert not await connected(ledger, noras)

@@ -237,9 +237,10 @@ async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger
 @pytest.mark.parametrize(
     ("hosts", "command"),
     [
-        (None, "`daybook secrets add ops --host ops.example.org:443`"),
+        (None, "add it with `daybook secrets add ops --host ops.example.org:443`"),
         (
             ["api.example.org"],
+            "bind it with "
             "`daybook secrets add ops --host api.example.org --host ops.example.org:443 --replace`",
         ),
         (["ops.example.org"], None),

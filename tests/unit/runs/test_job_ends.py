@@ -28,7 +28,7 @@ async def test_after_ten_failures_in_a_row_it_is_off_and_says_why(world: World) 
     after = await world.job(stored.id)
     assert not after.job.enabled
     assert after.row.disabled_reason == (
-        "paused after 10 failures in a row, the last: no end within 30m"
+        "paused after 10 failures in a row, last error: no end within 30m"
     )
     assert after.row.sync_pending  # Prefect is to be told
     offer = world.offer(stored)
@@ -52,7 +52,7 @@ async def test_switched_on_again_it_has_all_its_failures_before_it(world: World)
     for _ in range(2):
         await world.settled(world.offer(stored), Status.FAILED, error="no")
     assert (await world.job_row(stored.id)).disabled_reason == (
-        "paused after 2 failures in a row, the last: no"
+        "paused after 2 failures in a row, last error: no"
     )
 
     again = await world.edit(stored.id, enabled=True)
@@ -96,7 +96,7 @@ async def test_by_hand_a_failing_job_runs_and_stays_off(world: World) -> None:
 
     after = await world.job(stored.id)
     assert not after.job.enabled
-    assert after.row.disabled_reason == "paused after 1 failures in a row, the last: first"
+    assert after.row.disabled_reason == "paused after 1 failures in a row, last error: first"
 
 
 async def _once(world: World, **fields: Any) -> str:

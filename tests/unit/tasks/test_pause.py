@@ -161,6 +161,6 @@ async def test_a_stopped_scheduler_is_not_started_again(world: World) -> None:
         await scheduler.run(turn)
     assert turns == [0]
     for again in (scheduler.run(turn), scheduler.cycle()):
-        with pytest.raises(SchedulerStopped, match="cannot be started again"):
+        with pytest.raises(SchedulerStopped, match="cannot start again"):
             await again
     assert turns == [0]

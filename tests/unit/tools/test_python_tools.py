@@ -253,7 +253,7 @@ async def test_what_json_cannot_say_is_told_in_words() -> None:
 async def test_a_long_answer_is_cut() -> None:
     outcome = (await call("long")).outcome
     assert outcome.output == outcome.result["result"] == "€" * (2**20 // 3)
-    assert outcome.reason == "cut: longer than the limit of 1,048,576 bytes"
+    assert outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
 
 
 async def test_a_timeout_cancels_what_is_async() -> None:

@@ -108,7 +108,7 @@ async def test_it_fails_while_something_is_overdue(
         assert isinstance(problems, list)
         assert len(problems) == 4
         assert problems[0] == (
-            "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and has not begun: "
+            "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and has not started: "
             "the job is not in Prefect yet"
         )
         assert problems[3] == "2 more runs are overdue; fix: daybook status"
