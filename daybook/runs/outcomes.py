@@ -172,7 +172,9 @@ def _disable_reason(job: JobRow, most: int) -> str:
     if not 0 < most <= job.consecutive_failures:
         return ""
     last = (job.last_error or "").strip().partition("\n")[0]
-    return f"{store.FAILURES_REASON} {job.consecutive_failures} failures in a row, last error: {last}"
+    return (
+        f"{store.FAILURES_REASON} {job.consecutive_failures} failures in a row, last error: {last}"
+    )
 
 
 async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None:

@@ -243,7 +243,10 @@ async def test_so_many_jobs_and_no_more(there: There) -> None:
 
 async def test_a_backfill_is_the_operators(there: There) -> None:
     """It runs a thousand at once, which no interval between two of them would allow."""
-    with acting_as(RESEARCHER), pytest.raises(InvalidInput, match="backfill: is for the operator only"):
+    with (
+        acting_as(RESEARCHER),
+        pytest.raises(InvalidInput, match="backfill: is for the operator only"),
+    ):
         await backfill.run("mine", "2026-01-01", "2026-01-02")
 
 

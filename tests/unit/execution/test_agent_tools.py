@@ -116,7 +116,11 @@ async def test_without_an_allow_list_nothing_is_looked_up() -> None:
 
 @pytest.mark.parametrize(
     ("entry", "words"),
-    [("", "is not a tool name"), ("a b", "is not a tool name"), ("https://x/mcp#t", "is an address")],
+    [
+        ("", "is not a tool name"),
+        ("a b", "is not a tool name"),
+        ("https://x/mcp#t", "is an address"),
+    ],
 )
 def test_an_entry_that_cannot_be_one_is_refused_when_it_is_written(entry: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
