@@ -9,9 +9,11 @@ contract, which `tests/contract/agents` checks for every adapter:
 - no error that it raises contains a secret;
 - it asks once: after `AgentTemporary` and `AgentTimeout` the run may ask again.
 
-The adapters are `offline`, `command` and `model`. `kinds` lists them by the slug of the Prefect
-block type that stores their settings; `documents` reads and writes those blocks. Nothing here
-imports Prefect at run time, and pydantic-ai is imported only when a model agent is used. An agent's
-settings list the tools that it may call (validated by `base.check_tool_entries`); the request
-carries the tools themselves. The block classes are in the Prefect entry points, `blocks/`.
+The adapters are `offline`, `command` and `model`. A new one needs an entry in `kinds`, a block
+class in `blocks/agents.py`, options in `cli.agents`, and a case in the contract. `kinds` lists them
+by the slug of the Prefect block type that stores their settings; `documents` reads and writes those
+blocks. Nothing here imports Prefect at run time, and pydantic-ai is imported only when a model
+agent is used. An agent's settings list the tools that it may call (validated by
+`base.check_tool_entries`); the request carries the tools themselves. The block classes are in the
+Prefect entry points, `blocks/`.
 """

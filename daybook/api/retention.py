@@ -1,4 +1,4 @@
-"""Retention on request; the keeper applies it each hour."""
+"""Retention on request, by the service that the keeper runs each hour (`keeper.retention`)."""
 
 from __future__ import annotations
 

@@ -58,7 +58,9 @@ CONSOLE = "console"
 class QueueKind(StrEnum):
     """Kinds of destination queues; each has its own sender (`daybook.delivery.dispatcher`).
 
-    The value is the prefix of the queue's name. The queue of a URL is the URL itself.
+    The value is the prefix of the queue's name. The queue of a URL is the URL itself. A new kind
+    needs a sender in `outgoing`, a check for agents in `jobs.limits`, and one for operators in
+    `operations.checks.delivery`. A new service for messages is usually a URL of apprise instead.
     """
 
     URL = ""
@@ -262,7 +264,7 @@ def queue_of_task_session(session_id: str) -> str:
 
 def kind_of_queue(lane: str) -> QueueKind:
     """Return the kind of a queue, by its name."""
-    prefixed = (QueueKind.CHANNEL, QueueKind.LISTENER, QueueKind.TASK_SESSION)
+    prefixed = (kind for kind in QueueKind if kind is not QueueKind.URL)
     return next((kind for kind in prefixed if lane.startswith(kind)), QueueKind.URL)
 
 

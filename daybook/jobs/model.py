@@ -2,6 +2,10 @@
 
 `new_job` and `edit` make a job from a user's flat fields. They raise `InvalidInput` naming the
 field, and change nothing then. `None` always means that a field was not given.
+
+A new field is added to its model only: options, flow parameters, `--json` and the page of fields
+are derived from `FIELDS`. `cli.jobs` and `toolbox.text` choose what `show` prints for people. The
+snapshots in `tests/snapshots` record the change.
 """
 
 from __future__ import annotations

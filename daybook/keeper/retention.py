@@ -1,4 +1,4 @@
-"""Retention service: deletes the rows that the settings no longer keep, in small batches.
+"""Retention service: applies the rules of `runs.retention` and `tasks.retention` in small batches.
 
 It changes nothing in Prefect: Daybook's own server has its own retention on the same terms
 (`daybook.operations.server`); any other server keeps what its operator wants.

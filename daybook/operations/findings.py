@@ -15,7 +15,8 @@ of the ledger or Prefect::
     tasks             x       x              paused scheduler, tasks that need attention
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
 
-Checks that only `doctor` makes are in `checks`. The metrics are counts of the same facts.
+Checks that only `doctor` makes, and that of the settings, are in `checks`. The metrics are counts
+of the same facts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The rules of a claim, in the order in which they are applied.
 
 Each rule takes the `Decision` about one run. It returns a result, which ends the claim, or None,
-and the next rule follows. If no rule returns a result, the claim is granted.
+and the next rule follows. If no rule returns a result, the claim is granted. A rule that can also
+decide a due time that nobody claimed has an entry in `audit._JUDGES`.
 `docs/concepts/states.md` lists the rules in a table that is generated from their docstrings.
 """
 

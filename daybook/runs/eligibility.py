@@ -1,4 +1,7 @@
-"""Reasons why a due time of a job does not run now, checked for each claim, also after a wait.
+"""Reasons why a due time of a job does not run now.
+
+The claim checks them (`claim_rules`), also after a wait; the audit and `overdue` use the same
+functions, so that they do not report a due time as missed or late that a claim would skip.
 
 Schedule and bounds decide what is due (`daybook.jobs.upcoming`). This module checks the rest at the
 moment of the claim, by the job's newest revision (`docs/promise.md` 1: `enabled` and limits are

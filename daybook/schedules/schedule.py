@@ -3,6 +3,9 @@
 Every schedule carries its IANA zone, so that a job does not move if the machine's zone changes.
 Errors name the field as the user wrote it: `cron`, `every`, `at`, `on_demand` and `timezone` for
 `make`, `schedule` and `timezone` for `parse`.
+
+A new kind of schedule is handled here, in `due` and `descriptions`, in `jobs.model.ScheduleFields`,
+and in `prefect.projection`, which translates schedules from and to Prefect.
 """
 
 from __future__ import annotations
