@@ -51,7 +51,7 @@ BATCH_WAIT_SECONDS = 0.02
 POLL_INTERVAL_SECONDS = 1.0
 """Interval between claims while no attempt ends: a hanging attempt delays no other row."""
 SHUTDOWN_GRACE_SECONDS = 5.0
-"""Time in which a stopped dispatcher records its results and releases the other rows."""
+"""Time for the attempts of a stopped dispatcher to end, and then for recording their results."""
 PREFECT_UNREACHABLE_ERRORS = (Unreachable, httpx.TransportError)
 """Errors that mean that Prefect is unreachable, for an attempt that needs it."""
 PREFECT_STATUS_ERROR = httpx.HTTPStatusError
@@ -269,12 +269,13 @@ class _Dispatcher:
             await wait_shielded(asyncio.create_task(self._close()))
 
     async def _close(self) -> None:
+        attempts = list(self._under_way)
+        for attempt in attempts:
+            attempt.cancel()
+        if attempts:  # one that does not end keeps its lease; the rows of the others are recorded
+            await asyncio.wait(attempts, timeout=SHUTDOWN_GRACE_SECONDS)
         with suppress(TimeoutError, Unreachable):
             async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
-                attempts = list(self._under_way)
-                for attempt in attempts:
-                    attempt.cancel()
-                await asyncio.gather(*attempts, return_exceptions=True)
                 if self._recording is not None:
                     await self._record()
                 await self._record()

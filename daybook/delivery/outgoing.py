@@ -12,6 +12,7 @@ from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.dispatcher import DispatchResult, dispatch
 from daybook.delivery.outbox import QueueKind
 from daybook.delivery.sending import DeliveryResult
+from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -84,8 +85,11 @@ class ChannelSender:
         """Return the URL of the message's run in Prefect's UI, or None if there is none."""
         if self._ui is None or row.run_id is None:
             return None
-        async with self._ledger.read() as session:
-            run = await session.get(RunRow, row.run_id)
+        try:
+            async with self._ledger.read() as session:
+                run = await session.get(RunRow, row.run_id)
+        except LedgerUnreachable:  # the message matters more than its link
+            return None
         flow_run_id = run.flow_run_id if run else None
         return f"{self._ui}/runs/flow-run/{flow_run_id}" if flow_run_id else None
 

@@ -190,10 +190,11 @@ class WakeNotifier:
     async def _send(self, ledger: Ledger) -> None:
         """Deliver the pending rows of the current subscriptions."""
         from daybook.delivery import dispatcher
-        from daybook.delivery.outbox import QueueKind, queue_of_task_session
+        from daybook.delivery.outbox import QueueKind
 
         def accepts(lane: str) -> bool:
-            return any(lane == queue_of_task_session(id_) for id_ in self._by_session())
+            session_id = lane.removeprefix(QueueKind.TASK_SESSION)
+            return session_id != lane and any(session_id in each.uris for each in self._held)
 
         await dispatcher.dispatch(
             ledger,
@@ -205,7 +206,6 @@ class WakeNotifier:
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
         """Notify all subscribers of the session; delivered if one of them accepted it."""
-        from daybook.delivery import backoff
         from daybook.delivery.outbox import QueueKind
         from daybook.delivery.sending import DeliveryResult
         from daybook.ledger.states import Delivery
@@ -214,9 +214,11 @@ class WakeNotifier:
         subscriptions = self._by_session().get(id_, ())
         delivered = any(await asyncio.gather(*(_notified(each, id_) for each in subscriptions)))
         seconds = time.perf_counter() - started_at
-        if delivered:
-            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
-        return backoff.failed(row, row.next_at, CLIENT_GONE_REASON, seconds, final=True)
+        status = Delivery.DELIVERED if delivered else Delivery.FAILED
+        error = "" if delivered else CLIENT_GONE_REASON
+        return DeliveryResult(
+            row.id, row.fence, status, None, seconds, error=error, went_out=delivered
+        )
 
 
 async def _notified(held: Subscription, id_: str) -> bool:
