@@ -22,7 +22,7 @@
     │   ├── CopyDamaged          1  an encrypted copy in the ledger was changed
     │   ├── IllegalTransition    1  `ledger.states` does not allow this transition
     │   └── FenceRefused         1  a writer lost its claim
-    ├── LeadershipLost           1  another process leads the keepers by now
+    ├── LeadershipLost           1  another process now leads the keepers
     ├── Temporary                1  a tool cannot do it now; retry later
     │   └── ToolUnreachable      1  a tool's server cannot be reached or started now
     └── AgentError               1  the agent failed
@@ -277,7 +277,7 @@ class IllegalTransition(LedgerError):
 
 
 class FenceRefused(LedgerError):
-    """A writer lost its claim: ``fence`` is the writer's token, ``current`` the one in force."""
+    """A writer lost its claim: ``fence`` is the writer's token, ``current`` the token in force."""
 
     code = "fence_refused"
 

@@ -200,7 +200,7 @@ def _switched(job: Job, *, on: bool) -> Job:
 def _slug(name: str, owner: str) -> str:
     """Return the deployment's preferred name; an agent's job has the agent's name in front.
 
-    So a number at its end does not reveal to an agent that another owner has a job of that name.
+    So a number at its end does not reveal to an agent that another owner has a job with this name.
     """
     from slugify import slugify
 

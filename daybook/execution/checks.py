@@ -1,4 +1,4 @@
-"""The check of a run: decides between claim and begin whether the run goes on.
+"""The check of a run: decides between claim and begin whether the run continues.
 
 ========  ============================================  ======================================
 check     run                                           skip
@@ -61,7 +61,7 @@ _OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the run may go on, why not, and the usage of the check."""
+    """Whether the run may continue, why not, and the usage of the check."""
 
     opens: bool
     reason: str = ""

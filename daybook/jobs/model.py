@@ -161,7 +161,7 @@ class Job(BaseModel):
 
 
 class ScheduleFields(BaseModel):
-    """Fields in which a user gives the schedule: one of them, and the time zone."""
+    """Fields of a schedule as a user sets it: exactly one kind of schedule, and the time zone."""
 
     cron: str = Field(
         default="",

@@ -42,8 +42,8 @@ def command(
     name: str | None = None,
     once: bool = False,
 ) -> list[str]:
-    """Return the command line of a worker; without ``name`` its name differs from that of
-    `up`'s.
+    """Return the command line of a worker; without ``name`` its name differs from
+    the name of `up`'s worker.
     """
     # -P: do not import another `daybook` from the current folder, such as another checkout.
     arguments = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]

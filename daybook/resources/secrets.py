@@ -100,7 +100,7 @@ class PrefectSecretStore:
         return build(name, document.data)
 
     async def _refuse_prefect_secret(self, name: str) -> None:
-        """Raise `InvalidInput` if Prefect's own type of secrets has one of this name."""
+        """Raise `InvalidInput` if Prefect's own type of secrets has one with this name."""
         from prefect.exceptions import ObjectNotFound
 
         with suppress(ObjectNotFound):
