@@ -176,7 +176,7 @@ class PrefectUnreachable(Unreachable):
             problem = f"no Prefect server is known{reason}; start one with `daybook up`"
             super().__init__(f"{problem}, or set PREFECT_API_URL to your server")
         else:
-            problem = f"Prefect at {address} does not answer{reason}; check that it runs"
+            problem = f"Prefect at {address} does not answer{reason}; check that it is running"
             super().__init__(f"{problem}, or unset PREFECT_API_URL and run `daybook up`")
 
 

@@ -64,7 +64,7 @@ async def report_(
     /,
     *,
     state: Annotated[str, Parameter(help="State: idle, or active if it is busy.")],
-    prompting: Annotated[bool, Parameter(help="It waits for a person's answer.")] = False,
+    prompting: Annotated[bool, Parameter(help="The session is waiting for user input.")] = False,
     as_json: Json = False,
 ) -> int:
     """Report the state of a session.

@@ -99,7 +99,7 @@ SessionChoice = Annotated[
     Field(
         title="Session",
         description="Conversation of the runs: reuse continues the job's own, new starts one for "
-        "each run, chat continues the one of the channel and chat id.",
+        "each run, chat continues the conversation of the channel and chat id.",
     ),
 ]
 SessionKey = Annotated[
@@ -196,7 +196,7 @@ class Webhook(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, AfterValidator(_url)] = Field(
-        title="URL", description="URL to call; a 2xx answer is success."
+        title="URL", description="URL to call; a 2xx response counts as success."
     )
     method: Annotated[Method, BeforeValidator(_upper_case)] = Field(
         default="POST", title="Method", description="HTTP method."

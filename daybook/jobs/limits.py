@@ -79,7 +79,7 @@ class Limits(BaseModel):
     )
     agents: Patterns = Field(
         default=("default",),
-        description="The agents that its jobs may ask, beside the one of its own name.",
+        description="The agents that its jobs may ask, besides the agent with its own name.",
     )
     models: Patterns = Field(
         default=(),
@@ -97,7 +97,8 @@ class Limits(BaseModel):
         description="The hosts that its jobs may reach, among those that an agent may at all.",
     )
     secrets: Patterns = Field(
-        default=(), description="The secrets that its jobs may name, beside where those may go."
+        default=(),
+        description="The secrets that its jobs may name. Each is sent only to its own hosts.",
     )
     tokens_per_run: int = Field(
         default=200_000, ge=0, description="The most tokens of one run; 0: no limit."

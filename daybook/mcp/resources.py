@@ -108,8 +108,8 @@ class SessionResources:
         uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
         if not uris:
             message = (
-                f"a stream needs the resource of one of your sessions ({URI_PREFIX}…); "
-                "nothing else sends notifications"
+                f"subscribe to the resource of one of your sessions ({URI_PREFIX}…); "
+                "other resources send no notifications"
             )
             raise MCPError(INVALID_PARAMS, message)
         if len(uris) > MAX_URIS:

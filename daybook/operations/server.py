@@ -153,7 +153,7 @@ async def wait_until_healthy(
     async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
         while (waited := time.monotonic() - started) < within:
             if child is not None and child.exit_code is not None:
-                why = f"it ended with code {child.exit_code}\n{child.tail()}"
+                why = f"it exited with code {child.exit_code}\n{child.tail()}"
                 break
             try:
                 response = await client.get(f"{api_url}/health")

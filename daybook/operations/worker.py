@@ -154,6 +154,8 @@ async def wait_until_online(
             return heartbeat
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
     problem = (
-        "sends no heartbeat" if child.exit_code is None else f"ended with code {child.exit_code}"
+        "is not sending heartbeats"
+        if child.exit_code is None
+        else f"exited with code {child.exit_code}"
     )
     raise PrefectUnreachable(str(client.api_url), f"the worker {problem}\n{child.tail()}")

@@ -46,7 +46,7 @@ class ReconcileReport:
     def conflict(self, name: str, losing: dict[str, Any]) -> None:
         """Report that both sides changed these fields; ``losing`` are Prefect's values."""
         self.conflicts[name] = losing
-        words = f"changed here and in Prefect, the ledger's values stay: {', '.join(losing)}"
+        words = f"changed in the ledger and in Prefect; keeping the ledger's {', '.join(losing)}"
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})
 
     def add_remade(self, name: str) -> None:

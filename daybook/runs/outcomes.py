@@ -157,7 +157,7 @@ async def update_job(
         # A one-time job fires once, also across a restart. A new time set since is kept.
         why = f"{store.FIRED_REASON}, {row.status}"
     elif stored.job.enabled and store.has_had_all_runs(job, stored.job):
-        why = f"{store.MAX_RUNS_REASON}: it has had its {job.run_count}"
+        why = f"{store.MAX_RUNS_REASON}: the job has used all {job.run_count} of its runs"
     elif stored.job.enabled and status in FAILURES and not late:
         why = _disable_reason(job, policy.pause_after_failures)
     if fired and status is Status.SUCCEEDED and policy.delete_after_run:

@@ -76,7 +76,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("cron_update", {"job_id": "weekly"}, "(pass a field to change, such as schedule)"),
     ("cron_update", {"job_id": "nightly", "prompt": "x"}, 'job "nightly" not found'),
     ("cron_update", {"job_id": "weekly", "schedule": "61 * * * *"}, "schedule: "),
-    ("cron_update", {"job_id": "weekly", "url": "https://a.example"}, "url: applies to webhooks"),
+    (
+        "cron_update",
+        {"job_id": "weekly", "url": "https://a.example"},
+        "url: applies only to webhooks",
+    ),
     ("cron_remove", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
     ("cron_enable", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
     ("cron_disable", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
