@@ -90,7 +90,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"job_id": "nightly"},
         '"nightly" not found; cron_runs lists the runs of a job',
     ),
-    ("cron_cancel", {"job_id": "export"}, 'live run of "export" not found; cron_runs lists'),
+    ("cron_cancel", {"job_id": "export"}, 'active run of "export" not found; cron_runs lists'),
     ("cron_runs", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
     ("cron_runs", {"job_id": "weekly", "limit": 51}, "limit: 51 is out of range (use 1 to 50)"),
     ("cron_runs", {"job_id": "weekly", "limit": "few"}, "limit: 'few' is not a whole number"),
@@ -115,7 +115,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("cron_add", ADD | {"schedule": LONG}, "schedule: is too long, or not one line"),
     ("cron_add", ADD | {"timezone": LONG}, "timezone: is too long, or not one line"),
-    ("cron_add", ADD | {"model": "a\nb"}, "model: is not legal"),
+    ("cron_add", ADD | {"model": "a\nb"}, "model: is not valid"),
     (
         "cron_update",
         {"job_id": "weekly", "schedule": LONG},
