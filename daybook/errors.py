@@ -22,7 +22,7 @@
     │   ├── CopyDamaged          1  an encrypted copy in the ledger was changed
     │   ├── IllegalTransition    1  `ledger.states` does not allow this transition
     │   └── FenceRefused         1  a writer lost its claim
-    ├── LeadershipLost           1  another process leads the keepers by now
+    ├── LeadershipLost           1  another process now leads the keepers
     ├── Temporary                1  a tool cannot do it now; retry later
     │   └── ToolUnreachable      1  a tool's server cannot be reached or started now
     └── AgentError               1  the agent failed
@@ -176,7 +176,7 @@ class PrefectUnreachable(Unreachable):
             problem = f"no Prefect server is known{reason}; start one with `daybook up`"
             super().__init__(f"{problem}, or set PREFECT_API_URL to your server")
         else:
-            problem = f"Prefect at {address} does not answer{reason}; check that it runs"
+            problem = f"Prefect at {address} does not answer{reason}; check that it is running"
             super().__init__(f"{problem}, or unset PREFECT_API_URL and run `daybook up`")
 
 
@@ -277,7 +277,7 @@ class IllegalTransition(LedgerError):
 
 
 class FenceRefused(LedgerError):
-    """A writer lost its claim: ``fence`` is the writer's token, ``current`` the one in force."""
+    """A writer lost its claim: ``fence`` is the writer's token, ``current`` the token in force."""
 
     code = "fence_refused"
 

@@ -15,13 +15,13 @@ _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 _INVISIBLE = (*_CONTROLS, "Cf", "Cn", "Zs", "Mn", "Me")
 """Unicode categories whose characters are not visible on their own."""
 _BLANK_LOOKING = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and symbols that look like blanks."""
+"""Letters and symbols that look like spaces."""
 _BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Unicode's `Bidi_Control`: with such a character, two different names can look the same."""
 
 
 def validate_name(name: str, *, stored: bool = False) -> str:
-    """Return the name without surrounding blanks.
+    """Return the name without leading or trailing spaces.
 
     Raises `InvalidInput` if it is blank or too long, or has a control character, a character that
     changes the direction of text, or no visible character: two such names could look the same. The
@@ -51,7 +51,7 @@ def _is_visible(letter: str) -> bool:
 
 
 def default_name(prompt: str) -> str:
-    """Return the first 50 characters of the prompt, with each white space as one blank.
+    """Return the first 50 characters of the prompt, with each white space as one space.
 
     Characters are code points; a sequence that a reader sees as one character (a letter with its
     accents, a flag, a joined emoji) is kept whole or left out.
@@ -80,7 +80,7 @@ def free_name(wanted: str, taken: Collection[str]) -> str:
 
 
 def truncate(text: str, length: int) -> str:
-    """Return the longest prefix of at most ``length`` code points without a split character."""
+    """Return the longest prefix of at most ``length`` code points that splits no character."""
     if len(text) <= length:
         return text
     end = length
@@ -138,7 +138,7 @@ MAX_LINE_LENGTH = 200
 
 
 def validate_line(text: str, field: str, longest: int = MAX_LINE_LENGTH) -> str:
-    """Return ``text`` without surrounding blanks, if it is short and has no line break.
+    """Return ``text`` without leading or trailing spaces, if it is short and has no line break.
 
     Raises `InvalidInput`.
     """

@@ -36,12 +36,12 @@ def is_model(writer: str) -> bool:
 
 
 def agent_id(owner: str) -> str:
-    """Return the id of the agent that is the owner; empty if the owner is no agent."""
+    """Return the id of the agent that is the owner; empty if the owner is not an agent."""
     return owner.removeprefix(AGENT_PREFIX) if is_agent(owner) else ""
 
 
 def validate_owner(owner: str, field: str = "owner") -> str:
-    """Return ``owner`` without surrounding blanks, if it can own jobs. Raises `InvalidInput`."""
+    """Return ``owner`` stripped of spaces, if it can own jobs. Raise `InvalidInput`."""
     owner = owner.strip()
     name = agent_id(owner)
     # An agent's session keys start with `<its name>:`. With a colon in its name it would get
@@ -56,7 +56,7 @@ def validate_owner(owner: str, field: str = "owner") -> str:
 
 
 def validate_user_id(user_id: str) -> str:
-    """Return ``user_id`` without surrounding blanks, if it can be stored. Raises `InvalidInput`."""
+    """Return ``user_id`` stripped of spaces, if it can be stored. Raise `InvalidInput`."""
     return validate_line(user_id, "user_id", MAX_OWNER_LENGTH)
 
 

@@ -80,12 +80,12 @@ def listener(function: Any = None, /, *, name: str = "") -> Any:
 
     It gets the run as a callback does, with its output. All listeners are called, even if one
     fails; an exception is recorded with the run and does not change it. Each listener gets every
-    outcome at least once, even if processes die meanwhile: `run["id"]`, `run["status"]` and, for a
-    range of due times, `run["count"]` identify it. A listener is identified by ``name``, by default
-    the names of its module and function: keep it, and outcomes that were not delivered yet arrive
-    after a restart. It may be an `async def`, and has half a minute. It is called where the keeper
-    runs: name its module in the setting `plugins`. Raises `InvalidInput` for an invalid name, or
-    one that another function has.
+    outcome at least once, even if processes die in the meantime: `run["id"]`, `run["status"]` and,
+    for a range of due times, `run["count"]` identify it. A listener is identified by ``name``, by
+    default the names of its module and function: keep it, and outcomes that were not delivered yet
+    arrive after a restart. It may be an `async def`, and has half a minute. It is called where the
+    keeper runs: name its module in the setting `plugins`. Raises `InvalidInput` for an invalid
+    name, or one that another function has.
     """
 
     def register(function: F) -> F:

@@ -191,8 +191,9 @@ class Settings(BaseSettings):
             query = re.sub(r"([?&])sslmode=", r"\1ssl=", match["query"] or "")  # libpq's name
             return f"postgresql+asyncpg://{match['place']}{query}"
         raise ValueError(
-            "is not a ledger address; use an absolute path, sqlite+aiosqlite:////path/ledger.db, "
-            "or a database, postgresql://user@host/database"
+            "is not a ledger address; use the absolute path of a file, such as "
+            "sqlite+aiosqlite:////path/ledger.db, or a database, such as "
+            "postgresql://user@host/database"
         )
 
     @field_validator("webhook_secret")

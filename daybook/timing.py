@@ -94,7 +94,7 @@ class Timing:
     entry_limit: timedelta = timedelta(minutes=5)
     """How long a running flow may take to ask the ledger for its claim."""
     own_wait_limit: timedelta = timedelta(seconds=60)
-    """How long after the end of its wait a waiting process may take to go on by itself."""
+    """How long after the end of its wait a waiting process may take to continue by itself."""
     own_state_limit: timedelta = timedelta(seconds=15)
     """How long a flow may take to set its state in Prefect after it has recorded its outcome:
     before that it sends its messages (`daybook.execution.delivery`) and makes its artifact.

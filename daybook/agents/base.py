@@ -70,11 +70,11 @@ class AgentRequest:
     that the job requests instead of the agent's own, in the format of the agent's setting; empty
     means the agent's own. Agents without a choice of models refuse any (`refuse_model`).
     ``question`` is 1, and 2 if an attempt asks once more because the first answer did not fit.
-    ``tools`` are the tools that the agent may call meanwhile, ``tokens`` the maximum number of
-    tokens of the answer, None without a limit. ``repeatable``: the whole request may be tried again
-    after its tools were called. ``servers`` are the MCP servers that an agent that is a program may
-    use instead of ``tools``. The agent calls ``took`` before each call of a tool, with the usage so
-    far in the format of `AgentReply.usage`.
+    ``tools`` are the tools that the agent may call while it answers, ``tokens`` the maximum number
+    of tokens of the answer, None without a limit. ``repeatable``: the whole request may be tried
+    again after its tools were called. ``servers`` are the MCP servers that an agent that is a
+    program may use instead of ``tools``. The agent calls ``took`` before each call of a tool, with
+    the usage so far in the format of `AgentReply.usage`.
     """
 
     prompt: str

@@ -24,9 +24,9 @@ Capabilities = Annotated[
     Field(
         title="Capabilities",
         description=(
-            "Capabilities of the agent, one entry each, in the words that tasks require. When a "
-            "task starves, Daybook runs a job with the tag task-worker whose agent has all that "
-            "the task requires."
+            "Capabilities of the agent, one per entry, spelled as in task requirements. When a "
+            "task starves, Daybook runs a job with the tag task-worker whose agent has every "
+            "required capability."
         ),
         examples=[["python", "review"]],
     ),

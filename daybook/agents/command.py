@@ -290,7 +290,7 @@ def _last_words(errors: bytes) -> str:
 
 def _end(code: int) -> str:
     if code > 0:
-        return f"ended with exit code {code}"
+        return f"exited with code {code}"
     try:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:

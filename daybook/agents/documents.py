@@ -68,7 +68,7 @@ async def capabilities(client: PrefectClient) -> dict[str, frozenset[str]]:
 
 
 async def get(client: PrefectClient, name: str) -> Agent:
-    """Return the agent of that name.
+    """Return the agent with this name.
 
     Raises `UnknownName` with the known names, `Ambiguous`, and `AgentMisconfigured` if its settings
     were made invalid in the Prefect UI.
@@ -87,8 +87,8 @@ async def add(
 ) -> None:
     """Store an agent; raises `InvalidInput` for a bad or taken name and for invalid settings.
 
-    With ``replace``, it replaces an existing agent of that name. Nothing of the old agent is kept,
-    so the caller has to pass a key again.
+    With ``replace``, it replaces an existing agent with this name. Nothing of the old agent is
+    kept, so the caller has to pass a key again.
     """
     kind = kinds.find_kind(slug)
     kind.check_name(name)
@@ -122,7 +122,8 @@ async def remove(client: PrefectClient, name: str) -> None:
 async def describe(client: PrefectClient, name: str) -> dict[str, Any]:
     """Return ``{"name", "kind", "type", "settings", "problem"}``, without secrets.
 
-    ``problem`` is None, or says what is wrong with the settings. Raises as `get` does for the name.
+    ``problem`` is None, or says what is wrong with the settings. Raises the same errors as `get`
+    for the name.
     """
     # Read with secrets: without them Prefect shows an empty secret like a set one.
     kind, document = await _find(client, name, secrets=True)
@@ -184,7 +185,7 @@ async def _find_existing(
 async def _find(
     client: PrefectClient, ref: str, *, secrets: bool
 ) -> tuple[kinds.AgentKind, BlockDocument]:
-    """Find the agent; reads documents of that name only, so no other agent's key is transmitted."""
+    """Find the agent. Read only documents with this name: no other agent's key is transmitted."""
     slug, _, name = ref.rpartition("/")
     candidates = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
     read = (kind.find(client, name, include_secrets=secrets) for kind in candidates)

@@ -1,4 +1,4 @@
-"""Parsing of JSON in an agent's answer, the same for all callers.
+"""Parser for JSON in an agent's answer, the same for all callers.
 
 Python's reader accepts more than JSON: ``NaN``, ``Infinity``, and numbers such as ``1e999`` that
 become infinite. None of the places that store the answer could hold them.

@@ -97,8 +97,8 @@ class ModelSettings(BaseModel):
         ge=0,
         title="Request limit",
         description=(
-            "Maximum requests for one answer. 0: 1, or 50 with tools. Daybook sends more than one "
-            "only if the model calls tools."
+            "Maximum requests for one answer. 0 uses the default: 1, or 50 if the agent has tools. "
+            "Daybook sends more than one only if the model calls tools."
         ),
     )
     input_price: float = Field(

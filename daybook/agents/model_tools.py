@@ -1,6 +1,6 @@
 """The tools of a request as a model sees them: a toolset of pydantic-ai.
 
-If a tool refuses or fails, the model receives the message and may go on: only its limits of
+If a tool refuses or fails, the model receives the message and may continue: only its limits of
 requests and tokens and the attempt's timeout end that. Calls are made one after the other, in the
 order in which the model requested them: most tools do not support parallel calls.
 

@@ -185,7 +185,7 @@ def is_unfinished(model: Model, text: str) -> bool:
     """Return whether ``text``, which came without a finish reason, is incomplete.
 
     pydantic-ai treats Anthropic's stream as complete if the connection is closed in the middle.
-    Google sends no finish reason while a model has not ended; without text it is no answer at all.
+    Google sends no finish reason while a model has not ended; without text there is no answer.
     """
     return model.system == "anthropic" or (model.system.startswith("google") and bool(text))
 

@@ -30,9 +30,9 @@ async def add(
 ) -> dict[str, Any]:
     """Store an agent as a Prefect block; ``kind`` is `offline`, `command` or `model`.
 
-    With ``replace`` it replaces the agent of that name, and that agent's key is deleted. A command
-    is stored with the full path of its program. Return the agent as `show` does, without its jobs,
-    and with ``notes``, hints for a person.
+    With ``replace`` it replaces the agent with this name, and that agent's key is deleted. A
+    command is stored with the full path of its program. Return the agent as `show` does, without
+    its jobs, and with ``notes``, hints for a person.
     """
     settings, notes = _check(kind, fields), []
     if isinstance(settings, CommandSettings):

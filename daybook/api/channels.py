@@ -22,7 +22,7 @@ _SUBJECT = "Daybook: test message"
 async def list_channels() -> list[dict[str, Any]]:
     """Return all channels: ``{"name", "kind", "chat_id", "limit", "problem", "jobs"}``.
 
-    ``kind`` is `inbox`, `file`, `console` or the slug of the block's type; ``chat_id`` says whether
+    ``kind`` is `inbox`, `file`, `console` or the slug of the block's type; ``chat_id`` is True if
     a job has to name a chat; ``limit`` is the maximum number of characters of a message;
     ``problem`` is what is wrong with the block, or None; ``jobs`` are the names of the jobs that
     send there.

@@ -13,7 +13,7 @@ from daybook.owners import Actor
 def actor_for(agent: str = "", user: str = "") -> Actor:
     """Return the current actor, with ``agent`` and ``user`` replaced if given.
 
-    Its `via` is `api` instead of `cli`, because a program acts. Raise `InvalidInput` for an invalid
+    Its `via` is `api`, or remains as it is if it is not `cli`. Raise `InvalidInput` for an invalid
     name.
     """
     current = owners.current_actor()

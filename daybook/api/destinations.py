@@ -50,10 +50,10 @@ async def add(
 ) -> dict[str, Any]:
     """Store a destination. Without ``secret`` create one; without ``name`` derive it from the URL.
 
-    With ``replace`` it replaces the destination of that name and keeps its secret if none is given.
-    Return `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is None
-    unless it was created now, `notes` are hints for a person. If it raises `InvalidInput`, nothing
-    was changed.
+    With ``replace`` it replaces the destination with this name and keeps its secret if none is
+    given. Return `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is
+    None unless it was created now, `notes` are hints for a person. If it raises `InvalidInput`,
+    nothing was changed.
     """
     name = name or _name(url)
     async with prefect.connected() as client:

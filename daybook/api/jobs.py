@@ -129,12 +129,11 @@ async def resume(ref: str) -> dict[str, Any]:
         schedule = stored.job.schedule
         if not stored.job.enabled and schedule.has_passed(now):
             problem = f"{views.utc_text(schedule.only_due)} has passed"
-            raise InvalidInput("at", problem, f"`daybook edit {ref} --at …` gives a new time")
+            raise InvalidInput("at", problem, f"set a new time with `daybook edit {ref} --at …`")
         if not stored.job.enabled and store.has_had_all_runs(stored.row, stored.job):
-            problem = f"it has had its {stored.row.run_count}"
-            raise InvalidInput(
-                "max_runs", problem, f"`daybook edit {ref} --max-runs …` gives it more"
-            )
+            problem = f"the job has used all {stored.row.run_count} of its runs"
+            hint = f"raise the limit with `daybook edit {ref} --max-runs …`"
+            raise InvalidInput("max_runs", problem, hint)
         stored.row.snoozed_until = None
         return _switched(stored.job, on=True)
 
@@ -200,7 +199,7 @@ def _switched(job: Job, *, on: bool) -> Job:
 def _slug(name: str, owner: str) -> str:
     """Return the deployment's preferred name; an agent's job has the agent's name in front.
 
-    So a number at its end does not reveal to an agent that another owner has a job of that name.
+    So a number at its end does not reveal to an agent that another owner has a job with this name.
     """
     from slugify import slugify
 
@@ -273,9 +272,8 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
         await reconcile_job(ledger, client, stored, existing, ReconcileReport())
     except PrefectHTTPStatusError as error:
         if error.response.status_code in {409, 422}:
-            raise InvalidInput(
-                "job", f"Prefect does not take it: {prefect.describe_refusal(error)}"
-            ) from error
+            problem = f"Prefect rejected it: {prefect.describe_refusal(error)}"
+            raise InvalidInput("job", problem) from error
         raise
     except PrefectUnreachable:
         # The job is stored and marked as pending; the result says so, and the next sync deploys it.

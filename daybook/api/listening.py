@@ -111,7 +111,7 @@ def listening() -> Listening:
             await serve()
 
     An `async def` is called in this loop (with `with`: in a separate loop, in a thread), any other
-    function in a thread. From the first time on, no outcome is lost while the program is away for
+    function in a thread. After the first use, no outcome is lost while the program is stopped for
     up to a day. The end of the block waits for a call in progress, for `SHUTDOWN_TIMEOUT_SECONDS`
     at most. Listeners that `daybook up` itself should call belong in a module of the setting
     `plugins`. Raise `InvalidInput` if no listener is registered, and `LedgerUnreachable`.

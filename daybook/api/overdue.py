@@ -108,7 +108,7 @@ def ledger_write_fix(why: str) -> str:
 
 
 def observed_at(leader: Leader) -> datetime | None:
-    """Return when the last complete observation of Prefect began, by this leader's last note."""
+    """Return when the last complete observation of Prefect started, by this leader's last note."""
     noted = leader.note.get("observed_at")
     return None if noted is None else datetime.fromisoformat(noted)
 

@@ -106,7 +106,7 @@ async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
 
 
 async def has_agent(client: PrefectClient, name: str) -> bool:
-    """Return whether an agent of this name exists."""
+    """Return whether an agent with this name exists."""
     from daybook.agents import documents
 
     return name in await documents.names(client)

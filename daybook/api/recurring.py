@@ -3,7 +3,7 @@
 ::
 
     due ─► call ─► the next due time after now        keeps its phase and drops due times that
-     ▲              │                                 passed meanwhile: calls never overlap
+     ▲              │                                 passed in the meantime: calls never overlap
      └──────────────┘
 
 It uses neither ledger nor Prefect: due times while the program is not running are lost. Use a job
@@ -66,8 +66,8 @@ class Recurring(SyncWrapper):
     A program without a loop uses `with`; `tasks.wait()` then waits until the program is
     interrupted. A function takes no arguments. An `async def` is called in this loop (with `with`:
     in a separate loop, in a thread), any other function in a thread. An exception of a function is
-    logged and reported to ``on_error`` with the task's name; the calls go on. The end of the block
-    cancels an `async def` and waits for a function in a thread.
+    logged and reported to ``on_error`` with the task's name; the calls continue. The end of the
+    block cancels an `async def` and waits for a function in a thread.
     """
 
     def __init__(self, *, on_error: OnError | None = None, clock: Clock = SYSTEM_CLOCK) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 POLL_INTERVAL_SECONDS = 0.2
 """Interval between two polls of the ledger while waiting for a run."""
 POLLS_PER_PREFECT_REQUEST = 10
-"""After this many polls, ask Prefect whether the run ended there before it began here."""
+"""After this many polls, ask Prefect whether the run ended there before it started here."""
 DELIVERY_TIMEOUT_SECONDS = 5.0
 """Maximum time to wait, after the end of a run, for the deliveries about it."""
 
@@ -41,7 +41,7 @@ class WaitObserver(Protocol):
         ...
 
     def held_up(self, why: str) -> None:
-        """The run has not begun, for this reason; each reason is reported once."""
+        """The run has not started, for this reason; each reason is reported once."""
         ...
 
 
@@ -56,9 +56,9 @@ async def run(
     """Run a job now, even if it is disabled; return the run.
 
     A repeated ``request_id`` returns the same run. With ``wait``, return the run when it has ended,
-    or when Prefect ended it before it began; else return it as requested. After its end, wait up to
-    `DELIVERY_TIMEOUT_SECONDS` for its deliveries, so that its `delivery` is not always `pending`.
-    ``trigger`` defaults to `authorization.current_trigger`.
+    or when Prefect ended it before it started; else return it as requested. After its end, wait up
+    to `DELIVERY_TIMEOUT_SECONDS` for its deliveries, so that its `delivery` is not always
+    `pending`. ``trigger`` defaults to `authorization.current_trigger`.
     """
     from daybook.prefect import client as prefect
 

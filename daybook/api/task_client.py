@@ -38,7 +38,9 @@ def _method(
     async def call(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._acting_as():
             if operator_only and owners.current_actor().is_agent:
-                raise InvalidInput("agent", "cannot do this", "use a client without an agent")
+                raise InvalidInput(
+                    "agent", "an agent cannot call this operation", "use a client without an agent"
+                )
             return await operation(*args, **kwargs)
 
     update_wrapper(call, operation)

@@ -141,7 +141,7 @@ async def cancel(ref: str, reason: str = "") -> TaskWithRun:
 
 
 async def next_run(session: str, lease: timedelta | str | None = None) -> ClaimedTaskRun:
-    """Claim the first run that fits the session of this name.
+    """Claim the first run that fits the session with this name.
 
     Only this call returns the token. Raise `NothingClaimable` with the reason, `NotFound`,
     `InvalidInput`.
@@ -236,7 +236,7 @@ async def list_sessions() -> list[TaskSession]:
 
 
 async def find_session(name: str) -> TaskSession:
-    """Return the session of this name. Raise `NotFound`, also for another owner's session."""
+    """Return the session with this name. Raise `NotFound`, also for another owner's session."""
     async with open_ledger() as ledger, ledger.read() as session:
         return await _session_view(session, await sessions.find(session, name), ledger.now())
 
@@ -304,7 +304,7 @@ POLL_INTERVAL_SECONDS = 1.0
 
 
 async def is_claimable(name: str) -> bool:
-    """Return whether the session of this name could claim a run now. Raise `NotFound`."""
+    """Return whether the session with this name could claim a run now. Raise `NotFound`."""
     async with open_ledger() as ledger:
         return await _waits(ledger, name)
 

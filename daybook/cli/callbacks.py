@@ -368,4 +368,4 @@ def _body_text(callback: dict[str, Any]) -> str:
 def _print_secret_once(destination: dict[str, Any]) -> None:
     if destination.get("secret"):
         output.fields([("secret", destination["secret"])])
-        output.say("Store it at the receiver now, because it is not shown again.")
+        output.say("Store it at the receiver now, because it will not be shown again.")

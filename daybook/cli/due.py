@@ -14,7 +14,7 @@ from daybook.errors import InvalidInput
 
 Reference = Annotated[
     str | None,
-    Parameter(help="Job name, id or unique id prefix; leave out if you give a schedule."),
+    Parameter(help="Job name, id or unique id prefix; leave out if you pass a schedule."),
 ]
 
 
@@ -52,7 +52,7 @@ def next_(
             )
         return _next_of_job(job, after, count, as_json)
     if not given_options:
-        raise InvalidInput("schedule", "is missing", "give a job, or one of cron, every, at")
+        raise InvalidInput("schedule", "is missing", "pass a job, or one of cron, every, at")
     from daybook.api import due
 
     result = due.of_schedule(

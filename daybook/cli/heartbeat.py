@@ -20,7 +20,7 @@ async def on_(
     name: Name = "heartbeat",
     as_json: Json = False,
 ) -> int:
-    """Switch the heartbeat on, every 10 minutes by default.
+    """Turn the heartbeat on, every 10 minutes by default.
 
     Each beat reads the file of standing orders. If it has text, the gate agent decides whether
     there is anything to do, and only then the agent carries the orders out. Options that are not
@@ -38,7 +38,7 @@ async def on_(
 
 
 async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
-    """Switch the heartbeat off. Its options stay for the next `on`.
+    """Turn the heartbeat off. Its options are kept for the next `on`.
 
     Example: daybook heartbeat off
     """

@@ -162,7 +162,7 @@ async def edit_(
     """
     changes = {"prompt": prompt, **options.fields()}
     if all(value is None for value in changes.values()):
-        raise InvalidInput("options", "nothing to change", "give an option such as --every 2h")
+        raise InvalidInput("options", "nothing to change", "pass an option such as --every 2h")
     prepare_prefect()
     from daybook.api import jobs
     from daybook.jobs.notify import Notify

@@ -127,7 +127,7 @@ async def down_(*, as_json: Json = False) -> int:
 async def status_(*, as_json: Json = False) -> int:
     """Show running processes, upcoming due times and problems.
 
-    Exit code 0 if Prefect answers and a worker of this Daybook is online.
+    Exit code 0 if Prefect responds and a worker of this Daybook is online.
 
     Example: daybook status --json
     """
@@ -180,8 +180,8 @@ def worker_(
 async def keeper_() -> int:
     """Run a keeper: reconcile ledger and Prefect, and audit due times.
 
-    Each worker has one too: one of all workers and keepers of a ledger leads, and the others stand
-    by. Use this command on a machine that runs no jobs. It runs until Ctrl-C or SIGTERM.
+    Each worker also runs a keeper. For each ledger, one keeper leads and the others are on standby.
+    Use this command on a machine that runs no jobs. It runs until Ctrl-C or SIGTERM.
 
     Example: daybook keeper
     """

@@ -1,8 +1,8 @@
 """Output functions: JSON, lines, fields and tables.
 
-On a terminal the output has colours and columns that fit its width. Elsewhere it is plain lines
-that are never shortened. Text of an agent or a user cannot control a terminal, neither this one
-nor one that later shows the file or pipe, because control characters are printed as escapes.
+On a terminal the output has colours, and columns that fit its width. Elsewhere it consists of plain
+lines, which are never shortened. Control characters are printed as escapes, so text of an agent or
+a user can control neither this terminal nor one that later shows the file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PROGRESS_INTERVAL_SECONDS = 5.0
 """Minimum seconds between two lines of `progress` if stderr is not a terminal."""
 
 COLUMN_GAP = 2
-"""The number of blanks between two columns."""
+"""The number of spaces between two columns."""
 MIN_COLUMN_WIDTH = 8
 """Minimum width of a column that is cut; a narrower one would be useless."""
 

@@ -169,7 +169,8 @@ async def next_(
         return 0
     task_formatting.print_claimed_run(claimed)
     output.say(
-        f"Save the token, it is not shown again. Pass it in {TOKEN_VARIABLE} or on standard input."
+        "Save the token: it will not be shown again. "
+        f"Pass it in {TOKEN_VARIABLE} or on standard input."
     )
     return 0
 
@@ -307,7 +308,7 @@ async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) ->
 
 
 async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
-    """Allow claims of a paused task again.
+    """Resume a paused task, so that sessions can claim it again.
 
     Example: daybook task resume 0f3a9c21
     """

@@ -33,9 +33,9 @@ async def register_(
     ] = "",
     as_json: Json = False,
 ) -> int:
-    """Register a session, idle and not prompting.
+    """Register a session as idle and not prompting.
 
-    It expires 15m after its last command. Registering the same name again replaces it.
+    It expires 15 minutes after its last command. Registering the same name again replaces it.
 
     Example: daybook task session register alpha --agent claude --capability python
     """
@@ -64,7 +64,7 @@ async def report_(
     /,
     *,
     state: Annotated[str, Parameter(help="State: idle, or active if it is busy.")],
-    prompting: Annotated[bool, Parameter(help="It waits for a person's answer.")] = False,
+    prompting: Annotated[bool, Parameter(help="The session is waiting for user input.")] = False,
     as_json: Json = False,
 ) -> int:
     """Report the state of a session.

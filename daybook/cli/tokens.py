@@ -34,7 +34,8 @@ async def add_(
         output.print_json(token)
         return 0
     output.line(token["token"])
-    output.say(f"Created the token {token['name']} for {token['owner']}. It is not shown again.")
+    created = f"Created the token {token['name']} for {token['owner']}."
+    output.say(f"{created} It will not be shown again.")
     output.say("Clients send it as `Authorization: Bearer …` to `daybook mcp --http`.")
     return 0
 

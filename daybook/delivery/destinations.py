@@ -279,10 +279,10 @@ async def add(
 async def rotate(
     client: PrefectClient, name: str, now: datetime, *, keep: timedelta = ROTATION_GRACE
 ) -> Destination:
-    """Give the destination a new secret; the old secret also signs for ``keep``, then no longer.
+    """Give the destination a new secret; the old secret also signs until ``keep`` has passed.
 
-    Raises `NotFound`, and `InvalidInput` while a rotation is in progress, except if ``keep`` is
-    zero, which ends all old secrets at once.
+    With a ``keep`` of zero, all old secrets expire at once. Raises `NotFound`, and `InvalidInput`
+    if another rotation is in progress and ``keep`` is not zero.
     """
     document = await STORE.find(client, name, include_secrets=True)
     if document is None:

@@ -34,7 +34,7 @@ def new_secret() -> str:
 def default_secrets(home: Home, now: datetime) -> list[str]:
     """Return the home's secrets that are valid at ``now``, newest first.
 
-    Raises like `read_secrets`.
+    Raises the same errors as `read_secrets`.
     """
     return valid_secrets(read_secrets(home), now)
 
@@ -51,7 +51,7 @@ def read_secrets(home: Home) -> list[SigningSecret]:
 
 
 def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:
-    """Return those of ``kept`` that are valid at ``now``."""
+    """Return the secrets in ``kept`` that are valid at ``now``."""
     return [secret for secret, until in kept if until is None or now < until]
 
 

@@ -154,7 +154,7 @@ class ListenerSender:
 
 
 def _found(name: str) -> Callable[..., Any]:
-    """Return the listener of that name, importing it if necessary; raise `UnusableFunction`."""
+    """Return the listener with this name, importing it if necessary; raise `UnusableFunction`."""
     function = registry.find(registry.LISTENERS, name)
     if function is None:
         raise registry.UnusableFunction("it is not registered in this process")

@@ -274,7 +274,7 @@ def is_outgoing(lane: str) -> bool:
 
 
 def is_builtin_queue(lane: str) -> bool:
-    """Return whether the queue is that of a built-in channel, which needs no Prefect block."""
+    """Return whether the queue belongs to a built-in channel, which needs no Prefect block."""
     return lane.partition("/")[0] in _BUILTIN_QUEUES
 
 

@@ -1,4 +1,4 @@
-"""Sending of callbacks and channel messages: the senders for everything that leaves Daybook."""
+"""Senders for everything that leaves Daybook: callbacks and channel messages."""
 
 from __future__ import annotations
 

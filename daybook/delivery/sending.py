@@ -1,4 +1,4 @@
-"""Claiming of due outbox rows, and recording of the results.
+"""Claim due outbox rows, and record the results.
 
 ::
 
@@ -17,8 +17,8 @@ a whole: a URL, or a conversation of a channel. The number of rows in flight is 
 and the queues take turns, so a hanging destination delays the others by one attempt at most. After
 `FAILURES_BEFORE_PAUSE` failures in a row a queue is paused: its rows wait and use up no attempts,
 then one of them is sent as a probe. A success resets the queue; a failed probe doubles the pause.
-If a queue has accepted nothing for `MAX_DELIVERY_AGE`, a failed attempt also fails the waiting rows
-that are that old themselves: with one probe in ten minutes their turn would never come.
+If a destination has accepted nothing for `MAX_DELIVERY_AGE`, a failed attempt also fails the
+waiting rows of at least that age: with one probe in ten minutes they would never be sent.
 """
 
 from __future__ import annotations
@@ -403,7 +403,7 @@ class _Recording:
         state.error = each.error
         if state.since <= self.now - MAX_DELIVERY_AGE:
             self.down[lane] = each.error
-        # Only a probe counts during a pause, not the rows that were in flight when it began.
+        # Only a probe counts during a pause, not the rows that were in flight when it started.
         if _paused_until(state, self.now) is None:
             state.failures += 1
             if state.failures >= FAILURES_BEFORE_PAUSE:

@@ -14,7 +14,7 @@ from daybook.runs.claim_requests import Granted
 
 
 async def find_agent(client: PrefectClient, name: str) -> Agent:
-    """Return the agent of that name; make the default agent if it is missing.
+    """Return the agent with this name; make the default agent if it is missing.
 
     Raise the errors of `documents.get`.
     """

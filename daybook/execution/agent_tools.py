@@ -5,7 +5,7 @@
     find ──► ToolSelection ──► open_tools ──► tools, with names that models accept ──► closed
      │                           │
      │                           └ a server is unreachable: `AgentTemporary`, nothing was asked
-     └ an unknown name: `InvalidInput`, before the run has begun
+     └ an unknown name: `InvalidInput`, before the run has started
 
 `find` makes the last requests to Prefect. No secret goes through the model: arguments are sent as
 the model wrote them, and a secret reference in them is plain text.
@@ -67,7 +67,7 @@ class ServerTools:
 
 @dataclass(frozen=True)
 class ToolSelection:
-    """The tools that the agent of that name may call."""
+    """The tools that the agent with this name may call."""
 
     agent: str
     servers: tuple[ServerTools, ...] = ()
@@ -109,7 +109,7 @@ async def find(
 
 
 async def check(entries: Iterable[str], servers: ToolServers) -> None:
-    """Raise as `find` does, for errors that show without a request to a tool server."""
+    """Raises the same errors as `find`, for errors that show without a request to a tool server."""
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
         _source(entry, saved, functions)

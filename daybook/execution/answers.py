@@ -102,7 +102,7 @@ def _without_tokens(value: Any) -> Any:
 def _usage_adder(
     first: Usage | None, took: Callable[[Usage], None] | None
 ) -> Callable[[Usage], None]:
-    """Return a callback that adds the first answer's usage to that of the second so far."""
+    """Return a callback that adds the first answer's usage to the second's usage so far."""
 
     def report(used: Usage) -> None:
         if took is not None and (total := usage.total((first, used))) is not None:

@@ -6,7 +6,7 @@
      │         ├ temporary, attempts left      waiting for the next one: `RetryAt`
      │         ├ the ledger is unreachable     kept in the spool, retried until the lease is lost:
      │         │                               `OutcomeUnwritten`
-     │         └ decided elsewhere meanwhile   kept as evidence: `FenceRefused` or
+     │         └ decided elsewhere in the meantime   kept as evidence: `FenceRefused` or
      │                                         `IllegalTransition`
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
@@ -16,8 +16,8 @@
      └ the lease was refused      the agent is ended, its outcome so far is kept: `LeaseLost`
 
 The effect is attempted again only if a temporary error ended the attempt and the job has retries
-left (promise.md 4: which errors are retried; 8: timeouts). An attempt that began and whose outcome
-is unknown is never rescheduled (promise.md 3).
+left (promise.md 4: which errors are retried; 8: timeouts). An attempt that started and whose
+outcome is unknown is never rescheduled (promise.md 3).
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ async def _record(
         is_waiting = status is Status.WAITING
 
     await _run_to_end(finish)
-    # A run that was marked `unknown` meanwhile ends with the outcome of this attempt.
+    # A run that was marked `unknown` in the meantime ends with the outcome of this attempt.
     return retry if retry is not None and is_waiting else tried.outcome
 
 

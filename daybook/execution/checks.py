@@ -1,4 +1,4 @@
-"""The check of a run: decides between claim and begin whether the run goes on.
+"""The check of a run: decides between claim and begin whether the run continues.
 
 ========  ============================================  ======================================
 check     run                                           skip
@@ -61,7 +61,7 @@ _OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the run may go on, why not, and the usage of the check."""
+    """Whether the run may continue, why not, and the usage of the check."""
 
     opens: bool
     reason: str = ""
@@ -208,7 +208,7 @@ def _verdict_of_json(value: Any, whose: str) -> Verdict:
             if isinstance(reason, str):
                 return Verdict(action == "run", reason or f"{whose} gave no reason")
     legal = 'expected {"action": "run" or "skip", "reason": "..."}'
-    raise CheckFailed(f"the answer of {whose} has another form: {_quoted(value)}; {legal}")
+    raise CheckFailed(f"{whose} returned an invalid answer: {_quoted(value)}; {legal}")
 
 
 def _quoted(value: object) -> str:
@@ -283,9 +283,9 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     if ended.code not in (RUN_EXIT_CODE, SKIP_EXIT_CODE):
         errors = ended.errors.decode(errors="replace").strip()[-MAX_REASON_CHARACTERS:]
         suffix = f": {errors}" if errors else ""
-        raise CheckFailed(f"{name} ended with exit code {ended.code}{suffix}")
+        raise CheckFailed(f"{name} exited with code {ended.code}{suffix}")
     lines = ended.output.decode(errors="replace").strip().splitlines()
-    why = lines[0] if lines else f"{name} ended with exit code {ended.code}"
+    why = lines[0] if lines else f"{name} exited with code {ended.code}"
     return Verdict(ended.code == RUN_EXIT_CODE, why)
 
 

@@ -320,7 +320,7 @@ async def _name_run(run: _Run, granted: Granted) -> None:
 
 
 def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
-    """Return the outcome of a run that cannot begin, even in a retry: no such agent, say."""
+    """Return the outcome of a run that cannot start even in a retry, such as without an agent."""
     if isinstance(error, DaybookError):
         message = str(error)
     else:
@@ -331,7 +331,7 @@ def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Out
 
 
 async def _end_unbegun(ledger: Ledger, granted: Granted, run: _Run, outcome: Outcome) -> Finished:
-    """Record the end of a run that did not begin: its check said skip, or it cannot begin."""
+    """Record the end of a run that did not begin: its check skipped it, or it cannot start."""
     await claims.finish(ledger, granted.run_id, granted.fence, outcome)
     if run.given is not None:
         run.given.report(ended=outcome.status)

@@ -3,14 +3,14 @@
 A worker that claims before it starts a process (promise.md 2) hands over the grant: the run, its
 fencing token, and the holder name for further claims of this process, so that the worker renews
 them all. The process reports each step as one line of JSON on a pipe. The worker needs to know when
-an attempt began, but never asks.
+an attempt started, but never asks.
 
 ::
 
     {"claimed": fence}                        a claim by the process, between two attempts
     {"checking": fence}                       the job's check runs, before the first attempt;
                                               it has ended when {"claimed": fence} follows
-    {"running": attempt}                      begun, immediately before the effect
+    {"running": attempt}                      started, immediately before the effect
     {"waiting": "<until>"}                    the attempt ended, the next one begins here
     {"took": usage}                           of the attempt so far, in case a call is cut off
     {"changed": tool}                         a tool that changes something is being called

@@ -1,4 +1,4 @@
-"""Lease that renews itself from its own thread (promise.md 5: a refused renewal stops it).
+"""Lease renewed by its own thread (promise.md 5: a refused renewal stops the run).
 
 The thread has its own event loop and its own connection, so that a flow that blocks its loop keeps
 its claim. A *refused* renewal cancels the run; an *unreachable* ledger does not.
@@ -86,7 +86,7 @@ async def keep_lease(address: str, granted: Granted, every: float) -> AsyncItera
             yield
         finally:
             stopped.set()
-            # A running renewal may wait for the ledger's lock; the loop must not block meanwhile.
+            # A running renewal may wait for the ledger's lock; the loop must not block on it.
             await asyncio.to_thread(thread.join)
     except asyncio.CancelledError:
         if lost.is_set() and task.uncancel() == 0:

@@ -147,7 +147,7 @@ async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
 
 
 def pending_files(run_id: str = "") -> list[Path]:
-    """Return the files to be drained, those of one run in the order in which they were written."""
+    """Return the files to be drained; the files of one run are in the order of writing."""
     directory = folder()
     try:
         files = list(directory.iterdir())

@@ -1,11 +1,11 @@
-"""Recording of an attempt's outcome in the ledger, with retries and the spool (promise.md 6).
+"""Records an attempt's outcome in the ledger, with retries and the spool (promise.md 6).
 
 ::
 
     finish ─► written
       ├ ledger unreachable   spooled at once, retried until the lease is lost: `OutcomeUnwritten`;
       │                      a later drain of the spool writes it
-      └ refused              decided elsewhere meanwhile; kept with the run as evidence
+      └ refused              decided elsewhere in the meantime; kept with the run as evidence
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 2xx                                                       succeeded
 429, 503                                                  failed, temporary
 refused, not found, timeout while connecting              failed or timed out, temporary
-no answer after it was sent, or a part of a 2xx           unknown; if the job is idempotent:
+no response after sending it, or a part of a 2xx          unknown; if the job is idempotent:
                                                           failed or timed out, temporary
 any other status; an untrusted certificate                failed
 an address, a header or a secret that is refused          raises `InvalidInput`; failed

@@ -47,7 +47,7 @@ _URL_HINT = "use http://host/… or https://host/…"
 
 
 class Rule(StrEnum):
-    """The rule that applies to a URL: that of the operator's jobs, or that of an agent's jobs."""
+    """The rule that applies to a URL: for the operator's jobs, or for an agent's jobs."""
 
     OPERATOR = "operator"
     AGENT = "agent"

@@ -178,7 +178,7 @@ def check(method: str, headers: Mapping[str, str]) -> None:
             raise InvalidInput(
                 "headers",
                 f'the value of "{name}" is not valid in a header',
-                "use one line of ASCII without blanks at its ends",
+                "use one line of ASCII without leading or trailing spaces",
             )
         seen.add(low)
 

@@ -69,7 +69,7 @@ class SecretStore(Protocol):
     """A store of secrets."""
 
     async def read(self, name: str) -> Secret:
-        """Return the secret of that name; raise `InvalidInput`, or `UnknownName` if none has it."""
+        """Return this secret. Raise `InvalidInput`, or `UnknownName` if it does not exist."""
         ...
 
 

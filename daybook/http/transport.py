@@ -147,7 +147,7 @@ class GuardedTransport:
             request = self._next(request, following)
 
     async def aclose(self) -> None:
-        """Close the kept connections; requests under way finish first."""
+        """Close pooled connections after in-flight requests finish."""
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.close()
@@ -191,7 +191,7 @@ class GuardedTransport:
         if not keeps:
             await created.close()  # as soon as this request has left it
             return created
-        # Another request may have made the same pool meanwhile: either is valid.
+        # Another request may have made the same pool in the meantime: either is valid.
         expired = [known for known, each in self._pools.items() if each.until < time.monotonic()]
         closing = [self._pools.pop(known) for known in {key, *expired} if known in self._pools]
         self._pools[key] = created

@@ -99,7 +99,7 @@ SessionChoice = Annotated[
     Field(
         title="Session",
         description="Conversation of the runs: reuse continues the job's own, new starts one for "
-        "each run, chat continues the one of the channel and chat id.",
+        "each run, chat continues the conversation of the channel and chat id.",
     ),
 ]
 SessionKey = Annotated[
@@ -196,7 +196,7 @@ class Webhook(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: Annotated[str, AfterValidator(_url)] = Field(
-        title="URL", description="URL to call; a 2xx answer is success."
+        title="URL", description="URL to call; a 2xx response counts as success."
     )
     method: Annotated[Method, BeforeValidator(_upper_case)] = Field(
         default="POST", title="Method", description="HTTP method."
@@ -361,7 +361,7 @@ DEFAULT_POLICIES: dict[str, dict[str, object]] = {
     "tool-call": {"retries": 0},
     "heartbeat": {"retries": 0, "catch_up": "none"},
 }
-"""Defaults of a kind's policy that differ from those of `Policy`.
+"""Defaults of a kind's policy that differ from the defaults of `Policy`.
 
 A failed webhook or tool call may have had its effect, and the next heartbeat comes soon.
 """
@@ -375,7 +375,7 @@ KIND_ALIASES = {
 
 
 def subject(action: Action) -> str:
-    """Return the subject of the action for a name: the prompt, the host, or the tool."""
+    """Return the part of the action that names a job: the prompt, the host, or the tool."""
     match action:
         case AgentPrompt():
             return action.prompt

@@ -95,6 +95,6 @@ def _check_reference(reference: str, resolver: Any, seen: set[int]) -> None:
             "nothing is fetched: put it under $defs, and refer to it as #/$defs/<name>",
         ) from None
     if id(target.contents) not in seen:
-        # A pointer may lead to a place that is no subschema, which was not checked before.
+        # A pointer may lead to a place that is not a subschema, which was not checked before.
         _check_form(target.contents)
         _check_references(DRAFT202012.create_resource(target.contents), target.resolver, seen)

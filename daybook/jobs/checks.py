@@ -2,7 +2,7 @@
 
 It is a tool, a prompt to an agent, or a command. If the check answers no, the run ends as skipped
 with the reason; if the check fails, the run fails. It runs before the first attempt only. A check
-must only read: it may run again for the same run if a process died before the run's work began.
+must only read: it may run again for the same run if a process died before the run's work started.
 """
 
 from __future__ import annotations

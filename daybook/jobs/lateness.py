@@ -71,10 +71,11 @@ def judge(
 ) -> Lateness:
     """Judge the due time ``due`` of ``schedule`` at ``now``; both are aware.
 
-    It is on time until 60 s after the due time, with any policy. Later it is missed with `none`;
-    with `latest` it runs if it is inside its window and no later due time has passed; with `all` it
-    runs for 24 hours. All bounds are inclusive. ``policy`` also bounds the later due times. A
-    caller that goes through consecutive due times passes the ``following`` one.
+    With any policy, a run is on time until 60 s after its due time. After that, `catch_up` decides:
+    with `none` it is missed; with `latest` it runs if it is inside its window and no later due time
+    has passed; with `all` it runs until 24 hours after its due time. All bounds are inclusive.
+    ``policy`` also bounds the later due times. A caller that judges consecutive due times passes
+    the next one as ``following``.
     """
     effective_policy = policy or Policy()
     late = now - due

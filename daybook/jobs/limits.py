@@ -79,7 +79,7 @@ class Limits(BaseModel):
     )
     agents: Patterns = Field(
         default=("default",),
-        description="The agents that its jobs may ask, beside the one of its own name.",
+        description="The agents that its jobs may ask, besides the agent with its own name.",
     )
     models: Patterns = Field(
         default=(),
@@ -97,7 +97,8 @@ class Limits(BaseModel):
         description="The hosts that its jobs may reach, among those that an agent may at all.",
     )
     secrets: Patterns = Field(
-        default=(), description="The secrets that its jobs may name, beside where those may go."
+        default=(),
+        description="The secrets that its jobs may name. Each is sent only to its own hosts.",
     )
     tokens_per_run: int = Field(
         default=200_000, ge=0, description="The most tokens of one run; 0: no limit."
@@ -119,10 +120,10 @@ class Limits(BaseModel):
 
 @dataclass(frozen=True)
 class AgentLimits:
-    """Limits for all agents, and those for one agent by its id.
+    """Limits for all agents, and limits for single agents by id.
 
     ``user_jobs`` is False if only plugins' jobs and heartbeats may fire. ``timezone`` is the
-    operator's: it defines an agent's day, so that a job's own zone cannot restart it.
+    operator's. It defines when an agent's day starts: a job's own zone cannot reset daily limits.
     """
 
     for_all: Limits = field(default_factory=Limits)
@@ -336,5 +337,5 @@ def load_rules(found: Settings | None = None) -> AgentLimits:
 
 
 def load_limits(owner: str) -> Limits | None:
-    """Return the limits of ``owner`` in this home, or None. Raises as `load_rules`."""
+    """Return the limits of ``owner`` in this home, or None. Raise the errors of `load_rules`."""
     return load_rules().for_owner(owner) if owners.is_agent(owner) else None

@@ -165,7 +165,7 @@ class Job(BaseModel):
 
 
 class ScheduleFields(BaseModel):
-    """Fields in which a user gives the schedule: one of them, and the time zone."""
+    """Fields of a schedule as a user sets it: exactly one kind of schedule, and the time zone."""
 
     cron: str = Field(
         default="",
@@ -359,7 +359,7 @@ def _action_fields(kind: str, given: Mapping[str, object]) -> dict[str, object]:
             if name in given and name not in own:
                 raise InvalidInput(
                     name,
-                    f"applies to {_PLURAL[other]}, and this job is {_WITH_ARTICLE[kind]}",
+                    f"applies only to {_PLURAL[other]}, but this job is {_WITH_ARTICLE[kind]}",
                     "leave it out",
                 )
     return {name: given[name] for name in own if name in given}
@@ -405,7 +405,7 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
 def _bounded(job: Job, now: datetime) -> Job:
     """Return ``job`` if its policy suits its schedule and it is ever due. Raises `InvalidInput`."""
     if job.policy.delete_after_run and job.schedule.only_due is None:
-        raise InvalidInput("delete_after_run", "needs a job that is due once", "give at")
+        raise InvalidInput("delete_after_run", "needs a job that is due once", "set at")
     if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
         given = [name for name in bounds.FIELDS if getattr(job.policy, name)]
         raise InvalidInput(" and ".join(given), "the job would never be due")

@@ -10,8 +10,8 @@ cancelled    cancelled                           `on_fail`, and the channel
 missed       missed                              `on_fail`, and the channel
 ===========  ==================================  ================================================
 
-A skipped run is no event. An event that is not among a job's `events` is not sent anywhere, except
-for alerts: if the job's channel does not get them, they go to the operator's channel.
+A skipped run is not an event. An event that is not among a job's `events` is not sent, unless it is
+an alert: an alert that does not go to the job's channel goes to the operator's channel.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Variables of a prompt: `{{due}}`, `{{job}}` and `{{last_output}}`.
 
 `check` refuses any other name in double braces when a job gets its prompt; otherwise it stays in
-the text, as does anything that is no name. A variable's value is never expanded again: it may be
-the answer of a model, or come from outside.
+the text, as does anything that is not a name. A variable's value is never expanded again: it may be
+the answer of a model, or an external text.
 """
 
 from __future__ import annotations

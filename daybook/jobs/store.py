@@ -111,7 +111,9 @@ async def add(
 ) -> StoredJob:
     """Store a new job. Raises `InvalidInput` if its name is taken."""
     if job.name in await taken_names(session, owner):
-        raise InvalidInput("name", f'"{job.name}" is taken', "give another, or edit that job")
+        raise InvalidInput(
+            "name", f'"{job.name}" is taken', "choose another name, or edit that job"
+        )
     row = JobRow(
         name=job.name,
         slug=slug,
@@ -267,7 +269,7 @@ async def change(
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await taken_names(session, row.owner):
-        raise InvalidInput("name", f'"{job.name}" is taken', "give another")
+        raise InvalidInput("name", f'"{job.name}" is taken', "choose another name")
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
     if job == stored.job and reason == row.disabled_reason:
         return stored

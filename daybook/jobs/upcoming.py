@@ -1,4 +1,4 @@
-"""Due times of a job: those of its schedule that lie within its bounds.
+"""Due times of a job: the due times of its schedule that lie within its bounds.
 
 Every question about when a job is due comes here; `daybook.schedules.due` knows the schedule alone.
 """

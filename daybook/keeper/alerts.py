@@ -98,7 +98,7 @@ async def _queue_overdue_alert(ledger: Ledger, memory: AlertState) -> str:
     async with ledger.write() as session:
         key = await _due_alert_key(session, found, now)
         if not key:
-            return ""  # another leader has queued it meanwhile
+            return ""  # another leader has queued it in the meantime
         event = OVERDUE_EVENT if found else ON_TIME_EVENT
         subject, body = _alert_text(found, now)
         await outbox.enqueue_message(
@@ -186,7 +186,7 @@ async def _queue_progress_notes(ledger: Ledger) -> int:
         for run_id in due.values():
             row = await session.get(RunRow, run_id)
             if row is None or row.state is not Status.RUNNING:
-                continue  # it has ended meanwhile
+                continue  # it has ended in the meantime
             for key in await _due_note_keys(session, [row], now):
                 queued += await _queue_note(session, row, key, now)
         return queued

@@ -3,7 +3,7 @@ audit is a watermark per job).
 
 ::
 
-    observed since the leader began? ── no ────────────► not audited
+    observed since the leader started? ── no ────────────► not audited
            │
     next due time is known, and later than the end ────► nothing, the job is not even read
            │

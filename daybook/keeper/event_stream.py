@@ -38,7 +38,7 @@ async def listen(only: EventFilter, handle: EventHandler) -> NoReturn:
         try:
             await asyncio.wait({receiving})
         finally:
-            # Closing a stream may wait for the server's answer, which must not delay a shutdown:
+            # Closing a stream may wait for the server's response, which must not delay a shutdown:
             # a second cancellation interrupts it.
             while not receiving.done():
                 receiving.cancel()
@@ -57,7 +57,7 @@ async def listen(only: EventFilter, handle: EventHandler) -> NoReturn:
 async def _receive(only: EventFilter, handle: EventHandler) -> None:
     stream = get_events_subscriber(filter=only, reconnection_attempts=0)
     async with AsyncExitStack() as stack:
-        # Before it is opened: Prefect leaves a stream open that is cancelled or refused meanwhile.
+        # Before it is opened: Prefect leaves a stream open that is cancelled or refused then.
         stack.push_async_exit(stream)
         await stream.__aenter__()
         async for event in stream:

@@ -105,7 +105,7 @@ class Database(Protocol):
     async def commit(self, session: AsyncSession) -> None:
         """Commit ``session``, made by `writing`; return when it is known to be committed.
 
-        Raises `LedgerReplaced` if the commit went to a ledger that was replaced meanwhile.
+        Raises `LedgerReplaced` if the commit went to a ledger that was replaced in the meantime.
         """
         ...
 

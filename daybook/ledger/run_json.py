@@ -21,7 +21,7 @@ def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
     """Return one run with its job (None for a direct call).
 
     `owner`, `user_id`, `tags` and `metadata` are those that the job has now. `started_at` is when
-    the effect of its first attempt began; `job_removed` is True if `job` names a job that was
+    the effect of its first attempt started; `job_removed` is True if `job` names a job that was
     removed. Adjacent missed due times are one run of `count`, from `scheduled_for` to
     `scheduled_to`; `scheduled_to` is None for any other run.
     """

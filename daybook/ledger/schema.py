@@ -92,7 +92,7 @@ async def exclusive() -> AsyncIterator[None]:
     Migrations may come from several event loops, so an asyncio lock does not suffice. A thread must
     not wait for the lock either: a cancelled task would leave it held.
     """
-    while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - it is no event of one loop
+    while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - not an event of one loop
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
     try:
         yield

@@ -125,8 +125,8 @@ def as_markdown() -> str:
 class Outcome:
     """How a run ended. ``output`` is the full text; the ledger stores it cut and marked.
 
-    ``usage`` is what its last attempt took; it is added to that of earlier attempts. A ``reason``
-    equal to the ``error`` is left out.
+    ``usage`` is what its last attempt took; it is added to the usage of earlier attempts. A
+    ``reason`` equal to the ``error`` is left out.
 
     ``prompt`` is what the agent was actually asked. If it is given and the run succeeded, prompt
     and answer are appended to the run's session.

@@ -268,9 +268,9 @@ class OutboxRow(SQLModel, table=True):
     """One requested callback or message: `daybook.delivery.outbox`.
 
     It is pending, delivered or failed, or suppressed if it was withdrawn before it was sent.
-    ``key`` identifies event and recipient, so that it is requested once. ``run_id`` is no foreign
-    key: a message may concern a run without a row of its own, and a pending message outlives its
-    run.
+    ``key`` identifies event and recipient, so that it is requested once. ``run_id`` is not a
+    foreign key: a message may concern a run without a row of its own, and a pending message
+    outlives its run.
     """
 
     __tablename__ = "outbox"
@@ -392,8 +392,8 @@ class SessionRow(SQLModel, table=True):
 class MessageRow(SQLModel, table=True):
     """One message of a session, in full, and its origin.
 
-    ``number`` rises by one within the session. ``run_id`` is no foreign key: a session may outlive
-    its runs.
+    ``number`` rises by one within the session. ``run_id`` is not a foreign key: a session may
+    outlive its runs.
     """
 
     __tablename__ = "messages"

@@ -1,4 +1,4 @@
-"""Sanitizing of texts and JSON on their way to the database: one rule for all of them.
+"""Sanitizes texts and JSON on their way to the database: one rule for all of them.
 
 PostgreSQL stores no NUL character, UTF-8 no half of a surrogate pair, and JSON no number that is
 not finite. A program's output, an answer or a state in Prefect may contain each of them, and no

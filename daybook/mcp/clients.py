@@ -102,7 +102,7 @@ _URL_KEY = {"gemini-cli": "httpUrl", "windsurf": "serverUrl"}
 
 
 def find(name: str) -> McpClient:
-    """Return the client of that name; raises `InvalidInput`."""
+    """Return the client with this name; raises `InvalidInput`."""
     if name not in CLIENTS:
         raise InvalidInput(
             "print_config", f'unknown client "{name}"', f"known: {', '.join(CLIENTS)}"

@@ -1,7 +1,7 @@
 """The MCP server over streamable HTTP, at `/mcp`, for clients with a bearer token.
 
 Each request stands alone: there are no sessions that another token could take over and no state to
-keep, so only POST is answered. The answer to `subscriptions/listen` is a stream, which lasts as
+keep, so only POST is allowed. The response to `subscriptions/listen` is a stream, which lasts as
 long as its client, its token and this server. A client of a protocol before 2026-07-28 that
 requests a stream by GET is refused (405).
 """
@@ -53,7 +53,7 @@ _CLOSE = _HEADERS | {"connection": "close"}
 class BearerGuard:
     """ASGI middleware that checks the host name and the token, and sets the actor of the request.
 
-    Requests without a token, with a wrong one or with a removed one get the same answer.
+    Requests without a token, with a wrong one or with a removed one get the same response.
     """
 
     def __init__(self, ledger: Ledger, names: AllowedNames) -> None:

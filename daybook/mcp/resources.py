@@ -69,12 +69,12 @@ async def always_allowed(_: Context) -> bool:
 
 
 class SessionResources:
-    """The handlers of one server. ``still`` says whether the client of a stream may keep it."""
+    """Handlers of one server. ``may_continue`` returns whether a client may keep its stream."""
 
     def __init__(
-        self, whose: ActorOf, wakes: WakeNotifier, still: MayContinue = always_allowed
+        self, whose: ActorOf, wakes: WakeNotifier, may_continue: MayContinue = always_allowed
     ) -> None:
-        self._actor_of, self._wakes, self._may_continue = whose, wakes, still
+        self._actor_of, self._wakes, self._may_continue = whose, wakes, may_continue
         self._subscribed: dict[str, AsyncExitStack] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -108,8 +108,8 @@ class SessionResources:
         uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
         if not uris:
             message = (
-                f"a stream needs the resource of one of your sessions ({URI_PREFIX}…); "
-                "nothing else sends notifications"
+                f"subscribe to the resource of one of your sessions ({URI_PREFIX}…); "
+                "other resources send no notifications"
             )
             raise MCPError(INVALID_PARAMS, message)
         if len(uris) > MAX_URIS:
@@ -207,7 +207,7 @@ async def _translate_errors(work: Awaitable[Result]) -> Result:
 
 
 def session_uri(name: str) -> str:
-    """Return the URI of the session of this name."""
+    """Return the URI of the session with this name."""
     return URI_PREFIX + quote(name, safe="")
 
 

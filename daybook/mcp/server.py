@@ -73,7 +73,7 @@ def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> 
 
 
 async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> ToolAnswer:
-    """Return the answer of ``work``, which is cancelled if the request's client disconnects.
+    """Return the result of ``work``, which is cancelled if the request's client disconnects.
 
     Without a request there is only one client, and its end is the server's.
     """

@@ -12,7 +12,7 @@ Only while there are subscriptions is the ledger polled: each second for pending
 renewal, a subscription is ended if its token was removed, or if its session is gone or belongs to
 another owner. A killed process leaves sessions that count as connected until their lease ends; the
 cycle then gives up a wake that the process had claimed. A client that does not read delays no
-other: each is notified in a task of its own, and the renewals continue meanwhile.
+other: each is notified in a task of its own, and the renewals continue in the meantime.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Subscription:
     """A client's subscription to at least one of its sessions; ``uris`` are their URIs by their
     ids.
 
-    ``allowed`` says whether the client may stay subscribed, ``end`` ends its subscription.
+    ``allowed`` returns whether the client may stay subscribed; ``end`` ends its subscription.
     """
 
     actor: Actor
@@ -77,9 +77,10 @@ class Subscription:
 
 
 class WakeNotifier:
-    """The subscriptions of this process, and their notifications; ``opened`` opens the ledger.
+    """The subscriptions of this process, and their notifications. ``opened`` opens the ledger.
 
-    At most ``most`` at once, and ``share`` of one owner, so that no owner can take all.
+    There are at most ``most`` subscriptions at once, and at most ``share`` for each owner, so that
+    no owner can use all of them.
     """
 
     def __init__(self, opened: OpenLedger, most: int, share: int) -> None:

@@ -1,4 +1,4 @@
-"""Links that log a browser in at the Prefect server of this home's `daybook up`."""
+"""Login links: they log a browser in to the Prefect server of this home's `daybook up`."""
 
 from __future__ import annotations
 

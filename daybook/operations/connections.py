@@ -2,7 +2,7 @@
 
 ::
 
-    connected ──► waits for a head ──► request: receive body, answer ──► waits for a head …
+    connected ──► waits for a head ──► request: receive body, respond ─► waits for a head …
                   `HEAD_TIMEOUT_…`         `BODY_TIMEOUT_SECONDS` for the body,
                   `MAX_WAITING_…`          `WRITE_TIMEOUT_SECONDS` for a client that does not read,
                                            `MAX_REQUESTS`, `MAX_REQUESTS_PER_PEER` (else 503)
@@ -36,7 +36,7 @@ HEAD_TIMEOUT_SECONDS = 10.0
 BODY_TIMEOUT_SECONDS = 30.0
 """Time for the body of a request, from its head on."""
 WRITE_TIMEOUT_SECONDS = 60.0
-"""Time after which a client that does not read its answer is cut off, once buffers are full."""
+"""Time after which a client that does not read its response is cut off, once buffers are full."""
 TCP_USER_TIMEOUT_SECONDS = 60
 """Time after which a peer that acknowledges nothing is cut off, if the system supports it."""
 KEEP_ALIVE_SECONDS = 75
@@ -95,7 +95,7 @@ class SlowClientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Start the write timer: the client does not read its answer."""
+        """Start the write timer: the client does not read its response."""
         super().pause_writing()
         if self._write_timer is None:
             self._write_timer = self.loop.call_later(self.unread, self.transport.abort)

@@ -7,7 +7,7 @@
                  ▼
             one query for all requests ── within `ANSWER_TIMEOUT_SECONDS` ──► its snapshot
                  ├── too slow once ──► the snapshot of the query before
-                 └── twice in a row ──► LedgerUnreachable; the query goes on, and no other starts
+                 └── twice in a row ──► LedgerUnreachable; the query continues, and no other starts
 
 The query runs in a thread of its own, so neither a ledger that hangs nor a thousand overdue jobs
 delay an answer, and it never runs twice at once. The outcome of a job's runs concerns its owner: a

@@ -71,7 +71,7 @@ class UpRecord:
         self._save()
 
     def set_ledger(self, ledger: InUse) -> None:
-        """Record the ledger in use: no other one may be created in its place beside this `up`."""
+        """Record the ledger in use: no other ledger may replace it while this `up` runs."""
         self.ledger = ledger.as_json()
         self._save()
 

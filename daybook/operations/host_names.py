@@ -1,6 +1,6 @@
 """Allowed `Host` and `Origin` names of our own HTTP servers.
 
-A browser on this machine visits untrusted pages. CORS hides answers from such a page, unless its
+A browser on this machine visits untrusted pages. CORS hides responses from such a page, unless its
 owner points a name of his to 127.0.0.1, which makes it the same origin: so the `Host` has to be one
 of our names. An address cannot be pointed elsewhere, and a server that listens on several addresses
 accepts any.

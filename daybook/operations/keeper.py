@@ -54,4 +54,4 @@ async def _report(keeper: Keeper, say: Callable[[str], None]) -> None:
         await keeper.leadership.wait_until_leading()
         say("Keeper leads")
         await keeper.leadership.wait_until_not_leading()
-        say("Keeper stands by: another keeper leads")
+        say("Keeper on standby: another keeper leads")

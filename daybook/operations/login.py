@@ -238,7 +238,7 @@ def _with_credential(message: Any, credential: str) -> Any:
 
 
 def _with_policy(send: Send) -> Send:
-    """Wrap ``send``: the page of the answer may then connect to this machine only."""
+    """Wrap ``send``: the page of the response may then connect to this machine only."""
 
     async def changed(message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -250,10 +250,10 @@ def _with_policy(send: Send) -> Send:
 
 
 def _without_password(send: Send, host: str) -> Send:
-    """Wrap ``send`` for Prefect's answer about its UI, which then asks for no password.
+    """Wrap ``send`` for Prefect's response about its UI, which then asks for no password.
 
-    The answer also names the API by ``host`` if that is this machine: the cookie is valid for that
-    name alone.
+    The response also names the API by ``host`` if that is this machine: the cookie is valid only
+    for that name.
     """
     start: dict[str, Any] = {}
     body = bytearray()

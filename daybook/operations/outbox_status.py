@@ -60,7 +60,7 @@ class OutboxStatus:
                 "outbox",
                 f"delivery to {each['lane'].removeprefix('channel:')} failed {each['failures']} "
                 f"times in a row, {self._next_attempt(each['paused_until'])}: {each['error']}",
-                "check that it answers; daybook callbacks retry ID sends one at once",
+                "check that it responds; daybook callbacks retry ID sends one at once",
             )
             for each in self.health["paused"]
         ]

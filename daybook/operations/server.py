@@ -29,7 +29,7 @@ DAY_SECONDS = 24 * 60 * 60
 POLL_INTERVAL_SECONDS = 0.1
 PROGRESS_INTERVAL_SECONDS = 1.0
 """Interval between two reports of a wait; `cli.output` shows it less often if the output
-is no terminal."""
+is not a terminal."""
 EXIT_PORT_TAKEN = os.EX_TEMPFAIL
 """The server's exit code if its port is taken."""
 EXIT_UNGUARDED = os.EX_SOFTWARE
@@ -139,7 +139,7 @@ async def wait_until_healthy(
     child: children.Child | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> None:
-    """Wait until the server answers `GET /health` with 200.
+    """Wait until the server responds to `GET /health` with 200.
 
     ``progress`` is called with the seconds waited so far, every `PROGRESS_INTERVAL_SECONDS`. Raises
     `PrefectUnreachable` after ``within`` seconds. If ``child`` is the server's process, raises
@@ -153,7 +153,7 @@ async def wait_until_healthy(
     async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
         while (waited := time.monotonic() - started) < within:
             if child is not None and child.exit_code is not None:
-                why = f"it ended with code {child.exit_code}\n{child.tail()}"
+                why = f"it exited with code {child.exit_code}\n{child.tail()}"
                 break
             try:
                 response = await client.get(f"{api_url}/health")
@@ -250,7 +250,7 @@ Install the versions in requirements.lock (in a clone: make install), or run
 def listen(port: int) -> socket.socket:
     """Return a listening socket on ``port``; exit this process if the port is taken."""
     # With its protocol named: asyncio disables Nagle's delay only for a socket known to be TCP.
-    # Otherwise an answer in two parts waits 40 ms for the client's acknowledgement of the first.
+    # Otherwise a response in two parts waits 40 ms for the client's acknowledgement of the first.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

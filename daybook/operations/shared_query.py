@@ -11,14 +11,14 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 MAX_ANSWER_AGE_SECONDS = 60.0
-"""Age from which an answer is not returned again, however slow the next query is."""
+"""Age from which a result is not returned again, however slow the next query is."""
 
 
 class SharedQuery(Generic[T]):
     """The result of ``query``, returned again for ``fresh`` seconds, even if it is an error.
 
-    One query serves all concurrent callers. If it is too slow for a caller once, the last answer is
-    returned again, because load on a machine is no reason for an alarm. Twice in a row is.
+    One query serves all concurrent callers. If it is too slow for a caller once, the last result is
+    returned again, because a machine under load is not a reason for an alarm. Twice in a row is.
     """
 
     def __init__(self, query: Callable[[], Awaitable[T]], fresh: float) -> None:
@@ -76,7 +76,7 @@ def _retrieve_exception(task: asyncio.Task[Any]) -> None:
 
 
 class LoopThread:
-    """An event loop in its own thread, so that computing there delays no answer of this loop."""
+    """An event loop in its own thread, so that computing there delays no response of this loop."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()

@@ -39,8 +39,8 @@ async def supervise(
             if time.monotonic() - started >= MAX_RESTART_DELAY_SECONDS:
                 wait = pause
             say(
-                f"The {child.name} ended with code {code}; restarting it in {wait:g} s; its log is "
-                f"{child.log}\n{child.tail(5)}".rstrip()
+                f"The {child.name} exited with code {code}; restarting it in {wait:g} s; its log "
+                f"is {child.log}\n{child.tail(5)}".rstrip()
             )
             restarted: Child | None = None
             while restarted is None:

@@ -324,7 +324,8 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> s
 async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     """Show each run that ends after ``since``, until cancelled.
 
-    While the ledger is unreachable nothing is shown; runs that end meanwhile are shown afterwards.
+    While the ledger is unreachable nothing is shown; runs that end in the meantime are shown
+    afterwards.
     """
     cursor, shown = since, set[str]()
     pause = POLL_INTERVAL_SECONDS

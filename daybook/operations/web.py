@@ -26,7 +26,7 @@ from daybook.operations.home_lock import UpRecord
 from daybook.processes import children
 
 START_TIMEOUT_SECONDS = 30.0
-"""Timeout of a new child's first answer."""
+"""Timeout of a new child's first response."""
 BACKLOG = 128
 
 
@@ -132,7 +132,7 @@ async def _start_answering(home: Home, listener: socket.socket, record: UpRecord
 
 
 async def _wait_for_answer(child: children.Child, port: int) -> None:
-    """Wait for any answer of ``child``; raise `DaybookError` if it ends or is too slow."""
+    """Wait for any response of ``child``; raise `DaybookError` if it ends or is too slow."""
     answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
     try:
         await asyncio.wait(

@@ -42,8 +42,8 @@ def command(
     name: str | None = None,
     once: bool = False,
 ) -> list[str]:
-    """Return the command line of a worker; without ``name`` its name differs from that of
-    `up`'s.
+    """Return the command line of a worker; without ``name`` its name differs from
+    the name of `up`'s worker.
     """
     # -P: do not import another `daybook` from the current folder, such as another checkout.
     arguments = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
@@ -154,6 +154,8 @@ async def wait_until_online(
             return heartbeat
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
     problem = (
-        "sends no heartbeat" if child.exit_code is None else f"ended with code {child.exit_code}"
+        "is not sending heartbeats"
+        if child.exit_code is None
+        else f"exited with code {child.exit_code}"
     )
     raise PrefectUnreachable(str(client.api_url), f"the worker {problem}\n{child.tail()}")

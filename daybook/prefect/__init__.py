@@ -9,7 +9,7 @@ the losing values, `deployment` reads and writes one deployment, `reconcile_job`
 `reconcile` all of them, with a `report`. `deployments` lists all deployments in few requests, and
 `fingerprints` lets the next pass skip jobs that still agree. `instances` knows whether this is
 the Prefect in which the deployments were made: if so, a missing one was deleted there, else it
-has to be made again. `adoption` makes jobs of deployments of our flows that somebody else made.
+has to be recreated. `adoption` makes jobs of deployments of our flows that somebody else made.
 
 Runs: `state_mirror` shows outcomes in Prefect, `ended_runs` reads ends from it, `scheduled_runs`
 gives waiting rows their Prefect runs, `stale_runs` handles runs without a process, `corrections`

@@ -29,7 +29,7 @@ _UNAVAILABLE_CODES = {
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.GATEWAY_TIMEOUT,
 }
-"""Status codes in place of a Prefect that is away, too busy, or denies us access."""
+"""Status codes that show that Prefect is unreachable, is too busy, or denies us access."""
 
 
 @asynccontextmanager
@@ -92,9 +92,10 @@ def unauthorized_error(address: str) -> PrefectRefused:
 
 
 def is_job_error(error: Exception) -> bool:
-    """Return whether the error may concern one job only, so that the others go on.
+    """Return whether the error may concern one job only, so that the others continue.
 
-    It does not if Prefect or the ledger is away, or if the caller must stop (`DaybookError`).
+    It does not if Prefect or the ledger is unreachable, or if the caller must stop
+    (`DaybookError`).
     """
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code not in _UNAVAILABLE_CODES

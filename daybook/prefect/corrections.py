@@ -41,11 +41,11 @@ log = logging.getLogger(__name__)
 BEFORE_CHANGE_WINDOW = timedelta(days=2)
 """How long before a clock change the comparison begins."""
 AFTER_CHANGE_WINDOW = timedelta(hours=3)
-"""How long after a clock change it goes on."""
+"""How long after a clock change it continues."""
 COMPARISON_INTERVAL = timedelta(minutes=30)
 """How long after its last comparison an unchanged job is compared again."""
 QUEUED_AHEAD_WINDOW = timedelta(minutes=50)
-"""A due time this near is queued by now, if ever: Prefect queues an hour ahead."""
+"""A due time this near is already queued, if ever: Prefect queues an hour ahead."""
 WORKER_GRACE = timedelta(minutes=1)
 """Due times this near are left to the workers, which may have fetched the run already."""
 MAX_JOBS_PER_PASS = 20

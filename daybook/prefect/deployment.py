@@ -1,7 +1,7 @@
 """Reads and writes of one job's deployment in Prefect.
 
 An existing deployment is patched, and only in the fields that differ. That keeps the ids of its
-schedules (an open page of the UI goes on working, and a queued due time is not queued twice), the
+schedules (an open page of the UI keeps working, and a queued due time is not queued twice), the
 schedules that are not ours, and everything that only Prefect knows, such as its concurrency limit.
 Only the removal of our schedule posts the deployment again, because deleting a schedule by itself
 would delete late runs too.
@@ -222,7 +222,7 @@ async def _update(
 
 
 async def delete(client: PrefectClient, deployment_id: str) -> None:
-    """Delete it; a deployment that is gone already is no error."""
+    """Delete it; a deployment that is already gone is not an error."""
     from prefect.exceptions import ObjectNotFound
 
     try:

@@ -1,14 +1,14 @@
 """Three-way comparison of one job: a pure function.
 
-Field by field, with L the ledger's value, B the last agreement's, P Prefect's:
+Each field is compared: L is its value in the ledger, P in Prefect, and B at the last agreement.
 
 =====================  ==============================================================
 L = P                  nothing
 L = B, P differs       **import**: it was edited in Prefect
-L = B, P is foreign    **import**: a schedule that no job can express stays Prefect's own, so the
-                       job is on demand from then on; if it is already, nothing
+L = B, P is foreign    **import**: a schedule that no job can express stays Prefect's own, and the
+                       job becomes on demand; nothing if it already is
 P = B, L differs       it was changed in the ledger: sent, like all differences after the import
-all differ             **conflict**: the ledger's value is sent, the other one reported
+all differ             **conflict**: the ledger's value is sent, and Prefect's value is reported
 no B (the agreement    **conflict** in all fields that differ
 is unknown)
 no P                   nothing to compare: the deployment is created

@@ -186,8 +186,8 @@ async def make_wait(
 ) -> flow_runs.StateChange:
     """Make ``run``, which carries a waiting row, wait in Prefect until ``until`` (UTC).
 
-    If the run was ended in Prefect meanwhile, the ledger records that. If an outcome was recorded
-    in the ledger meanwhile, Prefect shows it.
+    If the run was ended in Prefect in the meantime, the ledger records that. If an outcome was
+    recorded in the ledger in the meantime, Prefect shows it.
     """
     change = await flow_runs.change_state(client, run, states.waiting_state(until, why))
     recorded = None
@@ -210,7 +210,7 @@ async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRu
 async def rows_of_flow_runs(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str, RunRow]:
     """Return the rows of these flow runs by flow run id.
 
-    A flow run's row is the live one, or that of its last start.
+    A flow run's row is the live row, or the row of its last start.
     """
     if not flow_run_ids:
         return {}

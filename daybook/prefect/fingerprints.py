@@ -1,4 +1,4 @@
-"""Fingerprints of the jobs at the last pass, so that the next one skips them. In memory only."""
+"""Fingerprints of the jobs, in memory only: the next pass skips the jobs that are unchanged."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def is_run_error(error: PrefectHTTPStatusError) -> bool:
 async def read(
     client: PrefectClient, flow_run_ids: Iterable[str | None], states: Collection[StateType] = ()
 ) -> dict[str, FlowRun]:
-    """Return those of these flow runs that exist, by id; ``states`` filters them if given."""
+    """Return the existing ones among these flow runs, by id; ``states`` filters them if given."""
     ids = list(dict.fromkeys(each for each in flow_run_ids if each))
     runs: dict[str, FlowRun] = {}
     for start in range(0, len(ids), PAGE_SIZE):

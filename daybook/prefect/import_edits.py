@@ -34,7 +34,7 @@ async def import_edits(
     """Import the fields that were edited in Prefect: one revision for the time of each edit.
 
     The losing values of a conflict are kept in the same transaction, because afterwards only the
-    ledger has them. Returns None if the job was changed in the ledger meanwhile.
+    ledger has them. Returns None if the job was changed in the ledger in the meantime.
     """
     observed = projection.of_deployment(found)
     edits = _edits(found, todo.pull, ledger.now())

@@ -66,7 +66,7 @@ async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> lis
     async with ledger.write() as session:
         server = PrefectServer(pool_id, without_user, holder, ledger.now())
         for each in await _all(session):
-            # The same location with another id: its pool was deleted and made again.
+            # The same location with another id: its pool was deleted and recreated.
             if each.seen_at < server.seen_at - _RETENTION_AGE or each.place == server.place:
                 await _delete(session, each)
         value = {"api_url": server.api_url, "holder": holder, "seen_at": server.seen_at.isoformat()}

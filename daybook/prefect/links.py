@@ -29,7 +29,7 @@ DELETED_REASON = "its deployment was deleted in Prefect"
 """Why a job is disabled that was not removed in Daybook."""
 TAKEN_REASON = "its deployment belongs to another Daybook now"
 REMOVAL_GRACE = timedelta(minutes=1)
-"""How long after a removal a pass that had begun before it may still see the deployment."""
+"""How long after a removal a pass that had started before it may still see the deployment."""
 
 _POOL_KEY = "pool"
 
@@ -270,7 +270,7 @@ async def record_deployment_id(
 
 
 async def change_slug(session: AsyncSession, job_id: str, slug: str) -> None:
-    """Give the job another slug before its deployment is made: Prefect has one of that name."""
+    """Give the job another slug before its deployment is made: Prefect has one with this name."""
     row = await session.get(JobRow, job_id)
     if row is not None:
         row.slug = slug

@@ -104,7 +104,7 @@ def own_schedule(found: DeploymentResponse) -> DeploymentSchedule | None:
 
 
 def unmanaged_schedule_ids(found: DeploymentResponse) -> frozenset[str]:
-    """Return the ids of the schedules that stay Prefect's own, whose due times are no job's."""
+    """Return the ids of the schedules that stay Prefect's own: their due times belong to no job."""
     ours = own_schedule(found)
     return frozenset(
         str(each.id)

@@ -52,10 +52,10 @@ async def reconcile_all(
 ) -> ReconcileReport:
     """Reconcile all jobs, one after the other; a second call writes nothing.
 
-    A job that Prefect refuses, or that cannot be compared, is reported, and the others go on. The
-    error is raised only if Prefect or the ledger is away. Jobs that are unchanged since ``seen``
-    recorded their agreement are skipped. After ``most_seconds`` no further job is begun, and the
-    report counts the rest.
+    A job that Prefect refuses, or that cannot be compared, is reported, and the others continue.
+    The error is raised only if Prefect or the ledger is unreachable. Jobs that are unchanged since
+    ``seen`` recorded their agreement are skipped. After ``most_seconds`` no further job is started,
+    and the report counts the rest.
     """
     report, end = ReconcileReport(), time.monotonic() + most_seconds
     await delete_leftover_deployments(ledger, client, report)
@@ -140,7 +140,7 @@ class _Reconciler:
             return
         if self._has_failed_recently(stored, entry):
             return
-        # The list may be outdated by now: read again before anything is written.
+        # The list may already be outdated: read again before anything is written.
         reconciled = await reconcile_by_id(self.ledger, self.client, stored.id, self.report)
         if reconciled is not None and records.is_without_deployment(reconciled.row):
             self.seen.agreed(reconciled, None)
@@ -179,7 +179,7 @@ class PrefectReconciler:
             return projection.unmanaged_schedule_ids(existing) if existing else frozenset()
 
     async def recognise(self, deployment_id: str) -> None:
-        """Record the job of one of our deployments whose id a crash kept out of the ledger."""
+        """Record the id of one of our deployments that a crash kept out of the ledger."""
         async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
             existing = await deployment.read(client, deployment_id)
             if existing is None or not deployment.is_ours(existing, ledger.id):

@@ -6,14 +6,14 @@
     ───────────────────────────  ────────────────────────────────────────────────────────────────
     present                      compared (`daybook.prefect.diff`): edits imported, or written
     another ledger's by its tag  the job is disabled
-    gone, and made again by      adopted as the job's
-    hand, under the same name
+    gone, and recreated by hand  adopted as the job's
+    under the same name
     gone, from this Prefect      the job is disabled, unless it was enabled in Daybook since
-    gone, in another Prefect     made again
-    missing by agreement         made when the job is enabled, or needs it for a run
+    gone, in another Prefect     recreated
+    missing by agreement         created when the job is enabled, or when it needs one for a run
 
-Imported edits, and values about to be lost, are in the ledger before anything is written to
-Prefect.
+Edits made in Prefect, and values that a conflict will overwrite, are recorded in the ledger before
+anything is written to Prefect.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def reconcile_job(
         report_unmanaged(stored, found, report)
         if difference.pull or difference.conflicts:
             pulled = await import_edits(ledger, stored, found, difference, report)
-            if pulled is None:  # changed in the ledger meanwhile: compare again
+            if pulled is None:  # changed in the ledger in the meantime: compare again
                 return await reconcile_by_id(ledger, client, stored.id, report) or stored
             if difference.conflicts:
                 report.conflict(stored.job.name, difference.conflicts)
@@ -202,7 +202,7 @@ async def _find_replacement(
 async def _needs_deployment(
     ledger: Ledger, client: PrefectClient, stored: StoredJob, report: ReconcileReport
 ) -> bool:
-    """Return whether a missing deployment must be made again.
+    """Return whether a missing deployment must be recreated.
 
     It is if it was not deleted in Prefect, or the job was enabled since.
     """
@@ -288,5 +288,5 @@ async def _find_unrecorded(ledger: Ledger, client: PrefectClient, row: JobRow) -
     async with ledger.write() as session:
         await records.record_deployment_id(session, row.kind, row.slug, str(existing.id))
         stored = await store.get(session, row.id)
-        # Otherwise a live job of that name has it.
+        # Otherwise a live job with this name has it.
         return stored.row.deployment_id if stored is not None else None

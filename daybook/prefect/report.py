@@ -20,7 +20,7 @@ class ReconcileReport:
     Prefect refuses or that cannot be compared, each with the reason.
 
     ``observed`` are the ids of the jobs whose edits, made in Prefect before the reconciliation
-    began, are all in the ledger; ``left`` counts the jobs for which there was no time.
+    started, are all in the ledger; ``left`` counts the jobs for which there was no time.
     """
 
     created: list[str] = field(default_factory=list)
@@ -46,11 +46,11 @@ class ReconcileReport:
     def conflict(self, name: str, losing: dict[str, Any]) -> None:
         """Report that both sides changed these fields; ``losing`` are Prefect's values."""
         self.conflicts[name] = losing
-        words = f"changed here and in Prefect, the ledger's values stay: {', '.join(losing)}"
+        words = f"changed in the ledger and in Prefect; keeping the ledger's {', '.join(losing)}"
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})
 
     def add_remade(self, name: str) -> None:
-        """Report that it is made again, in another Prefect or after a deletion."""
+        """Report that it is recreated, in another Prefect or after a deletion."""
         self.remade.append(name)
         words = "it has no deployment in this Prefect; creating one"
         log.warning("%s: %s", name, words, extra={"action": "sync_remade"})

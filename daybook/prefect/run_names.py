@@ -94,14 +94,14 @@ def new_name(given: str, wanted: str) -> str | None:
 
 
 async def rename_run(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
-    """Rename ``run``, with one request if its name differs; return whether there was one."""
+    """Rename ``run`` if its name differs; return whether a request was sent."""
     name = new_name(run.name, wanted)
     if name is None:
         return False
     try:
         await client.update_flow_run(run.id, name=name)
     except ObjectNotFound:
-        return True  # deleted meanwhile
+        return True  # deleted in the meantime
     run.name = name
     return True
 
@@ -148,9 +148,9 @@ class NamingState:
 async def name_runs(
     ledger: Ledger, client: PrefectClient, memory: NamingState, *, most_seconds: float = 3.0
 ) -> int:
-    """Name new runs for about ``most_seconds``; return how many were named.
+    """Name new runs, for at most about ``most_seconds``; return how many were named.
 
-    The next pass names the rest. A run that was named or deleted meanwhile is no error.
+    The next pass names the rest. A run that was named or deleted in the meantime is not an error.
     """
     deadline = time.monotonic() + most_seconds
     await _read_new(client, ledger_tag(ledger.id), memory)

@@ -22,7 +22,7 @@ This implements promise 11 (each waiting row has exactly one scheduled Prefect r
 By the key, two processes, or a second attempt after a crash, get the same run. It also returns an
 ended run: then the next number is used. Before a run is moved the row is read again, and afterwards
 the replaced state: a state that was set in between is not lost (`flow_runs.change_state`). A run
-that was started in between goes on under a wrong state until it ends: no other process gets the
+that was started in between continues under a wrong state until it ends: no other process gets the
 claim on its row.
 """
 
@@ -68,7 +68,7 @@ class EnsureResult:
     """Ids of the flow runs that were moved and made, and the number of rows left without one.
 
     These are rows without a deployment, rows that Prefect refuses, and rows that were changed
-    meanwhile; the next pass tries again.
+    in the meantime; the next pass tries again.
     """
 
     moved: list[str] = field(default_factory=list)

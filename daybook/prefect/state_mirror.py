@@ -76,7 +76,7 @@ async def mirror_run(ledger: Ledger, client: PrefectClient, run_id: str) -> Mirr
 async def mirror_rows(
     ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow]
 ) -> MirrorResult:
-    """Mirror those of ``rows`` that have ended and are still marked."""
+    """Mirror the ``rows`` that have ended and are still marked."""
     done = MirrorResult()
     rows = [row for row in rows if row.unmirrored and row.state in TERMINAL]
     if not rows:
@@ -121,7 +121,7 @@ async def _with_runs(
     jobs: Mapping[str | None, StoredJob],
     done: MirrorResult,
 ) -> list[RunRow]:
-    """Return those of ``rows`` that have a Prefect run, after making one for the others."""
+    """Return the ``rows`` with a Prefect run, after making one for the others."""
     with_runs = list[RunRow]()
     for row in rows:
         if row.flow_run_id is not None:
@@ -198,7 +198,7 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
         newest = await session.get(RunRow, row.id)
     if newest is None or not newest.unmirrored or newest.finished_at != row.finished_at:
         return False  # another process did it, or the outcome was corrected
-    with suppress(ObjectNotFound):  # deleted meanwhile: there is no run to show it
+    with suppress(ObjectNotFound):  # deleted in the meantime: there is no run to show it
         await client.set_flow_run_state(run.id, states.of_row(row), force=True)
     log.info(
         "set %s to %s in Prefect, as in the ledger",
@@ -211,6 +211,6 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
 
 
 async def _clear_marks(ledger: Ledger, rows: Sequence[RunRow]) -> None:
-    # An outcome that was recorded meanwhile is later, and its row keeps the mark.
+    # An outcome that was recorded in the meantime is later, and its row keeps the mark.
     last = max((row.finished_at for row in rows if row.finished_at), default=None)
     await marks.clear_marks(ledger, [row.id for row in rows], last)

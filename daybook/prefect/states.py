@@ -125,7 +125,7 @@ async def suspend_flow_run(
 ) -> NoReturn:
     """Make this flow run wait in Prefect until ``until`` (UTC), and leave it.
 
-    If ``ledger`` is given, an outcome that was recorded meanwhile replaces the waiting state
+    If ``ledger`` is given, an outcome that was recorded in the meantime replaces the waiting state
     (`show_recorded_outcome`). Raises Prefect's `Abort`, which ends the process and leaves the state
     as it is.
     """

@@ -54,7 +54,7 @@ async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunR
     """Record the Prefect run that was made for a marked run without one.
 
     Returns the row as it is then; returns None, and writes nothing, if the row is not marked any
-    more. If a claim has recorded another Prefect run meanwhile, that one stays.
+    more. If a claim has recorded another Prefect run in the meantime, that one stays.
     """
     async with ledger.write() as session:
         row = await session.get(RunRow, run_id)

@@ -30,7 +30,7 @@ MAX_DEPLOYMENTS_READ = 200
 class WorkPool:
     """State of the work pool. ``workers`` are those online: `{"name", "last_heartbeat", "ours"}`.
 
-    ``type`` is empty if there is no pool. ``has_ours`` says whether jobs of this ledger are in it;
+    ``type`` is empty if there is no pool. ``has_ours`` is True if jobs of this ledger are in it;
     ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names the pool and those
     of its queues that are paused in Prefect.
     """
@@ -142,9 +142,9 @@ async def check_ledger(client: PrefectClient, pool: str, ledger_id: str) -> None
 
 
 def is_own_worker(name: str, *, shared: bool) -> bool:
-    """Return whether a worker of this name works for this home.
+    """Return whether a worker with this name works for this home.
 
-    ``shared`` says whether other ledgers have jobs in the pool. Prefect does not know a worker's
+    ``shared`` is True if other ledgers have jobs in the pool. Prefect does not know a worker's
     home. `Home.worker_name` is made from machine and home. A worker with another name, or on
     another machine, counts as ours while the pool has only our jobs.
     """

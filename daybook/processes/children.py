@@ -46,7 +46,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; minus the number of the signal that ended it."""
+        """Return the exit code: None while it runs, and -N if signal N ended it."""
         return self._running.returncode
 
     async def wait(self) -> int:
@@ -92,7 +92,7 @@ def read_tail(log: Path, begins: int, lines: int = 20) -> str:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             if begins > size:
-                begins = 0  # the log was cut meanwhile
+                begins = 0  # the log was truncated after that
             file.seek(max(begins, size - 64_000))
             text = file.read().decode(errors="replace")
     except OSError:

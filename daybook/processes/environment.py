@@ -96,7 +96,7 @@ def redact_values(text: str, environment: Mapping[str, str]) -> str:
 
 
 def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return ``text`` for an answer: the values of secret names are replaced by the names."""
+    """Return ``text`` with the values of secret variables replaced by the variables' names."""
     return _redacted(text, {k: v for k, v in environment.items() if _SECRET.search(k)})
 
 

@@ -73,7 +73,7 @@ class Group:
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         _until_exit(self.number)
-        with suppress(RuntimeError):  # the loop was closed meanwhile
+        with suppress(RuntimeError):  # the loop was closed in the meantime
             loop.call_soon_threadsafe(self.exited.set)
 
     async def end(self) -> None:
@@ -130,7 +130,7 @@ def _runs_in(pid: str, group: int) -> bool:
     try:
         stat = (_PROC / pid / "stat").read_text(errors="replace")
     except OSError:
-        return False  # it ended meanwhile
+        return False  # it ended in the meantime
     # pid (name) state parent group …; the name may contain anything.
     state, _parent, its_group = stat.rpartition(")")[2].split()[:3]
     return int(its_group) == group and state not in "ZX"

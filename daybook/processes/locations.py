@@ -74,12 +74,12 @@ def temporary_folder(prefix: str) -> Iterator[str]:
 
 
 def remove_abandoned() -> int:
-    """Remove the folders of this user whose makers were killed; return their number."""
+    """Remove this user's folders whose creators were killed; return the number removed."""
     swept = 0
     for each in Path(tempfile.gettempdir()).glob(f"{_NAMES}*{LOCKED_SUFFIX}"):
         try:
             lock = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # another user's, or removed meanwhile
+        except OSError:  # another user's, or removed in the meantime
             continue
         try:
             if os.fstat(lock).st_uid == os.getuid() and _locked(lock):

@@ -51,7 +51,7 @@ class TailPipe(Pipe):
 
 
 class InputPipe(Pipe):
-    """Standard input. A program may close it early or never read it: that is no error."""
+    """Standard input. A program may close it early or never read it: that is not an error."""
 
 
 async def attach(
@@ -83,7 +83,7 @@ async def attach(
 async def connect(
     child: subprocess.Popen[bytes], output: Pipe, errors: Pipe, feed: InputPipe, data: bytes
 ) -> None:
-    """Connect the pipes as `attach`, and write ``data`` as fast as it is read."""
+    """Connect the pipes as `attach` does, and write ``data`` as fast as the child reads it."""
     _, writer = await attach(child, output, errors, feed)
     if writer is not None:
         # Not in `connection_made`: closed there, the transport would leave its file descriptor

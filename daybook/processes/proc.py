@@ -94,7 +94,7 @@ def process_tree(head: Process) -> list[Process]:
 def send_signal(processes: Iterable[Process], number: signal.Signals) -> None:
     """Send ``number`` to the processes that still exist and that this user may signal.
 
-    A process of another user, such as a command with more rights, is skipped.
+    A process of another user, such as a command with more privileges, is skipped.
     """
     for process in processes:
         if find(process.pid, process.started) is not None:
@@ -124,7 +124,7 @@ async def end(head: Process, grace: float) -> None:
 
 
 async def kill(members: Iterable[Process], within: float = 5.0) -> None:
-    """Send SIGKILL to ``members`` that still live and to all processes that they started meanwhile.
+    """Send SIGKILL to ``members`` that still live and to all processes that they have started.
 
     Processes that still live after ``within`` seconds are left, and logged.
     """

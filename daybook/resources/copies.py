@@ -76,9 +76,9 @@ async def key(session: AsyncSession, home: Home) -> Key | None:
 
 
 async def get_or_create_key(session: AsyncSession, home: Home) -> Key:
-    """Return the key for a new copy, in a write transaction; create it for the first copy.
+    """Return the key for a new copy; create it for the first copy. Call in a write transaction.
 
-    Raises like `key`, and OSError if the file cannot be created.
+    Raises the same errors as `key`, and OSError if the file cannot be created.
     """
     ledger_key = await key(session, home)
     if ledger_key is None:

@@ -75,8 +75,8 @@ def read_key(file: Path) -> Key | None:
 def read_or_create_key(file: Path) -> Key:
     """Return the key in ``file``; create the file if it does not exist.
 
-    Raises like `read_key`, and OSError. If several processes create it at once, all get the
-    same key.
+    Raises the same errors as `read_key`, and OSError. If several processes create it at once, all
+    get the same key.
     """
     key = read_key(file)
     if key is None:

@@ -102,7 +102,7 @@ async def reconcile(
     *,
     only: str | None = None,
 ) -> MirrorReport:
-    """Compare all documents of these types with their copies; with ``only``, those of that name.
+    """Compare all documents of these types with their copies; ``only`` selects one name.
 
     Registers the block types first if Prefect lacks one. A second pass changes nothing. Errors of
     an unreachable Prefect or ledger propagate.
@@ -221,7 +221,7 @@ class _Pass:
     async def _copy(
         self, news: Sequence[_Document], rows: Mapping[DocumentRef, BlockCopyRow], key: Key | None
     ) -> None:
-        """Copy those of ``news`` that differ from their copy, and record the equal ones."""
+        """Copy the documents in ``news`` that differ from their copy, and record the equal ones."""
         differing: list[_Document] = []
         for start in range(0, len(news), _PAGE):
             ids = [each.id for each in news[start : start + _PAGE]]
@@ -248,7 +248,7 @@ class _Pass:
                 ref = document.ref
                 before = copies.version(rows.get(ref))
                 if copies.version(await copies.get(session, ref)) != before:
-                    continue  # written or removed meanwhile: the next pass compares it
+                    continue  # written or removed in the meantime: the next pass compares it
                 new = await copies.put(
                     session, ref, document.type_id, document.data, key=key, now=self.ledger.now()
                 )
@@ -263,7 +263,7 @@ class _Pass:
         """Handle a copy whose document was not in the list."""
         ref, of = (row.slug, row.name), self.types[row.slug]
         if await of.find(self.client, row.name) is not None:
-            return  # created meanwhile, or missed between two pages
+            return  # created in the meantime, or missed between two pages
         # Read the type after the document: the type is then of this Prefect or a newer one.
         try:
             registered = await of.registered_type(self.client)
@@ -304,7 +304,7 @@ class _Pass:
             current = await copies.get(session, ref)
             if copies.version(current) == copies.version(row) and current is not None:
                 current.type_id = str(known.type_id)
-        if current is None:  # removed meanwhile
+        if current is None:  # removed in the meantime
             await self.client.delete_block_document(document_id)
             return
         self.report.restored.append(self.word(ref))

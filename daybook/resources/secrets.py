@@ -100,12 +100,14 @@ class PrefectSecretStore:
         return build(name, document.data)
 
     async def _refuse_prefect_secret(self, name: str) -> None:
-        """Raise `InvalidInput` if Prefect's own type of secrets has one of this name."""
+        """Raise `InvalidInput` if Prefect's own type of secrets has one with this name."""
         from prefect.exceptions import ObjectNotFound
 
         with suppress(ObjectNotFound):
             await self._client.read_block_document_by_name(name, "secret", include_secrets=False)
-            problem = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
+            problem = (
+                f'"{name}" is one of Prefect\'s own Secret blocks, which are bound to no hosts'
+            )
             raise InvalidInput(
                 "secret", problem, f'create a block of the type "{STORE.title}" instead'
             )

@@ -142,7 +142,7 @@ class BlockStore(Generic[Model]):
     async def find(
         self, client: PrefectClient, name: str, *, include_secrets: bool = False
     ) -> BlockDocument | None:
-        """Return the document of that name, or None."""
+        """Return the document with this name, or None."""
         from prefect.exceptions import ObjectNotFound
 
         try:
@@ -155,7 +155,7 @@ class BlockStore(Generic[Model]):
     async def read(
         self, client: PrefectClient, name: str, *, include_secrets: bool = False, fix: str = ""
     ) -> BlockDocument:
-        """Return the document of that name; raise `UnknownName` with the names and ``fix``."""
+        """Return the document with this name; raise `UnknownName` with the names and ``fix``."""
         found = await self.find(client, name, include_secrets=include_secrets)
         if found is None:
             raise UnknownName(self.noun, name, await self.names(client), fix)
@@ -194,7 +194,7 @@ class BlockStore(Generic[Model]):
             await _copy(ledger, (self.slug, name), str(block_type_ids.type_id), data)
 
     async def remove(self, client: PrefectClient, name: str) -> None:
-        """Delete the document of that name and its copy; raise `NotFound` if neither exists."""
+        """Delete the document with this name and its copy; raise `NotFound` if neither exists."""
         from prefect.exceptions import ObjectNotFound
 
         async with _ledger() as ledger:

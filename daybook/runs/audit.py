@@ -5,7 +5,7 @@
     ────────────────┬──────────────────────────────────┬──────────► time
          audited_until ── due times without a row ── up_to
          claims make no rows             │
-         before this watermark           ├─ put off by hand, off, max runs ► skipped ┐ adjacent ones
+         before this watermark           ├─ skipped by hand, off, max runs ► skipped ┐ adjacent ones
                                          ├─ too late ──────────────────────► missed  ┘ are one row
                                          └─ may still run ─────────────────► waiting
 

@@ -3,7 +3,7 @@
 ::
 
     per run    the smaller of its policy's and its owner's limit, less what its attempts have taken
-    per day    the policy's: attempts of the job that began today, in the zone of the job
+    per day    the policy's: attempts of the job that started today, in the zone of the job
                the owner's: attempts of all jobs of an agent, in the operator's time zone
 
 Tokens granted to runs in progress are reserved: other runs wait for them until those runs have
@@ -122,7 +122,7 @@ def _day(most: int, tz: ZoneInfo, whose: ColumnElement[bool], of: str, now: date
 
 
 async def _used(session: AsyncSession, day: _Day) -> int:
-    """Return what attempts and checks have taken since the day began.
+    """Return what attempts and checks have taken since the day started.
 
     Checks count here if no attempt followed them.
     """

@@ -31,7 +31,7 @@ def parse_due_key(occurrence: str) -> tuple[str, datetime] | None:
 
 
 def request_key(job_id: str, request_id: str) -> str:
-    """Return the key of a requested run; the same request id twice is one run."""
+    """Return the key of a requested run; two requests with the same id share one run."""
     return f"request:{job_id}:{request_id}"
 
 

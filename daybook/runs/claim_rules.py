@@ -79,7 +79,7 @@ async def switched_off(claim: Decision) -> ClaimResult | None:
 
 
 async def no_longer_due(claim: Decision) -> ClaimResult | None:
-    """Skip a due time that an edit removed before it began."""
+    """Skip a due time that an edit removed before it started."""
     if claim.stored is None or not claim.is_timed or claim.row.attempts:
         return None
     if eligibility.is_due(claim.stored.job, claim.row.due):

@@ -42,7 +42,7 @@ MAX_REQUEST_ID_LENGTH = 200
 
 
 async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
-    """Decide about one occurrence, in one transaction under the claim lock."""
+    """Decide whether one occurrence runs, in one transaction under the claim lock."""
     async with ledger.write() as session:
         return await decision.Decision(session, ledger.now(), offer).decide(RULES)
 
@@ -50,7 +50,7 @@ async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
 async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
     """Return the existing grant of this fence, for a process that did not claim the run itself.
 
-    Raises `FenceRefused` if the claim was lost or has begun, `NotFound`.
+    Raises `FenceRefused` if the claim was lost or has started, `NotFound`.
     """
     async with ledger.read() as session:
         row = await rows.get_held(session, run_id, fence)
@@ -127,10 +127,11 @@ async def holder_died(
 ) -> Status:
     """Record that the holder's process group is gone; return the status that the run has now.
 
-    A run that had not begun waits again. One that had begun becomes `unknown`, or waits if its job
-    says `on_lost: rerun` and attempts are left. ``error`` is what is known about the end, such as
-    the last output; ``usage`` is what the attempt took until then. A run that has its outcome keeps
-    it. Raises `FenceRefused` if the claim was lost; the caller's knowledge is kept as evidence.
+    A run that had not started waits again. One that had started becomes `unknown`, or waits if its
+    job says `on_lost: rerun` and attempts are left. ``error`` is what is known about the end, such
+    as the last output; ``usage`` is what the attempt took until then. A run that has its outcome
+    keeps it. Raises `FenceRefused` if the claim was lost; the caller's knowledge is kept as
+    evidence.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -177,10 +178,10 @@ async def retry(
 ) -> Status:
     """End the attempt with ``outcome`` and let the run wait until ``until`` for its next one.
 
-    Returns the status that the run has now. A run that was judged `unknown` meanwhile is not
-    retried: ``outcome`` becomes its outcome. Raises as `finish` does, with evidence, and raises
-    `IllegalTransition` if the run is not running. Calling it again after a commit whose answer was
-    lost changes nothing, whatever has happened to the run since.
+    Returns the status that the run has now. A run that was judged `unknown` in the meantime is not
+    retried: ``outcome`` becomes its outcome. Raises the same errors as `finish`, with evidence, and
+    raises `IllegalTransition` if the run is not running. Calling it again after a commit whose
+    answer was lost changes nothing, whatever has happened to the run since.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, run_id), ledger.now()
@@ -204,7 +205,7 @@ async def retry(
 
 
 async def _is_ended(session: AsyncSession, row: RunRow, fence: int, outcome: Outcome) -> bool:
-    """Return whether the attempt that began with ``fence`` has ended with ``outcome``."""
+    """Return whether the attempt that started with ``fence`` has ended with ``outcome``."""
     query = select(AttemptRow).where(
         col(AttemptRow.run_id) == row.id, col(AttemptRow.fence) == fence
     )

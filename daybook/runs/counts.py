@@ -69,7 +69,7 @@ async def outcomes_since(
 async def failing_jobs(session: AsyncSession, most: int) -> dict[str, int]:
     """Return the ``most`` jobs with the most consecutive failures, by name, with their counts.
 
-    If several owners have a job of that name, the highest count is used.
+    If several owners have a job with this name, the highest count is used.
     """
     times = func.max(col(JobRow.consecutive_failures))
     rows = (

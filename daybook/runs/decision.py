@@ -128,7 +128,7 @@ class Decision:
     async def _continue_waiting(self, row: RunRow) -> None:
         """Act on a waiting row by the revision that it acts with.
 
-        A due time that has not begun follows all edits made before it, including those that were
+        A due time that has not started follows all edits made before it, including those that were
         made, or became known, after its row was.
         """
         stored = await rows.job_of(self.session, row)
@@ -233,7 +233,7 @@ class Decision:
     # --- what the rules do
 
     async def refuse(self, why: str) -> Finished:
-        """End a run that exceeds a limit: skipped, or failed if an attempt was begun."""
+        """End a run that exceeds a limit: skipped, or failed if an attempt was started."""
         row = self.row
         if self.stored is not None:
             claim_limits.log_refusal(row, self.stored, why)

@@ -29,7 +29,7 @@ def skip_reason(
 ) -> str:
     """Return why a due time is skipped; empty if it may run.
 
-    A run that has begun an attempt continues unless its job is disabled.
+    A run that has started an attempt continues unless its job is disabled.
     """
     if (why := job_off_reason(newest)) or attempted:
         return why
@@ -66,9 +66,9 @@ async def max_runs_reason(
 async def uncertain_last_run(
     session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime
 ) -> RunRow | None:
-    """Return the run whose lease has ended and that would be the last of the job's `max_runs`.
+    """Return the claimed run with an expired lease that uses up the job's `max_runs`, if any.
 
-    Its holder has not begun it. If the holder is dead, that run waits again and no longer counts.
+    Its holder has not started it. If the holder is dead, the run waits again and no longer counts.
     """
     max_runs = newest.job.policy.max_runs
     if not max_runs or row.attempts:
@@ -90,7 +90,7 @@ def job_off_reason(newest: StoredJob) -> str:
 
 
 async def _started_runs(session: AsyncSession, job_id: str, run_id: str) -> Sequence[RunRow]:
-    """Return the other runs of the job that have begun, or are claimed, and have not ended."""
+    """Return the other runs of the job that have started, or are claimed, and have not ended."""
     waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
     started = select(RunRow).where(
         col(RunRow.job_id) == job_id,

@@ -15,7 +15,7 @@ from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
 
 RunAndJob = tuple[RunRow, JobRow | None]
-"""A run and its job, which may be archived by now; None for a direct call."""
+"""A run and its job, which may already be archived; None for a direct call."""
 
 
 async def recent(

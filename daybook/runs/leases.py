@@ -2,7 +2,7 @@
 
 ::
 
-    claimed ──holder lost──► waiting   nothing has begun, so it may run again; the fence rises
+    claimed ──holder lost──► waiting   nothing has started, so it may run again; the fence rises
     running ──holder lost─┬► unknown   the effect may have happened, so it is never repeated; the
                           │            fence stays, and its holder may still record the outcome late
                           └► waiting   only if the job says `on_lost: rerun`; the fence rises
@@ -168,10 +168,10 @@ def _grants(row: RunRow) -> int:
 
 
 def start_delay(starts: int) -> timedelta:
-    """Return the delay before the next start, after ``starts`` that came to nothing.
+    """Return the delay before the next start, after ``starts`` starts without an attempt.
 
-    None at first, then longer ones: a run that ends at each start must not be started in a tight
-    loop.
+    The first delay is zero and later ones grow, so that a run whose process dies at each start is
+    not restarted in a tight loop.
     """
     return backoff(FIRST_RESTART_DELAY, starts - 2) if starts > 1 else timedelta(0)
 

@@ -77,8 +77,9 @@ async def extend_range(
 ) -> None:
     """Let ``row``, which had no attempt, include ``count`` more due times, the last at ``due_to``.
 
-    They are adjacent to its own and had the same outcome; ``reason`` replaces that of the whole
-    range. The row is marked `unmirrored`, so that its Prefect run shows the new end of the range.
+    They are adjacent to its own and had the same outcome; ``reason`` becomes the reason of the
+    whole range. The row is marked `unmirrored`, so that its Prefect run shows the new end of the
+    range.
     """
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
     row.reason = reason
@@ -135,7 +136,7 @@ async def update_job(
     if stored is None:
         return False
     job, status, last_due = stored.row, row.state, row.due_to or row.due
-    # A run that never began may be judged long after; a later due time is then the last run.
+    # A run that never started may be judged long after; a later due time is then the last run.
     older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
     if (not late and not older) or job.last_run_id == row.id:
         job.last_run_id, job.last_run_at, job.last_status = row.id, last_due, row.status
@@ -156,7 +157,7 @@ async def update_job(
         # A one-time job fires once, also across a restart. A new time set since is kept.
         why = f"{store.FIRED_REASON}, {row.status}"
     elif stored.job.enabled and store.has_had_all_runs(job, stored.job):
-        why = f"{store.MAX_RUNS_REASON}: it has had its {job.run_count}"
+        why = f"{store.MAX_RUNS_REASON}: the job has used all {job.run_count} of its runs"
     elif stored.job.enabled and status in FAILURES and not late:
         why = _disable_reason(job, policy.pause_after_failures)
     if fired and status is Status.SUCCEEDED and policy.delete_after_run:

@@ -1,4 +1,4 @@
-"""Overdue due times: those that passed without a run having begun.
+"""Overdue due times: those that passed without a run having started.
 
 ::
 
@@ -34,7 +34,7 @@ from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 from daybook.runs import audit, claim_requests, eligibility, slots
 
 OVERDUE_GRACE = lateness.ON_TIME_GRACE + timedelta(seconds=30)
-"""How long after its due time it is reported: by then a run has begun, or the audit has judged it.
+"""How long after its due time it is reported: a run has started, or the audit has judged it.
 """
 MAX_DUE_TIMES = 200
 """How many due times of a job are checked, from its watermark on."""

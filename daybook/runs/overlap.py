@@ -7,7 +7,7 @@ skip             is skipped
 queue_one        waits; it is skipped if one already waits
 queue_all        waits; all of them run one after the other, in the order of their due times
 cancel_running   waits while that one is cancelled; a run that already waited is skipped for it
-allow            begins beside it
+allow            starts next to it
 ===============  =================================================================================
 
 A run is in progress while it is held, and between two attempts as long as another claim of it can
@@ -26,7 +26,7 @@ the ledger since the run was due, or it is the claiming process. Until that is k
     renews its lease               is skipped at its next claim
     records the outcome in time    is skipped in that transaction (`skip_runs_awaiting_holder`)
     is judged lost                 runs. If the lost run is to run again, it comes afterwards;
-                                   if it had not begun, it is skipped for the later due time
+                                   if it had not started, it is skipped for the later due time
 
 If several due times wait this way, only the latest stays: the earlier ones are skipped for it.
 """
@@ -101,7 +101,7 @@ async def decide(
         if decision is not None:
             return decision
     if rule == "skip":
-        # The run was returned to waiting before it began, and only one of the two is to run.
+        # The run was returned to waiting before it started, and only one of the two is to run.
         later = await _later_due_times(session, row, job_id, now) if row.fence else ()
         return OverlapDecision(_replaced_by(later[-1]), skipped=True) if later else None
     ahead = at_work or queued_before

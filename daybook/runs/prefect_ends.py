@@ -19,7 +19,7 @@ it makes no row, and does not end a row that waits without a Prefect run.
 A row is made only for a due time of the revision in force, and for a custom or quick run of a job.
 *Judged* is a due time up to the watermark of the audit, possibly within the range of another row.
 The same end may be applied any number of times; only the first time changes something. An end also
-changes nothing if another Prefect run carries the row by now. The caller must not supervise a
+changes nothing if another Prefect run now carries the row. The caller must not supervise a
 process of that run: its own observation of the process takes precedence.
 """
 
@@ -45,7 +45,7 @@ from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.eligibility import is_due
 
 MAX_PREFECT_RUNS = 3
-"""How many Prefect runs are made for a run that never began; if the last ends too, the run failed.
+"""Maximum Prefect runs for a run that never started; if the last ends too, the run failed.
 """
 
 PREFECT_REFUSAL = "prefect"
@@ -98,7 +98,7 @@ async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None)
         if row.flow_run_id is None and row.state is Status.WAITING:
             return await _apply_to_uncarried(session, row, end, ledger.now())
         if row.flow_run_id != end.flow_run_id:
-            return None  # another Prefect run carries it by now
+            return None  # another Prefect run now carries it
         await _apply_to_row(session, row, end, ledger.now())
         return row.state
 

@@ -41,7 +41,7 @@ async def get_held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
 async def find(
     session: AsyncSession, flow_run_id: str | None, occurrence: str | None
 ) -> RunRow | None:
-    """Return the row of this flow run, else that of the occurrence, or None.
+    """Return the row of this flow run, else the row of the occurrence, or None.
 
     A due time that was missed together with adjacent ones has the row of their range.
     """
@@ -123,7 +123,7 @@ def wait(row: RunRow, until: datetime, why: str, waits_for: str = "") -> RunRow:
 
 
 def use_revision(row: RunRow, stored: StoredJob) -> None:
-    """Let a run that has not begun act with this revision of its job."""
+    """Let a run that has not started act with this revision of its job."""
     row.revision, row.parameters = stored.revision.number, stored.job.parameters()
     row.agent = claim_requests.agent_of(row.parameters)
 

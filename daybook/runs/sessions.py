@@ -205,7 +205,7 @@ class SessionSummary:
 
 
 async def recent(session: AsyncSession, limit: int) -> Sequence[SessionSummary]:
-    """Return sessions, the last used first."""
+    """Return up to ``limit`` sessions, most recently used first."""
     return await _listed(session, limit=limit)
 
 

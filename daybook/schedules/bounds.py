@@ -1,6 +1,6 @@
 """Bounds on the due times of a schedule: start, end, excluded days, active and quiet hours.
 
-An instant outside the bounds is no due time: `next` does not show it, and the ledger has no row
+An instant outside the bounds is not a due time: `next` does not show it, and the ledger has no row
 for it. All bounds follow the clocks of the job's zone, through daylight saving:
 
 ============  ===================================================================================
@@ -116,7 +116,7 @@ def _is_within(local: datetime, window: tuple[int, int]) -> bool:
 
 
 class BoundsTexts(Protocol):
-    """Bounds as they are written in a job's policy. An empty text is no bound."""
+    """Bounds as they are written in a job's policy. An empty text is not a bound."""
 
     @property
     def start(self) -> str: ...

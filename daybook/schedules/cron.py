@@ -13,7 +13,7 @@ neither does Daybook.)
 An accepted expression means the same to the `croniter` package, which expands it here, and to the
 croniter inside Prefect, which queues the runs. If those two differ from each other, or from the
 plain reading, the expression is refused with a hint how to write it: a range of one value (`5-5` is
-every minute to croniter), `L` or `#` beside a restricted day of month (joined by AND there), a
+every minute to croniter), `L` or `#` next to a restricted day of month (joined by AND there), a
 wrapping range with a step, a weekday with a step and no end, `W`, a day that none of the given
 months has.
 """

@@ -178,7 +178,7 @@ def make(
         name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None
     ] + (["on_demand"] if on_demand else [])
     if not given:
-        raise InvalidInput("schedule", "is missing", "give one of cron, every, at or on_demand")
+        raise InvalidInput("schedule", "is missing", "set one of cron, every, at or on_demand")
     if len(given) > 1:
         raise InvalidInput(
             " and ".join(given), "only one of these can be given", "cron, every, at or on_demand"

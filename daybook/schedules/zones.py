@@ -37,7 +37,7 @@ def _names() -> frozenset[str]:
 
 @cache
 def zone(name: str, field: str = "timezone") -> ZoneInfo:
-    """Return the IANA zone of this name, in IANA's upper and lower case.
+    """Return the IANA zone with this name, in IANA's upper and lower case.
 
     Raises `InvalidInput` naming ``field``, with the nearest names, if there is no such zone.
     """

@@ -109,7 +109,7 @@ async def heartbeat(
 
 
 async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -> TaskRunRow:
-    """Complete the run. Raises as `heartbeat`, and `InvalidInput` for a too long output."""
+    """Complete the run. Raise the errors of `heartbeat`; `InvalidInput` for a too long output."""
     model.check_text(output, "output")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.change_status(run, Status.COMPLETED, now)
@@ -121,7 +121,7 @@ async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -
 
 
 async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> TaskRunRow:
-    """Fail the run. Raises as `complete`."""
+    """Fail the run. Raises the same errors as `complete`."""
     model.check_text(error, "error")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.change_status(run, Status.FAILED, now)
@@ -139,7 +139,7 @@ def _reason(error: str) -> str:
 
 
 async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") -> TaskRunRow:
-    """Return the run to its old place in the queue. Raises as `complete`."""
+    """Return the run to its old place in the queue. Raises the same errors as `complete`."""
     reason = validate_line(reason, "reason")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.change_status(run, Status.QUEUED, now)

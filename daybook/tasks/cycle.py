@@ -160,7 +160,7 @@ async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
             recovered = [run.id for run in expired]
     except Unreachable:
         raise
-    except Exception as error:  # matching and waking go on all the same
+    except Exception as error:  # matching and waking continue all the same
         log.exception("cannot expire leases", extra={"action": "expire"})
         report.error("lease expiry", repr(error))
         return False
@@ -445,7 +445,7 @@ async def _notify(
         now = ledger.now()
         for each in sent:
             run = await session.get(TaskRunRow, each.run_id)
-            # A run that was claimed meanwhile starts to escalate anew.
+            # A run that was claimed in the meantime starts to escalate anew.
             same = run is not None and (run.status, run.fence) == (Status.QUEUED, each.fence)
             if run is not None and same and "starved" not in run.tiers:
                 reason = f"after {each.cycles} cycles"

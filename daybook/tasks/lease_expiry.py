@@ -1,8 +1,8 @@
 """Expiry of task leases: a session loses its run once `lease_until <= now`.
 
-The first and second time, the run is queued again as if it had just arrived. The third time it
-needs attention: the operator is notified, and no session can claim the run until the operator
-has acted. The late session learns it at its next call: its token is refused.
+After the first and second expiry, the run is queued again as if it had just arrived. After the
+third it needs attention: the operator is notified, and no session can claim the run until the
+operator has acted. The next call of the late session is refused, because its token is invalid.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Matching of task sessions to runs, and the order of both. Pure.
+"""Match task sessions to runs, and order both: pure functions.
 
 Wakes and claims use the same function. It checks the run, then whether the session is free, then
 whether the two fit:

@@ -175,7 +175,7 @@ async def pause(ledger: Ledger, ref: str, reason: str = "") -> TaskAndRun:
 
 
 async def resume(ledger: Ledger, ref: str) -> TaskAndRun:
-    """Allow the task to be claimed again. Raises as `find`."""
+    """Allow the task to be claimed again. Raises the same errors as `find`."""
     return await _set_paused(ledger, ref, False, "")
 
 

@@ -48,7 +48,7 @@ async def register(
 ) -> TaskSessionRow:
     """Register a live session, idle and not prompting.
 
-    A session of this name and owner is updated, and keeps its id and its run. Raises
+    A session with this name and owner is updated, and keeps its id and its run. Raises
     `InvalidInput`, also if the name belongs to another owner's session, unless that one is expired
     and holds no run.
     """
@@ -143,7 +143,7 @@ async def visible_sessions(session: AsyncSession) -> list[TaskSessionRow]:
 
 
 async def find(session: AsyncSession, name: str) -> TaskSessionRow:
-    """Return the session of this name. Raises `NotFound`, also for a session of another owner."""
+    """Return the session with this name. Raises `NotFound`, also for a session of another owner."""
     row = await _named(session, name.strip())
     actor = owners.current_actor()
     if row is None or (actor.is_agent and row.owner != actor.owner):

@@ -108,7 +108,7 @@ class Skill:
         return self._tools
 
     async def call(self, name: str, arguments: Mapping[str, Any] | None = None) -> str:
-        """Call the tool of that name; return its answer or its error as text for the model."""
+        """Call the tool with this name; return its answer or its error as text for the model."""
         for tool in self._tools:
             if tool.name == name:
                 try:

@@ -95,7 +95,7 @@ async def enable(given: dict[str, Any]) -> str:
     except InvalidInput as error:
         match error.field:
             case "at":
-                legal = hint("cron_update", "give a new schedule with {}")
+                legal = hint("cron_update", "set a new schedule with {}")
                 raise InvalidInput("schedule", error.problem, legal) from None
             case "max_runs":
                 raise InvalidInput(

@@ -34,7 +34,7 @@ _BY_TIME = ("schedule", "catch_up", "backfill")
 def due(instant: datetime | str, timezone: str = "") -> str:
     """Return `Monday 2026-11-23 09:00 +01:00`, with seconds only if they are not zero.
 
-    The offset is that of ``instant``, or that of ``timezone``.
+    The offset is taken from ``instant``, or from ``timezone``.
     """
     moment = datetime.fromisoformat(instant) if isinstance(instant, str) else instant
     if timezone:

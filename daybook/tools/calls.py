@@ -73,8 +73,8 @@ async def prepare(  # noqa: PLR0917
     """Prepare everything except the call itself; runs between claim and begin.
 
     Params that contain a literal secret are refused. Raises `InvalidInput`, and the errors of
-    Prefect's client if it cannot be reached. An unreachable server is no error yet: `call` returns
-    it as a failed attempt that may be repeated.
+    Prefect's client if it cannot be reached. An unreachable server is not an error yet: `call`
+    returns it as a failed attempt that may be repeated.
     """
     references.refuse_literal_params(params)
     location = await catalog.locate(name, servers, guard)

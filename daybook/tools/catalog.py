@@ -36,7 +36,7 @@ MAX_SUGGESTIONS = 12
 
 
 async def find(name: str, servers: ToolServers, guard: Guard) -> ToolInfo:
-    """Return the tool of that name; the tool of a server as the server describes it now.
+    """Return the tool with this name; the tool of a server as the server describes it now.
 
     Raises `InvalidInput` for ``tool``, `UnknownName` with the nearest names, `OutgoingRefused`, and
     `ToolUnreachable`.

@@ -5,7 +5,7 @@ Each call of a job has a connection of its own; an agent's calls, one after the 
 
 The protocol's library ties its tasks to the task that opened them, and cancels that task when a
 connection breaks. Here a task of our own opens them: a server that dies between claim and call must
-not cancel the task that writes to the ledger meanwhile.
+not cancel the task that writes to the ledger in the meantime.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ async def connect(
 ) -> Connection:
     """Open a connection to the server of ``place``; adds the secrets of its headers to ``filled``.
 
-    ``secret_params``: a call will hold secrets. Raises as `Connection.open` does.
+    ``secret_params``: a call will hold secrets. Raises the same errors as `Connection.open`.
     """
     from daybook.tools.http import HttpWire
     from daybook.tools.stdio import ProgramWire

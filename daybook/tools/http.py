@@ -1,6 +1,6 @@
 """A connection to an MCP server at an address: streamable HTTP through the SSRF guard.
 
-Each answer is bounded and must be uncompressed.
+Each response is bounded and must be uncompressed.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class _TrackingTransport(Httpx2Transport):
 
 
 class _TooLong(httpx2.ReadError):
-    """An answer that is longer than the limit."""
+    """A response that is longer than the limit."""
 
 
 class _BoundedBody(httpx2.AsyncByteStream):

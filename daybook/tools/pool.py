@@ -74,7 +74,7 @@ class PooledSession:
         self._open: Connection | None = None
 
     async def open(self) -> None:
-        """Open the connection; raises as `Connection.open` does."""
+        """Open the connection; raises the same errors as `Connection.open`."""
         self._open = await connection.connect(self._place, self._secrets, filled=self._filled)
         self.tools = self._open.tools
 

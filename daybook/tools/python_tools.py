@@ -42,7 +42,7 @@ def names() -> list[str]:
 
 
 def info(name: str) -> ToolInfo:
-    """Return the tool of that name, which must be one of `names`; raises `InvalidInput`."""
+    """Return the tool with this name, which must be one of `names`; raises `InvalidInput`."""
     function = _load(name)
     try:
         schema = _arguments(function).json_schema()

@@ -111,7 +111,7 @@ class ToolServerSettings(BaseModel):
     @model_validator(mode="after")
     def _one_way(self) -> ToolServerSettings:
         if bool(self.command) == bool(self.url):
-            raise ValueError("give one of command and url")
+            raise ValueError("set either command or url, not both")
         if self.url and self.work_dir:
             raise ValueError("work_dir is for a command; this server has a url")
         if self.command and self.headers:

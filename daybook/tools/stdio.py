@@ -201,7 +201,7 @@ class ProgramWire:
     async def _read_messages(
         self, lines: asyncio.StreamReader, received: ObjectSendStream[SessionMessage | Exception]
     ) -> None:
-        """Pass the program's messages on until its output ends; skip lines that are no message."""
+        """Forward the program's messages until its output ends; skip other lines."""
         from mcp.shared.message import SessionMessage
         from mcp_types import JSONRPCError, jsonrpc_message_adapter
 

@@ -242,7 +242,7 @@ class Dispatcher:
         return result.state if result.status is SetStateStatus.ACCEPT else None
 
     async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
-        """Release the claim of a run that was not started; an end in Prefect meanwhile decides."""
+        """Release the claim of a run that was not started, unless it has ended in Prefect."""
         log.info("released the claim on %s: %s", run.name, why)
         until = self._ledger.now() + GIVE_BACK_DELAY
         try:

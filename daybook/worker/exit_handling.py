@@ -1,4 +1,4 @@
-"""Handling of a run's process exit: records the outcome in the ledger first, then in Prefect.
+"""Handles the exit of a run's process: records the outcome in the ledger, then in Prefect.
 
 A process that recorded its outcome has done both; one that could only leave its outcome in the
 spool counts as well. Otherwise the run's state and the cause of the end decide (promise.md 3: a
@@ -102,7 +102,7 @@ async def _record(ledger: Ledger, client: PrefectClient, watched: SupervisedRun)
         return row
     try:
         await _record_end(ledger, client, watched, row)
-    except (FenceRefused, IllegalTransition) as error:  # decided meanwhile
+    except (FenceRefused, IllegalTransition) as error:  # decided in the meantime
         log.warning("%s", error, extra={"action": "outcome_refused"})
     return await _read_row(ledger, watched)
 

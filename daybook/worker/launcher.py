@@ -1,6 +1,6 @@
 """Run launcher: starts the process of each run through a parent process (`daybook.worker.parent`).
 
-The parent dies before the worker only if something kills it. Its children then go on, and the
+The parent dies before the worker only if something kills it. Its children then continue, and the
 worker watches them by pid and start time; their exit codes are lost. The next task starts a new
 parent. A task that was sent but not confirmed was not started: `child_setup.setup_child` makes a
 child exit if its parent dies before it has reported the child.

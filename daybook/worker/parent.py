@@ -1,4 +1,4 @@
-"""The parent process of the runs' processes: starts, watches and reaps them.
+"""Parent of the runs' processes: starts, watches and reaps them.
 
 ::
 
@@ -20,9 +20,9 @@ Life of a child::
 The parent adopts the orphans of its children (Linux), so it finds them all; and the pid of a child
 that is not reaped yet cannot be reused.
 
-A worker that is gone (the socket is closed) or was silent too long (it ticks) can neither renew
-leases nor end its runs. The parent then ends them, with SIGTERM first, and reports this to a silent
-worker, which reads it when it wakes.
+A worker that has died (its socket is closed), or has not sent its periodic message for too long,
+can neither renew leases nor end its runs. The parent then ends them, with SIGTERM first. It reports
+this to a silent worker, which reads the report when it wakes.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Parent:
 
     def _begin(self, number: int, task: LaunchRequest, output: int, status: int) -> None:
         with suppress(OSError):
-            os.chdir(self._folder)  # it may have been deleted and made again
+            os.chdir(self._folder)  # it may have been deleted and recreated
         parent_end, child_end = socket.socketpair()
         parent_end.settimeout(_HANDSHAKE_SECONDS)
         child_setup.flush_output()

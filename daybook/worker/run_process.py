@@ -51,7 +51,7 @@ class RunProcess:
         """Wait until the process and its descendants have ended. SIGKILL ends those left behind.
 
         Return the exit code, or minus the number of the signal that ended it, or None if the code
-        is unknown because the launcher's own process was killed meanwhile.
+        is unknown because the launcher's own process was killed in the meantime.
         """
         return await asyncio.shield(self._code)
 

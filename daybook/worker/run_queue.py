@@ -99,7 +99,7 @@ class RunQueue:
         self._changed.set()
 
     async def hand_out(self) -> NoReturn:
-        """Dispatch each run when its time has come, earliest first, until cancelled."""
+        """Dispatch each run at its scheduled time, earliest first, until cancelled."""
         while True:
             self._changed.clear()
             now = SYSTEM_CLOCK.now()

@@ -170,4 +170,4 @@ def describe_exit(watched: SupervisedRun) -> str:
         return "its process is gone"
     if code < 0:
         return f"its process was ended by {signal.Signals(-code).name}"
-    return f"its process ended with code {code} and recorded no outcome"
+    return f"its process exited with code {code} and recorded no outcome"

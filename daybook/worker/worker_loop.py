@@ -6,7 +6,7 @@
       ▲           ▲                        ▲
       │           │                        └ their leases, renewed in one transaction, in time
       │           └ a slot became free
-      └ events, and a poll every `Timing.poll`;  beside it a keeper, which leads or stands by
+      └ events, and a poll every `Timing.poll`;  next to it a keeper, which leads or is on standby
 
 When stopped, it starts no further run, gives active runs `Timing.shutdown_wait` to end by
 themselves, then ends them: SIGTERM first, SIGKILL later.
@@ -98,7 +98,7 @@ class WorkerLoop:
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
         self._dispatching: dict[str, bool] = {}
-        """Flow runs that are being started, and whether a cancellation arrived meanwhile."""
+        """Flow runs that are being started, and whether a cancellation arrived in the meantime."""
         self._refused_external = False
         self._running, self._stopping = False, False
         self._waking = self._wake_again = False

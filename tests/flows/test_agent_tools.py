@@ -230,7 +230,7 @@ async def test_a_server_that_dies_is_told_and_started_anew_for_the_next_call(
         first, second = await server.says("look abyss"), await server.says("look up")
 
     assert result["output"] == "Light."
-    assert "exit code 3" in asked.here.requests[1].prompt
+    assert "exited with code 3" in asked.here.requests[1].prompt
     assert asked.here.requests[2].prompt == "light"
     assert first != second
     assert not alive(second)

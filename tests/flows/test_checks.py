@@ -151,7 +151,10 @@ async def test_a_tools_answer_opens_or_closes(
         ({"tool": "gives", "params": {"answer": None}}, "the tool gives answered None; expected"),
         ({"tool": "gives", "params": {"answer": 1}}, "the tool gives answered 1; expected"),
         ({"tool": "gives", "params": {"answer": "perhaps"}}, "answered 'perhaps'; expected"),
-        ({"tool": "gives", "params": {"answer": {"action": "delete"}}}, "has another form"),
+        (
+            {"tool": "gives", "params": {"answer": {"action": "delete"}}},
+            "returned an invalid answer",
+        ),
         ({"tool": "breaks"}, "ValueError: it broke"),
     ],
 )
@@ -246,9 +249,9 @@ async def test_a_gate_that_says_skip_is_all_that_the_run_cost(world: World, aske
         ("There is nothing to do.", "is not JSON"),
         (f"Of course! {RUN}", "is not JSON"),
         (f"```json\n{RUN}\n```\nThat is all.", "is not JSON"),
-        ('{"action": "delete", "reason": "x"}', "has another form"),
-        ('{"action": "run", "reason": 5}', "has another form"),
-        ('["run"]', "has another form"),
+        ('{"action": "delete", "reason": "x"}', "returned an invalid answer"),
+        ('{"action": "run", "reason": 5}', "returned an invalid answer"),
+        ('["run"]', "returned an invalid answer"),
         ("", "is not JSON"),
         (Answer("", tool="shell", finish="tool_calls"), CALLED),
         (Answer(RUN, tool="shell", finish="tool_calls"), CALLED),
@@ -328,7 +331,7 @@ def python(program: str) -> list[str]:
     [
         ("print('mail')", "succeeded", ""),
         ("print('no mail\\nsince noon'); raise SystemExit(1)", "skipped", "check: no mail"),
-        ("raise SystemExit(1)", "skipped", f"check: {sys.executable} ended with exit code 1"),
+        ("raise SystemExit(1)", "skipped", f"check: {sys.executable} exited with code 1"),
     ],
 )
 @pytest.mark.slow
@@ -346,9 +349,9 @@ async def test_a_commands_exit_code_decides(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (python("raise SystemExit(2)"), "exit code 2"),
+        (python("raise SystemExit(2)"), "exited with code 2"),
         (python("import sys; print('why', file=sys.stderr); sys.exit(3)"), "3: why"),
-        (python("import os; os.kill(os.getpid(), 9)"), "exit code -9"),
+        (python("import os; os.kill(os.getpid(), 9)"), "exited with code -9"),
         (["no-such-program-anywhere"], "there is no program"),
         (python("import signal; signal.pause()"), "did not end within 5 s"),
     ],

@@ -112,7 +112,7 @@ def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
 
 
 async def read(client: PrefectClient, name: str) -> AppriseChannel:
-    """Return the channel of that name; raise `UnknownName`, or `InvalidInput` for bad settings."""
+    """Return this channel; raise `UnknownName`, or `InvalidInput` for invalid settings."""
     document = await STORE.read(client, name, include_secrets=True)
     # In a thread: importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda _: build(name, document.data))

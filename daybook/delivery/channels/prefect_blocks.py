@@ -53,7 +53,7 @@ async def read(client: PrefectClient, slug: str, name: str) -> PrefectBlock:
 
     try:
         document = await client.read_block_document_by_name(name, slug, include_secrets=True)
-    except ObjectNotFound:  # removed meanwhile
+    except ObjectNotFound:  # removed in the meantime
         raise UnknownName("channel", name, ()) from None
     # In a thread: importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda logged: _build(slug, name, document, logged))

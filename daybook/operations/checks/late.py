@@ -1,4 +1,4 @@
-"""Checks for what delays runs: no leading keeper, skewed clocks, spooled outcomes, overdue runs."""
+"""Checks for causes of delay: no leading keeper, skewed clocks, spooled outcomes, overdue runs."""
 
 from __future__ import annotations
 

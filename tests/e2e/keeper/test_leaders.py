@@ -197,7 +197,7 @@ async def stopped(keepers: Keepers) -> None:
     writes = [at for at, how, path in gate.asked if at > woken and lead.is_write(how, path)]
     assert min(writes) >= held.until
     assert await keepers.leader() is first
-    assert "stands by: another keeper leads" in first.tail(1000)
+    assert "on standby: another keeper leads" in first.tail(1000)
 
 
 Outcomes = dict[tuple[str, str], BaseException | None]

@@ -104,14 +104,14 @@ async def test_an_exit_code_is_a_failure_with_the_last_words(script: Script) -> 
             )
         )
     message = str(caught.value)
-    assert "ended with exit code 3; it said: " in message
+    assert "exited with code 3; it said: " in message
     assert message.endswith("no credit left")
     assert len(message) < 2200
     assert caught.value.output == "so far"
 
 
 async def test_a_silent_failure_and_a_signal_are_named() -> None:
-    with pytest.raises(AgentFailed, match="false ended with exit code 1; it said nothing"):
+    with pytest.raises(AgentFailed, match="false exited with code 1; it said nothing"):
         await ask(["false"])
     with pytest.raises(AgentFailed, match="sh was ended by SIGSEGV"):
         await ask(["sh", "-c", "kill -SEGV $$"])
@@ -124,7 +124,7 @@ async def test_an_error_does_not_contain_the_values_of_the_environment(
     command = ["sh", "-c", 'echo "out $MODEL_ENDPOINT"; echo "err $MODEL_ENDPOINT" >&2; exit 1']
     with pytest.raises(AgentFailed) as caught:
         await ask(command, environment=["PATH", "MODEL_ENDPOINT"])
-    assert str(caught.value) == "sh ended with exit code 1; it said: err [MODEL_ENDPOINT]"
+    assert str(caught.value) == "sh exited with code 1; it said: err [MODEL_ENDPOINT]"
     assert caught.value.output == "out [MODEL_ENDPOINT]"
 
 

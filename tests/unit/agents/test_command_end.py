@@ -191,7 +191,7 @@ async def test_what_is_left_behind_at_the_end_is_ended(
         """
     )
     if code:
-        with pytest.raises(AgentFailed, match="exit code 1"):
+        with pytest.raises(AgentFailed, match="exited with code 1"):
             await in_time(agent.answer(request(LONG)))
     else:
         async with asyncio.timeout(20):

@@ -45,8 +45,11 @@ def test_it_travels_without_loss() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"prompt": "x"}, "prompt: applies to agent prompts, and this job is a heartbeat"),
-        ({"url": "https://x.example"}, "url: applies to webhooks, and this job is a heartbeat"),
+        ({"prompt": "x"}, "prompt: applies only to agent prompts, but this job is a heartbeat"),
+        (
+            {"url": "https://x.example"},
+            "url: applies only to webhooks, but this job is a heartbeat",
+        ),
         ({"file": " "}, "file: '' is not a file name (use one such as HEARTBEAT.md)"),
         ({"file": "a\nb"}, "file: 'a\\nb' is not a file name"),
         ({"agent": " "}, "agent: is blank"),
@@ -67,7 +70,7 @@ def test_refused(fields: dict[str, Any], text: str) -> None:
 
 def test_the_others_have_no_file() -> None:
     with pytest.raises(
-        InvalidInput, match=r"^file: applies to heartbeats, and this job is an agent prompt"
+        InvalidInput, match=r"^file: applies only to heartbeats, but this job is an agent prompt"
     ):
         new_job(now=NOW, prompt="x", every="1h", file="x.md")
 

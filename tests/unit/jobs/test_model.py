@@ -145,7 +145,7 @@ REFUSALS = [
     ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is reserved for Daybook '
         "(do not start a tag with daybook:)"),
     ({"enabled": "maybe"}, "enabled: input should be a valid boolean, unable to interpret input"),
-    ({"cron": None}, "schedule: is missing (give one of cron, every, at or on_demand)"),
+    ({"cron": None}, "schedule: is missing (set one of cron, every, at or on_demand)"),
     (
         {"every": "5m"},
         "cron and every: only one of these can be given (cron, every, at or on_demand)",
@@ -291,7 +291,10 @@ def test_names_in_an_edit() -> None:
         ({"kind": "heartbeat"}, "kind: cannot be changed (add a new job instead)"),
         ({"kind": "tool-call"}, "kind: cannot be changed (add a new job instead)"),
         ({"kind": "webhook"}, "kind: cannot be changed (add a new job instead)"),
-        ({"url": "https://x.example"}, "url: applies to webhooks, and this job is an agent prompt"),
+        (
+            {"url": "https://x.example"},
+            "url: applies only to webhooks, but this job is an agent prompt",
+        ),
         ({"titel": "x"}, "titel: unknown field"),
     ],
 )

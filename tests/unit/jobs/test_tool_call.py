@@ -120,11 +120,14 @@ NO_JSON = " (use strings, numbers, booleans and null)"
             {"url": "https://x.example"},
             "url and tool: cannot be combined (use only one of them)",
         ),
-        ({"body": "x"}, "body: applies to webhooks, and this job is a tool call (leave it out)"),
+        (
+            {"body": "x"},
+            "body: applies only to webhooks, but this job is a tool call (leave it out)",
+        ),
         ({"tool": None, "kind": "call_tool"}, "tool: is missing (name the tool to call)"),
         (
             {"tool": None, "prompt": "x", "params": {}},
-            "params: applies to tool calls, and this job is an agent prompt (leave it out)",
+            "params: applies only to tool calls, but this job is an agent prompt (leave it out)",
         ),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:40],

@@ -285,7 +285,7 @@ async def test_a_stream_is_of_something_and_of_no_more_than_is_looked_up(
         await registered(ledger, "agent:cleo", each)
     uris = [resources.session_uri(each) for each in names]
     async with client(here, token) as cleo:
-        with pytest.raises(MCPError, match="needs the resource of one of your sessions"):
+        with pytest.raises(MCPError, match="the resource of one of your sessions"):
             async with cleo.listen(tools_list_changed=True, resources_list_changed=True):
                 pass
         with pytest.raises(MCPError, match="at most 20 resources"):

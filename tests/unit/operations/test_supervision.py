@@ -88,7 +88,7 @@ async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home
         assert mine.children == []
     assert proc.find(stays.pid, stays.process.started) is None
     assert len(said) == 3
-    assert "ended with code 1; restarting it in 0.01 s" in said[0]
+    assert "exited with code 1; restarting it in 0.01 s" in said[0]
     assert "No space left on device; retrying in 0.02 s" in said[1].replace("[Errno 28] ", "")
     assert "retrying in 0.04 s" in said[2]
 

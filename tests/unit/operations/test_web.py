@@ -143,7 +143,7 @@ async def test_one_that_is_killed_is_begun_again_at_the_same_place(daybook_home:
         url, (child,) = facts(daybook_home)["web_url"], facts(daybook_home)["children"]
         await server.wait_until_healthy(url, 60)
         os.kill(child["pid"], signal.SIGKILL)
-        await said.line("The web ended with code -9")
+        await said.line("The web exited with code -9")
         await server.wait_until_healthy(url, 60)
         (again,) = facts(daybook_home)["children"]
         assert again["pid"] != child["pid"]

@@ -83,7 +83,7 @@ async def test_after_its_last_run_a_job_is_off_and_says_why(world: World) -> Non
 
     assert (after.job.enabled, after.row.disabled_reason) == (
         False,
-        "max runs: it has had its 2",
+        "max runs: the job has used all 2 of its runs",
     )
     more = await world.edit(stored.id, max_runs=3)
     assert not more.job.enabled  # that is the service's to decide:
@@ -121,7 +121,7 @@ async def test_one_that_queued_is_skipped_when_the_last_run_was_had(world: World
     told = await world.claim(queued[1])
 
     assert isinstance(told, Finished)
-    assert told.reason == "the job is off: max runs: it has had its 2"
+    assert told.reason == "the job is off: max runs: the job has used all 2 of its runs"
 
 
 async def test_by_hand_a_job_runs_that_has_had_its_runs(world: World) -> None:

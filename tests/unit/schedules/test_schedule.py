@@ -39,7 +39,7 @@ def test_the_four_kinds() -> None:
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({}, "schedule: is missing (give one of cron, every, at or on_demand)"),
+        ({}, "schedule: is missing (set one of cron, every, at or on_demand)"),
         (
             {"cron": "@daily", "every": "5m"},
             "cron and every: only one of these can be given (cron, every, at or on_demand)",

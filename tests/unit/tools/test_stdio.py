@@ -262,8 +262,8 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "give one of command and url"),
-        ({"command": ["a"], "url": "https://a.example"}, "give one of command and url"),
+        ({}, "set either command or url"),
+        ({"command": ["a"], "url": "https://a.example"}, "set either command or url"),
         ({"command": [" "]}, "is blank"),
         ({"command": ["a", "{{secret:ops}}"]}, "cannot contain a secret"),
         ({"command": ["a"], "environment": ["PREFECT_API_KEY"]}, "cannot be passed on"),
