@@ -48,7 +48,10 @@ class SyncClient:
 
     @cached_property
     def tasks(self) -> SyncTasks:
-        """`Client.tasks` without `await`."""
+        """The operations of `daybook task`; `tasks.sessions` and `tasks.scheduler` have the rest.
+
+        Results are the models of `daybook.tasks.views`.
+        """
         from daybook.api.task_client import SyncTasks
 
         return SyncTasks(self.client.tasks)

@@ -247,7 +247,7 @@ def test_jobs_that_are_off_for_long_are_removed_with_their_deployments(
 
     done = daybook("ledger", "prune", "--disabled-for", "90d")
 
-    gone = dict.fromkeys(("runs", "messages", "tasks"), 0)
+    gone = dict.fromkeys(("runs", "messages", "deliveries", "tasks"), 0)
     assert done == {"removed": ["off"], **gone, "jobs": [], "dry_run": False}
     assert deployment(off["deployment"]) is None
     assert deployment(lately["deployment"]) is not None

@@ -66,7 +66,7 @@ async def test_a_key_that_is_there_is_kept(client: Any, daybook_home: Home) -> N
     await secrets.add(client, "ops", "s3cr3t", HOSTS)
     assert await book.ledger_key() == await book.copies(client) == []
     before = _sealed(daybook_home)
-    with pytest.raises(InvalidInput, match="has the key"):
+    with pytest.raises(InvalidInput, match="has the ledger's key"):
         await ledger_key.renew()
     assert _sealed(daybook_home) == before
 

@@ -70,7 +70,7 @@ async def test_what_is_refused_says_what_is_legal_and_stores_nothing(world: Worl
         await client.add("Read the news", schedule="@daily", promt="x")
     with pytest.raises(InvalidInput, match='unknown "nobody"'):
         await client.add("Read the news", schedule="@daily", agent="nobody")
-    with pytest.raises(InvalidInput, match="legal: enabled, disabled, "):
+    with pytest.raises(InvalidInput, match="use one of: enabled, disabled, "):
         await client.list("broken")
     with pytest.raises(InvalidInput, match="one of these is given"):
         await client.next()
@@ -128,5 +128,7 @@ def test_the_sync_face_has_every_verb_with_its_text() -> None:
     for name in verbs:
         ours, twin = getattr(daybook.Client, name), getattr(daybook.SyncClient, name)
         assert inspect.getdoc(ours) and inspect.getdoc(twin) == inspect.getdoc(ours)
+        if name == "tasks":  # their operations: tests/unit/api/test_task_client.py
+            continue
         assert inspect.signature(twin) == inspect.signature(ours)
         assert not inspect.iscoroutinefunction(twin)

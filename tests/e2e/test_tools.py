@@ -92,7 +92,7 @@ def test_a_call_that_fails_says_so(typed: Typed, ours: str) -> None:
         (("call", "ours.add", "--params", "[1]"), 2, "params"),
         (("call", "ours.add", "--params", "{}"), 2, "'a' is a required property"),
         (("call", "ours.add", "--params", '{"a": 1, "api_key": "abc"}'), 2, "looks like a secret"),
-        (("call", "ours.add", "--params", '{"a": NaN}'), 2, "is no JSON"),
+        (("call", "ours.add", "--params", '{"a": NaN}'), 2, "is not valid JSON"),
         (("call", "ours.ad"), 3, 'tool "ours.ad" not found'),
         (("show", "nothing"), 3, 'tool "nothing" not found'),
         (("add", "time"), 2, "set either command or url"),

@@ -238,7 +238,7 @@ async def test_a_server_that_ends_in_a_call_leaves_it_unknown(world: World) -> N
 
     row = await world.row()
     assert (row.status, row.attempts, server.had) == ("unknown", 1, 1)
-    assert "not known" in row.reason
+    assert "its effect is unknown" in row.reason
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ async def test_a_long_answer_is_cut(ours: Caller) -> None:
     outcome = (await ours.call("say", text="€", times=MEBIBYTE // 2)).outcome
     assert outcome.status is Status.SUCCEEDED
     assert outcome.output == "€" * (MEBIBYTE // 3)
-    assert outcome.reason == "cut: longer than the limit of 1,048,576 bytes"
+    assert outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
 
 
 async def test_one_that_is_not_read_to_its_end_is_not_known(ours: Caller) -> None:

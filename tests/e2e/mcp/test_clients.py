@@ -187,7 +187,7 @@ BASE = {"prompt": "Summarise.", "schedule": "0 9 * * *", "name": "refused"}
             BASE | {"channel": "tem"},
             ['unknown "tem"', "known: ", "chats", "inbox"],
         ),
-        ("cron_add", BASE | {"channel": "file"}, ["channel: ", "the operator's"]),
+        ("cron_add", BASE | {"channel": "file"}, ["channel: ", "reserved for the operator"]),
         ("cron_add", BASE | {"agent": "nobody"}, ["agent: "]),
         ("cron_add", BASE | {"agent": "offline"}, ["agent: "]),
         ("cron_add", BASE | {"model": "gpt-6-luna"}, ["model: ", "allowed: none"]),

@@ -129,7 +129,11 @@ async def test_what_is_edited_in_prefect_is_judged_at_the_claim(world: World) ->
             {"notify": {"channel": "file"}},
             'limits: channel: "file" is reserved for the operator',
         ),
-        (asking, {"policy": policy | {"check": {"command": ["touch", "x"]}}}, "limits: check: a c"),
+        (
+            asking,
+            {"policy": policy | {"check": {"command": ["touch", "x"]}}},
+            "limits: check: only",
+        ),
         (calling, {"tool": "wipe"}, 'limits: tool: "wipe" is not allowed'),
         (calling, {"params": {"text": "{{secret:ops}}"}}, 'limits: secret: "ops" is not allowed'),
     ]

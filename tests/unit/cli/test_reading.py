@@ -202,7 +202,7 @@ def test_a_run_is_one_line_however_narrow_the_terminal(columns: int) -> None:
     head, run = on_a_terminal(columns, "runs")
     assert head.split()[:4] == ["RUN", "JOB", "DUE", "STATUS"]
     assert re.match(r"[0-9a-f]{8} +weekly +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +waiting\b", run)
-    assert ("WHY" in head) == (" asked" in run) == (columns >= 80)
+    assert ("WHY" in head) == (" request" in run) == (columns >= 80)
 
 
 def test_what_is_too_long_for_a_row_is_cut_and_what_names_a_run_is_not(

@@ -157,7 +157,7 @@ async def test_one_that_does_not_start_is_told_and_tried_again(
     config.write_text("nothing = 1\n")
     async with kept(daybook_home, free_port()) as said:
         line = await said.line("The health page did not start")
-        assert "unknown: nothing" in line
+        assert "unknown settings: nothing" in line
         config.unlink()
         await said.line("Health: ")
 
